@@ -1,0 +1,35 @@
+# `make demo` and `make test` each set up what they need in .venv; nothing else is needed but Python >= 3.10.
+PYTHON ?= python3
+BIN = .venv/bin
+RUN = runs/demo/version_0
+
+.PHONY: demo test lint setup
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@
+
+demo: setup
+	rm -rf runs/demo predictions/demo
+	$(BIN)/python cli.py phantom --output data/phantom
+	$(BIN)/python cli.py fit --config configs/demo.yaml
+	$(BIN)/python cli.py test --config configs/demo.yaml --ckpt_path best
+	$(BIN)/python cli.py predict --ckpt_path $(RUN)/checkpoints/best.ckpt \
+		--input data/phantom/test_vol_h5/case0013.npy.h5 --output predictions/demo
+	@echo
+	@echo "Checkpoint:            $(RUN)/checkpoints/best.ckpt"
+	@echo "Table of every case:   runs/demo/version_1/per_case.csv"
+	@echo "Loss and Dice curve:   $(RUN)/training.png"
+	@echo "Truth and prediction:  runs/demo/version_1/overlay.png"
+	@echo "Predicted volume:      predictions/demo/case0013.npy.h5"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: setup lint
+	$(BIN)/python -m pytest -n 2

@@ -1,0 +1,52 @@
+"""mlla_seg: semantic segmentation of medical and aerial images with MLLA encoders.
+
+The public names are imported when first used, so that ``import mlla_seg`` is quick and needs no optional package.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "MLLA": "mlla_seg.models.mlla",
+    "MLLAEncoder": "mlla_seg.models.mlla",
+    "MLLAUNet": "mlla_seg.models.segmenter",
+    "Predictor": "mlla_seg.predict",
+    "SegmentationDataModule": "mlla_seg.data.datamodule",
+    "SegmentationModule": "mlla_seg.module",
+    "create_model": "mlla_seg.models",
+    "load_pretrained": "mlla_seg.models.weights",
+}
+
+__all__ = [
+    "MLLA",
+    "MLLAEncoder",
+    "MLLAUNet",
+    "Predictor",
+    "SegmentationDataModule",
+    "SegmentationModule",
+    "create_model",
+    "load_pretrained",
+]
+
+if TYPE_CHECKING:
+    from mlla_seg.data.datamodule import SegmentationDataModule
+    from mlla_seg.models import create_model
+    from mlla_seg.models.mlla import MLLA, MLLAEncoder
+    from mlla_seg.models.segmenter import MLLAUNet
+    from mlla_seg.models.weights import load_pretrained
+    from mlla_seg.module import SegmentationModule
+    from mlla_seg.predict import Predictor
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

@@ -1,0 +1,95 @@
+"""The command line: Lightning's fit, validate and test, and tools that need neither trainer nor data module.
+
+``COMMANDS`` lists them all. Nothing heavy is imported before a command is chosen, so ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from argparse import ArgumentError
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from mlla_seg.errors import InputError, lookup
+
+DESCRIPTION = "Semantic segmentation of medical and aerial images with MLLA encoders."
+
+
+def _train(argv: Sequence[str]) -> None:
+    from mlla_seg.training import run
+
+    run(argv)
+
+
+def _tool(path: str) -> Callable[[Sequence[str]], None]:
+    """A command that is a typed function, given as ``module:function``; its arguments become options."""
+
+    def run(argv: Sequence[str]) -> None:
+        from jsonargparse import auto_cli
+
+        module, name = path.split(":")
+        function = getattr(import_module(module), name)
+        auto_cli(function, args=list(argv[1:]), as_positional=False, prog=f"cli.py {argv[0]}", exit_on_error=False)
+
+    return run
+
+
+COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
+    "fit": ("Train: --config configs/NAME.yaml, any option overridden after it.", _train),
+    "validate": ("Score a checkpoint on the validation split: --config ... --ckpt_path ...", _train),
+    "test": ("Score a checkpoint on the test split, write tables and a picture: --config ... --ckpt_path ...", _train),
+    "predict": (
+        "Segment files with a checkpoint: --ckpt_path ... --input FILE_OR_FOLDER --output FOLDER",
+        _tool("mlla_seg.predict:predict"),
+    ),
+    "phantom": (
+        "Make a small CT-like data set in the Synapse layout: --output FOLDER",
+        _tool("mlla_seg.data.synthetic:phantom"),
+    ),
+}
+
+
+def overview() -> str:
+    """Every command with one line."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name.ljust(width)}  {line}" for name, (line, _) in COMMANDS.items()]
+    return "\n".join(
+        [
+            DESCRIPTION,
+            "",
+            "usage: python cli.py COMMAND [OPTIONS]",
+            "",
+            *lines,
+            "",
+            "Options of one: python cli.py COMMAND --help",
+        ]
+    )
+
+
+def _complain(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs one command; a mistake of the user ends with its message and status 2, without a traceback."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(overview())
+        return
+    if argv[0] == "--version":
+        from mlla_seg import __version__
+
+        print(__version__)
+        return
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        _, run = lookup(COMMANDS, argv[0], "command")
+        run(argv)
+    except InputError as error:
+        sys.exit(_complain(str(error)))
+    except ArgumentError as error:
+        sys.exit(_complain(f"{error.message} Options: python cli.py {argv[0]} --help"))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,134 @@
+"""The LightningDataModule: card and folder in, batches out, the same ones for any number of devices."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, DistributedSampler
+
+from mlla_seg.data.dataset import CaseDataset, SliceDataset
+from mlla_seg.data.layouts import Splits, find_cases, split_cases
+from mlla_seg.data.spec import load_card
+from mlla_seg.data.store import build_store, check_largest_class, open_store
+from mlla_seg.data.transforms import AUGMENTATIONS, Augment
+from mlla_seg.errors import InputError, lookup
+
+
+class SegmentationDataModule(LightningDataModule):
+    """Loads a data set described by a card.
+
+    Args:
+        card: Name of a card in ``datasets/``, or path of a ``dataset.yaml``.
+        root: Folder of the downloaded data, as it is.
+        batch_size: Slices per optimiser step, over all devices together, so that a recipe means the same on any number.
+        resize: ``[height, width]`` to which slices are resized for the network; masks come back in the original size.
+        crop: ``[height, width]`` of random training crops, padded where slices are smaller; larger slices are evaluated
+            and predicted by a sliding window of this size.
+        augment: ``none``, ``transunet``, ``anatomy`` or ``aerial``.
+        intensity: Strength of random changes of contrast, brightness, gamma and noise; 0 for none.
+        num_workers: Processes that load training slices, per device.
+        cache_dir: Where the memory-mapped arrays are built.
+        seed: Seed of the order of the training slices.
+    """
+
+    def __init__(
+        self,
+        card: str,
+        root: str,
+        batch_size: int = 24,
+        resize: list[int] | None = None,
+        crop: list[int] | None = None,
+        augment: str = "anatomy",
+        intensity: float = 0.0,
+        num_workers: int = 2,
+        cache_dir: str = "cache",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        lookup(AUGMENTATIONS, augment, "augmentation")
+        for name, size in (("resize", resize), ("crop", crop)):
+            if size is not None and (len(size) != 2 or min(size) < 1):
+                raise InputError(f"--data.{name} takes two numbers, [height, width], got {size}.")
+        if resize is None and crop is None:
+            raise InputError("Training slices need one size: set --data.resize or --data.crop to [height, width].")
+        self.card = load_card(card)
+        self.root = Path(root)
+        self.batch_size = batch_size
+        self.resize = resize
+        self.crop = crop
+        self.augment = augment
+        self.intensity = intensity
+        self.num_workers = num_workers
+        self.seed = seed
+        place = hashlib.sha256(str(self.root.absolute()).encode()).hexdigest()[:8]
+        self.store = Path(cache_dir) / f"{self.card.name}-{place}"
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What the network must remember of its data: the card's spec and how slices are brought to the network."""
+        return {**self.card.spec(), "resize": self.resize, "window": self.crop}
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The cases found below the root, by split."""
+        return split_cases(self.card, find_cases(self.card, self.root))
+
+    def prepare_data(self) -> None:
+        """Checks every file and builds the memory-mapped arrays; runs in one process per machine."""
+        used = self.splits.train + self.splits.val + self.splits.test
+        build_store(self.card, used, self.root, self.store)
+        check_largest_class(self.card, open_store(self.card, used, self.store))
+
+    def setup(self, stage: str) -> None:
+        opened = {
+            name: open_store(self.card, getattr(self.splits, name), self.store) for name in ("train", "val", "test")
+        }
+        self.train_set = SliceDataset(opened["train"], Augment(self.augment, self.resize, self.crop, self.intensity))
+        self.val_set = CaseDataset(opened["val"])
+        self.test_set = CaseDataset(opened["test"])
+        for needed, split in (("validate", "val"), ("test", "test")):
+            if stage == needed and not opened[split]:
+                raise InputError(
+                    f"{self.card.name} has no case of split {split} in {self.root}, so there is nothing to {needed}."
+                )
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        world, rank = self._processes()
+        if self.batch_size % world:
+            raise InputError(f"--data.batch_size {self.batch_size} cannot be divided among {world} devices.")
+        if len(self.train_set) < self.batch_size:
+            raise InputError(
+                f"The training split has {len(self.train_set)} slices, fewer than one batch: "
+                f"set --data.batch_size to {max(1, len(self.train_set) // world * world)} or less."
+            )
+        sampler: DistributedSampler[Any] = DistributedSampler(
+            self.train_set, world, rank, shuffle=True, seed=self.seed, drop_last=True
+        )
+        return DataLoader(
+            self.train_set,
+            batch_size=self.batch_size // world,
+            sampler=sampler,
+            drop_last=True,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=True,
+        )
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        return self._case_loader(self.val_set) if len(self.val_set) else []
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self._case_loader(self.test_set)
+
+    def _case_loader(self, cases: CaseDataset) -> DataLoader[Any]:
+        world, rank = self._processes()
+        # Ranks may see a case twice to come out even; metrics count it once (see metrics.CaseScores).
+        sampler: DistributedSampler[Any] = DistributedSampler(cases, world, rank, shuffle=False)
+        return DataLoader(cases, batch_size=None, sampler=sampler)
+
+    def _processes(self) -> tuple[int, int]:
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)

@@ -1,0 +1,146 @@
+"""The card of a data set (``datasets/<name>/dataset.yaml``), read and validated.
+
+A card says everything the program must know of a data set, so that a new one needs no Python: what the channels and
+classes are, how the files lie, who is in which split, where to get it. What a trained network must remember of it is
+:meth:`Card.spec`, a plain dict that travels in the checkpoint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mlla_seg.errors import InputError, lookup
+
+PLANES = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}
+"""Directions in which slices, rows and columns of a volume run: axial slices go up, their rows to the back (posterior),
+their columns to the patient's left, which is how a radiologist looks at them."""
+
+NORMALISATION_KEYS = {"mean", "std", "window", "per_image"}
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Card:
+    """One data set. See ``docs/datasets.md`` for the meaning of each key in a card."""
+
+    name: str
+    title: str
+    modality: str
+    channels: tuple[str, ...]
+    classes: tuple[dict[str, Any], ...]
+    normalisation: dict[str, Any]
+    layout: dict[str, Any]
+    splits: dict[str, Any]
+    source: str
+    licence: str
+    folder: Path
+    ignore_index: int = 255
+    background: str | None = "background"
+    plane: str = "axial"
+    array_units: dict[str, float] | None = None
+    largest_class: str | None = None
+
+    @property
+    def class_names(self) -> list[str]:
+        return [entry["name"] for entry in self.classes]
+
+    def spec(self) -> dict[str, Any]:
+        """What prediction needs to know, in plain types: classes, colours, channels, normalisation and geometry."""
+        names = self.class_names
+        return {
+            "name": self.name,
+            "modality": self.modality,
+            "channels": list(self.channels),
+            "classes": [{"name": entry["name"], "colour": list(entry["colour"])} for entry in self.classes],
+            "background": names.index(self.background) if self.background in names else None,
+            "ignore_index": self.ignore_index,
+            "normalisation": dict(self.normalisation),
+            "plane": self.plane,
+            "array_units": dict(self.array_units) if self.array_units else None,
+        }
+
+
+def find_card(name: str | Path) -> Path:
+    """The file of a card: a path, or a name below ``datasets/`` here or in the checkout this package lies in."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise InputError(
+                f"No card at {path.absolute()}. Give the path of a dataset.yaml or the name of a shipped card."
+            )
+        return path
+    folders = [Path("datasets"), Path(__file__).parents[2] / "datasets"]
+    known = {
+        found.parent.name: found for folder in reversed(folders) for found in sorted(folder.glob("*/dataset.yaml"))
+    }
+    return lookup(known, str(name), "data set")
+
+
+def load_card(name: str | Path) -> Card:
+    """Reads a card by path or name.
+
+    Raises:
+        InputError: No such card, or something in it is missing, unknown or contradictory.
+    """
+    path = find_card(name)
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} should be a mapping of keys such as name, channels and classes.")
+    known = {field.name: field for field in fields(Card) if field.name != "folder"}
+    for key in content:
+        lookup(known, key, f"key in {path}:")
+    required = [key for key, field in known.items() if field.default is field.default_factory]  # both MISSING
+    missing = [key for key in required if key not in content]
+    if missing:
+        raise InputError(f"{path} lacks {', '.join(missing)}. See docs/datasets.md for what a card says.")
+    for key in ("channels", "classes"):
+        content[key] = tuple(content[key])
+    card = Card(folder=path.parent, **content)
+    _validate(card, path)
+    return card
+
+
+def _validate(card: Card, path: Path) -> None:
+    def demand(condition: bool, problem: str) -> None:
+        if not condition:
+            raise InputError(f"{path}: {problem}")
+
+    demand(len(card.channels) > 0, "channels is empty; name at least one.")
+    demand(len(card.classes) >= 2, f"classes needs at least two entries, found {len(card.classes)}.")
+    demand(len(card.classes) <= 255, f"at most 255 classes fit into a mask, found {len(card.classes)}.")
+    for entry in card.classes:
+        demand(
+            isinstance(entry, dict) and set(entry) == {"name", "colour"} and len(entry["colour"]) == 3,
+            f"each class is {{name: ..., colour: [red, green, blue]}}, found {entry}.",
+        )
+    names = card.class_names
+    demand(len(set(names)) == len(names), f"class names repeat: {', '.join(names)}.")
+    demand(
+        card.ignore_index >= len(names) or card.ignore_index < 0,
+        f"ignore_index {card.ignore_index} is also the id of a class; 255 is usual.",
+    )
+    lookup(PLANES, card.plane, f"plane in {path}:")
+    if card.largest_class is not None:
+        lookup(dict.fromkeys(names), card.largest_class, f"largest_class in {path}:")
+    for key in card.normalisation:
+        lookup(dict.fromkeys(NORMALISATION_KEYS), key, f"normalisation in {path}:")
+    demand(
+        card.layout.get("format") in ("files", "nnunet") and "tree" in card.layout,
+        "layout needs format (files or nnunet) and tree (how the folder looks, shown when it is missing).",
+    )
+    demand(
+        card.layout["format"] == "nnunet" or bool(card.layout.get("patterns")),
+        "layout with format 'files' needs patterns: one regular expression per kind of file, relative to the root.",
+    )
+    for split in card.splits:
+        lookup(dict.fromkeys((*SPLITS, "seed")), split, f"split in {path}:")
+    demand(
+        "train" in card.splits or "seed" in card.splits, "splits needs train: a file, or seed, val and test fractions."
+    )

@@ -1,0 +1,67 @@
+"""Sums over processes that gradients flow through: N devices train exactly as one with the same global batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        # Each process's input reached the loss of every process.
+        grad = grad.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(grad)
+        return grad
+
+
+def sum_over_processes(x: Tensor) -> Tensor:
+    """The sum of ``x`` over all processes, in each of them; ``x`` itself where there is only one.
+
+    A loss made of such sums is the loss of the global batch in every process, and DDP's mean over processes of its
+    gradients is its exact gradient.
+    """
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+        return _SumOverProcesses.apply(x)
+    return x
+
+
+class CpuSyncBatchNorm(nn.BatchNorm2d):
+    """Batch-norm over the global batch on CPU, where torch.nn.SyncBatchNorm does not run."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not distributed.is_initialized():
+            return super().forward(x)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        values = x.transpose(0, 1).flatten(1).float()  # (C, B * H * W)
+        count = sum_over_processes(torch.tensor([values.shape[1]], dtype=torch.float32, device=x.device))
+        mean = sum_over_processes(values.sum(dim=1)) / count
+        var = sum_over_processes((values - mean[:, None]).square().sum(dim=1)) / count
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * count / (count - 1).clamp(min=1), self.momentum)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked += 1
+        scale = self.weight / torch.sqrt(var + self.eps)
+        shift = self.bias - mean * scale
+        return (x * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+
+
+def convert_batch_norm(module: nn.Module) -> nn.Module:
+    """Replaces every batch-norm by one over the global batch: torch's own on accelerators, ours on CPU."""
+    if next(module.parameters()).device.type != "cpu":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    for child in module.modules():
+        if type(child) is nn.BatchNorm2d:
+            child.__class__ = CpuSyncBatchNorm  # same parameters and buffers, another forward
+    return module

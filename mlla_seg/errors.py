@@ -1,0 +1,35 @@
+"""The one exception that is a message to the user, and the lookup that suggests the name they meant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used.
+
+    The message says what was found and where, what was expected and what to do next, in one or two lines. The command
+    line prints it without a traceback and exits with status 2; from Python it is an ordinary ``ValueError``.
+    """
+
+
+def lookup(table: Mapping[str, Value], name: str, kind: str) -> Value:
+    """Returns ``table[name]``, or answers with the near and the known names.
+
+    Args:
+        table: A registry: a dict literal from names to what they stand for.
+        name: The name the user gave.
+        kind: What the table lists, for the message, such as ``"encoder"``.
+
+    Raises:
+        InputError: ``name`` is not in the table.
+    """
+    if name in table:
+        return table[name]
+    near = get_close_matches(str(name), table, n=2)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise InputError(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(table)}.")

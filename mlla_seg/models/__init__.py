@@ -1,0 +1,58 @@
+"""Networks by name.
+
+The tensor alphabet: B batch, S slices or tiles of a case, C channels, H W size, N tokens, h heads, d channels per head,
+K classes. Every public boundary is ``(B, C, H, W)``; inside the encoder maps are ``(B, H, W, C)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from mlla_seg.errors import InputError, lookup
+from mlla_seg.models.decoders import DECODERS
+from mlla_seg.models.mlla import SIZES, Encoder, MLLAEncoder
+from mlla_seg.models.segmenter import Segmenter
+
+ENCODERS: dict[str, Callable[..., Encoder]] = {name: partial(MLLAEncoder, **size) for name, size in SIZES.items()}
+
+
+def create_model(
+    encoder: str = "mlla_tiny",
+    decoder: str = "mlla_unet",
+    num_classes: int = 2,
+    in_channels: int = 3,
+    normalisation: Mapping[str, Any] | None = None,
+    drop_path_rate: float | None = None,
+    decoder_depths: Sequence[int] | None = None,
+    mixer: str = "linear_attention",
+) -> Segmenter:
+    """Builds a segmenter from the names of its parts.
+
+    Args:
+        encoder: A name in ``ENCODERS``, such as ``"mlla_tiny"``.
+        decoder: A name in ``DECODERS``, such as ``"mlla_unet"`` or ``"upernet"``.
+        num_classes: Classes K, background included.
+        in_channels: Channels of the image.
+        normalisation: Arguments of :class:`~mlla_seg.models.segmenter.Normalise`; none leaves the image as it is.
+        drop_path_rate: Stochastic depth; by default what the encoder's size was trained with.
+        decoder_depths: Blocks per level of the MLLA-UNet decoder, from coarse to fine; by default (2, 2, 2).
+        mixer: Token mixer, a name in :data:`mlla_seg.models.mixers.MIXERS`.
+
+    Raises:
+        InputError: An unknown name, or an option that the decoder does not have.
+    """
+    build_encoder = lookup(ENCODERS, encoder, "encoder")
+    build_decoder = lookup(DECODERS, decoder, "decoder")
+    if drop_path_rate is None:
+        drop_path_rate = SIZES[encoder]["drop_path_rate"]
+    options: dict[str, Any] = {}
+    if decoder == "mlla_unet":
+        options = {"drop_path_rate": drop_path_rate, "mixer": mixer, "depths": decoder_depths or (2, 2, 2)}
+    elif decoder_depths is not None:
+        raise InputError(f"decoder_depths belongs to the decoder mlla_unet; {decoder!r} has none. Leave it out.")
+    network = build_encoder(
+        in_channels=in_channels, drop_path_rate=drop_path_rate, mixer=mixer, stage_inputs=decoder == "mlla_unet"
+    )
+    return Segmenter(network, build_decoder(network, **options), num_classes, in_channels, normalisation)

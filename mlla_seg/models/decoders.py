@@ -1,0 +1,161 @@
+"""Decoders: five feature maps in, one map of features out.
+
+Contract: ``decoder(features)`` takes the encoder's maps, ``(B, C_i, H / 2^i, W / 2^i)`` for i = 1 .. 5 with H and W
+multiples of 32, and returns ``(B, decoder.out_channels, H / s, W / s)`` for any stride s; the segmenter adds the head
+and brings the logits to the image's size.
+
+To add one: a class with this contract and one line in ``DECODERS``; the tests over ``DECODERS`` then find it. The
+MLLA-UNet decoder lives here, all others are segmentation_models_pytorch's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mlla_seg.models.mlla import ConvBN, Encoder, Stage, init_weights
+
+
+class Decoder(nn.Module):
+    """Base of the decoders; what they share is the contract above."""
+
+    out_channels: int
+
+
+class Upsample(nn.Module):
+    """Doubles the resolution and halves the channels: ``(B, h, w, C)`` to ``(B, 2h, 2w, C / 2)``."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(dim, 4 * dim, 1)
+        self.conv = nn.ConvTranspose2d(
+            4 * dim, 4 * dim, 3, stride=2, padding=1, output_padding=1, groups=4 * dim, bias=False
+        )
+        self.reduce = ConvBN(4 * dim, dim // 2, 1, bias=True)
+        self.norm = nn.LayerNorm(dim // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(F.relu(self.expand(x.movedim(-1, 1))))
+        return self.norm(self.reduce(x).movedim(1, -1))
+
+
+class Level(nn.Module):
+    """One level of the MLLA-UNet decoder: up, concatenate the skip, reduce, blocks; channels-last throughout."""
+
+    def __init__(
+        self, dim: int, num_heads: int, drop_path_rates: Sequence[float], mlp_ratio: float, mixer: str
+    ) -> None:
+        super().__init__()
+        self.up = Upsample(2 * dim)
+        self.fuse = nn.Linear(2 * dim, dim)
+        self.blocks = Stage(dim, num_heads, drop_path_rates, mlp_ratio, mixer)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        return self.blocks(self.fuse(torch.cat((self.up(x), skip), dim=-1)))
+
+
+class MLLAUNetDecoder(Decoder):
+    """The decoder of MLLA-UNet (arXiv 2410.23738): MLLA blocks up to stride 4, then one learned x4 expansion.
+
+    Args:
+        channels: Channels of the five encoder maps; the last four double from map to map.
+        num_heads: Attention heads of the encoder's four stages; level by level the decoder uses the same.
+        depths: Blocks per level, from coarse to fine.
+        mlp_ratio: Hidden width of the MLPs over their input's.
+        drop_path_rate: Stochastic depth of the coarsest block; finer blocks have linearly less.
+        mixer: Token mixer, a name in ``MIXERS``.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        num_heads: Sequence[int],
+        depths: Sequence[int] = (2, 2, 2),
+        mlp_ratio: float = 4.0,
+        drop_path_rate: float = 0.0,
+        mixer: str = "linear_attention",
+    ) -> None:
+        super().__init__()
+        if len(depths) != 3:
+            raise ValueError(
+                f"The MLLA-UNet decoder has three levels, from coarse to fine: got depths {tuple(depths)}."
+            )
+        embed_dim = channels[1]
+        rates = iter(torch.linspace(drop_path_rate, 0, sum(depths), device="cpu").tolist())
+        self.out_channels = embed_dim
+        self.norm = nn.LayerNorm(channels[4])
+        self.levels = nn.ModuleList(
+            Level(channels[i], num_heads[i - 1], [next(rates) for _ in range(depth)], mlp_ratio, mixer)
+            for i, depth in zip((3, 2, 1), depths, strict=True)
+        )
+        self.norm_up = nn.LayerNorm(embed_dim)
+        self.expand = nn.Linear(embed_dim, 16 * embed_dim, bias=False)
+        self.norm_out = nn.LayerNorm(embed_dim)
+        self.apply(init_weights)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        skips = [feature.movedim(1, -1) for feature in features]
+        x = self.norm(skips[4])
+        for level, skip in zip(self.levels, (skips[3], skips[2], skips[1]), strict=True):
+            x = level(x, skip)
+        x = self.expand(self.norm_up(x)).unflatten(-1, (4, 4, -1))  # (B, h, w, 4, 4, E): order p1, p2, c
+        x = x.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2)  # (B, 4h, 4w, E)
+        return self.norm_out(x).movedim(-1, 1)
+
+
+class SmpDecoder(Decoder):
+    """A decoder of segmentation_models_pytorch behind this file's contract.
+
+    Args:
+        channels: Channels of the five encoder maps.
+        path: Module and class below ``segmentation_models_pytorch.decoders``.
+        out_channels: Channels of its output.
+        options: Its own arguments.
+    """
+
+    def __init__(self, channels: Sequence[int], path: str, out_channels: int, **options: object) -> None:
+        super().__init__()
+        from segmentation_models_pytorch.base.initialization import initialize_decoder
+
+        module, name = path.split(":")
+        decoder = getattr(import_module(f"segmentation_models_pytorch.decoders.{module}"), name)
+        # smp counts the image as map 0, of which these decoders read nothing but the size.
+        self.decoder = decoder(encoder_channels=(0, *channels), **options)
+        self.out_channels = out_channels
+        initialize_decoder(self.decoder)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        b, _, h, w = features[0].shape
+        return self.decoder([features[0].new_empty(b, 0, 2 * h, 2 * w), *features])
+
+
+def mlla_unet(encoder: Encoder, **options: Any) -> MLLAUNetDecoder:
+    """Builds the MLLA-UNet decoder for an encoder; heads of 32 channels where the encoder has none of its own."""
+    num_heads = encoder.num_heads or [max(1, dim // 32) for dim in encoder.out_channels[1:]]
+    return MLLAUNetDecoder(encoder.out_channels, num_heads, **options)
+
+
+def from_smp(path: str, out_channels: int, **fixed: object) -> Callable[..., SmpDecoder]:
+    """Returns the builder of an smp decoder with these arguments."""
+
+    def build(encoder: Encoder) -> SmpDecoder:
+        return SmpDecoder(encoder.out_channels, path, out_channels, **fixed)
+
+    return build
+
+
+UNET_CHANNELS = (256, 128, 64, 32, 16)
+
+DECODERS: dict[str, Callable[..., Decoder]] = {
+    "mlla_unet": mlla_unet,
+    "unet": from_smp("unet.decoder:UnetDecoder", 16, decoder_channels=UNET_CHANNELS),
+    "unetplusplus": from_smp("unetplusplus.decoder:UnetPlusPlusDecoder", 16, decoder_channels=UNET_CHANNELS),
+    "fpn": from_smp("fpn.decoder:FPNDecoder", 128),
+    "upernet": from_smp("upernet.decoder:UPerNetDecoder", 256),
+    "segformer": from_smp("segformer.decoder:SegformerDecoder", 256),
+}

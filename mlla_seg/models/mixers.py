@@ -1,0 +1,62 @@
+"""Token mixers: the part of a block in which pixels see each other.
+
+Contract: ``Mixer(dim, num_heads)``; ``forward(x, rope)`` maps ``(B, *spatial, C)`` to the same shape, where ``rope`` is
+the pair from :func:`mlla_seg.models.ops.rope_tables` for this grid. A new mixer is a module here, its formula and plain
+definition in ``ops.py``, and one line in ``MIXERS``; the tests over ``MIXERS`` then find it.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from mlla_seg.models import ops
+
+
+class DepthwiseConv(nn.Conv2d):
+    """3x3 depthwise convolution on channels-last tensors ``(B, H, W, C)``, with bias."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, dim, kernel_size=3, padding=1, groups=dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(-1, 1)).movedim(1, -1)
+
+
+class LinearAttention(nn.Module):
+    """MLLA's mixer: linear attention with RoPE, without a value projection, plus a local position encoding (LePE)."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"{dim} channels cannot be split into {num_heads} heads of equal size.")
+        self.num_heads = num_heads
+        self.qk = nn.Linear(dim, 2 * dim)
+        self.lepe = DepthwiseConv(dim)
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        tokens = x.flatten(1, -2)  # (B, N, C)
+        q, k = self.qk(tokens).chunk(2, dim=-1)
+        cos, sin = (table.flatten(0, -2) for table in rope)
+        y = ops.linear_attention(q, k, tokens, cos, sin, self.num_heads)
+        return y.view(x.shape) + self.lepe(x)
+
+
+class Identity(nn.Module):
+    """The control: the block without its mixer. A mixer that does not beat it does nothing for the task."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        return x
+
+
+MIXERS: dict[str, type[nn.Module]] = {
+    "linear_attention": LinearAttention,
+    "identity": Identity,
+}
+
+
+def rope_for(x: Tensor) -> tuple[Tensor, Tensor]:
+    """RoPE tables for a channels-last map ``(B, *spatial, C)``; made anew for each stage, so nothing can go stale."""
+    return ops.rope_tables(tuple(x.shape[1:-1]), x.shape[-1], x.device)

@@ -1,0 +1,231 @@
+"""MLLA (Mamba-Like Linear Attention, also MILA): block, stage, encoder, classifier and the table of sizes.
+
+Source: arXiv 2405.16605 and the authors' networks. Inside, maps are channels-last ``(B, H, W, C)``; every public
+boundary is ``(B, C, H, W)``. Sizes are read from tensors, so any input of at least one pixel works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mlla_seg.errors import lookup
+from mlla_seg.models.mixers import MIXERS, DepthwiseConv, rope_for
+from mlla_seg.models.ops import drop_path
+
+# drop_path_rate as trained by the authors; the last three are small ones for CPUs, first trials and tests.
+SIZES: dict[str, dict[str, Any]] = {
+    "mlla_tiny": dict(embed_dim=64, depths=(2, 4, 8, 4), num_heads=(2, 4, 8, 16), drop_path_rate=0.2),
+    "mlla_small": dict(embed_dim=64, depths=(3, 6, 21, 6), num_heads=(2, 4, 8, 16), drop_path_rate=0.3),
+    "mlla_base": dict(embed_dim=96, depths=(3, 6, 21, 6), num_heads=(3, 6, 12, 24), drop_path_rate=0.5),
+    "mlla_micro": dict(embed_dim=32, depths=(2, 2, 4, 2), num_heads=(1, 2, 4, 8), drop_path_rate=0.1),
+    "mlla_nano": dict(embed_dim=32, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8), drop_path_rate=0.0),
+    "mlla_test": dict(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), drop_path_rate=0.0),
+}
+
+
+class Mlp(nn.Sequential):
+    """Linear C -> ratio * C, exact GELU, Linear back."""
+
+    def __init__(self, dim: int, ratio: float) -> None:
+        hidden = int(dim * ratio)
+        super().__init__(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+
+
+class Block(nn.Module):
+    """One MLLA block: the macro design of Mamba around a token mixer, between two position encodings, then an MLP."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        drop_path_rate: float = 0.0,
+        mixer: str = "linear_attention",
+    ) -> None:
+        super().__init__()
+        self.drop_path_rate = drop_path_rate
+        self.cpe1 = DepthwiseConv(dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.gate_proj = nn.Linear(dim, dim)
+        self.in_proj = nn.Linear(dim, dim)
+        self.conv = DepthwiseConv(dim)
+        self.mixer = lookup(MIXERS, mixer, "token mixer")(dim, num_heads)
+        self.out_proj = nn.Linear(dim, dim)
+        self.cpe2 = DepthwiseConv(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, mlp_ratio)
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        x = x + self.cpe1(x)
+        u = self.norm1(x)
+        gate = F.silu(self.gate_proj(u))
+        u = F.silu(self.conv(self.in_proj(u)))
+        u = self.out_proj(self.mixer(u, rope) * gate)
+        x = x + drop_path(u, self.drop_path_rate, self.training)
+        x = x + self.cpe2(x)
+        return x + drop_path(self.mlp(self.norm2(x)), self.drop_path_rate, self.training)
+
+
+class Stage(nn.ModuleList):
+    """Blocks at one resolution, ``(B, H, W, C)`` to the same shape; ``drop_path_rates`` has one entry per block."""
+
+    def __init__(
+        self, dim: int, num_heads: int, drop_path_rates: Sequence[float], mlp_ratio: float, mixer: str
+    ) -> None:
+        super().__init__(Block(dim, num_heads, mlp_ratio, rate, mixer) for rate in drop_path_rates)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rope = rope_for(x)
+        for block in self:
+            x = block(x, rope)
+        return x
+
+
+class ConvBN(nn.Sequential):
+    """Convolution (without bias unless asked) and batch-norm on ``(B, C, H, W)``."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, bias: bool = False
+    ) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=bias),
+            nn.BatchNorm2d(out_channels),
+        )
+
+
+class Stem(nn.Module):
+    """Image ``(B, C, H, W)`` to the residual sum at 1/2 (E/2 channels) and the first tokens at 1/4 (E channels)."""
+
+    def __init__(self, in_channels: int, embed_dim: int) -> None:
+        super().__init__()
+        half = embed_dim // 2
+        self.conv1 = ConvBN(in_channels, half, 3, stride=2)
+        self.conv2 = ConvBN(half, half, 3)
+        self.conv3 = ConvBN(half, half, 3)
+        self.conv4 = ConvBN(half, 4 * embed_dim, 3, stride=2)
+        self.conv5 = ConvBN(4 * embed_dim, embed_dim, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = F.relu(self.conv1(x))
+        half = x + self.conv3(F.relu(self.conv2(x)))
+        return half, self.conv5(F.relu(self.conv4(half)))
+
+
+class Downsample(nn.Module):
+    """Halves the resolution and doubles the channels of ``(B, C, H, W)``; odd sizes are padded by a zero row/column."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(dim, 8 * dim, 1)
+        self.conv = nn.Conv2d(8 * dim, 8 * dim, 3, stride=2, padding=1, groups=8 * dim)
+        self.reduce = ConvBN(8 * dim, 2 * dim, 1, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Padded before the expansion, as the authors do: its bias makes the zeros non-zero afterwards.
+        x = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2))
+        return self.reduce(F.relu(self.conv(F.relu(self.expand(x)))))
+
+
+def init_weights(module: nn.Module) -> None:
+    """Truncated normal (0.02) for linear layers, as for vision transformers; everything else keeps torch's defaults."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+class Encoder(nn.Module):
+    """Base of the encoders: ``forward`` maps ``(B, C, H, W)`` to five maps ``(B, C_i, ceil(H / 2^i), ceil(W / 2^i))``."""
+
+    out_channels: list[int]
+    """Channels C_i of the five maps, i = 1 .. 5."""
+    num_heads: tuple[int, ...] | None = None
+    """Attention heads of the last four maps, for decoders with attention; none leaves it to them."""
+
+
+class MLLAEncoder(Encoder):
+    """The hierarchical encoder: five feature maps at strides 2, 4, 8, 16 and 32.
+
+    Args:
+        in_channels: Channels of the image.
+        embed_dim: Channels E at stride 4; the five maps have E/2, E, 2E, 4E and 8E.
+        depths: Blocks per stage.
+        num_heads: Attention heads per stage.
+        mlp_ratio: Hidden width of the MLPs over their input's.
+        drop_path_rate: Stochastic depth of the last block; earlier blocks have linearly less.
+        norm_outputs: Pass the four stage outputs through a LayerNorm each, as the authors' dense-prediction backbone.
+        stage_inputs: Return the input of stages 1 to 3 instead of their output, as MLLA-UNet's skips do.
+        mixer: Token mixer, a name in ``MIXERS``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        embed_dim: int = 64,
+        depths: Sequence[int] = (2, 4, 8, 4),
+        num_heads: Sequence[int] = (2, 4, 8, 16),
+        mlp_ratio: float = 4.0,
+        drop_path_rate: float = 0.0,
+        norm_outputs: bool = False,
+        stage_inputs: bool = False,
+        mixer: str = "linear_attention",
+    ) -> None:
+        super().__init__()
+        if not len(depths) == len(num_heads) == 4:
+            raise ValueError(f"MLLA has four stages: got {len(depths)} depths and {len(num_heads)} numbers of heads.")
+        dims = [embed_dim * 2**i for i in range(4)]
+        rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
+        self.out_channels = [embed_dim // 2, *dims]
+        self.num_heads = tuple(num_heads)
+        self.stage_inputs = stage_inputs
+        self.stem = Stem(in_channels, embed_dim)
+        self.stages = nn.ModuleList(
+            Stage(dim, heads, [next(rates) for _ in range(depth)], mlp_ratio, mixer)
+            for dim, heads, depth in zip(dims, num_heads, depths, strict=True)
+        )
+        self.downsamples = nn.ModuleList(Downsample(dim) for dim in dims[:-1])
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) if norm_outputs else nn.Identity() for dim in dims)
+        self.apply(init_weights)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Maps an image ``(B, C, H, W)`` to five maps ``(B, C_i, ceil(H / 2^i), ceil(W / 2^i))``, i = 1 .. 5."""
+        half, x = self.stem(x)
+        features = [half]
+        for i, stage in enumerate(self.stages):
+            if i > 0:
+                x = self.downsamples[i - 1](x)
+            skip = x
+            x = stage(x.movedim(1, -1)).movedim(-1, 1)
+            if not self.stage_inputs or i == 3:
+                skip = self.norms[i](x.movedim(1, -1)).movedim(-1, 1)
+            features.append(skip)
+        return features
+
+
+class MLLA(nn.Module):
+    """The classifier: encoder, LayerNorm, mean over tokens, linear head; ``(B, C, H, W)`` to ``(B, num_classes)``."""
+
+    def __init__(
+        self,
+        embed_dim: int = 64,
+        depths: Sequence[int] = (2, 4, 8, 4),
+        num_heads: Sequence[int] = (2, 4, 8, 16),
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        mlp_ratio: float = 4.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.encoder = MLLAEncoder(in_channels, embed_dim, depths, num_heads, mlp_ratio, drop_path_rate)
+        self.norm = nn.LayerNorm(8 * embed_dim)
+        self.head = nn.Linear(8 * embed_dim, num_classes)
+        init_weights(self.head)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.encoder(x)[-1].flatten(2).transpose(1, 2)  # (B, N, C)
+        return self.head(self.norm(tokens).mean(dim=1))

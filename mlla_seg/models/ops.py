@@ -1,0 +1,141 @@
+"""The mathematics of MLLA as functions: tensors in, tensors out, no parameters.
+
+Source: "Demystify Mamba in Vision: A Linear Attention Perspective" (arXiv 2405.16605). Letters: B batch, N tokens (the
+product of the spatial sizes), C channels, h heads, d = C / h channels per head, K = C / (2 A) rotation frequencies per
+spatial axis, where A is the number of spatial axes (2 for images).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+EPSILON = 1e-6
+"""Added to the attention's normaliser q . mean(k), as in the authors' networks."""
+
+ROPE_BASE = 10000.0
+"""Frequencies of the rotary position encoding are ROPE_BASE ** (-t / K), t = 0 .. K - 1."""
+
+
+def elu_plus_one(x: Tensor) -> Tensor:
+    """The positive feature map ELU(x) + 1, exact in every precision.
+
+    ``elu(x) + 1`` rounds to 0 below -6.25 in bfloat16 and below -16.6 in float32, which would make attention divide
+    zero by epsilon. Taken by branches (x + 1 above zero, exp(x) below) it keeps its relative precision.
+    """
+    return torch.where(x > 0, x + 1, torch.exp(x.clamp(max=0)))
+
+
+def rope_tables(spatial: tuple[int, ...], dim: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the rotary position encoding on a grid of any size.
+
+    Channel pairs (0, 1), (2, 3), ... are rotated; the first K pairs turn by (index along axis 0) * theta, the next K by
+    (index along axis 1) * theta, and so on. Always float32: in bfloat16 the angles are off by half a radian at row 256.
+
+    Args:
+        spatial: Sizes of the grid's axes, such as ``(H, W)``.
+        dim: Channels C, a multiple of twice the number of axes.
+        device: Where the tables are made.
+
+    Returns:
+        Cosine and sine, each ``(*spatial, dim / 2)``.
+
+    Raises:
+        ValueError: ``dim`` cannot be divided into pairs for every axis.
+    """
+    axes = len(spatial)
+    if dim % (2 * axes):
+        raise ValueError(f"Rotary position encoding on {axes} axes needs a multiple of {2 * axes} channels, got {dim}.")
+    frequencies = dim // (2 * axes)
+    theta = ROPE_BASE ** (-torch.arange(frequencies, dtype=torch.float32, device=device) / frequencies)
+    cos, sin = [], []
+    for axis, size in enumerate(spatial):
+        angle = torch.arange(size, dtype=torch.float32, device=device)[:, None] * theta  # (size, K)
+        shape = [1] * axes + [frequencies]
+        shape[axis] = size
+        cos.append(angle.cos().view(shape).expand(*spatial, frequencies))
+        sin.append(angle.sin().view(shape).expand(*spatial, frequencies))
+    return torch.cat(cos, dim=-1), torch.cat(sin, dim=-1)
+
+
+def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotates the channel pairs (0, 1), (2, 3), ... of ``x``, ``(..., C)``, by tables ``(..., C / 2)``."""
+    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
+
+
+def linear_attention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, num_heads: int) -> Tensor:
+    """MLLA's linear attention with rotary position encoding, at a cost linear in the number of tokens.
+
+    With phi = ELU + 1 and rotated phi~, for each head:
+    ``y_i = phi~(q_i) (sum_j phi~(k_j)^T v_j / N) / (phi(q_i) . mean_j phi(k_j) + 1e-6)``. The rotation spans all C
+    channels before they are split into heads; the normaliser uses the un-rotated features.
+
+    The sums over tokens run in float32 whatever the inputs' precision: accumulated in bfloat16 they lose a constant
+    fraction, and in float16 they overflow.
+
+    Args:
+        q: Queries before the feature map, ``(B, N, C)``.
+        k: Keys before the feature map, ``(B, N, C)``.
+        v: Values, ``(B, N, C)``.
+        cos: Cosines from :func:`rope_tables`, flattened to ``(N, C / 2)``.
+        sin: Sines, likewise.
+        num_heads: Heads h, a divisor of C.
+
+    Returns:
+        ``(B, N, C)`` in the dtype of ``v``.
+    """
+    dtype, n = v.dtype, v.shape[1]
+    with torch.autocast(v.device.type, enabled=False):
+        q, k = elu_plus_one(q.float()), elu_plus_one(k.float())
+
+        def heads(x: Tensor) -> Tensor:
+            return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)  # (B, h, N, d)
+
+        normaliser = heads(q) @ heads(k.mean(dim=1, keepdim=True)).transpose(-1, -2) + EPSILON  # (B, h, N, 1)
+        state = heads(rotate_pairs(k, cos, sin)).transpose(-1, -2) @ (heads(v.float()) / n)  # (B, h, d, d)
+        y = heads(rotate_pairs(q, cos, sin)) @ state / normaliser
+    return y.transpose(1, 2).flatten(2).to(dtype)
+
+
+def linear_attention_reference(q: Tensor, k: Tensor, v: Tensor, spatial: tuple[int, ...], num_heads: int) -> Tensor:
+    """The definition of :func:`linear_attention`: all N x N weights in float64, rotations as complex numbers.
+
+    Args:
+        q: Queries before the feature map, ``(B, N, C)``.
+        k: Keys before the feature map, ``(B, N, C)``.
+        v: Values, ``(B, N, C)``.
+        spatial: The grid that the N tokens are the row-major order of.
+        num_heads: Heads h.
+
+    Returns:
+        ``(B, N, C)`` in float64.
+    """
+    q, k, v = (x.double() for x in (q, k, v))
+    n, dim = q.shape[1:]
+    q = torch.nn.functional.elu(q) + 1
+    k = torch.nn.functional.elu(k) + 1
+    frequencies = dim // (2 * len(spatial))
+    theta = ROPE_BASE ** (-torch.arange(frequencies, dtype=torch.float64) / frequencies)
+    positions = torch.cartesian_prod(*(torch.arange(size) for size in spatial)).reshape(n, len(spatial))
+    angles = (positions[:, :, None] * theta).flatten(1)  # (N, C / 2)
+    turn = torch.polar(torch.ones_like(angles), angles)
+    q_rotated, k_rotated = (
+        torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) * turn).flatten(-2)
+        for x in (q, k)
+    )
+    outputs = []
+    for channels in torch.arange(dim).chunk(num_heads):
+        numerator = q_rotated[..., channels] @ k_rotated[..., channels].transpose(1, 2)  # (B, N, N)
+        denominator = (q[..., channels] @ k[..., channels].transpose(1, 2)).mean(dim=2, keepdim=True) + EPSILON
+        outputs.append(numerator / n / denominator @ v[..., channels])
+    return torch.cat(outputs, dim=-1)
+
+
+def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
+    """Stochastic depth (arXiv 1603.09382): drops whole samples of a residual branch and rescales the rest."""
+    if rate == 0.0 or not training:
+        return x
+    keep = 1.0 - rate
+    mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
+    return x * mask / keep

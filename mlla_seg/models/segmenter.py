@@ -1,0 +1,128 @@
+"""The segmenter: normalise, pad, encoder, decoder, head, crop. Images in raw units in, logits of the same size out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mlla_seg.errors import InputError
+from mlla_seg.models.decoders import Decoder, MLLAUNetDecoder
+from mlla_seg.models.mlla import Encoder, MLLAEncoder
+
+STRIDE = 32
+"""Stride of the encoder's last map; images are padded to multiples of it inside the network."""
+
+
+class Normalise(nn.Module):
+    """Brings raw units to what a network likes; its numbers are buffers, so they travel with the weights.
+
+    Args:
+        in_channels: Channels of the image.
+        mean: Mean per channel, after clipping; one number stands for all channels.
+        std: Standard deviation per channel, likewise.
+        window: ``(low, high)`` to which values are clipped first, in raw units, such as HU for CT.
+        per_image: Standardise each channel of each image by its own mean and standard deviation, for units that mean
+            nothing from one scan to the next, as in MR; ``mean`` and ``std`` are then not used.
+    """
+
+    mean: Tensor
+    std: Tensor
+    window: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        mean: float | Sequence[float] = 0.0,
+        std: float | Sequence[float] = 1.0,
+        window: Sequence[float] | None = None,
+        per_image: bool = False,
+    ) -> None:
+        super().__init__()
+        self.per_image = per_image
+        self.clips = window is not None
+        for name, value in (("mean", mean), ("std", std)):
+            values = torch.as_tensor(value, dtype=torch.float32).flatten()
+            if len(values) not in (1, in_channels):
+                raise InputError(
+                    f"Normalisation has {len(values)} values for {name} but images have {in_channels} channels."
+                )
+            self.register_buffer(name, values.expand(in_channels).clone())
+        if torch.any(self.std <= 0):
+            raise InputError(f"Normalisation needs standard deviations above zero, found {self.std.tolist()}.")
+        self.register_buffer("window", torch.tensor(window or (0.0, 0.0), dtype=torch.float32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.float()
+        if self.clips:
+            x = torch.minimum(torch.maximum(x, self.window[0]), self.window[1])
+        if self.per_image:
+            std, mean = torch.std_mean(x, dim=(-2, -1), keepdim=True, correction=0)
+            return (x - mean) / (std + 1e-6)
+        return (x - self.mean[:, None, None]) / self.std[:, None, None]
+
+
+class Segmenter(nn.Module):
+    """A segmentation network for images of any size, ``(B, C, H, W)`` in raw units to logits ``(B, K, H, W)``.
+
+    Args:
+        encoder: Returns five maps at strides 2 to 32 and lists their channels in ``out_channels``.
+        decoder: See the contract in :mod:`mlla_seg.models.decoders`.
+        num_classes: Classes K, background included.
+        in_channels: Channels of the image.
+        normalisation: Arguments of :class:`Normalise`; none leaves the image as it is.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        decoder: Decoder,
+        num_classes: int,
+        in_channels: int = 3,
+        normalisation: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.num_classes = num_classes
+        self.normalise = Normalise(in_channels, **(normalisation or {}))
+        self.encoder = encoder
+        self.decoder = decoder
+        self.head = nn.Conv2d(decoder.out_channels, num_classes, kernel_size=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        if x.shape[1] != self.in_channels:
+            raise InputError(f"The network takes images of {self.in_channels} channels, got {x.shape[1]}.")
+        x = self.normalise(x)
+        # Repeating the border leaves no edge for the network to see, unlike zeros.
+        x = F.pad(x, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
+        logits = self.head(self.decoder(self.encoder(x)))
+        if logits.shape[-2:] != x.shape[-2:]:
+            logits = F.interpolate(logits, x.shape[-2:], mode="bilinear", align_corners=False)
+        return logits[..., :height, :width]
+
+
+class MLLAUNet(Segmenter):
+    """MLLA-UNet as published (arXiv 2410.23738), for images of any size and any number of channels.
+
+    The defaults are the published network: 28,505,312 parameters with nine classes.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int = 64,
+        depths: Sequence[int] = (2, 4, 8, 4),
+        num_heads: Sequence[int] = (2, 4, 8, 16),
+        decoder_depths: Sequence[int] = (2, 2, 2),
+        num_classes: int = 9,
+        in_channels: int = 3,
+        mlp_ratio: float = 4.0,
+        drop_path_rate: float = 0.0,
+        normalisation: Mapping[str, Any] | None = None,
+    ) -> None:
+        encoder = MLLAEncoder(in_channels, embed_dim, depths, num_heads, mlp_ratio, drop_path_rate, stage_inputs=True)
+        decoder = MLLAUNetDecoder(encoder.out_channels, num_heads, decoder_depths, mlp_ratio, drop_path_rate)
+        super().__init__(encoder, decoder, num_classes, in_channels, normalisation)

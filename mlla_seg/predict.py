@@ -1,0 +1,160 @@
+"""From a checkpoint and files to masks in the files' own format and geometry; needs neither config nor card."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mlla_seg.data.io import READERS, Array, is_readable, mask_path, read_images, suffix_of, write_mask
+from mlla_seg.errors import InputError
+from mlla_seg.inference import predict_case
+from mlla_seg.module import CHECKPOINT_KEY, build_network
+
+CHANNEL_SUFFIX = re.compile(r"_\d{4}$")
+"""nnU-Net's number of a channel at the end of a name."""
+
+
+class Predictor:
+    """A trained segmenter for users: arrays or files in raw units in, class indices out.
+
+    Args:
+        network: Maps ``(B, C, H, W)`` in raw units to logits ``(B, K, H, W)``.
+        spec: What the network knows of its data: classes, colours, channels, plane, sizes.
+        device: Where it runs.
+    """
+
+    def __init__(self, network: torch.nn.Module, spec: Mapping[str, Any], device: str = "cpu") -> None:
+        self.device = device
+        self.network = network.to(device).eval()
+        self.spec = spec
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, device: str = "auto") -> Predictor:
+        """Loads a checkpoint written by training.
+
+        Args:
+            path: The ``.ckpt`` file; no code stored in it is run.
+            device: ``cpu``, ``cuda``, ... or ``auto`` for a GPU where there is one.
+
+        Raises:
+            InputError: No such file, unreadable, or not a checkpoint of this program.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(
+                f"{path}: no such checkpoint. Training writes them to runs/<name>/version_<n>/checkpoints."
+            )
+        try:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"{path}: cannot be read as a checkpoint ({reason}). Is the file complete?") from error
+        if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint:
+            raise InputError(
+                f"{path}: is not a checkpoint of mlla_seg. For other weights see mlla_seg.load_pretrained."
+            )
+        hparams = checkpoint["hyper_parameters"]
+        network = build_network(hparams)
+        weights = {
+            key.removeprefix("network."): value
+            for key, value in checkpoint["state_dict"].items()
+            if key.startswith("network.")
+        }
+        network.load_state_dict(weights)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(network, hparams["spec"], device)
+
+    def __call__(self, image: Array, batch_size: int = 16) -> Array:
+        """Segments slices or a single image.
+
+        Args:
+            image: ``(S, C, H, W)`` or ``(C, H, W)`` in raw units.
+            batch_size: Slices that go through the network at once.
+
+        Returns:
+            Class indices uint8, ``(S, H, W)`` or ``(H, W)``.
+
+        Raises:
+            InputError: Another number of channels than in training.
+        """
+        single = image.ndim == 3
+        stack = torch.from_numpy(np.ascontiguousarray(image[None] if single else image))
+        channels = self.spec["channels"]
+        if stack.ndim != 4 or stack.shape[1] != len(channels):
+            found = f"{stack.shape[1]} channels" if stack.ndim == 4 else f"shape {tuple(image.shape)}"
+            raise InputError(f"has {found}; this network was trained on {len(channels)} ({', '.join(channels)}).")
+        labels = predict_case(
+            self.network, stack, self.device, self.spec["resize"], self.spec["window"], batch_size
+        ).numpy()
+        return labels[0] if single else labels
+
+    def predict_file(self, files: tuple[Path, ...], output: Path, batch_size: int = 16) -> None:
+        """Segments one image (one file, or one per channel) and writes its mask in the source's format and geometry."""
+        picture = read_images([files], self.spec["plane"], self.spec["array_units"])
+        try:
+            labels = self(picture.array, batch_size)
+        except InputError as error:
+            raise InputError(f"{files[0]}: {error}") from error
+        write_mask(output, labels, self.spec["classes"], files[0], self.spec["plane"])
+
+
+def find_images(source: Path, channels: int) -> list[tuple[Path, ...]]:
+    """Images below a folder, or the one file: each as its files, one per channel where nnU-Net's names say so."""
+    if source.is_file():
+        return [(source,)]
+    if not source.is_dir():
+        raise InputError(f"{source}: no such file or folder.")
+    files = sorted(path for path in source.iterdir() if is_readable(path))
+    if not files:
+        raise InputError(f"{source}: holds no image of a known format ({', '.join(READERS)}).")
+    if channels == 1:
+        return [(path,) for path in files]
+    groups: dict[str, list[Path]] = defaultdict(list)
+    for path in files:
+        groups[CHANNEL_SUFFIX.sub("", path.name[: -len(suffix_of(path))])].append(path)
+    return [tuple(group) for group in groups.values()]
+
+
+def predict(
+    ckpt_path: str, input: str, output: str, device: str = "auto", batch_size: int = 16, overwrite: bool = True
+) -> None:
+    """Segment an image, a volume or a folder of them with a checkpoint.
+
+    Masks get the source's name, format and geometry: NIfTI gives NIfTI, arrays give arrays, photos an indexed PNG.
+
+    Args:
+        ckpt_path: Checkpoint written by fit.
+        input: An image file or a folder of them.
+        output: Folder for the masks.
+        device: cpu, cuda, ... or auto.
+        batch_size: Slices that go through the network at once.
+        overwrite: Write masks that exist already again; false goes on where an earlier run stopped.
+    """
+    from tqdm import tqdm
+
+    predictor = Predictor.from_checkpoint(ckpt_path, device)
+    folder = Path(output)
+    if folder.is_file():
+        raise InputError(f"{folder}: is a file; --output takes a folder for the masks.")
+    images = find_images(Path(input), len(predictor.spec["channels"]))
+    written = 0
+    for files in tqdm(images, desc="Predicting", unit="image"):
+        target = mask_path(files[0], folder)
+        if target.resolve() == files[0].resolve():
+            raise InputError(f"{target}: the mask would overwrite its image. Choose another folder for --output.")
+        if overwrite or not target.exists():
+            predictor.predict_file(files, target, batch_size)
+            written += 1
+    print(f"{written} of {len(images)} masks written to {folder}")
+    print("\n".join(_legend(predictor.spec)))
+
+
+def _legend(spec: Mapping[str, Any]) -> Iterator[str]:
+    yield "Values: " + ", ".join(f"{k} {entry['name']}" for k, entry in enumerate(spec["classes"]))

@@ -1,0 +1,217 @@
+"""fit, validate and test: LightningCLI with this project's module, data module and habits."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins import LayerSync
+from lightning.pytorch.utilities import rank_zero_only
+
+from mlla_seg import report
+from mlla_seg.data.datamodule import SegmentationDataModule
+from mlla_seg.data.io import Array
+from mlla_seg.distributed import convert_batch_norm
+from mlla_seg.errors import InputError
+from mlla_seg.metrics import dice_score, iou_score, mean_scores
+from mlla_seg.module import CHECKPOINT_KEY, SegmentationModule
+
+# Said by Lightning about choices that are deliberate here.
+QUIET = (
+    ".*does not have many workers.*",
+    ".*is smaller than the logging interval.*",
+    ".*recommended to use .*sync_dist=True.*",
+    ".*Trying to infer the `batch_size`.*",
+    ".*pin_memory.*",
+    ".*isinstance.treespec, LeafSpec.*",
+    ".*callbacks used to create the checkpoint need to be provided.*",
+)
+
+
+class BatchNormOverProcesses(LayerSync):
+    """Lightning's hook for batch-norm over the global batch, also on CPU."""
+
+    def apply(self, model: torch.nn.Module) -> torch.nn.Module:
+        return convert_batch_norm(model)
+
+    def revert(self, model: torch.nn.Module) -> torch.nn.Module:
+        return model  # evaluation and checkpoints are the same with and without
+
+
+class SegmentationCLI(LightningCLI):
+    """LightningCLI whose network learns from the card what its data are."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        commands = LightningCLI.subcommands()
+        return {name: commands[name] for name in ("fit", "validate", "test")}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments("data", "model.spec", compute_fn=lambda data: data.spec, apply_on="instantiate")
+
+    def _parse_ckpt_path(self) -> None:
+        """Leaves the configuration alone: Lightning would let the checkpoint's settings override the command line."""
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        if config.get("ckpt_path"):
+            config["ckpt_path"] = str(find_checkpoint(config["ckpt_path"], run_folder(config)))
+        if self.subcommand != "fit":
+            config["verbose"] = False  # the table printed at the end says more
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config = self.config_init[self.subcommand]["trainer"]
+        callbacks = [*(config.get("callbacks") or [])]
+        if self.subcommand == "fit":
+            callbacks += [self._checkpointing(), LearningRateMonitor()]
+        else:  # the checkpoint's weights are the averaged ones already
+            callbacks = [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]
+        plugins = [*(config.get("plugins") or []), BatchNormOverProcesses()]
+        return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs)
+
+    def _checkpointing(self) -> ModelCheckpoint:
+        """Keeps the last epoch, and the best by validation Dice where the data have a validation split."""
+        monitored = bool(self.datamodule.splits.val)
+        return ModelCheckpoint(
+            filename="best" if monitored else "epoch",
+            monitor="val/dice" if monitored else None,
+            mode="max",
+            save_last=True,
+            auto_insert_metric_name=False,
+        )
+
+    @rank_zero_only
+    def after_fit(self) -> None:
+        folder = Path(self.trainer.log_dir or ".")
+        print(f"\nRun folder:     {folder}")
+        checkpoints = sorted((folder / "checkpoints").glob("*.ckpt"))
+        for path in checkpoints:
+            print(f"Checkpoint:     {path}")
+        metrics = folder / "metrics.csv"
+        if metrics.is_file():
+            report.plot_training(metrics, folder / "training.png")
+            print(f"Metrics:        {metrics}\nTraining curve: {folder / 'training.png'}")
+
+    @rank_zero_only
+    def after_validate(self) -> None:
+        print(self._score_table())
+
+    @rank_zero_only
+    def after_test(self) -> None:
+        names = [case.name for case in self.datamodule.test_set.cases]
+        folder = Path(self.trainer.log_dir or ".")
+        dice, iou = dice_score(self.model.counts), iou_score(self.model.counts)
+        rows = []
+        for i, name in enumerate(names):
+            for k, label in enumerate(self.model.class_names):
+                tp, fp, fn = self.model.counts[i, k].tolist()
+                scores = {"dice": float(dice[i, k]), "iou": float(iou[i, k])}
+                rows.append({"case": name, "class": label, **scores, "tp": tp, "fp": fp, "fn": fn})
+        report.write_csv(folder / "per_case.csv", rows)
+        report.write_json(
+            folder / "summary.json", {key: float(value) for key, value in self.trainer.callback_metrics.items()}
+        )
+        print(self._score_table())
+        median = int(dice[:, self._foreground()].nanmean(dim=1).nan_to_num(0).argsort()[len(names) // 2])
+        self._draw_case(median, folder / "overlay.png")
+        print(f"\nEvery case: {folder / 'per_case.csv'}\nSummary:    {folder / 'summary.json'}")
+        print(f"Picture:    {folder / 'overlay.png'} (the median case, {names[median]})")
+
+    def _foreground(self) -> list[int]:
+        return [k for k in range(len(self.model.class_names)) if k != self.model.spec["background"]]
+
+    def _score_table(self) -> str:
+        counts, background = self.model.counts, self.model.spec["background"]
+        dice, mean_dice = mean_scores(dice_score(counts), background)
+        iou, mean_iou = mean_scores(iou_score(counts), background)
+        cases = (~dice_score(counts).isnan()).sum(dim=0)
+        rows: list[list[Any]] = [
+            [self.model.class_names[k], float(dice[k]), float(iou[k]), int(cases[k])] for k in self._foreground()
+        ]
+        rows.append(["mean", float(mean_dice), float(mean_iou), len(counts)])
+        return "\n" + report.format_table(["class", "Dice", "IoU", "cases"], rows)
+
+    def _draw_case(self, index: int, output: Path) -> None:
+        case = self.datamodule.test_set[index]
+        prediction = self.model.predict_case(case["image"]).numpy()
+        image, mask = case["image"].numpy(), case["mask"].numpy()
+        position = _richest_slice(mask, self.model.spec["background"])
+        report.plot_overlay(
+            image[position],
+            {"truth": mask[position], "prediction": prediction[position]},
+            self.model.spec["classes"],
+            output,
+            title=f"{case['name']}, slice {position}",
+            window=self.model.spec["normalisation"].get("window"),
+        )
+
+
+def _richest_slice(mask: Array, background: int | None) -> int:
+    """The slice with the most classes, and among those the most labelled pixels."""
+    shown = np.where(mask == 255, background or 0, mask)
+    pixels = (shown != (background or 0)).sum(axis=(1, 2))
+    classes = np.array([len(np.unique(piece)) for piece in shown])
+    return int(np.lexsort((pixels, classes))[-1])
+
+
+def run_folder(config: Any) -> Path:
+    """Where the configured logger keeps the versions of this experiment."""
+    logger = config.trainer.get("logger")
+    arguments = logger.get("init_args", {}) if hasattr(logger, "get") else {}
+    return Path(arguments.get("save_dir") or "lightning_logs") / (arguments.get("name") or "")
+
+
+def find_checkpoint(name: str, folder: Path) -> Path:
+    """A checkpoint by path, or the newest ``best`` or ``last`` one below ``folder``.
+
+    Raises:
+        InputError: There is none, or it was not written by this program.
+    """
+    path = Path(name)
+    if name in ("best", "last"):
+        found = sorted(folder.glob("**/checkpoints/*.ckpt"), key=lambda path: path.stat().st_mtime)
+        chosen = [path for path in found if path.stem == name] or [path for path in found if path.stem == "last"]
+        if not chosen:
+            raise InputError(
+                f"No checkpoint below {folder.absolute()} yet. Run fit first, or give the path of a .ckpt file."
+            )
+        path = chosen[-1]
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such checkpoint. Give a path, or `best` or `last` for the newest of this experiment."
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise InputError(f"{path}: cannot be read as a checkpoint. Is the file complete?") from error
+    if CHECKPOINT_KEY not in content:
+        raise InputError(f"{path}: is not a checkpoint of mlla_seg.")
+    return path
+
+
+def run(argv: Sequence[str]) -> None:
+    """Runs ``fit``, ``validate`` or ``test`` with its options."""
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message)
+    torch.set_float32_matmul_precision("high")
+    SegmentationCLI(
+        SegmentationModule,
+        SegmentationDataModule,
+        args=None if list(argv) == sys.argv[1:] else list(argv),
+        seed_everything_default=0,
+        save_config_kwargs={"overwrite": True},
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        parser_kwargs={
+            "exit_on_error": False,
+            **{name: {"exit_on_error": False} for name in SegmentationCLI.subcommands()},
+        },
+    )
