@@ -8,24 +8,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mlla_seg.resize import resize_images, target_size
+
 OVERLAP = 0.5
 """Overlap of neighbouring windows, as a fraction of their size."""
 
 
 def predict_logits(
-    network: nn.Module, images: Tensor, resize: Sequence[int] | None = None, window: Sequence[int] | None = None
+    network: nn.Module, images: Tensor, resize: float | Sequence[int] | None = None, window: Sequence[int] | None = None
 ) -> Tensor:
     """Logits ``(B, K, H, W)`` for images ``(B, C, H, W)`` of any size.
 
     Args:
         network: Maps ``(B, C, h, w)`` to ``(B, K, h, w)``.
         images: In raw units.
-        resize: ``(height, width)`` at which the network sees whole images; logits are brought back.
+        resize: ``(height, width)``, or a factor, at which the network sees whole images; logits are brought back.
         window: ``(height, width)`` above which images are taken by overlapping windows, blended by a Gaussian.
     """
     size = images.shape[-2:]
-    if resize is not None and tuple(resize) != tuple(size):
-        images = F.interpolate(images, tuple(resize), mode="bicubic", align_corners=False, antialias=True)
+    if resize is not None:
+        images = resize_images(images, target_size(size, resize))
     if window is not None and any(n > w for n, w in zip(images.shape[-2:], window, strict=True)):
         from monai.inferers import sliding_window_inference
 
@@ -43,7 +45,7 @@ def predict_case(
     network: nn.Module,
     image: Tensor,
     device: torch.device | str,
-    resize: Sequence[int] | None = None,
+    resize: float | Sequence[int] | None = None,
     window: Sequence[int] | None = None,
     batch_size: int = 16,
 ) -> Tensor:

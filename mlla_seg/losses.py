@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlla_seg.distributed import sum_over_processes
+from mlla_seg.models.ops import full_precision
 
 SMOOTH = 1e-5
 """Added to Dice's numerator and denominator: a class that is neither there nor predicted costs nothing."""
@@ -44,7 +45,7 @@ def segmentation_loss(
     Returns:
         A scalar in float32, the same in every process.
     """
-    with torch.autocast(logits.device.type, enabled=False):
+    with full_precision(logits.device):
         logits = logits.float()
         num_classes = logits.shape[1]
         valid = mask != ignore_index

@@ -25,7 +25,8 @@ class SegmentationDataModule(LightningDataModule):
         card: Name of a card in ``datasets/``, or path of a ``dataset.yaml``.
         root: Folder of the downloaded data, as it is.
         batch_size: Slices per optimiser step, over all devices together, so that a recipe means the same on any number.
-        resize: ``[height, width]`` to which slices are resized for the network; masks come back in the original size.
+        resize: ``[height, width]``, or a factor, to which slices are resized for the network; masks come back in the
+            original size.
         crop: ``[height, width]`` of random training crops, padded where slices are smaller; larger slices are evaluated
             and predicted by a sliding window of this size.
         augment: ``none``, ``transunet``, ``anatomy`` or ``aerial``.
@@ -40,7 +41,7 @@ class SegmentationDataModule(LightningDataModule):
         card: str,
         root: str,
         batch_size: int = 24,
-        resize: list[int] | None = None,
+        resize: list[int] | float | None = None,
         crop: list[int] | None = None,
         augment: str = "anatomy",
         intensity: float = 0.0,
@@ -51,10 +52,12 @@ class SegmentationDataModule(LightningDataModule):
         super().__init__()
         lookup(AUGMENTATIONS, augment, "augmentation")
         for name, size in (("resize", resize), ("crop", crop)):
-            if size is not None and (len(size) != 2 or min(size) < 1):
+            if isinstance(size, list) and (len(size) != 2 or min(size) < 1):
                 raise InputError(f"--data.{name} takes two numbers, [height, width], got {size}.")
-        if resize is None and crop is None:
-            raise InputError("Training slices need one size: set --data.resize or --data.crop to [height, width].")
+        if isinstance(resize, float) and resize <= 0:
+            raise InputError(f"--data.resize takes [height, width] or a factor above zero, got {resize}.")
+        if crop is None and not isinstance(resize, list):
+            raise InputError("Training slices need one size: set --data.crop or --data.resize to [height, width].")
         self.card = load_card(card)
         self.root = Path(root)
         self.batch_size = batch_size

@@ -10,9 +10,11 @@ import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 
 from mlla_seg.data.io import Array
 from mlla_seg.errors import lookup
+from mlla_seg.resize import resize_images, resize_masks, target_size
 
 # albumentations asks the network for its newest version when it is imported.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -73,14 +75,14 @@ class Augment:
 
     Args:
         name: A name in ``AUGMENTATIONS``.
-        resize: ``(height, width)`` to which whole slices are resized, or none.
+        resize: ``(height, width)`` to which whole slices are resized, or a factor, or none.
         crop: ``(height, width)`` of the random crop, padded where the slice is smaller, or none.
         intensity: Strength of the change of contrast, brightness, gamma and noise, relative to the spread of the
             image's values, so that it means the same for HU, reflectances and bytes; 0 changes nothing.
     """
 
     def __init__(
-        self, name: str, resize: Sequence[int] | None, crop: Sequence[int] | None, intensity: float = 0.0
+        self, name: str, resize: float | Sequence[int] | None, crop: Sequence[int] | None, intensity: float = 0.0
     ) -> None:
         import albumentations as A
         import cv2
@@ -89,14 +91,17 @@ class Augment:
         steps = lookup(AUGMENTATIONS, name, "augmentation")()
         if crop is not None:
             steps = [A.RandomCrop(*crop), *steps]
-        if resize is not None:
-            steps = [A.Resize(*resize, interpolation=cv2.INTER_CUBIC, mask_interpolation=cv2.INTER_NEAREST), *steps]
+        self.resize = resize
         self.crop = crop
         self.intensity = intensity
         self.pipeline = A.Compose(steps)
 
     def __call__(self, image: Array, mask: Array, seed: int) -> tuple[Array, Array]:
         """Transforms ``image`` ``(C, H, W)`` and ``mask`` ``(H, W)``; the seed decides everything random."""
+        if self.resize is not None:
+            size = target_size(mask.shape, self.resize)
+            image = resize_images(torch.from_numpy(image)[None], size)[0].numpy()
+            mask = resize_masks(torch.from_numpy(mask)[None], size)[0].numpy()
         if self.crop is not None:
             image, mask = pad_to(image, mask, self.crop)
         self.pipeline.set_random_seed(seed)

@@ -140,7 +140,7 @@ def init_weights(module: nn.Module) -> None:
 
 
 class Encoder(nn.Module):
-    """Base of the encoders: ``forward`` maps ``(B, C, H, W)`` to five maps ``(B, C_i, ceil(H / 2^i), ceil(W / 2^i))``."""
+    """Base of the encoders: ``(B, C, H, W)`` to a list of five maps ``(B, C_i, ceil(H / 2^i), ceil(W / 2^i))``."""
 
     out_channels: list[int]
     """Channels C_i of the five maps, i = 1 .. 5."""

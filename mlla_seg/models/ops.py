@@ -7,6 +7,8 @@ spatial axis, where A is the number of spatial axes (2 for images).
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -17,13 +19,21 @@ ROPE_BASE = 10000.0
 """Frequencies of the rotary position encoding are ROPE_BASE ** (-t / K), t = 0 .. K - 1."""
 
 
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """A context without autocast, for sums that half precision would spoil; none where a device knows no autocast."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
 def elu_plus_one(x: Tensor) -> Tensor:
     """The positive feature map ELU(x) + 1, exact in every precision.
 
     ``elu(x) + 1`` rounds to 0 below -6.25 in bfloat16 and below -16.6 in float32, which would make attention divide
     zero by epsilon. Taken by branches (x + 1 above zero, exp(x) below) it keeps its relative precision.
     """
-    return torch.where(x > 0, x + 1, torch.exp(x.clamp(max=0)))
+    positive = x > 0
+    return torch.where(positive, x + 1, torch.exp(torch.where(positive, 0, x)))
 
 
 def rope_tables(spatial: tuple[int, ...], dim: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
@@ -86,7 +96,7 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, 
         ``(B, N, C)`` in the dtype of ``v``.
     """
     dtype, n = v.dtype, v.shape[1]
-    with torch.autocast(v.device.type, enabled=False):
+    with full_precision(v.device):
         q, k = elu_plus_one(q.float()), elu_plus_one(k.float())
 
         def heads(x: Tensor) -> Tensor:

@@ -45,14 +45,14 @@ class Normalise(nn.Module):
         self.per_image = per_image
         self.clips = window is not None
         for name, value in (("mean", mean), ("std", std)):
-            values = torch.as_tensor(value, dtype=torch.float32).flatten()
+            values = [float(value)] if isinstance(value, (int, float)) else [float(v) for v in value]
             if len(values) not in (1, in_channels):
                 raise InputError(
                     f"Normalisation has {len(values)} values for {name} but images have {in_channels} channels."
                 )
-            self.register_buffer(name, values.expand(in_channels).clone())
-        if torch.any(self.std <= 0):
-            raise InputError(f"Normalisation needs standard deviations above zero, found {self.std.tolist()}.")
+            if name == "std" and min(values) <= 0:
+                raise InputError(f"Normalisation needs standard deviations above zero, found {values}.")
+            self.register_buffer(name, torch.tensor(values).expand(in_channels).clone())
         self.register_buffer("window", torch.tensor(window or (0.0, 0.0), dtype=torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -133,7 +133,12 @@ def copy_encoder_blocks(decoder: MLLAUNetDecoder, weights: Mapping[str, Tensor])
 
 
 def adapt_channels(weight: Tensor, in_channels: int) -> Tensor:
-    """A first convolution ``(O, I, k, k)`` for other channels: repeated, and scaled to the same response."""
+    """A first convolution ``(O, I, k, k)`` for other channels, with the same response to an image equal in all.
+
+    One channel takes the sum, exactly as if it were repeated; more take the old ones in turn, scaled.
+    """
+    if in_channels == 1:
+        return weight.sum(dim=1, keepdim=True)
     old = weight.shape[1]
     repeats = -(-in_channels // old)
     return weight.repeat(1, repeats, 1, 1)[:, :in_channels] * (old / in_channels)

@@ -1,0 +1,98 @@
+"""Fixtures shared by all tests: recorded tensors, real images, a tiny phantom data set and a network trained on it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from mlla_seg.data.synthetic import write_synapse_layout
+
+ROOT = Path(__file__).parents[1]
+torch.set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def _folder(variable: str) -> Path:
+    if not os.environ.get(variable):
+        pytest.skip(f"set {variable} to the folder that holds them")
+    return Path(os.environ[variable])
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Tensors recorded from the authors' networks."""
+    return _folder("MLLA_SEG_GOLDEN")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Real images and masks."""
+    return _folder("MLLA_SEG_DATA")
+
+
+@pytest.fixture(scope="session")
+def phantom_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The phantom data set, with every case of its card but tiny: 4 slices of 32 x 32."""
+    folder = tmp_path_factory.mktemp("phantom")
+    write_synapse_layout(folder, range(1, 13), range(13, 17), slices=4, size=32)
+    return folder
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """Runs the command line in this process, in an empty folder: ``cli("fit", "--config", ...)``."""
+    monkeypatch.chdir(tmp_path)
+    return run_main
+
+
+def run_main(*arguments: object) -> None:
+    """Calls the program's main with these arguments."""
+    from mlla_seg.cli import main
+
+    argv = [str(argument) for argument in arguments]
+    saved, sys.argv = sys.argv, ["cli.py", *argv]
+    try:
+        main()
+    finally:
+        sys.argv = saved
+
+
+TINY = [
+    "--model.encoder=mlla_test",
+    "--model.decoder_depths=[1,1,1]",
+    "--data.batch_size=8",
+    "--data.num_workers=0",
+    "--trainer.enable_model_summary=false",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.accelerator=cpu",
+]
+"""Options that make any shipped config small enough for a test."""
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, phantom_root: Path) -> Path:
+    """The folder in which a network was trained on the phantom for an epoch: ``runs/demo/version_0`` is below it."""
+    folder = tmp_path_factory.mktemp("trained")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        config = ROOT / "configs/demo.yaml"
+        root = f"--data.root={phantom_root}"
+        run_main("fit", "--config", config, root, "--data.crop=[32,32]", "--trainer.max_epochs=2", *TINY)
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(trained: Path) -> Path:
+    """A checkpoint of :func:`trained`."""
+    return trained / "runs/demo/version_0/checkpoints/best.ckpt"

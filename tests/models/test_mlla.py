@@ -1,0 +1,153 @@
+"""Encoder and classifier: equal to the authors' networks, for any size, precision and way of running."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mlla_seg import MLLA, MLLAEncoder, load_pretrained
+from mlla_seg.models import ENCODERS
+from mlla_seg.models.mixers import MIXERS
+from mlla_seg.models.mlla import SIZES
+
+SMALL = dict(embed_dim=16, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8))  # as recorded
+TINIEST = dict(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2))
+PARAMETERS = {"mlla_tiny": 24_392_200, "mlla_small": 43_015_048, "mlla_base": 95_983_960}
+
+
+def recorded(path):
+    tensors = load_file(path)
+    return {k: v for k, v in tensors.items() if not k.startswith("sd.")}, {
+        k.removeprefix("sd."): v for k, v in tensors.items() if k.startswith("sd.")
+    }
+
+
+@torch.no_grad()
+def test_classifier_equals_the_recording(golden):
+    tensors, state_dict = recorded(golden / "mlla_classifier.safetensors")
+    model = MLLA(**SMALL, num_classes=10).eval()
+    report = load_pretrained(model, state_dict)
+    assert not (report.adapted or report.left_out or report.missing)
+    torch.testing.assert_close(model(tensors["input"]), tensors["logits"], atol=1e-4, rtol=0)
+    for i, feature in enumerate(model.encoder(tensors["input"])[1:]):
+        tokens = feature.flatten(2).transpose(1, 2)
+        torch.testing.assert_close(tokens, tensors[f"stage{i}"], atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", range(4))
+def test_backbone_equals_the_recording_at_odd_and_non_square_sizes(golden, size):
+    tensors, state_dict = recorded(golden / "mlla_backbone.safetensors")
+    model = MLLAEncoder(**SMALL, norm_outputs=True).eval()
+    load_pretrained(model, state_dict)
+    for i, feature in enumerate(model(tensors[f"input{size}"])[1:]):
+        torch.testing.assert_close(feature, tensors[f"feature{size}.{i}"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_released_classifiers_load_completely(golden, name):
+    entry = json.loads((golden / "mlla_official_state_dicts.json").read_text())[name]
+    size = {key: SIZES[name][key] for key in ("embed_dim", "depths", "num_heads")}
+    with torch.device("meta"):
+        model = MLLA(**size)
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
+    model.to_empty(device="cpu")
+    weights = {key: torch.empty(shape) for key, shape in entry["state_dict"].items()}
+    report = load_pretrained(model, weights)
+    assert len(report.loaded) == len([key for key in weights if not key.endswith(("rotations", "batches_tracked"))])
+    assert not (report.adapted or report.left_out or report.missing)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (31, 33), (32, 64), (67, 71)])
+def test_encoder_gives_five_real_maps_for_any_size(size):
+    model = MLLAEncoder(in_channels=2, **TINIEST)
+    features = model(torch.randn(2, 2, *size))
+    expected = [(-(-size[0] // 2**i), -(-size[1] // 2**i)) for i in range(1, 6)]
+    assert [tuple(f.shape[2:]) for f in features] == expected
+    assert [f.shape[1] for f in features] == model.out_channels == [4, 8, 16, 32, 64]
+    sum(f.sum() for f in features).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_stage_inputs_are_what_each_stage_is_given():
+    torch.manual_seed(0)
+    given, returned = MLLAEncoder(**TINIEST, stage_inputs=True).eval(), MLLAEncoder(**TINIEST).eval()
+    returned.load_state_dict(given.state_dict())
+    x = torch.randn(1, 3, 64, 64)
+    inputs, outputs = given(x), returned(x)
+    torch.testing.assert_close(inputs[1], given.stem(x)[1])
+    torch.testing.assert_close(inputs[2], given.downsamples[0](outputs[1]))
+    torch.testing.assert_close(inputs[4], outputs[4])
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_every_size_builds_and_its_stochastic_depth_grows_to_the_published_rate(name):
+    with torch.device("meta"):
+        model = ENCODERS[name](in_channels=1)
+    rates = [block.drop_path_rate for stage in model.stages for block in stage]
+    model.eval()
+    assert rates == sorted(rates)
+    assert rates[-1] == pytest.approx(SIZES[name]["drop_path_rate"])
+    assert model(torch.empty(1, 1, 64, 64, device="meta"))[-1].shape == (1, model.out_channels[-1], 2, 2)
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_every_mixer_trains(mixer):
+    model = MLLAEncoder(**TINIEST, mixer=mixer)
+    model(torch.randn(2, 3, 40, 24))[-1].sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.stages.parameters())
+
+
+def test_attention_sees_the_whole_image_and_identity_does_not():
+    def reach(mixer):
+        torch.manual_seed(0)
+        stage = MLLAEncoder(**TINIEST, mixer=mixer).eval().stages[0]
+        x = torch.randn(1, 16, 16, 8, requires_grad=True)
+        stage(x)[0, 0, 0].sum().backward()
+        return (x.grad[0, -1, -1] != 0).any().item()
+
+    assert reach("linear_attention")
+    assert not reach("identity")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_encoder_runs_in_half_precision(dtype):
+    torch.manual_seed(0)
+    model = MLLAEncoder(**TINIEST).eval()
+    x = torch.randn(1, 3, 64, 48)
+    exact = model(x)[-1]
+    half = model.to(dtype)(x.to(dtype))[-1]
+    assert half.dtype == dtype
+    assert (half.float() - exact).norm() / exact.norm() < 0.05
+
+
+@pytest.mark.slow
+def test_encoder_compiles_without_graph_breaks():
+    torch.manual_seed(0)
+    model = MLLAEncoder(**TINIEST).eval()
+    x = torch.randn(1, 3, 64, 48)
+    with torch.no_grad():
+        expected = model(x)
+        compiled = torch.compile(model, fullgraph=True)(x)
+    for ours, theirs in zip(compiled, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_nothing_made_under_inference_mode_breaks_training():
+    model = MLLAEncoder(**TINIEST)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        model(x)
+    model(x)[-1].sum().backward()
+
+
+def test_wrong_numbers_are_refused():
+    with pytest.raises(ValueError, match="four stages"):
+        MLLAEncoder(depths=(1, 1, 1))
+    with pytest.raises(ValueError, match="cannot be split into 3 heads"):
+        MLLAEncoder(embed_dim=8, num_heads=(3, 3, 3, 3))
+    with pytest.raises(ValueError, match="Did you mean linear_attention"):
+        MLLAEncoder(**TINIEST, mixer="linear_atention")

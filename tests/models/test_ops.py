@@ -1,0 +1,117 @@
+"""The fast forms of the mathematics against their plain definitions in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mlla_seg.models import ops
+
+GRIDS = [(1, 1), (1, 7), (7, 9), (3, 21), (16, 16), (5, 1)]
+
+
+def inputs(spatial, dim, requires_grad=False, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    n = spatial[0] * spatial[1]
+    return [torch.randn(2, n, dim, generator=generator).requires_grad_(requires_grad) for _ in range(3)]
+
+
+def attention(q, k, v, spatial, num_heads):
+    cos, sin = (table.flatten(0, -2) for table in ops.rope_tables(spatial, q.shape[-1]))
+    return ops.linear_attention(q, k, v, cos, sin, num_heads)
+
+
+@pytest.mark.parametrize("spatial", GRIDS)
+@pytest.mark.parametrize(("dim", "num_heads"), [(8, 1), (24, 3), (64, 2)])
+def test_attention_agrees_with_its_definition_forward_and_backward(spatial, dim, num_heads):
+    fast, plain = inputs(spatial, dim, True), inputs(spatial, dim, True)
+    y = attention(*fast, spatial, num_heads)
+    expected = ops.linear_attention_reference(*plain, spatial, num_heads)
+    torch.testing.assert_close(y.double(), expected, atol=1e-5, rtol=1e-5)
+    cotangent = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+    y.backward(cotangent)
+    expected.backward(cotangent.double())
+    for name, ours, theirs in zip("qkv", fast, plain, strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=2e-5, rtol=1e-4, msg=lambda m, n=name: f"d{n}: {m}")
+
+
+def test_definition_is_a_weighted_mean_where_nothing_is_rotated():
+    # One token is at position (0, 0), which turns by nothing: its output is its value times q.k / (q.k + epsilon).
+    q, k, v = inputs((1, 1), 8)
+    phi = torch.nn.functional.elu(torch.stack((q, k))).double() + 1
+    weight = (phi[0] * phi[1]).sum(-1, keepdim=True)
+    expected = v.double() * weight / (weight + ops.EPSILON)
+    torch.testing.assert_close(ops.linear_attention_reference(q, k, v, (1, 1), 1), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shift", [-12.0, 0.0, 50.0])
+def test_attention_in_half_precision_stays_near_float64(dtype, shift):
+    spatial, num_heads = (48, 48), 2
+    q, k, v = ((x + offset).to(dtype) for x, offset in zip(inputs(spatial, 16), (shift, shift, 0), strict=True))
+    y = attention(q, k, v, spatial, num_heads)
+    assert y.dtype == dtype
+    expected = ops.linear_attention_reference(q, k, v, spatial, num_heads)
+    error = (y.double() - expected).norm() / expected.norm()
+    # At -12 the normaliser is of the size of epsilon; only the output's own rounding remains elsewhere.
+    assert error < 5e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_attention_works_under_autocast(dtype):
+    q, k, v = inputs((8, 8), 16, requires_grad=True)
+    with torch.autocast("cpu", dtype):
+        y = attention(q, k, v, (8, 8), 2)
+    y.sum().backward()
+    assert torch.isfinite(y).all()
+    assert torch.isfinite(q.grad).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_elu_plus_one_is_positive_and_right_far_below_zero(dtype):
+    x = torch.tensor([-60.0, -17.0, -12.0, -7.0, -1.0, 0.0, 0.5, 50.0], dtype=dtype)
+    expected = torch.where(x > 0, x.double() + 1, x.double().exp())
+    assert (ops.elu_plus_one(x) > 0).all()
+    torch.testing.assert_close(ops.elu_plus_one(x).double(), expected, atol=0, rtol=torch.finfo(dtype).eps * 2)
+
+
+def test_elu_plus_one_has_finite_gradients_for_large_inputs():
+    x = torch.tensor([-1e4, -1.0, 0.0, 1.0, 1e4], requires_grad=True)
+    ops.elu_plus_one(x).sum().backward()
+    torch.testing.assert_close(x.grad, torch.tensor([0.0, 0.36788, 1.0, 1.0, 1.0]))
+
+
+def test_rope_depends_on_relative_positions_only():
+    cos, sin = ops.rope_tables((6, 5), 16)
+    q, k = torch.randn(2, 16)
+    product = ops.rotate_pairs(q, cos, sin) @ ops.rotate_pairs(k, cos, sin).flatten(0, 1).T  # (6, 5, 30)
+    product = product.view(6, 5, 6, 5)
+    torch.testing.assert_close(product[1:, 1:, 1:, 1:], product[:-1, :-1, :-1, :-1], atol=1e-5, rtol=1e-5)
+
+
+def test_rope_turns_the_first_half_of_the_pairs_by_rows_and_the_second_by_columns():
+    cos, sin = ops.rope_tables((4, 3), 8)
+    angles = torch.atan2(sin, cos)  # (4, 3, 4): theta = 1, 0.01 for rows, then for columns
+    torch.testing.assert_close(angles[3, 0], torch.tensor([3.0, 0.03, 0.0, 0.0]))
+    torch.testing.assert_close(angles[0, 2], torch.tensor([0.0, 0.0, 2.0, 0.02]))
+
+
+def test_rope_is_exact_in_row_1000():
+    _, sin = ops.rope_tables((1001, 1), 64)
+    exact = torch.sin(1000 * 10000.0 ** (-torch.arange(16, dtype=torch.float64) / 16))
+    torch.testing.assert_close(sin[1000, 0, :16].double(), exact, atol=1e-4, rtol=0)
+
+
+def test_rope_refuses_channels_that_do_not_divide():
+    with pytest.raises(ValueError, match="multiple of 4 channels, got 6"):
+        ops.rope_tables((2, 2), 6)
+
+
+def test_drop_path_drops_whole_samples_and_keeps_the_mean():
+    torch.manual_seed(0)
+    x = torch.ones(4000, 3)
+    y = ops.drop_path(x, 0.25, training=True)
+    assert y.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert (y == y[:, :1]).all()
+    assert y.mean().item() == pytest.approx(1, abs=0.03)
+    assert ops.drop_path(x, 0.25, training=False) is x

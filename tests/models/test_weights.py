@@ -1,0 +1,91 @@
+"""Loading weights from elsewhere: what fits is loaded, what does not is said, and no code in a file is run."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mlla_seg import MLLA, MLLAEncoder, MLLAUNet, load_pretrained
+from mlla_seg.models.mlla import SIZES
+
+SIZE = {key: SIZES["mlla_test"][key] for key in ("embed_dim", "depths", "num_heads")}
+
+
+@pytest.fixture
+def classifier():
+    torch.manual_seed(0)
+    return MLLA(**SIZE, num_classes=7)
+
+
+def test_decoder_blocks_start_as_copies_of_encoder_blocks(classifier):
+    model = MLLAUNet(**SIZE, decoder_depths=(2, 1, 1), num_classes=3)
+    before = model.decoder.levels[0].blocks[1].mixer.qk.weight.clone()
+    report = load_pretrained(model, classifier.state_dict())
+    stages, levels = classifier.encoder.stages, model.decoder.levels
+    for level, stage in ((0, 2), (1, 1), (2, 0)):
+        torch.testing.assert_close(levels[level].blocks[0].mlp[0].weight, stages[stage][0].mlp[0].weight)
+    torch.testing.assert_close(levels[0].blocks[1].mixer.qk.weight, before)  # the encoder has one block there
+    assert "decoder.levels.0.blocks.0.mixer.qk.weight" in report.adapted
+    assert "decoder.levels.0.blocks.1.mixer.qk.weight" in report.missing
+    assert report.left_out == ["head.weight", "head.bias"]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 6])
+def test_first_convolution_is_adapted(classifier, channels):
+    model = MLLAEncoder(in_channels=channels, **SIZE)
+    report = load_pretrained(model, classifier.state_dict())
+    assert report.adapted == ["stem.conv1.0.weight"]
+    ours, theirs = model.stem.conv1[0].weight, classifier.encoder.stem.conv1[0].weight
+    if channels in (1, 6):  # the same response to an image that is equal in all channels
+        torch.testing.assert_close(ours.sum(dim=1), theirs.sum(dim=1))
+    else:
+        torch.testing.assert_close(ours[:, channels - 1], theirs[:, (channels - 1) % 3] * 3 / channels)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_files_load(classifier, tmp_path, suffix):
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save({"model": classifier.state_dict(), "epoch": 3}, path)
+    else:
+        save_file(classifier.state_dict(), path)
+    model = MLLA(**SIZE, num_classes=7)
+    assert not load_pretrained(model, path).missing
+    torch.testing.assert_close(model.head.weight, classifier.head.weight)
+
+
+def test_another_number_of_classes_leaves_the_head_out(classifier):
+    model = MLLA(**SIZE, num_classes=2)
+    before = model.head.weight.clone()
+    report = load_pretrained(model, classifier.state_dict())
+    assert report.left_out == ["head.weight", "head.bias"]
+    torch.testing.assert_close(model.head.weight, before)
+    assert "left out: head.weight, head.bias" in str(report)
+
+
+def test_wrong_files_are_refused_with_their_name(classifier, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "executed"), "w"))
+
+    cases = {
+        "evil.pth": pickle.dumps({"model": Evil()}),
+        "text.pth": b"hello",
+        "cut.safetensors": b"\x10\x00\x00\x00\x00\x00\x00\x00{",
+    }
+    for name, content in cases.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name} cannot be read as weights"):
+            load_pretrained(classifier, tmp_path / name)
+    assert not (tmp_path / "executed").exists()
+    with pytest.raises(ValueError, match=r"No weights at .*absent\.pth"):
+        load_pretrained(classifier, tmp_path / "absent.pth")
+    with pytest.raises(ValueError, match="fits MLLA"):
+        load_pretrained(classifier, {"conv.weight": torch.zeros(1)})
+    with pytest.raises(ValueError, match="another size"):
+        load_pretrained(MLLA(embed_dim=16, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)), classifier.state_dict())
+    with pytest.raises(ValueError, match="takes an MLLA, MLLAEncoder or Segmenter, got Linear"):
+        load_pretrained(torch.nn.Linear(1, 1), classifier.state_dict())
