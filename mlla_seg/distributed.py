@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from mlla_seg.models.ops import at_least_float32
+
 
 class _SumOverProcesses(torch.autograd.Function):
     @staticmethod
@@ -43,8 +45,8 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.momentum is not None
-        values = x.transpose(0, 1).flatten(1).float()  # (C, B * H * W)
-        count = sum_over_processes(torch.tensor([values.shape[1]], dtype=torch.float32, device=x.device))
+        values = at_least_float32(x).transpose(0, 1).flatten(1)  # (C, B * H * W)
+        count = sum_over_processes(values.new_tensor([values.shape[1]]))
         mean = sum_over_processes(values.sum(dim=1)) / count
         var = sum_over_processes((values - mean[:, None]).square().sum(dim=1)) / count
         with torch.no_grad():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlla_seg.distributed import sum_over_processes
-from mlla_seg.models.ops import full_precision
+from mlla_seg.models.ops import at_least_float32, full_precision
 
 SMOOTH = 1e-5
 """Added to Dice's numerator and denominator: a class that is neither there nor predicted costs nothing."""
@@ -43,14 +43,14 @@ def segmentation_loss(
         ignore_index: Class index that is not counted.
 
     Returns:
-        A scalar in float32, the same in every process.
+        A scalar in at least float32, the same in every process.
     """
     with full_precision(logits.device):
-        logits = logits.float()
+        logits = at_least_float32(logits)
         num_classes = logits.shape[1]
         valid = mask != ignore_index
         target = torch.where(valid, mask, 0)
-        weights = torch.ones(num_classes, device=logits.device) if class_weights is None else class_weights.float()
+        weights = logits.new_ones(num_classes) if class_weights is None else class_weights.to(logits)
 
         pixel_weights = torch.where(valid, weights[target], 0.0)
         log_probabilities = F.log_softmax(logits, dim=1)
@@ -58,7 +58,7 @@ def segmentation_loss(
         nll = (torch.where(valid, nll, 0.0) * pixel_weights).sum()
 
         truth = F.one_hot(target, num_classes).movedim(-1, 1)  # (B, K, H, W)
-        truth = torch.where(valid[:, None], truth, 0).float()
+        truth = torch.where(valid[:, None], truth, 0).to(logits.dtype)
         probabilities = torch.where(valid[:, None], log_probabilities.exp(), 0.0)
         pixels = (0, 2, 3)
         size = probabilities.square().sum(pixels) if squared_dice else probabilities.sum(pixels)

@@ -14,7 +14,6 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins import LayerSync
-from lightning.pytorch.utilities import rank_zero_only
 
 from mlla_seg import report
 from mlla_seg.data.datamodule import SegmentationDataModule
@@ -33,6 +32,7 @@ QUIET = (
     ".*pin_memory.*",
     ".*isinstance.treespec, LeafSpec.*",
     ".*callbacks used to create the checkpoint need to be provided.*",
+    ".*Total length of `list` across ranks is zero.*",
 )
 
 
@@ -62,8 +62,9 @@ class SegmentationCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        self.continues = config.get("ckpt_path") == "last"
         if config.get("ckpt_path"):
-            config["ckpt_path"] = str(find_checkpoint(config["ckpt_path"], run_folder(config)))
+            config["ckpt_path"] = str(find_checkpoint(config["ckpt_path"], config))
         if self.subcommand != "fit":
             config["verbose"] = False  # the table printed at the end says more
 
@@ -78,36 +79,49 @@ class SegmentationCLI(LightningCLI):
         return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs)
 
     def _checkpointing(self) -> ModelCheckpoint:
-        """Keeps the last epoch, and the best by validation Dice where the data have a validation split."""
+        """Keeps the last epoch, and the best by validation Dice where the data have a validation split.
+
+        ``--ckpt_path last`` goes on with the run's own checkpoints, so that its best so far stays the one to beat.
+        """
         monitored = bool(self.datamodule.splits.val)
-        return ModelCheckpoint(
+        callback = ModelCheckpoint(
             filename="best" if monitored else "epoch",
             monitor="val/dice" if monitored else None,
             mode="max",
             save_last=True,
             auto_insert_metric_name=False,
         )
+        if self.continues:  # set afterwards: given to the constructor it would become absolute and look like another
+            callback.dirpath = str(Path(self.config[self.subcommand].ckpt_path).parent)
+        return callback
 
-    @rank_zero_only
     def after_fit(self) -> None:
+        folder = Path(self.trainer.log_dir or ".")  # asked in every process: they agree on it together
+        if self.trainer.is_global_zero:
+            self._report_training(folder)
+
+    def after_validate(self) -> None:
+        if self.trainer.is_global_zero:
+            print(self._score_table())
+
+    def after_test(self) -> None:
         folder = Path(self.trainer.log_dir or ".")
+        if self.trainer.is_global_zero:
+            self._report_scores(folder)
+
+    def _report_training(self, folder: Path) -> None:
         print(f"\nRun folder:     {folder}")
-        checkpoints = sorted((folder / "checkpoints").glob("*.ckpt"))
-        for path in checkpoints:
+        checkpointing = self.trainer.checkpoint_callback
+        assert isinstance(checkpointing, ModelCheckpoint)
+        for path in sorted(Path(str(checkpointing.dirpath)).glob("*.ckpt")):
             print(f"Checkpoint:     {path}")
         metrics = folder / "metrics.csv"
         if metrics.is_file():
             report.plot_training(metrics, folder / "training.png")
             print(f"Metrics:        {metrics}\nTraining curve: {folder / 'training.png'}")
 
-    @rank_zero_only
-    def after_validate(self) -> None:
-        print(self._score_table())
-
-    @rank_zero_only
-    def after_test(self) -> None:
+    def _report_scores(self, folder: Path) -> None:
         names = [case.name for case in self.datamodule.test_set.cases]
-        folder = Path(self.trainer.log_dir or ".")
         dice, iou = dice_score(self.model.counts), iou_score(self.model.counts)
         rows = []
         for i, name in enumerate(names):
@@ -169,12 +183,13 @@ def run_folder(config: Any) -> Path:
     return Path(arguments.get("save_dir") or "lightning_logs") / (arguments.get("name") or "")
 
 
-def find_checkpoint(name: str, folder: Path) -> Path:
-    """A checkpoint by path, or the newest ``best`` or ``last`` one below ``folder``.
+def find_checkpoint(name: str, config: Any) -> Path:
+    """A checkpoint by path, or the newest ``best`` or ``last`` one of this experiment.
 
     Raises:
-        InputError: There is none, or it was not written by this program.
+        InputError: There is none, it was not written by this program, or it holds another network than the config.
     """
+    folder = run_folder(config)
     path = Path(name)
     if name in ("best", "last"):
         found = sorted(folder.glob("**/checkpoints/*.ckpt"), key=lambda path: path.stat().st_mtime)
@@ -194,6 +209,13 @@ def find_checkpoint(name: str, folder: Path) -> Path:
         raise InputError(f"{path}: cannot be read as a checkpoint. Is the file complete?") from error
     if CHECKPOINT_KEY not in content:
         raise InputError(f"{path}: is not a checkpoint of mlla_seg.")
+    saved = content["hyper_parameters"]
+    for key in ("encoder", "decoder", "decoder_depths", "mixer"):
+        if saved[key] != config.model[key]:
+            raise InputError(
+                f"{path}: was trained with {key} {saved[key]}, the config says {config.model[key]}. "
+                f"Give the config it was trained with, or --model.{key} {saved[key]}."
+            )
     return path
 
 

@@ -21,7 +21,7 @@ SHARED = {"mlla_seg.errors", "mlla_seg.resize"}
 ALLOWED = {
     "mlla_seg.errors": set(),
     "mlla_seg.resize": set(),
-    "mlla_seg.distributed": set(),
+    "mlla_seg.distributed": {"mlla_seg.models.ops"},
     "mlla_seg.models": {"mlla_seg.errors"},
     "mlla_seg.losses": {"mlla_seg.distributed", "mlla_seg.models.ops"},
     "mlla_seg.metrics": set(),

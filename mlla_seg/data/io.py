@@ -232,7 +232,7 @@ def _read_photo(path: Path, plane: str, keys: Sequence[str]) -> Picture:
 
     with Image.open(path) as image:
         indexed = image.mode == "P" and keys is IMAGE_KEYS
-        array = np.asarray(image.convert("RGB") if indexed else image)
+        array = np.array(image.convert("RGB") if indexed else image)
     if array.ndim == 2:
         return Picture(_compact(array[None, None]))
     return Picture(_compact(np.moveaxis(array, 2, 0)[None]))

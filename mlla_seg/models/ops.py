@@ -26,6 +26,11 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
     return nullcontext()
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision becomes float32; float32 and float64 stay."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def elu_plus_one(x: Tensor) -> Tensor:
     """The positive feature map ELU(x) + 1, exact in every precision.
 
@@ -97,13 +102,13 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, 
     """
     dtype, n = v.dtype, v.shape[1]
     with full_precision(v.device):
-        q, k = elu_plus_one(q.float()), elu_plus_one(k.float())
+        q, k = elu_plus_one(at_least_float32(q)), elu_plus_one(at_least_float32(k))
 
         def heads(x: Tensor) -> Tensor:
             return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)  # (B, h, N, d)
 
         normaliser = heads(q) @ heads(k.mean(dim=1, keepdim=True)).transpose(-1, -2) + EPSILON  # (B, h, N, 1)
-        state = heads(rotate_pairs(k, cos, sin)).transpose(-1, -2) @ (heads(v.float()) / n)  # (B, h, d, d)
+        state = heads(rotate_pairs(k, cos, sin)).transpose(-1, -2) @ (heads(at_least_float32(v)) / n)  # (B, h, d, d)
         y = heads(rotate_pairs(q, cos, sin)) @ state / normaliser
     return y.transpose(1, 2).flatten(2).to(dtype)
 

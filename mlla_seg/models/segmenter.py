@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from mlla_seg.errors import InputError
 from mlla_seg.models.decoders import Decoder, MLLAUNetDecoder
 from mlla_seg.models.mlla import Encoder, MLLAEncoder
+from mlla_seg.models.ops import at_least_float32
 
 STRIDE = 32
 """Stride of the encoder's last map; images are padded to multiples of it inside the network."""
@@ -56,13 +57,14 @@ class Normalise(nn.Module):
         self.register_buffer("window", torch.tensor(window or (0.0, 0.0), dtype=torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.float()
+        dtype = self.mean.dtype  # of the network
+        x = at_least_float32(x)
         if self.clips:
             x = torch.minimum(torch.maximum(x, self.window[0]), self.window[1])
         if self.per_image:
             std, mean = torch.std_mean(x, dim=(-2, -1), keepdim=True, correction=0)
-            return (x - mean) / (std + 1e-6)
-        return (x - self.mean[:, None, None]) / self.std[:, None, None]
+            return ((x - mean) / (std + 1e-6)).to(dtype)
+        return ((x - self.mean[:, None, None]) / self.std[:, None, None]).to(dtype)
 
 
 class Segmenter(nn.Module):

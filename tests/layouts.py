@@ -1,0 +1,100 @@
+"""Tiny data sets in the exact layouts that users download."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import h5py
+import nibabel as nib
+import numpy as np
+import yaml
+
+from mlla_seg.data.synthetic import phantom_volume, write_synapse_layout
+
+DATASETS = Path(__file__).parents[1] / "datasets"
+
+
+def split_numbers(card: str, split: str) -> list[str]:
+    """Patients of a card's split list."""
+    return (DATASETS / card / "splits" / f"{split}.txt").read_text().split()
+
+
+def blobs(seed: int, slices: int, height: int, width: int, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Image ``(S, H, W)`` in 0..1 and label with every class, bright where the class is high."""
+    image, label = phantom_volume(slices, max(height, width), seed)
+    label = (label[:, :height, :width] % num_classes).astype(np.uint8)
+    label.ravel()[:num_classes] = np.arange(num_classes)
+    return (label / num_classes + 0.05 * np.clip(image[:, :height, :width] / 300, -1, 1)).astype(np.float32), label
+
+
+def synapse(root: Path) -> None:
+    train, test = ([int(n) for n in split_numbers("synapse", split)] for split in ("train", "test"))
+    write_synapse_layout(root, train, test, slices=2, size=32)
+
+
+def acdc_ssl4mis(root: Path, patients: int = 3, slices_only: bool = False) -> None:
+    """SSL4MIS: volumes and slices in h5, also with scribbles."""
+    (root / "ACDC_training_slices").mkdir(parents=True)
+    (root / "ACDC_training_volumes").mkdir()
+    numbers = [n for split in ("train", "val", "test") for n in split_numbers("acdc", split)[:patients]]
+    for i, number in enumerate(numbers):
+        image, label = blobs(i, 3, 36, 40, 4)
+        arrays = {"image": image, "label": label, "scribble": np.full(label.shape, 4, np.uint16)}
+        name = f"patient{number}_frame01"
+        if not slices_only:
+            with h5py.File(root / "ACDC_training_volumes" / f"{name}.h5", "w") as file:
+                for key, array in arrays.items():
+                    file[key] = array
+        for s in range(3):
+            with h5py.File(root / "ACDC_training_slices" / f"{name}_slice_{s}.h5", "w") as file:
+                for key, array in arrays.items():
+                    file[key] = array[s]
+
+
+def acdc_transunet(root: Path) -> None:
+    """TransUNet style: npz with keys img and label, the folder is the split."""
+    for split, number in (("train", 1), ("train", 3), ("valid", 19), ("test", 2)):
+        (root / split).mkdir(parents=True, exist_ok=True)
+        for phase in ("ED", "ES"):
+            image, label = blobs(number, 3, 36, 40, 4)
+            if split == "test":
+                np.savez(root / split / f"case_{number:03d}_volume_{phase}.npz", img=image, label=label)
+                continue
+            for s in range(3):
+                path = root / split / f"case_{number:03d}_slice{phase}_{s}.npz"
+                np.savez(path, img=image[s], label=label[s])
+
+
+def hippocampus(root: Path, version: int = 1, cases: int = 8) -> None:
+    """MSD / nnU-Net v1 (labels: id -> name), or nnU-Net v2 (labels: name -> id, channels numbered)."""
+    for folder in ("imagesTr", "labelsTr"):
+        (root / folder).mkdir(parents=True)
+    names = ["background", "Anterior", "Posterior"]
+    for i in range(cases):
+        image, label = blobs(i, 6, 20, 14, 3)
+        affine = np.diag([1.0, 1.0, 1.0, 1.0])
+        name = f"hippocampus_{i:03d}"
+        channel = "" if version == 1 else "_0000"
+        volume = nib.Nifti1Image(np.moveaxis(image * 700, 0, 2).astype(np.float32), affine)
+        volume.to_filename(root / "imagesTr" / f"{name}{channel}.nii.gz")
+        nib.Nifti1Image(np.moveaxis(label, 0, 2), affine).to_filename(root / "labelsTr" / f"{name}.nii.gz")
+    if version == 1:
+        labels: dict = {"modality": {"0": "MRI"}, "labels": {str(k): name for k, name in enumerate(names)}}
+    else:
+        labels = {"channel_names": {"0": "MRI"}, "labels": {name: k for k, name in enumerate(names)}}
+    content = {**labels, "numTraining": cases, "file_ending": ".nii.gz"}
+    (root / "dataset.json").write_text(json.dumps(content))
+
+
+def phantom(root: Path) -> None:
+    write_synapse_layout(root, range(1, 13), range(13, 17), slices=2, size=32)
+
+
+WRITERS = {"phantom": phantom, "synapse": synapse, "acdc": acdc_ssl4mis, "hippocampus": hippocampus}
+"""By card; a new shipped config needs its writer here."""
+
+
+def root_of(config: Path) -> Path:
+    """Where a config expects its data."""
+    return Path(yaml.safe_load(config.read_text())["data"]["root"])

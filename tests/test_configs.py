@@ -1,0 +1,83 @@
+"""Every shipped config trains, tests and predicts on tiny files in the layout that users download."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import layouts
+import pytest
+import torch
+from conftest import ROOT, TINY
+
+from mlla_seg import Predictor
+
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def run_all(cli, config: Path, root: Path, *options: str) -> None:
+    name = config.stem
+    small = [f"--data.root={root}", *TINY, "--trainer.precision=32-true", *options]
+    cli("fit", "--config", config, "--trainer.max_epochs=1", "--trainer.limit_train_batches=2", *small)
+    run = Path("runs", name, "version_0")
+    checkpoint = run / "checkpoints/last.ckpt"
+    assert torch.load(checkpoint, weights_only=True)["global_step"] > 0
+    assert (run / "training.png").stat().st_size > 5000
+    cli("test", "--config", config, "--ckpt_path", "last", *small)
+    with Path("runs", name, "version_1", "per_case.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    classes = [entry["name"] for entry in Predictor.from_checkpoint(checkpoint).spec["classes"]]
+    assert [row["class"] for row in rows[: len(classes)]] == classes
+    summary = json.loads(Path("runs", name, "version_1", "summary.json").read_text())
+    assert 0 <= summary["test/dice"] <= 1
+    assert Path("runs", name, "version_1", "overlay.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_runs_on_its_layout(cli, config, tmp_path):
+    root = tmp_path / layouts.root_of(config)
+    layouts.WRITERS[root.name](root)
+    run_all(cli, config, root)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("acdc", layouts.acdc_transunet),
+        ("acdc", lambda root: layouts.acdc_ssl4mis(root, slices_only=True)),
+        ("hippocampus", lambda root: layouts.hippocampus(root, version=2)),
+    ],
+    ids=["acdc as npz", "acdc slices only", "hippocampus as nnU-Net v2"],
+)
+def test_other_layouts_of_the_same_data(cli, tmp_path, name, write):
+    write(tmp_path / "data")
+    run_all(cli, ROOT / f"configs/{name}.yaml", tmp_path / "data")
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_missing_data_are_answered_with_where_to_get_them(cli, capsys, config):
+    with pytest.raises(SystemExit) as stop:
+        cli("fit", "--config", config, *TINY)
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    for part in ("does not exist", "Get it from:", "Licence:", "--data.root", str(layouts.root_of(config))):
+        assert part in message
+    assert "Traceback" not in message
+
+
+@pytest.mark.real_data
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["acdc", "hippocampus"])
+def test_config_runs_on_real_data(cli, real_data, name, tmp_path):
+    root = real_data / name
+    if name == "hippocampus":  # a dozen of the 260 volumes, to be quick
+        root = tmp_path / name
+        for folder in ("imagesTr", "labelsTr"):
+            (root / folder).mkdir(parents=True)
+            for path in sorted((real_data / name / folder).iterdir())[:12]:
+                shutil.copy(path, root / folder)
+        shutil.copy(real_data / name / "dataset.json", root)
+    run_all(cli, ROOT / f"configs/{name}.yaml", root, "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=2")

@@ -1,0 +1,127 @@
+"""Prediction from a checkpoint alone: format and geometry of the source come back, bad input is refused by name."""
+
+from __future__ import annotations
+
+import shutil
+
+import h5py
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mlla_seg import Predictor
+from mlla_seg.data.synthetic import phantom_volume
+
+
+@pytest.fixture
+def volume():
+    image, _ = phantom_volume(slices=5, size=37, seed=1)
+    return image  # (S, H, W) in HU
+
+
+def test_predictor_takes_arrays_in_raw_units(checkpoint, volume):
+    predictor = Predictor.from_checkpoint(checkpoint)
+    labels = predictor(volume[:, None])
+    assert labels.shape == volume.shape
+    assert labels.dtype == np.uint8
+    assert labels.max() < 9
+    np.testing.assert_array_equal(predictor(volume[2:3]), labels[2])
+    np.testing.assert_array_equal(predictor(volume[:, None], batch_size=2), labels)
+
+
+def test_checkpoint_knows_its_data(checkpoint):
+    spec = Predictor.from_checkpoint(checkpoint).spec
+    assert [entry["name"] for entry in spec["classes"]][5] == "liver"
+    assert spec["classes"][5]["colour"] == [150, 80, 60]
+    assert spec["channels"] == ["CT in HU"]
+    assert spec["normalisation"]["window"] == [-125, 275]
+
+
+def test_nifti_comes_back_in_its_own_geometry(cli, checkpoint, volume, tmp_path):
+    affine = np.array([[0, -0.8, 0.1, 10], [0.7, 0, 0, -20], [0, 0.1, 5, 30], [0, 0, 0, 1.0]])
+    image = nib.Nifti1Image(np.moveaxis(volume, 0, 2).astype(np.int16), affine)
+    image.to_filename(tmp_path / "ct.nii.gz")
+    cli("predict", "--ckpt_path", checkpoint, "--input", tmp_path / "ct.nii.gz", "--output", tmp_path / "masks")
+    mask = nib.load(tmp_path / "masks/ct.nii.gz")
+    assert mask.shape == image.shape
+    assert mask.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(mask.affine, nib.load(tmp_path / "ct.nii.gz").affine)
+
+
+def test_same_patient_in_another_orientation_gives_the_same_mask(cli, checkpoint, volume, tmp_path):
+    original = nib.Nifti1Image(np.moveaxis(volume, 0, 2), np.diag([-1, -1, 3, 1.0]))
+    turned = original.as_reoriented(nib.orientations.axcodes2ornt("SAL"))
+    (tmp_path / "in").mkdir()
+    original.to_filename(tmp_path / "in/a.nii.gz")
+    turned.to_filename(tmp_path / "in/b.nii.gz")
+    cli("predict", "--ckpt_path", checkpoint, "--input", tmp_path / "in", "--output", tmp_path / "out")
+    a, b = (nib.as_closest_canonical(nib.load(tmp_path / f"out/{name}.nii.gz")) for name in "ab")
+    np.testing.assert_array_equal(np.asarray(a.dataobj), np.asarray(b.dataobj))
+    np.testing.assert_allclose(a.affine, b.affine)
+
+
+def test_array_files_are_read_in_the_units_of_the_card(cli, checkpoint, phantom_root, tmp_path):
+    source = phantom_root / "test_vol_h5/case0013.npy.h5"
+    cli("predict", "--ckpt_path", checkpoint, "--input", source, "--output", tmp_path / "masks")
+    with h5py.File(source) as file, h5py.File(tmp_path / "masks/case0013.npy.h5") as written:
+        hu = file["image"][()] * 400 - 125
+        np.testing.assert_array_equal(written["label"][()], Predictor.from_checkpoint(checkpoint)(hu[:, None]))
+
+
+def test_photo_gives_an_indexed_png(cli, checkpoint, tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 51), dtype=np.uint8)).save(tmp_path / "scan.jpg")
+    cli("predict", "--ckpt_path", checkpoint, "--input", tmp_path / "scan.jpg", "--output", tmp_path / "masks")
+    with Image.open(tmp_path / "masks/scan.png") as mask:
+        assert mask.mode == "P"
+        assert mask.size == (51, 40)
+        assert mask.getpalette()[15:18] == [150, 80, 60]  # liver
+
+
+def test_existing_masks_are_kept_when_asked(cli, checkpoint, phantom_root, tmp_path):
+    target = tmp_path / "masks/case0013.npy.h5"
+    target.parent.mkdir()
+    target.write_text("kept")
+    source = phantom_root / "test_vol_h5"
+    cli("predict", "--ckpt_path", checkpoint, "--input", source, "--output", target.parent, "--overwrite=false")
+    assert target.read_text() == "kept"
+    assert len(list(target.parent.iterdir())) == 4
+
+
+def refused(capsys, cli, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        cli("predict", *arguments)
+    assert stop.value.code == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("error: ")
+    return message
+
+
+def test_bad_checkpoints_are_refused(capsys, cli, checkpoint, tmp_path):
+    rest = ("--input", tmp_path, "--output", tmp_path / "masks")
+    assert "no such checkpoint" in refused(capsys, cli, "--ckpt_path", "absent.ckpt", *rest)
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    assert "is not a checkpoint of mlla_seg" in refused(capsys, cli, "--ckpt_path", tmp_path / "other.ckpt", *rest)
+    (tmp_path / "cut.ckpt").write_bytes(checkpoint.read_bytes()[:5000])
+    assert "cut.ckpt: cannot be read" in refused(capsys, cli, "--ckpt_path", tmp_path / "cut.ckpt", *rest)
+
+
+def test_bad_images_are_refused(capsys, cli, checkpoint, phantom_root, tmp_path):
+    def run(source, output="masks"):
+        return refused(
+            capsys, cli, "--ckpt_path", checkpoint, "--input", tmp_path / source, "--output", tmp_path / output
+        )
+
+    Image.new("RGB", (32, 32)).save(tmp_path / "colour.png")
+    assert "colour.png: has 3 channels; this network was trained on 1 (CT in HU)" in run("colour.png")
+    assert "no such file or folder" in run("absent")
+    (tmp_path / "empty").mkdir()
+    assert "holds no image" in run("empty")
+    (tmp_path / "text.nii.gz").write_text("hello")
+    assert "text.nii.gz: cannot be read as .nii.gz" in run("text.nii.gz")
+    (tmp_path / "notes.txt").write_text("hello")
+    assert "notes.txt: unknown format .txt" in run("notes.txt")
+    shutil.copytree(phantom_root / "test_vol_h5", tmp_path / "here")
+    assert "would overwrite its image" in run("here", output="here")
+    assert not list(tmp_path.glob("masks/.*"))

@@ -1,0 +1,181 @@
+"""The command line of training: overrides, resuming, scoring, and mistakes answered in a line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import ROOT, TINY
+
+from mlla_seg import Predictor
+from mlla_seg.data.io import read_image, read_mask
+from mlla_seg.metrics import case_counts, dice_score
+
+CONFIG = ROOT / "configs/demo.yaml"
+
+
+@pytest.fixture
+def options(phantom_root):
+    return ["--config", CONFIG, f"--data.root={phantom_root}", "--data.crop=[32,32]", *TINY]
+
+
+def read_csv(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def refused(capsys, cli, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        cli(*arguments)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return error[error.index("error: ") :]
+
+
+def test_training_leaves_everything_a_user_looks_for(trained):
+    run = trained / "runs/demo/version_0"
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert (run / "training.png").read_bytes().startswith(b"\x89PNG")
+    rows = read_csv(run / "metrics.csv")
+    assert [row["epoch"] for row in rows if row["train/loss"]] == ["0", "1"]
+    assert len([row for row in rows if row["val/dice"]]) == 2
+    assert yaml.safe_load((run / "config.yaml").read_text())["model"]["encoder"] == "mlla_test"
+
+
+def test_command_line_overrides_the_config(cli, capsys, options):
+    with pytest.raises(SystemExit) as stop:
+        cli("fit", *options, "--model.lr=0.25", "--trainer.devices=2", "--print_config")
+    assert stop.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["model"]["lr"] == 0.25
+    assert str(printed["trainer"]["devices"]) == "2"
+    assert printed["data"]["card"] == "phantom"
+    assert "spec" not in printed["model"]
+
+
+def test_command_line_overrides_the_checkpoint_too(cli, options, checkpoint):
+    cli("fit", *options, "--ckpt_path", checkpoint, "--trainer.max_epochs=3", "--model.lr=0.125")
+    saved = torch.load("runs/demo/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert saved["hyper_parameters"]["lr"] == 0.125
+
+
+def test_resuming_gives_what_an_uninterrupted_run_gives(cli, options):
+    plain = [*options, "--data.augment=none", "--data.intensity=0", "--trainer.limit_train_batches=2"]
+    plain.append("--model.schedule=constant")
+    cli("fit", *plain, "--trainer.max_epochs=2", "--trainer.logger.init_args.name=whole")
+    cli("fit", *plain, "--trainer.max_epochs=1", "--trainer.logger.init_args.name=parts")
+    cli("fit", *plain, "--trainer.max_epochs=2", "--trainer.logger.init_args.name=parts", "--ckpt_path=last")
+    whole = torch.load("runs/whole/version_0/checkpoints/last.ckpt", weights_only=True)
+    parts = torch.load("runs/parts/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert not Path("runs/parts/version_1/checkpoints").exists()
+    assert parts["global_step"] == whole["global_step"] == 4
+    torch.testing.assert_close(parts["state_dict"], whole["state_dict"], atol=1e-5, rtol=1e-4)
+
+
+def test_scores_are_those_of_the_files_that_predict_writes(cli, capsys, options, checkpoint, phantom_root, tmp_path):
+    cli("test", *options, "--ckpt_path", checkpoint)
+    output = capsys.readouterr().out
+    run = Path("runs/demo/version_0")
+    table = {(row["case"], row["class"]): row for row in read_csv(run / "per_case.csv")}
+    assert len(table) == 4 * 9
+    cli("predict", "--ckpt_path", checkpoint, "--input", phantom_root / "test_vol_h5", "--output", tmp_path / "masks")
+    scores = []
+    for case in ("case0013", "case0014", "case0015", "case0016"):
+        truth = read_mask(phantom_root / f"test_vol_h5/{case}.npy.h5").array
+        predicted = read_mask(tmp_path / f"masks/{case}.npy.h5").array
+        counts = case_counts(torch.from_numpy(predicted.astype(int)), torch.from_numpy(truth.astype(int)), 9)
+        assert counts[:, 0].tolist() == [int(table[case, name]["tp"]) for name in class_names(checkpoint)]
+        scores.append(dice_score(counts)[1:].nan_to_num(float("nan")))
+    mean = torch.stack(scores).nanmean(0).nanmean().item()
+    assert json.loads((run / "summary.json").read_text())["test/dice"] == pytest.approx(mean, abs=1e-6)
+    assert re.search(rf"mean +{mean:.4f}", output)
+
+
+def class_names(checkpoint):
+    return [entry["name"] for entry in Predictor.from_checkpoint(checkpoint).spec["classes"]]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_scores_do_not_depend_on_the_batch_size(cli, options, checkpoint, batch_size):
+    results = []
+    for size in (16, batch_size):
+        cli("validate", *options, "--ckpt_path", checkpoint, f"--model.eval_batch_size={size}")
+    for version in (0, 1):
+        rows = read_csv(Path(f"runs/demo/version_{version}/metrics.csv"))
+        results.append({key: value for key, value in rows[-1].items() if key.startswith("val/")})
+    assert results[0] == results[1]
+
+
+def test_averaged_weights_are_validated_saved_and_predicted_with(cli, options):
+    ema = "--trainer.callbacks=[{class_path: EMAWeightAveraging, init_args: {decay: 0.5}}]"
+    cli("fit", *options, ema, "--trainer.max_epochs=1")
+    saved = torch.load("runs/demo/version_0/checkpoints/last.ckpt", weights_only=True)
+    name = "network.head.weight"
+    assert not torch.equal(saved["state_dict"][name], saved["current_model_state"][name])
+    predictor = Predictor.from_checkpoint("runs/demo/version_0/checkpoints/last.ckpt")
+    torch.testing.assert_close(predictor.network.head.weight, saved["state_dict"][name])
+    cli("test", *options, ema, "--ckpt_path=last")
+    summary = json.loads(Path("runs/demo/version_1/summary.json").read_text())
+    assert np.isfinite(summary["test/dice"])
+
+
+def test_pretrained_weights_are_reported(cli, capsys, caplog, options, tmp_path):
+    from mlla_seg import MLLA
+    from mlla_seg.models.mlla import SIZES
+
+    size = {key: SIZES["mlla_test"][key] for key in ("embed_dim", "depths", "num_heads")}
+    torch.save({"model": MLLA(**size).state_dict()}, tmp_path / "released.pth")
+    with caplog.at_level("INFO"):
+        cli("fit", *options, "--model.pretrained=released.pth", "--trainer.max_epochs=1")
+    said = capsys.readouterr().err + caplog.text
+    assert "adapted: stem" in said or "adapted: decoder" in said
+
+
+def test_mistakes_are_answered_in_a_line(cli, capsys, options, checkpoint, tmp_path):
+    def fit(*extra):
+        return refused(capsys, cli, "fit", *options, *extra)
+
+    assert "Did you mean mlla_nano" in fit("--model.encoder=mlla_nan")
+    assert "Unknown decoder 'unat'" in fit("--model.decoder=unat")
+    assert "Did you mean phantom" in fit("--data.card=fantom")
+    assert "Did you mean aerial" in fit("--data.augment=areal")
+    assert "fewer than one batch" in fit("--data.batch_size=999")
+    assert "--data.crop takes two numbers" in fit("--data.crop=[32]")
+    assert "set --data.crop or --data.resize" in fit("--data.crop=null")
+    assert "class_weights has 2 entries for 9 classes" in fit("--model.class_weights=[1,2]")
+    assert "--model.lrr" in fit("--model.lrr=1")
+    assert "no such checkpoint" in fit("--ckpt_path=absent.ckpt")
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    assert "not a checkpoint of mlla_seg" in fit("--ckpt_path=other.ckpt")
+    assert "File does not exist" in refused(capsys, cli, "fit", "--config", "absent.yaml")
+    assert "Did you mean fit" in refused(capsys, cli, "fitt")
+
+
+def test_a_checkpoint_of_another_network_is_refused(cli, capsys, options, checkpoint):
+    message = refused(capsys, cli, "test", *options, "--ckpt_path", checkpoint, "--model.decoder=unet")
+    assert "decoder mlla_unet" in message
+    assert "unet" in message
+
+
+def test_bad_masks_are_refused_before_the_first_step(cli, capsys, options, phantom_root, tmp_path):
+    import shutil
+
+    shutil.copytree(phantom_root, tmp_path / "bad")
+    path = tmp_path / "bad/train_npz/case0003_slice001.npz"
+    with np.load(path) as file:
+        image, label = file["image"], file["label"].copy()
+    label[0, :5] = 200
+    np.savez(path, image=image, label=label)
+    message = refused(capsys, cli, "fit", *options, "--data.root", tmp_path / "bad")
+    assert "case0003" in message
+    assert "mask value 200 in 5 voxels" in message
+    assert "expected 0 to 8" in message
+    assert not list(Path("runs").glob("**/*.ckpt"))
+    assert read_image(path).array.shape == (1, 1, 32, 32)
