@@ -90,6 +90,7 @@ class SegmentationCLI(LightningCLI):
             mode="max",
             save_last=True,
             auto_insert_metric_name=False,
+            enable_version_counter=False,
         )
         if self.continues:  # set afterwards: given to the constructor it would become absolute and look like another
             callback.dirpath = str(Path(self.config[self.subcommand].ckpt_path).parent)
