@@ -72,29 +72,26 @@ class SegmentationCLI(LightningCLI):
         config = self.config_init[self.subcommand]["trainer"]
         callbacks = [*(config.get("callbacks") or [])]
         if self.subcommand == "fit":
-            callbacks += [self._checkpointing(), LearningRateMonitor()]
+            callbacks += [*self._checkpointing(), LearningRateMonitor()]
         else:  # the checkpoint's weights are the averaged ones already
             callbacks = [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]
         plugins = [*(config.get("plugins") or []), BatchNormOverProcesses()]
         return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs)
 
-    def _checkpointing(self) -> ModelCheckpoint:
+    def _checkpointing(self) -> list[ModelCheckpoint]:
         """Keeps the last epoch, and the best by validation Dice where the data have a validation split.
 
-        ``--ckpt_path last`` goes on with the run's own checkpoints, so that its best so far stays the one to beat.
+        Two callbacks, as one with ``save_last`` leaves epochs out that are not among the best. ``--ckpt_path last`` goes
+        on with the run's own checkpoints, so that its best so far stays the one to beat.
         """
-        monitored = bool(self.datamodule.splits.val)
-        callback = ModelCheckpoint(
-            filename="best" if monitored else "epoch",
-            monitor="val/dice" if monitored else None,
-            mode="max",
-            save_last=True,
-            auto_insert_metric_name=False,
-            enable_version_counter=False,
-        )
+        plain = {"auto_insert_metric_name": False, "enable_version_counter": False}
+        callbacks = [ModelCheckpoint(filename="last", **plain)]
+        if self.datamodule.splits.val:
+            callbacks.append(ModelCheckpoint(filename="best", monitor="val/dice", mode="max", **plain))
         if self.continues:  # set afterwards: given to the constructor it would become absolute and look like another
-            callback.dirpath = str(Path(self.config[self.subcommand].ckpt_path).parent)
-        return callback
+            for callback in callbacks:
+                callback.dirpath = str(Path(self.config[self.subcommand].ckpt_path).parent)
+        return callbacks
 
     def after_fit(self) -> None:
         folder = Path(self.trainer.log_dir or ".")  # asked in every process: they agree on it together
