@@ -33,6 +33,7 @@ QUIET = (
     ".*isinstance.treespec, LeafSpec.*",
     ".*callbacks used to create the checkpoint need to be provided.*",
     ".*Total length of `list` across ranks is zero.*",
+    ".*The dirpath has changed from.*",
 )
 
 
@@ -81,10 +82,10 @@ class SegmentationCLI(LightningCLI):
     def _checkpointing(self) -> list[ModelCheckpoint]:
         """Keeps the last epoch, and the best by validation Dice where the data have a validation split.
 
-        Two callbacks, as one with ``save_last`` leaves epochs out that are not among the best. ``--ckpt_path last`` goes
-        on with the run's own checkpoints, so that its best so far stays the one to beat.
+        Two callbacks, as one with ``save_last`` leaves out epochs that are not among the best. ``--ckpt_path last``
+        goes on with the run's own checkpoints, so that its best so far stays the one to beat.
         """
-        plain = {"auto_insert_metric_name": False, "enable_version_counter": False}
+        plain: dict[str, Any] = {"auto_insert_metric_name": False, "enable_version_counter": False}
         callbacks = [ModelCheckpoint(filename="last", **plain)]
         if self.datamodule.splits.val:
             callbacks.append(ModelCheckpoint(filename="best", monitor="val/dice", mode="max", **plain))
