@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -68,6 +69,11 @@ class SegmentationCLI(LightningCLI):
             config["ckpt_path"] = str(find_checkpoint(config["ckpt_path"], config))
         if self.subcommand != "fit":
             config["verbose"] = False  # the table printed at the end says more
+
+    def after_instantiate_classes(self) -> None:
+        """Checks the data before other processes are started, so that a mistake in them is one message."""
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            self.datamodule.prepare_data()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init[self.subcommand]["trainer"]

@@ -174,7 +174,7 @@ def test_bad_masks_are_refused_before_the_first_step(cli, capsys, options, phant
     label[0, :5] = 200
     np.savez(path, image=image, label=label)
     message = refused(capsys, cli, "fit", *options, "--data.root", tmp_path / "bad")
-    assert "case0003" in message
+    assert "case0003_slice001.npz" in message
     assert "mask value 200 in 5 voxels" in message
     assert "expected 0 to 8" in message
     assert not list(Path("runs").glob("**/*.ckpt"))

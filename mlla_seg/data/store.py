@@ -120,11 +120,11 @@ def _fingerprint(card: Card, case: Case, root: Path) -> str:
 def _build_case(card: Card, case: Case, root: Path, folder: Path) -> None:
     fingerprint = _fingerprint(card, case, root)
     image = read_images(case.images, card.plane, card.array_units)
-    masks = [read_mask(path, card.plane) for path in case.masks or [files[0] for files in case.images]]
+    mask_paths = case.masks or tuple(files[0] for files in case.images)
+    masks = [read_mask(path, card.plane) for path in mask_paths]
     mask = Picture(np.concatenate([m.array for m in masks]), masks[0].spacing_mm, masks[0].affine)
     image_path = case.images[0][0]
-    mask_path = case.masks[0] if case.masks else image_path
-    require_same_grid(image_path, image, mask_path, mask)
+    require_same_grid(image_path, image, mask_paths[0], mask)
     slices, channels, height, width = image.array.shape
     if channels != len(card.channels):
         raise InputError(
@@ -136,7 +136,9 @@ def _build_case(card: Card, case: Case, root: Path, folder: Path) -> None:
         raise InputError(
             f"{image_path}: {count} of {image.array.size} values are NaN or infinite; repair or leave out the case."
         )
-    labels, voxels = _check_mask(card, mask.array[:, 0], mask_path)
+    checked = [_check_mask(card, m.array[:, 0], path) for m, path in zip(masks, mask_paths, strict=True)]
+    labels = np.concatenate([stored for stored, _ in checked])
+    voxels = np.sum([counts for _, counts in checked], axis=0).tolist()
     entry = {
         "fingerprint": fingerprint,
         "shape": [slices, channels, height, width],
