@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mlla_seg.resize import resize_images, target_size
+from mlla_seg.slices import resize_images, target_size, with_neighbours
 
 OVERLAP = 0.5
 """Overlap of neighbouring windows, as a fraction of their size."""
@@ -47,14 +47,17 @@ def predict_case(
     device: torch.device | str,
     resize: float | Sequence[int] | None = None,
     window: Sequence[int] | None = None,
+    context: int = 0,
     batch_size: int = 16,
 ) -> Tensor:
     """Label map ``(S, H, W)`` uint8, on the CPU, of a case ``(S, C, H, W)``.
 
-    Slices go through the network ``batch_size`` at a time, so memory is bounded by the batch and not by the volume.
+    Slices, each with ``context`` neighbours on both sides as further channels, go through the network ``batch_size`` at
+    a time, so memory is bounded by the batch and not by the volume. Other arguments: see :func:`predict_logits`.
     """
     labels = []
-    for chunk in image.split(batch_size):
+    for positions in torch.arange(len(image)).split(batch_size):
+        chunk = with_neighbours(image, positions.tolist(), context)
         logits = predict_logits(network, chunk.to(device, torch.float32), resize, window)
         labels.append(logits.argmax(dim=1).to(torch.uint8).cpu())
     return torch.cat(labels)

@@ -113,8 +113,8 @@ class SegmentationModule(LightningModule):
 
     def predict_case(self, image: Tensor) -> Tensor:
         """Label map ``(S, H, W)`` of a case ``(S, C, H, W)`` in raw units."""
-        batch_size = self.hparams["eval_batch_size"]
-        return predict_case(self.network, image, self.device, self.spec["resize"], self.spec["window"], batch_size)
+        how = {key: self.spec[key] for key in ("resize", "window", "context")}
+        return predict_case(self.network, image, self.device, **how, batch_size=self.hparams["eval_batch_size"])
 
     def _score(self, case: dict[str, Any]) -> None:
         self.scores.update(self.predict_case(case["image"]), case["mask"].cpu(), case["index"])
@@ -145,12 +145,17 @@ class SegmentationModule(LightningModule):
 def build_network(hparams: dict[str, Any]) -> torch.nn.Module:
     """The network that hyper-parameters (of this module, or from its checkpoint) describe."""
     spec = hparams["spec"]
+    slices = 2 * spec["context"] + 1
+    normalisation = {
+        key: value * slices if key in ("mean", "std") and isinstance(value, list) else value
+        for key, value in spec["normalisation"].items()
+    }
     return create_model(
         hparams["encoder"],
         hparams["decoder"],
         num_classes=len(spec["classes"]),
-        in_channels=len(spec["channels"]),
-        normalisation=spec["normalisation"],
+        in_channels=len(spec["channels"]) * slices,
+        normalisation=normalisation,
         drop_path_rate=hparams["drop_path_rate"],
         decoder_depths=hparams["decoder_depths"],
         mixer=hparams["mixer"],

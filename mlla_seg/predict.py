@@ -90,9 +90,8 @@ class Predictor:
         if stack.ndim != 4 or stack.shape[1] != len(channels):
             found = f"{stack.shape[1]} channels" if stack.ndim == 4 else f"shape {tuple(image.shape)}"
             raise InputError(f"has {found}; this network was trained on {len(channels)} ({', '.join(channels)}).")
-        labels = predict_case(
-            self.network, stack, self.device, self.spec["resize"], self.spec["window"], batch_size
-        ).numpy()
+        how = {key: self.spec[key] for key in ("resize", "window", "context")}
+        labels = predict_case(self.network, stack, self.device, **how, batch_size=batch_size).numpy()
         return labels[0] if single else labels
 
     def predict_file(self, files: tuple[Path, ...], output: Path, batch_size: int = 16) -> None:

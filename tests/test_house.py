@@ -17,16 +17,16 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "mlla_seg").rglob("*.py"))
 OPTIONAL = {"nibabel", "h5py", "PIL", "matplotlib", "monai", "albumentations", "segmentation_models_pytorch", "cv2"}
 # What each room may import of this package, besides itself.
-SHARED = {"mlla_seg.errors", "mlla_seg.resize"}
+SHARED = {"mlla_seg.errors", "mlla_seg.slices"}
 ALLOWED = {
     "mlla_seg.errors": set(),
-    "mlla_seg.resize": set(),
+    "mlla_seg.slices": set(),
     "mlla_seg.distributed": {"mlla_seg.models.ops"},
     "mlla_seg.models": {"mlla_seg.errors"},
     "mlla_seg.losses": {"mlla_seg.distributed", "mlla_seg.models.ops"},
     "mlla_seg.metrics": set(),
     "mlla_seg.optim": {"mlla_seg.errors"},
-    "mlla_seg.inference": {"mlla_seg.resize"},
+    "mlla_seg.inference": {"mlla_seg.slices"},
     "mlla_seg.data": SHARED,
     "mlla_seg.report": {"mlla_seg.data"},
     "mlla_seg.module": {

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from mlla_seg.inference import predict_case, predict_logits
+from mlla_seg.slices import with_neighbours
 
 
 class Threshold(nn.Module):
@@ -43,6 +44,22 @@ def test_network_sees_the_resized_image_and_logits_come_back(volume, resize, siz
     logits = predict_logits(network, volume, resize=resize)
     assert network.seen == [(7, 1, *size)]
     assert logits.shape == (7, 2, 33, 47)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_neighbours_are_channels_and_the_ends_repeat(batch_size):
+    volume = torch.arange(5.0).view(5, 1, 1, 1).expand(5, 2, 4, 4)
+    seen = []
+
+    def network(x):
+        seen.append(x[:, :, 0, 0])
+        return x[:, :2]
+
+    predict_case(network, volume, "cpu", context=1, batch_size=batch_size)
+    expected = [[a, a, b, b, c, c] for a, b, c in ((0, 0, 1), (0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 4))]
+    assert torch.cat(seen).tolist() == expected
+    stacked = with_neighbours(volume.numpy(), [0, 4], 1)[:, :, 0, 0]
+    assert stacked.tolist() == [expected[0], expected[4]]
 
 
 def test_resizing_keeps_things_in_place():

@@ -29,6 +29,7 @@ class SegmentationDataModule(LightningDataModule):
             original size.
         crop: ``[height, width]`` of random training crops, padded where slices are smaller; larger slices are evaluated
             and predicted by a sliding window of this size.
+        context: Neighbouring slices on each side that the network sees as further channels (2.5-D).
         augment: ``none``, ``transunet``, ``anatomy`` or ``aerial``.
         intensity: Strength of random changes of contrast, brightness, gamma and noise; 0 for none.
         num_workers: Processes that load training slices, per device.
@@ -43,6 +44,7 @@ class SegmentationDataModule(LightningDataModule):
         batch_size: int = 24,
         resize: list[int] | float | None = None,
         crop: list[int] | None = None,
+        context: int = 0,
         augment: str = "anatomy",
         intensity: float = 0.0,
         num_workers: int = 2,
@@ -56,6 +58,8 @@ class SegmentationDataModule(LightningDataModule):
                 raise InputError(f"--data.{name} takes two numbers, [height, width], got {size}.")
         if isinstance(resize, float) and resize <= 0:
             raise InputError(f"--data.resize takes [height, width] or a factor above zero, got {resize}.")
+        if context < 0:
+            raise InputError(f"--data.context is a number of neighbouring slices, 0 or more, got {context}.")
         if crop is None and not isinstance(resize, list):
             raise InputError("Training slices need one size: set --data.crop or --data.resize to [height, width].")
         self.card = load_card(card)
@@ -63,6 +67,7 @@ class SegmentationDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.resize = resize
         self.crop = crop
+        self.context = context
         self.augment = augment
         self.intensity = intensity
         self.num_workers = num_workers
@@ -73,7 +78,7 @@ class SegmentationDataModule(LightningDataModule):
     @property
     def spec(self) -> dict[str, Any]:
         """What the network must remember of its data: the card's spec and how slices are brought to the network."""
-        return {**self.card.spec(), "resize": self.resize, "window": self.crop}
+        return {**self.card.spec(), "resize": self.resize, "window": self.crop, "context": self.context}
 
     @cached_property
     def splits(self) -> Splits:
@@ -90,7 +95,8 @@ class SegmentationDataModule(LightningDataModule):
         opened = {
             name: open_store(self.card, getattr(self.splits, name), self.store) for name in ("train", "val", "test")
         }
-        self.train_set = SliceDataset(opened["train"], Augment(self.augment, self.resize, self.crop, self.intensity))
+        augment = Augment(self.augment, self.resize, self.crop, self.intensity)
+        self.train_set = SliceDataset(opened["train"], augment, self.context)
         self.val_set = CaseDataset(opened["val"])
         self.test_set = CaseDataset(opened["test"])
         for needed, split in (("validate", "val"), ("test", "test")):

@@ -11,14 +11,16 @@ from torch.utils.data import Dataset
 
 from mlla_seg.data.store import StoredCase
 from mlla_seg.data.transforms import Augment
+from mlla_seg.slices import with_neighbours
 
 
 class SliceDataset(Dataset[dict[str, torch.Tensor]]):
-    """Single slices: ``{"image": (C, H, W) float32 in raw units, "mask": (H, W) int64}``."""
+    """Single slices: ``{"image": ((2 k + 1) C, H, W) float32 in raw units, "mask": (H, W) int64}``, k neighbours."""
 
-    def __init__(self, cases: Sequence[StoredCase], augment: Augment) -> None:
+    def __init__(self, cases: Sequence[StoredCase], augment: Augment, context: int = 0) -> None:
         self.cases = list(cases)
         self.augment = augment
+        self.context = context
         self.first = np.cumsum([0, *(case.shape[0] for case in self.cases)])  # of each case, in all slices
 
     def __len__(self) -> int:
@@ -27,7 +29,7 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         case = int(np.searchsorted(self.first, index, side="right")) - 1
         position = index - int(self.first[case])
-        image = self.cases[case].image()[position].astype(np.float32)
+        image = with_neighbours(self.cases[case].image(), [position], self.context)[0].astype(np.float32)
         mask = np.array(self.cases[case].mask()[position])
         seed = int(torch.randint(2**31, ()))  # torch seeds each worker anew in each epoch
         image, mask = self.augment(image, mask, seed)

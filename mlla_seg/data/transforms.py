@@ -14,7 +14,7 @@ import torch
 
 from mlla_seg.data.io import Array
 from mlla_seg.errors import lookup
-from mlla_seg.resize import resize_images, resize_masks, target_size
+from mlla_seg.slices import resize_images, resize_masks, target_size
 
 # albumentations asks the network for its newest version when it is imported.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
