@@ -106,10 +106,10 @@ class Augment:
             image, mask = pad_to(image, mask, self.crop)
         self.pipeline.set_random_seed(seed)
         result = self.pipeline(image=np.moveaxis(image, 0, 2), mask=mask)
-        image, mask = result["image"], result["mask"]
+        image = np.ascontiguousarray(np.moveaxis(result["image"], 2, 0))
         if self.intensity:
             image = change_intensity(image, np.random.default_rng(seed), self.intensity)
-        return np.ascontiguousarray(np.moveaxis(image, 2, 0)), np.ascontiguousarray(mask)
+        return image, np.ascontiguousarray(result["mask"])
 
 
 def pad_to(image: Array, mask: Array, size: Sequence[int]) -> tuple[Array, Array]:
@@ -124,12 +124,15 @@ def pad_to(image: Array, mask: Array, size: Sequence[int]) -> tuple[Array, Array
 
 
 def change_intensity(image: Array, rng: np.random.Generator, strength: float) -> Array:
-    """Random gamma, contrast, brightness and noise for ``(H, W, C)`` in any units, channel by channel the same."""
-    low, high = image.min(axis=(0, 1)), image.max(axis=(0, 1))
-    span = np.maximum(high - low, 1e-6)
-    image = ((image - low) / span) ** np.exp(rng.uniform(-0.4, 0.4) * strength) * span + low
-    mean, spread = image.mean(axis=(0, 1)), image.std(axis=(0, 1))
-    image = (image - mean) * np.exp(rng.uniform(-0.25, 0.25) * strength) + mean
-    image = image + rng.uniform(-0.2, 0.2) * strength * spread
-    noise = rng.standard_normal(image.shape, dtype=np.float32) * (rng.uniform(0, 0.1) * strength)
-    return (image + noise * spread).astype(np.float32)
+    """Random gamma, contrast, brightness and noise for ``(C, H, W)`` in any units, the same change in all channels."""
+    gamma = np.float32(np.exp(rng.uniform(-0.4, 0.4) * strength))
+    contrast = np.float32(np.exp(rng.uniform(-0.25, 0.25) * strength))
+    brightness = np.float32(rng.uniform(-0.2, 0.2) * strength)
+    noise = np.float32(rng.uniform(0, 0.1) * strength)
+    values = image.reshape(len(image), -1)  # reducing the last, contiguous axis is several times faster
+    low, high = values.min(axis=1, keepdims=True), values.max(axis=1, keepdims=True)
+    span = np.maximum(high - low, np.float32(1e-6))
+    values = ((values - low) / span) ** gamma * span + low
+    mean, spread = values.mean(axis=1, keepdims=True), values.std(axis=1, keepdims=True)
+    change = brightness + noise * rng.standard_normal(values.shape, dtype=np.float32)
+    return ((values - mean) * contrast + mean + change * spread).reshape(image.shape)

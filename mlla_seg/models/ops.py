@@ -35,10 +35,11 @@ def elu_plus_one(x: Tensor) -> Tensor:
     """The positive feature map ELU(x) + 1, exact in every precision.
 
     ``elu(x) + 1`` rounds to 0 below -6.25 in bfloat16 and below -16.6 in float32, which would make attention divide
-    zero by epsilon. Taken by branches (x + 1 above zero, exp(x) below) it keeps its relative precision.
+    zero by epsilon. Taken by branches (x + 1 above zero, exp(x) below, one of the two terms being 0 or 1) it keeps its
+    relative precision.
     """
-    positive = x > 0
-    return torch.where(positive, x + 1, torch.exp(torch.where(positive, 0, x)))
+    positive = torch.relu(x)
+    return positive + torch.exp(x - positive)  # not clamp for min(x, 0): its gradient at 0 differs between versions
 
 
 def rope_tables(spatial: tuple[int, ...], dim: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
