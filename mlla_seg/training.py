@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -224,11 +225,16 @@ def find_checkpoint(name: str, config: Any) -> Path:
     return path
 
 
+def _is_not_advertising(record: logging.LogRecord) -> bool:
+    return "Tip:" not in record.getMessage()
+
+
 def run(argv: Sequence[str]) -> None:
     """Runs ``fit``, ``validate`` or ``test`` with its options."""
     for message in QUIET:
         warnings.filterwarnings("ignore", message)
     torch.set_float32_matmul_precision("high")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_not_advertising)
     SegmentationCLI(
         SegmentationModule,
         SegmentationDataModule,

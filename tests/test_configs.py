@@ -7,11 +7,11 @@ import json
 import shutil
 from pathlib import Path
 
-import layouts
 import pytest
 import torch
-from conftest import ROOT, TINY
 
+import layouts
+from conftest import ROOT, TINY
 from mlla_seg import Predictor
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, TINY
 from torch import nn
 
+from conftest import ROOT, TINY
 from mlla_seg.distributed import convert_batch_norm, sum_over_processes
 
 

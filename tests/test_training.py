@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT, TINY
 
+from conftest import ROOT, TINY
 from mlla_seg import Predictor
 from mlla_seg.data.io import read_image, read_mask
 from mlla_seg.metrics import case_counts, dice_score
@@ -149,6 +149,8 @@ def test_mistakes_are_answered_in_a_line(cli, capsys, options, checkpoint, tmp_p
     assert "fewer than one batch" in fit("--data.batch_size=999")
     assert "--data.crop takes two numbers" in fit("--data.crop=[32]")
     assert "set --data.crop or --data.resize" in fit("--data.crop=null")
+    assert "crops must be square" in fit("--data.crop=[32,64]", "--data.augment=aerial")
+    assert "--data.context is a number" in fit("--data.context=-1")
     assert "class_weights has 2 entries for 9 classes" in fit("--model.class_weights=[1,2]")
     assert "--model.lrr" in fit("--model.lrr=1")
     assert "no such checkpoint" in fit("--ckpt_path=absent.ckpt")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -102,6 +103,15 @@ def check_largest_class(card: Card, cases: Sequence[StoredCase]) -> None:
             f"{card.name}: by the card's class ids the largest organ is {largest} ({totals.max()} voxels), not "
             f"{card.largest_class}: the masks number the classes in another order. Reorder `classes` in the card."
         )
+
+
+def note_absent_classes(card: Card, cases: Sequence[StoredCase]) -> None:
+    """Says which classes no training mask holds, as when 255 was written for what the card calls 1."""
+    totals = np.sum([case.voxels for case in cases], axis=0)
+    absent = [name for name, total in zip(card.class_names, totals, strict=True) if total == 0]
+    if absent:
+        ignored = f" Is it stored as {card.ignore_index}, which is ignored?" if len(absent) == 1 else ""
+        print(f"note: no training mask of {card.name} holds {', '.join(absent)}.{ignored}", file=sys.stderr)
 
 
 def _stored(folder: Path, name: str) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def _transunet() -> list[object]:
     """TransUNet's recipe: quarter turns and a flip for half the samples, up to 20 degrees for half of the rest."""
     import albumentations as A
 
-    flips = A.Sequential([A.RandomRotate90(p=0.75), A.OneOf([A.HorizontalFlip(p=1), A.VerticalFlip(p=1)], p=1)], p=0.5)
+    flips = A.Sequential([A.RandomRotate90(p=1), A.OneOf([A.HorizontalFlip(p=1), A.VerticalFlip(p=1)], p=1)], p=0.5)
     rotation = _affine(20, 1.0, 0.0, p=0.5)
     return [A.OneOf([flips, A.Sequential([rotation], p=0.5)], p=1)]
 
@@ -68,6 +68,10 @@ AUGMENTATIONS: dict[str, Callable[[], list[object]]] = {
     "anatomy": _anatomy,
     "aerial": _aerial,
 }
+
+
+QUARTER_TURNS = ("transunet", "aerial")
+"""Augmentations that exchange height and width, and so need square crops."""
 
 
 class Augment:

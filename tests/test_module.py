@@ -1,0 +1,86 @@
+"""The module and data module from Python, with Lightning's Trainer and nothing of the command line."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from mlla_seg import SegmentationDataModule, SegmentationModule
+
+
+@pytest.fixture
+def data(phantom_root, tmp_path):
+    return SegmentationDataModule(
+        "phantom", str(phantom_root), batch_size=8, crop=[32, 32], num_workers=0, cache_dir=str(tmp_path / "cache")
+    )
+
+
+def test_train_and_score_without_the_command_line(data, tmp_path):
+    torch.manual_seed(0)
+    module = SegmentationModule("mlla_test", decoder_depths=[1, 1, 1], lr=1e-2, spec=data.spec)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=6,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, data)
+    (scores,) = trainer.test(module, data, verbose=False)
+    assert scores["test/dice_background"] > 0.8
+    assert 0 <= scores["test/dice"] <= 1
+    assert set(scores) >= {f"test/iou_{name}" for name in module.class_names}
+
+
+def test_training_lowers_the_loss_on_one_batch(data):
+    data.prepare_data()
+    data.setup("fit")
+    torch.manual_seed(0)
+    batch = next(iter(data.train_dataloader()))
+    module = SegmentationModule("mlla_test", drop_path_rate=0.0, spec=data.spec)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=5e-3)
+    losses = []
+    for _ in range(60):
+        loss = module.loss(module(batch["image"]), batch["mask"])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("context", [0, 1])
+def test_what_training_sees_is_what_evaluation_sees(phantom_root, tmp_path, context):
+    data = SegmentationDataModule(
+        "phantom", str(phantom_root), 8, crop=[32, 32], augment="none", context=context, cache_dir=str(tmp_path / "c")
+    )
+    data.prepare_data()
+    data.setup("fit")
+    case = data.val_set[0]
+    module = SegmentationModule("mlla_test", spec=data.spec).eval()
+    seen = []
+    module.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    module.predict_case(case["image"])
+    data.train_set.cases = data.val_set.cases
+    data.train_set.first = data.train_set.first[:2] * 0 + torch.tensor([0, len(case["image"])]).numpy()
+    trained_on = torch.stack([data.train_set[i]["image"] for i in range(len(case["image"]))])
+    torch.testing.assert_close(trained_on, torch.cat(seen))
+    assert trained_on.shape[1] == 2 * context + 1
+
+
+def test_the_order_of_batches_is_that_of_the_seed_and_changes_by_epoch(data):
+    data.prepare_data()
+    data.setup("fit")
+    loader = data.train_dataloader()
+    first = list(loader.sampler)
+    loader.sampler.set_epoch(1)
+    assert sorted(first) == sorted(set(first))
+    assert list(loader.sampler) != first
+    assert list(data.train_dataloader().sampler) == first
+
+
+def test_a_module_without_spec_is_refused():
+    with pytest.raises(ValueError, match="needs the spec of its data"):
+        SegmentationModule()

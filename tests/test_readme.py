@@ -1,0 +1,71 @@
+"""The README's commands and code run as they are written, on tiny data where they lie by default."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import numpy as np
+import pytest
+import torch
+
+import layouts
+from conftest import ROOT, TINY
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = list(dict.fromkeys(re.findall(r"python cli\.py [^`\n|]+", README)))
+STEPS = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.precision=32-true", *TINY]
+
+
+@pytest.fixture
+def workplace(cli, tmp_path):
+    """A folder as a user has it after downloading: configs, and every data set where its config expects it."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    for config in sorted((ROOT / "configs").glob("*.yaml")):
+        root = tmp_path / layouts.root_of(config)
+        if not root.exists() and root.name != "phantom":  # which a command of the README makes
+            layouts.WRITERS[root.name](root)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_every_command_runs(workplace, cli, checkpoint, phantom_root):
+    for command in COMMANDS:
+        arguments = shlex.split(command)[2:]
+        if arguments[0] in ("fit", "test"):
+            arguments += STEPS
+        if arguments[0] == "phantom":
+            arguments += ["--size=32", "--slices=2"]
+        here = {
+            "best.ckpt": str(checkpoint),
+            "FILE_OR_FOLDER": str(phantom_root / "test_vol_h5"),
+            "FOLDER": "masks",
+        }
+        cli(*[here.get(argument, argument) for argument in arguments])
+    assert len(list((workplace / "predictions").glob("*.h5"))) == 4
+    assert len(list((workplace / "masks").glob("*.h5"))) == 4
+    assert len(COMMANDS) >= 8
+
+
+def test_python_example_runs(checkpoint, tmp_path, monkeypatch):
+    from mlla_seg import MLLA
+
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": MLLA().state_dict()}, "mlla_t.pth")
+    (tmp_path / "best.ckpt").write_bytes(checkpoint.read_bytes())
+    names = {"image": np.zeros((2, 1, 32, 32), dtype=np.float32)}
+    exec(code, names)  # the README's own code
+    assert names["labels"].shape == (2, 32, 32)
+    assert sum(p.numel() for p in names["published"].parameters()) == 28_505_312
+
+
+def test_make_targets_of_the_readme_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", README, flags=re.MULTILINE):
+        assert f"\n{target}:" in makefile
+
+
+def test_files_the_readme_links_to_exist():
+    for path in re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert (ROOT / path).is_file(), path
