@@ -68,9 +68,10 @@ class CaseScores(Metric):
         num_classes = self.counts.shape[1]
         self.counts[index] = case_counts(prediction, mask, num_classes, self.ignore_index).to(self.counts.device)
 
-    def compute(self) -> Tensor:
-        """Counts ``(cases, K, 3)`` of the cases seen, in the order of the data set."""
-        return self.counts[(self.counts >= 0).all(dim=-1).all(dim=-1)]
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Indices ``(cases,)`` of the cases seen, in the order of the data set, and their counts ``(cases, K, 3)``."""
+        seen = (self.counts >= 0).all(dim=-1).all(dim=-1)
+        return seen.nonzero()[:, 0], self.counts[seen]
 
 
 def mean_scores(scores: Tensor, background: int | None) -> tuple[Tensor, Tensor]:

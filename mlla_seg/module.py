@@ -120,7 +120,7 @@ class SegmentationModule(LightningModule):
         self.scores.update(self.predict_case(case["image"]), case["mask"].cpu(), case["index"])
 
     def _log_scores(self, split: str) -> None:
-        self.counts = self.scores.compute()  # the same in every process
+        self.scored, self.counts = self.scores.compute()  # the same in every process
         for metric, score in (("dice", dice_score), ("iou", iou_score)):
             per_class, mean = mean_scores(score(self.counts), self.spec["background"])
             self.log(f"{split}/{metric}", mean.float(), prog_bar=metric == "dice", rank_zero_only=False)

@@ -127,7 +127,8 @@ class SegmentationCLI(LightningCLI):
             print(f"Metrics:        {metrics}\nTraining curve: {folder / 'training.png'}")
 
     def _report_scores(self, folder: Path) -> None:
-        names = [case.name for case in self.datamodule.test_set.cases]
+        indices = self.model.scored.tolist()
+        names = [self.datamodule.test_set.cases[i].name for i in indices]
         dice, iou = dice_score(self.model.counts), iou_score(self.model.counts)
         rows = []
         for i, name in enumerate(names):
@@ -141,7 +142,7 @@ class SegmentationCLI(LightningCLI):
         )
         print(self._score_table())
         median = int(dice[:, self._foreground()].nanmean(dim=1).nan_to_num(0).argsort()[len(names) // 2])
-        self._draw_case(median, folder / "overlay.png")
+        self._draw_case(indices[median], folder / "overlay.png")
         print(f"\nEvery case: {folder / 'per_case.csv'}\nSummary:    {folder / 'summary.json'}")
         print(f"Picture:    {folder / 'overlay.png'} (the median case, {names[median]})")
 

@@ -1,0 +1,120 @@
+"""Cards: the shipped ones are valid and plain, and each mistake is answered with the file and the problem."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from samples import write_card
+
+from mlla_seg.data.spec import find_card, load_card
+from mlla_seg.errors import InputError
+
+CARDS = sorted((Path(__file__).parents[2] / "datasets").glob("*/dataset.yaml"))
+CLASSES = [{"name": name, "colour": [k, k, k]} for k, name in enumerate(("background", "anterior", "posterior"))]
+
+
+def types_in(value):
+    yield type(value)
+    if isinstance(value, (dict, list, tuple)):
+        for part in [*value, *value.values()] if isinstance(value, dict) else value:
+            yield from types_in(part)
+
+
+def refused(path):
+    with pytest.raises(InputError) as caught:
+        load_card(path)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("path", CARDS, ids=lambda path: path.parent.name)
+def test_shipped_card_is_found_by_name_and_its_spec_is_plain(path, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    card = load_card(path.parent.name)
+    assert card == load_card(path)
+    assert card.name == path.parent.name
+    spec = card.spec()
+    assert json.loads(json.dumps(spec)) == spec
+    assert set(types_in(spec)) <= {dict, list, str, int, float, bool, type(None)}
+    assert [entry["name"] for entry in spec["classes"]] == card.class_names
+    assert spec["background"] == 0
+
+
+def test_card_in_the_current_folder_comes_before_the_shipped_one(tmp_path, monkeypatch):
+    write_card(tmp_path / "datasets/synapse", "synapse", title="mine")
+    monkeypatch.chdir(tmp_path)
+    assert load_card("synapse").title == "mine"
+
+
+def test_background_may_be_absent(tmp_path):
+    assert load_card(tmp_path("hippocampus", background=None)).spec()["background"] is None
+
+
+def test_unknown_card_suggests_the_near_one():
+    with pytest.raises(InputError, match=r"data set 'synaps'\. Did you mean synapse\? Known: .*hippocampus"):
+        find_card("synaps")
+
+
+def test_missing_file_is_named(tmp_path):
+    assert str(tmp_path / "absent.yaml") in refused(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"chanels": ["MR"]}, "'chanels'. Did you mean channels?"),
+        ({"licence": ...}, "lacks licence"),
+        ({"licence": ..., "modality": ...}, "lacks modality, licence"),
+        ({"channels": []}, "channels is empty"),
+        ({"classes": CLASSES[:1]}, "at least two entries, found 1"),
+        ({"classes": [{"name": str(k), "colour": [0, 0, 0]} for k in range(256)]}, "at most 255 classes"),
+        ({"classes": [*CLASSES, CLASSES[1]]}, "class names repeat: background, anterior, posterior, anterior"),
+        ({"classes": [*CLASSES, {"name": "rest"}]}, "colour: [red, green, blue]}, found {'name': 'rest'}"),
+        ({"classes": [*CLASSES, {"name": "rest", "colour": [0, 0]}]}, "colour: [red, green, blue]}, found"),
+        ({"ignore_index": 2}, "ignore_index 2 is also the id of a class"),
+        ({"plane": "axal"}, "'axal'. Did you mean axial?"),
+        ({"largest_class": "anteror"}, "'anteror'. Did you mean anterior"),
+        ({"normalisation": {"windows": [0, 1]}}, "'windows'. Did you mean window?"),
+        ({"layout": {"format": "nnunet"}}, "layout needs format (files or nnunet) and tree"),
+        ({"layout": {"format": "folders", "tree": "a"}}, "layout needs format (files or nnunet) and tree"),
+        ({"layout": {"format": "files", "tree": "a"}}, "needs patterns"),
+        ({"splits": {"tests": "a.txt"}}, "'tests'. Did you mean test?"),
+        ({"splits": {"test": "a.txt"}}, "splits needs train"),
+    ],
+)
+def test_mistake_is_named_with_its_file(tmp_path, changes, problem):
+    path = write_card(tmp_path / "card", "hippocampus", **changes)
+    message = refused(path)
+    assert str(path) in message
+    assert problem in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("channels", "MR"),
+        ("channels", None),
+        ("classes", None),
+        ("classes", [{"name": "background", "colour": 0}, {"name": "rest", "colour": 1}]),
+        ("classes", [{"name": False, "colour": [0, 0, 0]}, {"name": True, "colour": [1, 1, 1]}]),  # YAML's no and yes
+        ("ignore_index", None),
+        ("normalisation", None),
+        ("layout", "nnunet"),
+        ("splits", None),
+    ],
+)
+def test_value_of_a_wrong_type_is_named_with_its_file(tmp_path, key, value):
+    path = write_card(tmp_path / "card", "hippocampus", **{key: value})
+    message = refused(path)
+    assert str(path) in message
+    assert key.removesuffix("es") in message  # "each class is ..."
+
+
+@pytest.mark.parametrize(("text", "problem"), [("name: [a", "not valid YAML"), ("- name", "should be a mapping")])
+def test_file_that_is_no_card_is_named(tmp_path, text, problem):
+    path = tmp_path / "dataset.yaml"
+    path.write_text(text)
+    message = refused(path)
+    assert str(path) in message
+    assert problem in message
