@@ -68,10 +68,14 @@ class CaseScores(Metric):
         num_classes = self.counts.shape[1]
         self.counts[index] = case_counts(prediction, mask, num_classes, self.ignore_index).to(self.counts.device)
 
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """Indices ``(cases,)`` of the cases seen, in the order of the data set, and their counts ``(cases, K, 3)``."""
-        seen = (self.counts >= 0).all(dim=-1).all(dim=-1)
-        return seen.nonzero()[:, 0], self.counts[seen]
+    def compute(self) -> Tensor:
+        """Counts ``(cases, K, 3)`` in the order of the data set, -1 where a case was not seen; see :func:`seen_cases`."""
+        return self.counts
+
+
+def seen_cases(counts: Tensor) -> Tensor:
+    """Indices of the cases that were scored, from the counts ``(cases, K, 3)`` of :class:`CaseScores`."""
+    return (counts >= 0).all(dim=-1).all(dim=-1).nonzero()[:, 0]
 
 
 def mean_scores(scores: Tensor, background: int | None) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from mlla_seg import __version__
 from mlla_seg.errors import InputError, lookup
 from mlla_seg.inference import predict_case
 from mlla_seg.losses import SegmentationLoss
-from mlla_seg.metrics import CaseScores, dice_score, iou_score, mean_scores
+from mlla_seg.metrics import CaseScores, dice_score, iou_score, mean_scores, seen_cases
 from mlla_seg.models import create_model
 from mlla_seg.models.weights import load_pretrained
 from mlla_seg.optim import SCHEDULES, learning_rate_factor, parameter_groups
@@ -120,7 +120,9 @@ class SegmentationModule(LightningModule):
         self.scores.update(self.predict_case(case["image"]), case["mask"].cpu(), case["index"])
 
     def _log_scores(self, split: str) -> None:
-        self.scored, self.counts = self.scores.compute()  # the same in every process
+        counts = self.scores.compute()  # the same in every process
+        self.scored = seen_cases(counts)
+        self.counts = counts[self.scored]
         for metric, score in (("dice", dice_score), ("iou", iou_score)):
             per_class, mean = mean_scores(score(self.counts), self.spec["background"])
             self.log(f"{split}/{metric}", mean.float(), prog_bar=metric == "dice", rank_zero_only=False)

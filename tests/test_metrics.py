@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchmetrics.functional.segmentation import dice_score as torchmetrics_dice
 
-from mlla_seg.metrics import CaseScores, case_counts, dice_score, iou_score, mean_scores
+from mlla_seg.metrics import CaseScores, case_counts, dice_score, iou_score, mean_scores, seen_cases
 
 
 @pytest.fixture
@@ -55,16 +55,15 @@ def test_order_and_repetition_of_cases_do_not_matter(cases):
         metric = CaseScores(3, 4)
         for i in order:
             metric.update(*cases[i], i)
-        return metric.compute()[1]
+        return metric.compute()
 
     expected = torch.stack([case_counts(*case, 4) for case in cases])
     for order in ([0, 1, 2], [2, 0, 1], [0, 1, 2, 0, 1]):
         assert torch.equal(compute(order), expected)
     limited = CaseScores(3, 4)
     limited.update(*cases[1], 1)  # a run limited to some cases counts those
-    indices, counts = limited.compute()
-    assert indices.tolist() == [1]
-    assert torch.equal(counts[0], expected[1])
+    assert seen_cases(limited.compute()).tolist() == [1]
+    assert torch.equal(limited.compute()[1], expected[1])
 
 
 def test_mean_is_over_cases_first_and_leaves_the_background_out():
