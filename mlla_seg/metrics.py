@@ -69,7 +69,7 @@ class CaseScores(Metric):
         self.counts[index] = case_counts(prediction, mask, num_classes, self.ignore_index).to(self.counts.device)
 
     def compute(self) -> Tensor:
-        """Counts ``(cases, K, 3)`` in the order of the data set, -1 where a case was not seen; see :func:`seen_cases`."""
+        """Counts ``(cases, K, 3)`` in the order of the data set, -1 where not seen; see :func:`seen_cases`."""
         return self.counts
 
 
