@@ -20,6 +20,7 @@ from lightning.pytorch.plugins import LayerSync
 from mlla_seg import report
 from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.io import Array
+from mlla_seg.data.spec import load_card
 from mlla_seg.distributed import convert_batch_norm
 from mlla_seg.errors import InputError
 from mlla_seg.metrics import dice_score, iou_score, mean_scores
@@ -216,14 +217,23 @@ def find_checkpoint(name: str, config: Any) -> Path:
         raise InputError(f"{path}: cannot be read as a checkpoint. Is the file complete?") from error
     if CHECKPOINT_KEY not in content:
         raise InputError(f"{path}: is not a checkpoint of mlla_seg.")
-    saved = content["hyper_parameters"]
-    for key in ("encoder", "decoder", "decoder_depths", "mixer"):
-        if saved[key] != config.model[key]:
-            raise InputError(
-                f"{path}: was trained with {key} {saved[key]}, the config says {config.model[key]}. "
-                f"Give the config it was trained with, or --model.{key} {saved[key]}."
-            )
+    _require_same_network(path, content["hyper_parameters"], config)
     return path
+
+
+def _require_same_network(path: Path, saved: dict[str, Any], config: Any) -> None:
+    """Refuses a checkpoint whose weights cannot fit the network that the config describes."""
+    card = load_card(config.data.card)
+    both = {key: (saved[key], config.model[key]) for key in ("encoder", "decoder", "decoder_depths", "mixer")}
+    both["classes"] = ([entry["name"] for entry in saved["spec"]["classes"]], card.class_names)
+    both["channels"] = (saved["spec"]["channels"], list(card.channels))
+    both["context"] = (saved["spec"]["context"], config.data.context)
+    for key, (was, now) in both.items():
+        if was != now:
+            raise InputError(
+                f"{path}: was trained with {key} {was}, the config says {now}. Give the config it was trained with: "
+                f"{path.parent.parent / 'config.yaml'} where it still lies there."
+            )
 
 
 def _is_not_advertising(record: logging.LogRecord) -> bool:
