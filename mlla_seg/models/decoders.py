@@ -53,10 +53,10 @@ class Level(nn.Module):
         super().__init__()
         self.up = Upsample(2 * dim)
         self.fuse = nn.Linear(2 * dim, dim)
-        self.blocks = Stage(dim, num_heads, drop_path_rates, mlp_ratio, mixer)
+        self.stage = Stage(dim, num_heads, drop_path_rates, mlp_ratio, mixer)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        return self.blocks(self.fuse(torch.cat((self.up(x), skip), dim=-1)))
+        return self.stage(self.fuse(torch.cat((self.up(x), skip), dim=-1)))
 
 
 class MLLAUNetDecoder(Decoder):

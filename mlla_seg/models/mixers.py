@@ -19,7 +19,7 @@ class DepthwiseConv(nn.Conv2d):
         super().__init__(dim, dim, kernel_size=3, padding=1, groups=dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.movedim(-1, 1)).movedim(1, -1)
+        return self._conv_forward(x.movedim(-1, 1), self.weight, self.bias).movedim(1, -1)
 
 
 class LinearAttention(nn.Module):
@@ -36,7 +36,7 @@ class LinearAttention(nn.Module):
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
         tokens = x.flatten(1, -2)  # (B, N, C)
         q, k = self.qk(tokens).chunk(2, dim=-1)
-        cos, sin = (table.flatten(0, -2) for table in rope)
+        cos, sin = rope[0].flatten(0, -2), rope[1].flatten(0, -2)
         y = ops.linear_attention(q, k, tokens, cos, sin, self.num_heads)
         return y.view(x.shape) + self.lepe(x)
 
@@ -59,4 +59,4 @@ MIXERS: dict[str, type[nn.Module]] = {
 
 def rope_for(x: Tensor) -> tuple[Tensor, Tensor]:
     """RoPE tables for a channels-last map ``(B, *spatial, C)``; made anew for each stage, so nothing can go stale."""
-    return ops.rope_tables(tuple(x.shape[1:-1]), x.shape[-1], x.device)
+    return ops.rope_tables(list(x.shape[1:-1]), x.shape[-1], x.device)

@@ -71,17 +71,18 @@ class Block(nn.Module):
         return x + drop_path(self.mlp(self.norm2(x)), self.drop_path_rate, self.training)
 
 
-class Stage(nn.ModuleList):
+class Stage(nn.Module):
     """Blocks at one resolution, ``(B, H, W, C)`` to the same shape; ``drop_path_rates`` has one entry per block."""
 
     def __init__(
         self, dim: int, num_heads: int, drop_path_rates: Sequence[float], mlp_ratio: float, mixer: str
     ) -> None:
-        super().__init__(Block(dim, num_heads, mlp_ratio, rate, mixer) for rate in drop_path_rates)
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(dim, num_heads, mlp_ratio, rate, mixer) for rate in drop_path_rates)
 
     def forward(self, x: Tensor) -> Tensor:
         rope = rope_for(x)
-        for block in self:
+        for block in self.blocks:
             x = block(x, rope)
         return x
 
@@ -126,8 +127,9 @@ class Downsample(nn.Module):
         self.reduce = ConvBN(8 * dim, 2 * dim, 1, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Padded before the expansion, as the authors do: its bias makes the zeros non-zero afterwards.
-        x = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2))
+        if self.conv.stride[0] == 2:  # 1 where a dilated decoder has made it so
+            # Padded before the expansion, as the authors do: its bias makes the zeros non-zero afterwards.
+            x = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2))
         return self.reduce(F.relu(self.conv(F.relu(self.expand(x)))))
 
 
@@ -142,10 +144,12 @@ def init_weights(module: nn.Module) -> None:
 class Encoder(nn.Module):
     """Base of the encoders: ``(B, C, H, W)`` to a list of five maps ``(B, C_i, ceil(H / 2^i), ceil(W / 2^i))``."""
 
-    out_channels: list[int]
-    """Channels C_i of the five maps, i = 1 .. 5."""
-    num_heads: tuple[int, ...] | None = None
-    """Attention heads of the last four maps, for decoders with attention; none leaves it to them."""
+    def __init__(self) -> None:
+        super().__init__()
+        self.out_channels: list[int] = []
+        """Channels C_i of the five maps, i = 1 .. 5."""
+        self.num_heads: tuple[int, ...] = ()
+        """Attention heads of the last four maps, for decoders with attention; empty leaves it to them."""
 
 
 class MLLAEncoder(Encoder):
@@ -154,12 +158,12 @@ class MLLAEncoder(Encoder):
     Args:
         in_channels: Channels of the image.
         embed_dim: Channels E at stride 4; the five maps have E/2, E, 2E, 4E and 8E.
-        depths: Blocks per stage.
+        depths: Blocks per stage; with fewer than four stages there are as many maps fewer.
         num_heads: Attention heads per stage.
         mlp_ratio: Hidden width of the MLPs over their input's.
         drop_path_rate: Stochastic depth of the last block; earlier blocks have linearly less.
-        norm_outputs: Pass the four stage outputs through a LayerNorm each, as the authors' dense-prediction backbone.
-        stage_inputs: Return the input of stages 1 to 3 instead of their output, as MLLA-UNet's skips do.
+        norm_outputs: Pass the stage outputs through a LayerNorm each, as the authors' dense-prediction backbone.
+        stage_inputs: Return the input of all stages but the last instead of their output, as MLLA-UNet's skips do.
         mixer: Token mixer, a name in ``MIXERS``.
     """
 
@@ -176,9 +180,11 @@ class MLLAEncoder(Encoder):
         mixer: str = "linear_attention",
     ) -> None:
         super().__init__()
-        if not len(depths) == len(num_heads) == 4:
-            raise ValueError(f"MLLA has four stages: got {len(depths)} depths and {len(num_heads)} numbers of heads.")
-        dims = [embed_dim * 2**i for i in range(4)]
+        if not 1 <= len(depths) == len(num_heads) <= 4:
+            raise ValueError(
+                f"MLLA has one to four stages, each with its heads: got {len(depths)} depths, {len(num_heads)} heads."
+            )
+        dims = [embed_dim * 2**i for i in range(len(depths))]
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
         self.out_channels = [embed_dim // 2, *dims]
         self.num_heads = tuple(num_heads)
@@ -188,7 +194,7 @@ class MLLAEncoder(Encoder):
             Stage(dim, heads, [next(rates) for _ in range(depth)], mlp_ratio, mixer)
             for dim, heads, depth in zip(dims, num_heads, depths, strict=True)
         )
-        self.downsamples = nn.ModuleList(Downsample(dim) for dim in dims[:-1])
+        self.downsamples = nn.ModuleList([nn.Identity(), *(Downsample(dim) for dim in dims[:-1])])
         self.norms = nn.ModuleList(nn.LayerNorm(dim) if norm_outputs else nn.Identity() for dim in dims)
         self.apply(init_weights)
 
@@ -196,14 +202,12 @@ class MLLAEncoder(Encoder):
         """Maps an image ``(B, C, H, W)`` to five maps ``(B, C_i, ceil(H / 2^i), ceil(W / 2^i))``, i = 1 .. 5."""
         half, x = self.stem(x)
         features = [half]
-        for i, stage in enumerate(self.stages):
-            if i > 0:
-                x = self.downsamples[i - 1](x)
-            skip = x
+        for downsample, stage, norm in zip(self.downsamples, self.stages, self.norms):  # noqa: B905 - TorchScript
+            x = skip = downsample(x)
             x = stage(x.movedim(1, -1)).movedim(-1, 1)
-            if not self.stage_inputs or i == 3:
-                skip = self.norms[i](x.movedim(1, -1)).movedim(-1, 1)
-            features.append(skip)
+            features.append(skip if self.stage_inputs else norm(x.movedim(1, -1)).movedim(-1, 1))
+        if self.stage_inputs:
+            features[-1] = x
         return features
 
 

@@ -28,7 +28,7 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
 
 def at_least_float32(x: Tensor) -> Tensor:
     """Half precision becomes float32; float32 and float64 stay."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x.float() if x.dtype == torch.float16 or x.dtype == torch.bfloat16 else x
 
 
 def elu_plus_one(x: Tensor) -> Tensor:
@@ -42,16 +42,19 @@ def elu_plus_one(x: Tensor) -> Tensor:
     return positive + torch.exp(x - positive)  # not clamp for min(x, 0): its gradient at 0 differs between versions
 
 
-def rope_tables(spatial: tuple[int, ...], dim: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+def rope_tables(
+    spatial: list[int], dim: int, device: torch.device | None = None, base: float = ROPE_BASE
+) -> tuple[Tensor, Tensor]:
     """Cosines and sines of the rotary position encoding on a grid of any size.
 
     Channel pairs (0, 1), (2, 3), ... are rotated; the first K pairs turn by (index along axis 0) * theta, the next K by
     (index along axis 1) * theta, and so on. Always float32: in bfloat16 the angles are off by half a radian at row 256.
 
     Args:
-        spatial: Sizes of the grid's axes, such as ``(H, W)``.
+        spatial: Sizes of the grid's axes, such as ``[H, W]``.
         dim: Channels C, a multiple of twice the number of axes.
         device: Where the tables are made.
+        base: Of the frequencies.
 
     Returns:
         Cosine and sine, each ``(*spatial, dim / 2)``.
@@ -63,14 +66,14 @@ def rope_tables(spatial: tuple[int, ...], dim: int, device: torch.device | None 
     if dim % (2 * axes):
         raise ValueError(f"Rotary position encoding on {axes} axes needs a multiple of {2 * axes} channels, got {dim}.")
     frequencies = dim // (2 * axes)
-    theta = ROPE_BASE ** (-torch.arange(frequencies, dtype=torch.float32, device=device) / frequencies)
+    theta = base ** (-torch.arange(frequencies, dtype=torch.float32, device=device) / frequencies)
     cos, sin = [], []
     for axis, size in enumerate(spatial):
         angle = torch.arange(size, dtype=torch.float32, device=device)[:, None] * theta  # (size, K)
         shape = [1] * axes + [frequencies]
         shape[axis] = size
-        cos.append(angle.cos().view(shape).expand(*spatial, frequencies))
-        sin.append(angle.sin().view(shape).expand(*spatial, frequencies))
+        cos.append(angle.cos().view(shape).expand(spatial + [frequencies]))  # noqa: RUF005 - TorchScript
+        sin.append(angle.sin().view(shape).expand(spatial + [frequencies]))  # noqa: RUF005 - TorchScript
     return torch.cat(cos, dim=-1), torch.cat(sin, dim=-1)
 
 
@@ -101,17 +104,25 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, 
     Returns:
         ``(B, N, C)`` in the dtype of ``v``.
     """
-    dtype, n = v.dtype, v.shape[1]
+    if torch.jit.is_scripting():  # which knows no autocast to leave
+        return _linear_attention(q, k, v, cos, sin, num_heads)
     with full_precision(v.device):
-        q, k = elu_plus_one(at_least_float32(q)), elu_plus_one(at_least_float32(k))
+        return _linear_attention(q, k, v, cos, sin, num_heads)
 
-        def heads(x: Tensor) -> Tensor:
-            return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)  # (B, h, N, d)
 
-        normaliser = heads(q) @ heads(k.mean(dim=1, keepdim=True)).transpose(-1, -2) + EPSILON  # (B, h, N, 1)
-        state = heads(rotate_pairs(k, cos, sin)).transpose(-1, -2) @ (heads(at_least_float32(v)) / n)  # (B, h, d, d)
-        y = heads(rotate_pairs(q, cos, sin)) @ state / normaliser
+def _linear_attention(
+    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, num_heads: int, epsilon: float = EPSILON
+) -> Tensor:
+    dtype, n = v.dtype, v.shape[1]
+    q, k, v = elu_plus_one(at_least_float32(q)), elu_plus_one(at_least_float32(k)), at_least_float32(v)
+    normaliser = _heads(q, num_heads) @ _heads(k.mean(dim=1, keepdim=True), num_heads).mT + epsilon  # (B, h, N, 1)
+    state = _heads(rotate_pairs(k, cos, sin), num_heads).mT @ (_heads(v, num_heads) / n)  # (B, h, d, d)
+    y = _heads(rotate_pairs(q, cos, sin), num_heads) @ state / normaliser
     return y.transpose(1, 2).flatten(2).to(dtype)
+
+
+def _heads(x: Tensor, num_heads: int) -> Tensor:
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)  # (B, N, C) to (B, h, N, d)
 
 
 def linear_attention_reference(q: Tensor, k: Tensor, v: Tensor, spatial: tuple[int, ...], num_heads: int) -> Tensor:
@@ -153,5 +164,5 @@ def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
     if rate == 0.0 or not training:
         return x
     keep = 1.0 - rate
-    mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
+    mask = x.new_empty([x.shape[0]] + [1] * (x.ndim - 1)).bernoulli_(keep)  # TorchScript has no unpacking
     return x * mask / keep

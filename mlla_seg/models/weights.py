@@ -26,19 +26,22 @@ RENAMES = [
     (r"^patch_embed\.conv2\.1\.", r"encoder.stem.conv3."),
     (r"^patch_embed\.conv3\.0\.", r"encoder.stem.conv4."),
     (r"^patch_embed\.conv3\.1\.", r"encoder.stem.conv5."),
-    (r"^layers\.(\d)\.blocks\.", r"encoder.stages.\1."),
-    (r"^layers\.(\d)\.downsample\.conv\.0\.conv\.", r"encoder.downsamples.\1.expand."),
-    (r"^layers\.(\d)\.downsample\.conv\.1\.conv\.", r"encoder.downsamples.\1.conv."),
-    (r"^layers\.(\d)\.downsample\.conv\.2\.", r"encoder.downsamples.\1.reduce."),
+    (r"^layers\.(\d)\.blocks\.", r"encoder.stages.\1.blocks."),
+    (r"^layers\.0\.downsample\.", r"encoder.downsamples.1."),  # ours stands before its stage, theirs after
+    (r"^layers\.1\.downsample\.", r"encoder.downsamples.2."),
+    (r"^layers\.2\.downsample\.", r"encoder.downsamples.3."),
+    (r"^(encoder\.downsamples\.\d)\.conv\.0\.conv\.", r"\1.expand."),
+    (r"^(encoder\.downsamples\.\d)\.conv\.1\.conv\.", r"\1.conv."),
+    (r"^(encoder\.downsamples\.\d)\.conv\.2\.", r"\1.reduce."),
     (r"^norm(\d)\.", r"encoder.norms.\1."),
     (r"^layers_up\.0\.(conv|norm)\.", r"layers_up.0.upsample.\1."),
     (r"^layers_up\.(\d)\.upsample\.conv\.0\.conv\.", r"decoder.levels.\1.up.expand."),
     (r"^layers_up\.(\d)\.upsample\.conv\.1\.", r"decoder.levels.\1.up.conv."),
     (r"^layers_up\.(\d)\.upsample\.conv\.2\.", r"decoder.levels.\1.up.reduce."),
     (r"^layers_up\.(\d)\.upsample\.norm\.", r"decoder.levels.\1.up.norm."),
-    (r"^layers_up\.1\.blocks\.", r"decoder.levels.0.blocks."),
-    (r"^layers_up\.2\.blocks\.", r"decoder.levels.1.blocks."),
-    (r"^layers_up\.3\.blocks\.", r"decoder.levels.2.blocks."),
+    (r"^layers_up\.1\.blocks\.", r"decoder.levels.0.stage.blocks."),
+    (r"^layers_up\.2\.blocks\.", r"decoder.levels.1.stage.blocks."),
+    (r"^layers_up\.3\.blocks\.", r"decoder.levels.2.stage.blocks."),
     (r"^concat_back_dim\.1\.", r"decoder.levels.0.fuse."),
     (r"^concat_back_dim\.2\.", r"decoder.levels.1.fuse."),
     (r"^concat_back_dim\.3\.", r"decoder.levels.2.fuse."),
@@ -125,10 +128,10 @@ def copy_encoder_blocks(decoder: MLLAUNetDecoder, weights: Mapping[str, Tensor])
     """Decoder blocks as copies of the encoder's blocks of the same width, as the authors start MLLA-UNet."""
     copies = {}
     for level, stage in enumerate((2, 1, 0)):
-        for name in decoder.get_submodule(f"levels.{level}.blocks").state_dict():
+        for name in decoder.get_submodule(f"levels.{level}.stage").state_dict():
             source = weights.get(f"encoder.stages.{stage}.{name}")
             if source is not None:
-                copies[f"decoder.levels.{level}.blocks.{name}"] = source
+                copies[f"decoder.levels.{level}.stage.{name}"] = source
     return copies
 
 

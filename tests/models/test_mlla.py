@@ -79,7 +79,7 @@ def test_stage_inputs_are_what_each_stage_is_given():
     x = torch.randn(1, 3, 64, 64)
     inputs, outputs = given(x), returned(x)
     torch.testing.assert_close(inputs[1], given.stem(x)[1])
-    torch.testing.assert_close(inputs[2], given.downsamples[0](outputs[1]))
+    torch.testing.assert_close(inputs[2], given.downsamples[1](outputs[1]))
     torch.testing.assert_close(inputs[4], outputs[4])
 
 
@@ -87,7 +87,7 @@ def test_stage_inputs_are_what_each_stage_is_given():
 def test_every_size_builds_and_its_stochastic_depth_grows_to_the_published_rate(name):
     with torch.device("meta"):
         model = ENCODERS[name](in_channels=1)
-    rates = [block.drop_path_rate for stage in model.stages for block in stage]
+    rates = [block.drop_path_rate for stage in model.stages for block in stage.blocks]
     model.eval()
     assert rates == sorted(rates)
     assert rates[-1] == pytest.approx(SIZES[name]["drop_path_rate"])
@@ -145,9 +145,33 @@ def test_nothing_made_under_inference_mode_breaks_training():
 
 
 def test_wrong_numbers_are_refused():
-    with pytest.raises(ValueError, match="four stages"):
-        MLLAEncoder(depths=(1, 1, 1))
+    with pytest.raises(ValueError, match="one to four stages"):
+        MLLAEncoder(depths=(1, 1, 1, 1, 1))
     with pytest.raises(ValueError, match="cannot be split into 3 heads"):
         MLLAEncoder(embed_dim=8, num_heads=(3, 3, 3, 3))
     with pytest.raises(ValueError, match="Did you mean linear_attention"):
         MLLAEncoder(**TINIEST, mixer="linear_atention")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
+@pytest.mark.parametrize("stages", [1, 2, 3, 4])
+def test_encoder_scripts_with_any_number_of_stages(stages):
+    torch.manual_seed(0)
+    size = {key: value[:stages] if key != "embed_dim" else value for key, value in TINIEST.items()}
+    model = MLLAEncoder(**size).eval()
+    x = torch.randn(1, 3, 67, 71)
+    features = model(x)
+    assert len(features) == stages + 1
+    for ours, theirs in zip(torch.jit.script(model)(x), features, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_encoder_exports_strictly_with_dynamic_sizes():
+    torch.manual_seed(0)
+    model = MLLAEncoder(**TINIEST).eval()
+    batch, height, width = (torch.export.Dim(name, min=2, max=32) for name in ("b", "h", "w"))
+    shapes = {"x": {0: batch, 2: 32 * height, 3: 32 * width}}
+    program = torch.export.export(model, (torch.randn(2, 3, 64, 96),), dynamic_shapes=shapes, strict=True)
+    x = torch.randn(3, 3, 96, 128)
+    for ours, theirs in zip(program.module()(x), model(x), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)

@@ -17,7 +17,7 @@ def inputs(spatial, dim, requires_grad=False, seed=0):
 
 
 def attention(q, k, v, spatial, num_heads):
-    cos, sin = (table.flatten(0, -2) for table in ops.rope_tables(spatial, q.shape[-1]))
+    cos, sin = (table.flatten(0, -2) for table in ops.rope_tables(list(spatial), q.shape[-1]))
     return ops.linear_attention(q, k, v, cos, sin, num_heads)
 
 
@@ -82,7 +82,7 @@ def test_elu_plus_one_has_finite_gradients_for_large_inputs():
 
 
 def test_rope_depends_on_relative_positions_only():
-    cos, sin = ops.rope_tables((6, 5), 16)
+    cos, sin = ops.rope_tables([6, 5], 16)
     q, k = torch.randn(2, 16)
     product = ops.rotate_pairs(q, cos, sin) @ ops.rotate_pairs(k, cos, sin).flatten(0, 1).T  # (6, 5, 30)
     product = product.view(6, 5, 6, 5)
@@ -90,21 +90,21 @@ def test_rope_depends_on_relative_positions_only():
 
 
 def test_rope_turns_the_first_half_of_the_pairs_by_rows_and_the_second_by_columns():
-    cos, sin = ops.rope_tables((4, 3), 8)
+    cos, sin = ops.rope_tables([4, 3], 8)
     angles = torch.atan2(sin, cos)  # (4, 3, 4): theta = 1, 0.01 for rows, then for columns
     torch.testing.assert_close(angles[3, 0], torch.tensor([3.0, 0.03, 0.0, 0.0]))
     torch.testing.assert_close(angles[0, 2], torch.tensor([0.0, 0.0, 2.0, 0.02]))
 
 
 def test_rope_is_exact_in_row_1000():
-    _, sin = ops.rope_tables((1001, 1), 64)
+    _, sin = ops.rope_tables([1001, 1], 64)
     exact = torch.sin(1000 * 10000.0 ** (-torch.arange(16, dtype=torch.float64) / 16))
     torch.testing.assert_close(sin[1000, 0, :16].double(), exact, atol=1e-4, rtol=0)
 
 
 def test_rope_refuses_channels_that_do_not_divide():
     with pytest.raises(ValueError, match="multiple of 4 channels, got 6"):
-        ops.rope_tables((2, 2), 6)
+        ops.rope_tables([2, 2], 6)
 
 
 def test_drop_path_drops_whole_samples_and_keeps_the_mean():

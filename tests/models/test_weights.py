@@ -22,14 +22,14 @@ def classifier():
 
 def test_decoder_blocks_start_as_copies_of_encoder_blocks(classifier):
     model = MLLAUNet(**SIZE, decoder_depths=(2, 1, 1), num_classes=3)
-    before = model.decoder.levels[0].blocks[1].mixer.qk.weight.clone()
+    before = model.decoder.levels[0].stage.blocks[1].mixer.qk.weight.clone()
     report = load_pretrained(model, classifier.state_dict())
     stages, levels = classifier.encoder.stages, model.decoder.levels
     for level, stage in ((0, 2), (1, 1), (2, 0)):
-        torch.testing.assert_close(levels[level].blocks[0].mlp[0].weight, stages[stage][0].mlp[0].weight)
-    torch.testing.assert_close(levels[0].blocks[1].mixer.qk.weight, before)  # the encoder has one block there
-    assert "decoder.levels.0.blocks.0.mixer.qk.weight" in report.adapted
-    assert "decoder.levels.0.blocks.1.mixer.qk.weight" in report.missing
+        torch.testing.assert_close(levels[level].stage.blocks[0].mlp[0].weight, stages[stage].blocks[0].mlp[0].weight)
+    torch.testing.assert_close(levels[0].stage.blocks[1].mixer.qk.weight, before)  # the encoder has one block there
+    assert "decoder.levels.0.stage.blocks.0.mixer.qk.weight" in report.adapted
+    assert "decoder.levels.0.stage.blocks.1.mixer.qk.weight" in report.missing
     assert report.left_out == ["head.weight", "head.bias"]
 
 
