@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mlla_seg.data.io import READERS, Array, is_readable, mask_path, read_images, suffix_of, write_mask
+from mlla_seg.data.io import READERS, Array, is_readable, mask_path, read_channels, suffix_of, write_mask
 from mlla_seg.errors import InputError
 from mlla_seg.inference import predict_case
 from mlla_seg.module import CHECKPOINT_KEY, build_network
@@ -96,7 +96,7 @@ class Predictor:
 
     def predict_file(self, files: tuple[Path, ...], output: Path, batch_size: int = 16) -> None:
         """Segments one image (one file, or one per channel) and writes its mask in the source's format and geometry."""
-        picture = read_images([files], self.spec["plane"], self.spec["array_units"])
+        picture = read_channels(files, self.spec["plane"], self.spec["array_units"])
         try:
             labels = self(picture.array, batch_size)
         except InputError as error:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from mlla_seg.data.dataset import CaseDataset, SliceDataset
 from mlla_seg.data.layouts import Splits, find_cases, split_cases
 from mlla_seg.data.spec import load_card
-from mlla_seg.data.store import build_store, check_largest_class, note_absent_classes, open_store
+from mlla_seg.data.store import build_store, check_class_sizes, note_absent_classes, open_store
 from mlla_seg.data.transforms import AUGMENTATIONS, QUARTER_TURNS, Augment
 from mlla_seg.errors import InputError, lookup
 
@@ -58,9 +58,9 @@ class SegmentationDataModule(LightningDataModule):
                 raise InputError(f"--data.{name} takes two numbers, [height, width], got {size}.")
         if isinstance(resize, float) and resize <= 0:
             raise InputError(f"--data.resize takes [height, width] or a factor above zero, got {resize}.")
-        for size in (crop, resize):
-            if isinstance(size, list) and size[0] != size[1] and augment in QUARTER_TURNS:
-                raise InputError(f"--data.augment {augment} makes quarter turns, so crops must be square, got {size}.")
+        turned = crop or resize
+        if isinstance(turned, list) and turned[0] != turned[1] and augment in QUARTER_TURNS:
+            raise InputError(f"--data.augment {augment} makes quarter turns, so crops must be square, got {turned}.")
         if context < 0:
             raise InputError(f"--data.context is a number of neighbouring slices, 0 or more, got {context}.")
         if crop is None and not isinstance(resize, list):
@@ -92,7 +92,7 @@ class SegmentationDataModule(LightningDataModule):
         """Checks every file and builds the memory-mapped arrays; runs in one process per machine."""
         used = self.splits.train + self.splits.val + self.splits.test
         build_store(self.card, used, self.root, self.store)
-        check_largest_class(self.card, open_store(self.card, used, self.store))
+        check_class_sizes(self.card, open_store(self.card, used, self.store))
         note_absent_classes(self.card, open_store(self.card, self.splits.train, self.store))
 
     def setup(self, stage: str) -> None:

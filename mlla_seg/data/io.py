@@ -64,38 +64,32 @@ def read_image(path: Path, plane: str = "axial", array_units: Mapping[str, float
         InputError: Unknown format, unreadable or truncated file, or no image in it.
     """
     picture = _read(path, plane, IMAGE_KEYS)
-    if array_units and suffix_of(path) in ARRAY_SUFFIXES:
-        scaled = picture.array.astype(np.float32) * array_units["scale"] + array_units["offset"]
-        return Picture(scaled.astype(np.float32), picture.spacing_mm, picture.affine)
-    return picture
+    if not array_units or suffix_of(path) not in ARRAY_SUFFIXES:
+        return picture
+    scaled = picture.array.astype(np.float32) * array_units["scale"] + array_units["offset"]
+    return Picture(scaled.astype(np.float32), picture.spacing_mm, picture.affine)
+
+
+def read_channels(
+    files: Sequence[Path], plane: str = "axial", array_units: Mapping[str, float] | None = None
+) -> Picture:
+    """Reads one image whose channels may lie in several files, as in nnU-Net's folders; see :func:`read_image`.
+
+    Raises:
+        InputError: Also where the files do not fit together.
+    """
+    channels = [read_image(path, plane, array_units) for path in files]
+    for path, channel in zip(files[1:], channels[1:], strict=True):
+        require_same_grid(files[0], channels[0], path, channel)
+    if len(channels) == 1:
+        return channels[0]
+    array = np.concatenate([channel.array for channel in channels], axis=1)
+    return Picture(array, channels[0].spacing_mm, channels[0].affine)
 
 
 def read_mask(path: Path, plane: str = "axial") -> Picture:
     """Reads one mask as ``(S, 1, H, W)``; see :func:`read_image`."""
     return _read(path, plane, MASK_KEYS)
-
-
-def read_images(
-    entries: Sequence[Sequence[Path]], plane: str = "axial", array_units: Mapping[str, float] | None = None
-) -> Picture:
-    """Reads an image spread over files: entries follow each other as slices, the files of an entry are its channels.
-
-    Raises:
-        InputError: As :func:`read_image`, or files that do not fit together.
-    """
-    slices = []
-    for files in entries:
-        channels = [read_image(path, plane, array_units) for path in files]
-        for path, channel in zip(files[1:], channels[1:], strict=True):
-            require_same_grid(files[0], channels[0], path, channel)
-        slices.append(channels[0].array if len(files) == 1 else np.concatenate([c.array for c in channels], axis=1))
-    for files, array in zip(entries, slices, strict=True):
-        if array.shape[1:] != slices[0].shape[1:]:
-            raise InputError(
-                f"{files[0]}: shape {array.shape[1:]} differs from {entries[0][0].name} with {slices[0].shape[1:]}; "
-                "slices of one volume must have one shape."
-            )
-    return Picture(np.concatenate(slices) if len(slices) > 1 else slices[0], channels[0].spacing_mm, channels[0].affine)
 
 
 def require_same_grid(path: Path, picture: Picture, other_path: Path, other: Picture) -> None:
@@ -198,7 +192,8 @@ def _read_h5(path: Path, plane: str, keys: Sequence[str]) -> Picture:
 
 
 def _read_npz(path: Path, plane: str, keys: Sequence[str]) -> Picture:
-    with np.load(path, allow_pickle=False) as file:
+    # Opened here, as numpy leaves a damaged archive open.
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
         return Picture(_compact(_stack(file[_find_key(file.files, keys, path)], path)))
 
 

@@ -89,6 +89,11 @@ def _pattern_cases(card: Card, root: Path) -> list[Case]:
                     f"{entries[0][1].parent}: the slices of {name} are not consecutive (missing: {absent})."
                 )
             groups = entries[0][2]
+            folders = sorted({entry_groups["split"] for _, _, entry_groups in entries if "split" in entry_groups})
+            if len(folders) > 1:
+                raise InputError(
+                    f"{root}: the slices of {name} lie in {' and '.join(folders)}; a case is in one split."
+                )
             split = SPLIT_FOLDERS[groups["split"].lower()] if "split" in groups else None
             images = tuple((path,) for _, path, _ in entries)
             found[name] = Case(name, groups.get("patient", name), images, split=split)
@@ -104,7 +109,13 @@ def _nnunet_cases(card: Card, root: Path) -> list[Case]:
         content = json.loads(description.read_text())
     except ValueError as error:
         raise InputError(f"{description} is not valid JSON ({error}).") from error
-    names = _label_names(content.get("labels", {}))
+    labels = content.get("labels", {})
+    if regions := [str(key) for key, value in labels.items() if isinstance(value, list)]:
+        raise InputError(
+            f"{description} defines regions of several ids ({', '.join(regions)}); "
+            f"the card {card.name} expects {', '.join(card.class_names)}, each with one id."
+        )
+    names = _label_names(labels)
     if [name.lower() for name in names] != [name.lower() for name in card.class_names]:
         raise InputError(
             f"{description} lists the classes {', '.join(names) or 'none'}; "

@@ -7,7 +7,7 @@ classes are, how the files lie, who is in which split, where to get it. What a t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,17 @@ their columns to the patient's left, which is how a radiologist looks at them.""
 
 NORMALISATION_KEYS = {"mean", "std", "window", "per_image"}
 SPLITS = ("train", "val", "test")
+
+NOTHING = type(None)
+TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("name", "title", "modality", "source", "licence", "plane"), (str,)),
+    **dict.fromkeys(("channels", "classes"), (list,)),
+    **dict.fromkeys(("normalisation", "layout", "splits"), (dict,)),
+    **dict.fromkeys(("background", "largest_class", "smallest_class"), (str, NOTHING)),
+    "array_units": (dict, NOTHING),
+    "ignore_index": (int,),
+}
+"""What each key of a card holds."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,7 @@ class Card:
     plane: str = "axial"
     array_units: dict[str, float] | None = None
     largest_class: str | None = None
+    smallest_class: str | None = None
 
     @property
     def class_names(self) -> list[str]:
@@ -96,10 +108,14 @@ def load_card(name: str | Path) -> Card:
     known = {field.name: field for field in fields(Card) if field.name != "folder"}
     for key in content:
         lookup(known, key, f"key in {path}:")
-    required = [key for key, field in known.items() if field.default is field.default_factory]  # both MISSING
+    required = [key for key, field in known.items() if field.default is MISSING]
     missing = [key for key in required if key not in content]
     if missing:
         raise InputError(f"{path} lacks {', '.join(missing)}. See docs/datasets.md for what a card says.")
+    for key, value in content.items():
+        if not isinstance(value, TYPES[key]):
+            found = "nothing" if value is None else f"{value!r}"
+            raise InputError(f"{path}: {key} should be {TYPES[key][0].__name__}, found {found}.")
     for key in ("channels", "classes"):
         content[key] = tuple(content[key])
     card = Card(folder=path.parent, **content)
@@ -115,10 +131,16 @@ def _validate(card: Card, path: Path) -> None:
     demand(len(card.channels) > 0, "channels is empty; name at least one.")
     demand(len(card.classes) >= 2, f"classes needs at least two entries, found {len(card.classes)}.")
     demand(len(card.classes) <= 255, f"at most 255 classes fit into a mask, found {len(card.classes)}.")
+    demand(all(isinstance(name, str) for name in card.channels), f"channels are names, found {list(card.channels)}.")
     for entry in card.classes:
         demand(
-            isinstance(entry, dict) and set(entry) == {"name", "colour"} and len(entry["colour"]) == 3,
-            f"each class is {{name: ..., colour: [red, green, blue]}}, found {entry}.",
+            isinstance(entry, dict)
+            and set(entry) == {"name", "colour"}
+            and isinstance(entry["name"], str)
+            and isinstance(entry["colour"], list)
+            and len(entry["colour"]) == 3
+            and all(isinstance(value, int) and 0 <= value <= 255 for value in entry["colour"]),
+            f"each class is {{name: ..., colour: [red, green, blue]}}, found {entry} (quote names such as 'no').",
         )
     names = card.class_names
     demand(len(set(names)) == len(names), f"class names repeat: {', '.join(names)}.")
@@ -127,8 +149,9 @@ def _validate(card: Card, path: Path) -> None:
         f"ignore_index {card.ignore_index} is also the id of a class; 255 is usual.",
     )
     lookup(PLANES, card.plane, f"plane in {path}:")
-    if card.largest_class is not None:
-        lookup(dict.fromkeys(names), card.largest_class, f"largest_class in {path}:")
+    for key in ("largest_class", "smallest_class"):
+        if getattr(card, key) is not None:
+            lookup(dict.fromkeys(names), getattr(card, key), f"{key} in {path}:")
     for key in card.normalisation:
         lookup(dict.fromkeys(NORMALISATION_KEYS), key, f"normalisation in {path}:")
     demand(

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from mlla_seg.data.io import Array, Picture, read_images, read_mask, require_same_grid
+from mlla_seg.data.io import Array, Picture, read_channels, read_mask, require_same_grid
 from mlla_seg.data.layouts import Case
 from mlla_seg.data.spec import Card
 from mlla_seg.errors import InputError
@@ -86,23 +86,23 @@ def open_store(card: Card, cases: Sequence[Case], folder: Path) -> list[StoredCa
     return opened
 
 
-def check_largest_class(card: Card, cases: Sequence[StoredCase]) -> None:
-    """Notices class ids in another order than the card's, where the card says which class is by far the largest.
+def check_class_sizes(card: Card, cases: Sequence[StoredCase]) -> None:
+    """Notices class ids in another order than the card's, where it says which class is by far the largest or smallest.
 
     Raises:
-        InputError: Another class has the most voxels.
+        InputError: Another class has the most, or the fewest, voxels.
     """
-    if card.largest_class is None or not cases:
+    if not cases:
         return
     totals = np.sum([case.voxels for case in cases], axis=0)
-    if card.background in card.class_names:
-        totals[card.class_names.index(card.background)] = 0
-    largest = card.class_names[int(totals.argmax())]
-    if largest != card.largest_class:
-        raise InputError(
-            f"{card.name}: by the card's class ids the largest organ is {largest} ({totals.max()} voxels), not "
-            f"{card.largest_class}: the masks number the classes in another order. Reorder `classes` in the card."
-        )
+    foreground = [k for k, name in enumerate(card.class_names) if name != card.background]
+    for what, expected, choose in (("largest", card.largest_class, max), ("smallest", card.smallest_class, min)):
+        found = card.class_names[choose(foreground, key=lambda k: totals[k])]
+        if expected is not None and found != expected:
+            raise InputError(
+                f"{card.name}: by the card's class ids the {what} organ is {found}, but it should be {expected}: "
+                "the masks number the classes in another order. Reorder `classes` in the card."
+            )
 
 
 def note_absent_classes(card: Card, cases: Sequence[StoredCase]) -> None:
@@ -115,6 +115,9 @@ def note_absent_classes(card: Card, cases: Sequence[StoredCase]) -> None:
 
 
 def _stored(folder: Path, name: str) -> dict[str, Any]:
+    """What the store says of a case; nothing where any of its files is missing or damaged."""
+    if not all((folder / f"{name}.{kind}.npy").is_file() for kind in ("image", "mask")):
+        return {}
     try:
         return json.loads((folder / f"{name}.json").read_text())
     except (OSError, ValueError):
@@ -129,39 +132,56 @@ def _fingerprint(card: Card, case: Case, root: Path) -> str:
 
 def _build_case(card: Card, case: Case, root: Path, folder: Path) -> None:
     fingerprint = _fingerprint(card, case, root)
-    image = read_images(case.images, card.plane, card.array_units)
     mask_paths = case.masks or tuple(files[0] for files in case.images)
-    masks = [read_mask(path, card.plane) for path in mask_paths]
-    mask = Picture(np.concatenate([m.array for m in masks]), masks[0].spacing_mm, masks[0].affine)
-    image_path = case.images[0][0]
-    require_same_grid(image_path, image, mask_paths[0], mask)
-    slices, channels, height, width = image.array.shape
-    if channels != len(card.channels):
-        raise InputError(
-            f"{image_path}: has {channels} channels, the card {card.name} expects {len(card.channels)} "
-            f"({', '.join(card.channels)})."
-        )
-    if image.array.dtype == np.float32 and not np.isfinite(image.array).all():
-        count = int((~np.isfinite(image.array)).sum())
-        raise InputError(
-            f"{image_path}: {count} of {image.array.size} values are NaN or infinite; repair or leave out the case."
-        )
-    checked = [_check_mask(card, m.array[:, 0], path) for m, path in zip(masks, mask_paths, strict=True)]
-    labels = np.concatenate([stored for stored, _ in checked])
-    voxels = np.sum([counts for _, counts in checked], axis=0).tolist()
+    entries = [_read_entry(card, files, mask) for files, mask in zip(case.images, mask_paths, strict=True)]
+    first = entries[0][0]
+    for files, (image, _, _) in zip(case.images, entries, strict=True):
+        if image.array.shape[2:] != first.array.shape[2:]:
+            raise InputError(
+                f"{files[0]}: shape {image.array.shape[2:]} differs from {case.images[0][0].name} with "
+                f"{first.array.shape[2:]}; slices of one volume must have one shape."
+            )
+    arrays = {
+        "image": np.concatenate([image.array for image, _, _ in entries]),
+        "mask": np.concatenate([labels for _, labels, _ in entries]),
+    }
     entry = {
         "fingerprint": fingerprint,
-        "shape": [slices, channels, height, width],
-        "voxels": voxels,
-        "spacing_mm": image.spacing_mm,
+        "shape": arrays["image"].shape,
+        "voxels": np.sum([voxels for _, _, voxels in entries], axis=0).tolist(),
+        "spacing_mm": first.spacing_mm,
     }
-    for kind, array in (("image", image.array), ("mask", labels)):
+    for kind, array in arrays.items():
         temporary = folder / f".{os.getpid()}.{case.name}.{kind}.npy"
         np.save(temporary, np.ascontiguousarray(array))
         os.replace(temporary, folder / f"{case.name}.{kind}.npy")
     temporary = folder / f".{os.getpid()}.{case.name}.json"
     temporary.write_text(json.dumps(entry))
     os.replace(temporary, folder / f"{case.name}.json")
+
+
+def _read_entry(card: Card, files: tuple[Path, ...], mask_path: Path) -> tuple[Picture, Array, list[int]]:
+    """One volume or slice, checked: its image, its labels as stored ``(S, H, W)``, and its voxels per class."""
+    image = read_channels(files, card.plane, card.array_units)
+    mask = read_mask(mask_path, card.plane)
+    if mask.array.shape[1] != 1:
+        raise InputError(
+            f"{mask_path}: has {mask.array.shape[1]} channels; a mask holds one class index per pixel. "
+            "Convert colours to indices first."
+        )
+    require_same_grid(files[0], image, mask_path, mask)
+    channels = image.array.shape[1]
+    if channels != len(card.channels):
+        raise InputError(
+            f"{files[0]}: has {channels} channels, the card {card.name} expects {len(card.channels)} "
+            f"({', '.join(card.channels)})."
+        )
+    if image.array.dtype == np.float32 and not np.isfinite(image.array).all():
+        count = int((~np.isfinite(image.array)).sum())
+        raise InputError(
+            f"{files[0]}: {count} of {image.array.size} values are NaN or infinite; repair or leave out the case."
+        )
+    return image, *_check_mask(card, mask.array[:, 0], mask_path)
 
 
 def _check_mask(card: Card, mask: Array, path: Path) -> tuple[Array, list[int]]:

@@ -100,16 +100,19 @@ class ConvBN(nn.Sequential):
 
 
 class Stem(nn.Module):
-    """Image ``(B, C, H, W)`` to the residual sum at 1/2 (E/2 channels) and the first tokens at 1/4 (E channels)."""
+    """Image ``(B, C, H, W)`` to the residual sum at 1/2 (E/2 channels) and the first tokens at 1/4 (E channels).
 
-    def __init__(self, in_channels: int, embed_dim: int) -> None:
+    Without ``tokens`` the second half is not built and its output is the first one's again.
+    """
+
+    def __init__(self, in_channels: int, embed_dim: int, tokens: bool = True) -> None:
         super().__init__()
         half = embed_dim // 2
         self.conv1 = ConvBN(in_channels, half, 3, stride=2)
         self.conv2 = ConvBN(half, half, 3)
         self.conv3 = ConvBN(half, half, 3)
-        self.conv4 = ConvBN(half, 4 * embed_dim, 3, stride=2)
-        self.conv5 = ConvBN(4 * embed_dim, embed_dim, 1)
+        self.conv4 = ConvBN(half, 4 * embed_dim, 3, stride=2) if tokens else nn.Identity()
+        self.conv5 = ConvBN(4 * embed_dim, embed_dim, 1) if tokens else nn.Identity()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = F.relu(self.conv1(x))
@@ -180,16 +183,16 @@ class MLLAEncoder(Encoder):
         mixer: str = "linear_attention",
     ) -> None:
         super().__init__()
-        if not 1 <= len(depths) == len(num_heads) <= 4:
+        if not len(depths) == len(num_heads) <= 4:
             raise ValueError(
-                f"MLLA has one to four stages, each with its heads: got {len(depths)} depths, {len(num_heads)} heads."
+                f"MLLA has up to four stages, each with its heads: got {len(depths)} depths, {len(num_heads)} heads."
             )
         dims = [embed_dim * 2**i for i in range(len(depths))]
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
         self.out_channels = [embed_dim // 2, *dims]
         self.num_heads = tuple(num_heads)
         self.stage_inputs = stage_inputs
-        self.stem = Stem(in_channels, embed_dim)
+        self.stem = Stem(in_channels, embed_dim, tokens=len(depths) > 0)
         self.stages = nn.ModuleList(
             Stage(dim, heads, [next(rates) for _ in range(depth)], mlp_ratio, mixer)
             for dim, heads, depth in zip(dims, num_heads, depths, strict=True)

@@ -48,7 +48,7 @@ def test_card_in_the_current_folder_comes_before_the_shipped_one(tmp_path, monke
 
 
 def test_background_may_be_absent(tmp_path):
-    assert load_card(tmp_path("hippocampus", background=None)).spec()["background"] is None
+    assert load_card(write_card(tmp_path / "card", "hippocampus", background=None)).spec()["background"] is None
 
 
 def test_unknown_card_suggests_the_near_one():

@@ -1,0 +1,325 @@
+"""The memory-mapped store: equal to its sources, rebuilt when they change, and closed to files that are wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+from samples import write_array, write_nifti
+
+import layouts
+from mlla_seg.data.layouts import find_cases
+from mlla_seg.data.spec import load_card
+from mlla_seg.data.store import build_store, check_class_sizes, open_store
+from mlla_seg.data.synthetic import ORGANS, phantom_volume
+from mlla_seg.errors import InputError
+
+HIPPOCAMPUS = load_card("hippocampus")
+SYNAPSE = load_card("synapse")
+# Ids of the raw BTCV labels (see the Synapse card for those of the TransUNet files).
+BTCV = {
+    "spleen": 1,
+    "right kidney": 2,
+    "left kidney": 3,
+    "gallbladder": 4,
+    "liver": 6,
+    "stomach": 7,
+    "aorta": 8,
+    "pancreas": 11,
+}
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Three hippocampi of 6 slices, 14 rows and 20 columns."""
+    layouts.hippocampus(tmp_path / "data", cases=3)
+    return tmp_path / "data"
+
+
+def build(root, card=HIPPOCAMPUS):
+    """Brings the store beside the data up to date and opens it."""
+    cases = find_cases(load_card(card.name), root)
+    build_store(card, cases, root, root.parent / "store")
+    return open_store(card, cases, root.parent / "store")
+
+
+def refused(root, card=HIPPOCAMPUS):
+    with pytest.raises(InputError) as caught:
+        build(root, card)
+    return str(caught.value)
+
+
+def age(root):
+    """Gives everything in the store a time that no rebuilt file has."""
+    for path in (root.parent / "store").iterdir():
+        os.utime(path, (0, 0))
+
+
+def rebuilt(root):
+    """Names of the cases with files written since :func:`age`."""
+    return {path.name.split(".")[0] for path in (root.parent / "store").iterdir() if path.stat().st_mtime}
+
+
+def edit(path, change):
+    """Writes a NIfTI file again with its array changed."""
+    image = nib.load(path)
+    write_nifti(path, change(np.array(image.dataobj)), image.affine)
+
+
+def with_value(value, dtype=None):
+    """Changes the first three voxels of an array."""
+
+    def change(array):
+        array = array.astype(dtype or array.dtype)
+        array[:3, 0, 0] = value
+        return array
+
+    return change
+
+
+def test_arrays_equal_the_volumes(root):
+    stored = build(root)
+    assert [case.name for case in stored] == ["hippocampus_000", "hippocampus_001", "hippocampus_002"]
+    for case in stored:
+        image, mask = (
+            nib.load(root / f"{folder}/{case.name}.nii.gz").get_fdata() for folder in ("imagesTr", "labelsTr")
+        )
+        axial = np.s_[::-1, ::-1, :]  # stored along R, A, S; shown with rows to the back and columns to the left
+        np.testing.assert_array_equal(case.image(), image[axial].transpose(2, 1, 0)[:, None].astype(np.float32))
+        np.testing.assert_array_equal(case.mask(), mask[axial].transpose(2, 1, 0))
+        assert case.shape == case.image().shape == (6, 1, 14, 20)
+        assert case.mask().dtype == np.uint8
+        assert case.voxels == tuple(np.bincount(case.mask().ravel(), minlength=3))
+        assert case.spacing_mm == (1.0, 1.0, 1.0)
+        assert isinstance(case.image(), np.memmap)
+
+
+def test_arrays_equal_the_slices_in_units(tmp_path):
+    layouts.synapse(tmp_path / "data")
+    case = next(case for case in build(tmp_path / "data", SYNAPSE) if case.name == "case0005")
+    for position in range(2):
+        with np.load(tmp_path / f"data/train_npz/case0005_slice{position:03d}.npz") as source:
+            np.testing.assert_allclose(case.image()[position, 0], source["image"] * 400 - 125, rtol=1e-6)
+            np.testing.assert_array_equal(case.mask()[position], source["label"])
+    assert case.shape == (2, 1, 32, 32)
+    assert case.spacing_mm is None
+
+
+def test_second_build_writes_nothing(root):
+    build(root)
+    age(root)
+    build(root)
+    assert rebuilt(root) == set()
+
+
+@pytest.mark.parametrize("folder", ["imagesTr", "labelsTr"])
+def test_case_whose_source_changed_is_built_again_alone(root, folder):
+    build(root)
+    age(root)
+    edit(root / folder / "hippocampus_001.nii.gz", with_value(1))
+    case = build(root)[1]
+    assert rebuilt(root) == {"hippocampus_001"}
+    array = case.image() if folder == "imagesTr" else case.mask()
+    assert (array.reshape(6, 14, 20)[0, -1, -3:] == 1).all()
+
+
+def test_case_whose_source_was_touched_is_built_again_alone(root):
+    build(root)
+    age(root)
+    os.utime(root / "labelsTr/hippocampus_002.nii.gz", (1e9, 1e9))
+    build(root)
+    assert rebuilt(root) == {"hippocampus_002"}
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        ({"plane": "coronal"}, True),
+        ({"classes": (*HIPPOCAMPUS.classes, {"name": "rest", "colour": [9, 9, 9]})}, True),
+        ({"ignore_index": 254}, True),
+        ({"array_units": {"scale": 2, "offset": 0}}, True),
+        ({"title": "another"}, False),
+        ({"normalisation": {"mean": 1, "std": 2}}, False),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_cases_are_built_again_when_the_card_changes_how_they_are_read(root, change, again):
+    build(root)
+    age(root)
+    case = build(root, replace(HIPPOCAMPUS, **change))[0]
+    assert len(rebuilt(root)) == (3 if again else 0)
+    assert case.shape == ((14, 1, 6, 20) if change.get("plane") else (6, 1, 14, 20))
+
+
+@pytest.mark.parametrize("damage", ["stray file", "no JSON", "cut JSON", "no image", "no mask"])
+def test_build_that_was_cut_off_is_repaired(root, damage):
+    expected = np.array(build(root)[1].image())
+    stem = root.parent / "store/hippocampus_001"
+    match damage:
+        case "stray file":
+            stem.with_name(".123.hippocampus_001.image.npy").write_bytes(b"half of it")
+            stem.with_suffix(".json").unlink()
+        case "no JSON":
+            stem.with_suffix(".json").unlink()
+        case "cut JSON":
+            stem.with_suffix(".json").write_text('{"fingerprint": ')
+        case _:
+            stem.with_suffix(f".{damage.split()[1]}.npy").unlink()
+    case = build(root)[1]
+    np.testing.assert_array_equal(case.image(), expected)
+    assert case.mask().shape == (6, 14, 20)
+
+
+def test_case_that_was_not_built_is_named(root):
+    with pytest.raises(InputError, match=r"store has no arrays of hippocampus_000"):
+        open_store(HIPPOCAMPUS, find_cases(HIPPOCAMPUS, root), root.parent / "store")
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (with_value(7), "mask value 7 in 3 voxels; expected 0 to 2 (background, anterior, posterior) or 255 (ignored)"),
+        (with_value([3, 4, 5]), "mask value 3 in 1 voxels and 2 other such values; expected 0 to 2"),
+        (with_value(-1, np.int16), "mask value -1 in 3 voxels; expected 0 to 2"),
+        (with_value(0.5, np.float32), "mask value 0.5 in 3 voxels; expected 0 to 2"),
+        (with_value(np.nan, np.float32), "mask value nan in 3 voxels; expected 0 to 2"),
+        (lambda mask: mask[:, 1:], "shape (6, 13, 20) differs from hippocampus_001.nii.gz with (6, 14, 20)"),
+        (lambda mask: np.stack([mask, mask, mask], axis=3), "channels"),
+    ],
+    ids=["value", "values", "negative", "fraction", "nan", "shape", "colours"],
+)
+def test_mask_that_is_wrong_is_named(root, change, problem):
+    path = root / "labelsTr/hippocampus_001.nii.gz"
+    edit(path, change)
+    message = refused(root)
+    assert message.startswith(f"{path}: ")
+    assert problem in message
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (with_value(np.nan), "3 of 1680 values are NaN or infinite"),
+        (with_value([np.inf, -np.inf, 0]), "2 of 1680 values are NaN or infinite"),
+        (lambda image: np.stack([image, image], axis=3), "has 2 channels, the card hippocampus expects 1 (MR)"),
+    ],
+    ids=["nan", "infinite", "channels"],
+)
+def test_image_that_is_wrong_is_named(root, change, problem):
+    path = root / "imagesTr/hippocampus_001.nii.gz"
+    edit(path, change)
+    message = refused(root)
+    assert message.startswith(f"{path}: ")
+    assert problem in message
+
+
+def test_mask_must_lie_where_its_image_lies(root):
+    path = root / "labelsTr/hippocampus_001.nii.gz"
+    mask = np.array(nib.load(path).dataobj)
+    write_nifti(path, mask, np.eye(4) + 1e-8)
+    build(root)
+    shifted = np.eye(4)
+    shifted[1, 3] = 2.5
+    write_nifti(path, mask, shifted)
+    message = refused(root)
+    assert message.startswith(f"{path}: its affine differs from hippocampus_001.nii.gz by up to 2.5 mm")
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "problem"),
+    [
+        ("image", lambda image: image + np.nan, "NaN"),
+        ("image", lambda image: image[1:], "shape"),
+        ("label", lambda label: label[1:], "shape"),
+        ("label", lambda label: label + 9, "mask value 9"),
+    ],
+)
+def test_slice_that_is_wrong_is_named(tmp_path, key, change, problem):
+    layouts.synapse(tmp_path / "data")
+    path = tmp_path / "data/train_npz/case0005_slice001.npz"
+    with np.load(path) as source:
+        arrays = dict(source)
+    write_array(path, **{**arrays, key: change(arrays[key])})
+    message = refused(tmp_path / "data", SYNAPSE)
+    assert message.startswith(f"{path}: ")
+    assert problem in message
+
+
+def test_bad_cases_are_listed_up_to_five_and_good_ones_stored(tmp_path):
+    root = tmp_path / "data"
+    layouts.hippocampus(root, cases=8)
+    for k in range(1, 8):
+        edit(root / f"labelsTr/hippocampus_00{k}.nii.gz", with_value(7))
+    lines = refused(root).splitlines()
+    assert lines[0] == "7 of 8 cases cannot be used:"
+    assert [f"hippocampus_00{k}.nii.gz" in lines[k] for k in range(1, 6)] == [True] * 5
+    assert lines[6:] == ["... and 2 more"]
+    good = find_cases(HIPPOCAMPUS, root)[:1]
+    assert open_store(HIPPOCAMPUS, good, tmp_path / "store")[0].mask().shape == (6, 14, 20)
+
+
+@pytest.mark.parametrize(("ignore_index", "dtype"), [(255, np.uint8), (3, np.uint8), (-1, np.int16)])
+def test_ignored_voxels_are_stored_as_255_and_not_counted(root, ignore_index, dtype):
+    before = build(root)[1]
+    edit(root / "labelsTr/hippocampus_001.nii.gz", with_value(ignore_index, dtype))
+    after = build(root, replace(HIPPOCAMPUS, ignore_index=ignore_index))[1]
+    assert (after.mask()[0, -1, -3:] == 255).all()
+    assert (after.mask() == 255).sum() == 3
+    assert sum(after.voxels) == sum(before.voxels) - 3
+    assert len(after.voxels) == 3
+
+
+def write_renumbered(root, ids):
+    """Phantoms of the Synapse layout whose organs have other ids."""
+    (root / "test_vol_h5").mkdir(parents=True)
+    for number in (1, 2):
+        image, label = phantom_volume(slices=8, size=48, seed=number)
+        table = np.array([0, *(ids[name] for name in ORGANS)])
+        write_array(root / f"test_vol_h5/case{number:04d}.npy.h5", image=(image + 125) / 400, label=table[label])
+
+
+def test_ids_of_the_card_are_accepted(tmp_path):
+    write_renumbered(tmp_path / "data", {name: k for k, name in enumerate(ORGANS, start=1)})
+    check_class_sizes(SYNAPSE, build(tmp_path / "data", SYNAPSE))
+
+
+def test_ids_of_raw_btcv_are_refused_by_their_values(tmp_path):
+    write_renumbered(tmp_path / "data", BTCV)
+    assert "mask value 11" in refused(tmp_path / "data", SYNAPSE)
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        {**BTCV, "pancreas": 0},  # its ids end at 8 where the pancreas was left out
+        {name: k for k, name in enumerate(BTCV, start=1)},  # closed up to 1..8: the liver is 5 in this order, too
+    ],
+    ids=["with gaps", "closed up"],
+)
+def test_ids_in_the_order_of_btcv_are_noticed(tmp_path, ids):
+    write_renumbered(tmp_path / "data", ids)
+    stored = build(tmp_path / "data", SYNAPSE)
+    with pytest.raises(InputError, match="the masks number the classes in another order"):
+        check_class_sizes(SYNAPSE, stored)
+
+
+def test_largest_class_is_checked_only_where_the_card_names_it(root):
+    stored = build(root)
+    check_class_sizes(HIPPOCAMPUS, stored)
+    by_size = np.argsort([sum(case.voxels[k] for case in stored) for k in (1, 2)])
+    smaller, larger = (("anterior", "posterior")[k] for k in by_size)
+    check_class_sizes(replace(HIPPOCAMPUS, largest_class=larger), stored)
+    with pytest.raises(InputError, match="the largest organ is posterior, but it should be anterior"):
+        check_class_sizes(replace(HIPPOCAMPUS, largest_class=smaller), stored)
+    check_class_sizes(replace(HIPPOCAMPUS, largest_class=smaller), [])
+
+
+def test_json_says_what_was_built(root):
+    case = build(root)[0]
+    entry = json.loads((root.parent / "store" / f"{case.name}.json").read_text())
+    assert tuple(entry["shape"]) == case.shape
+    assert tuple(entry["voxels"]) == case.voxels
