@@ -292,19 +292,17 @@ def test_ids_of_raw_btcv_are_refused_by_their_values(tmp_path):
     assert "mask value 11" in refused(tmp_path / "data", SYNAPSE)
 
 
-@pytest.mark.parametrize(
-    "ids",
-    [
-        {**BTCV, "pancreas": 0},  # its ids end at 8 where the pancreas was left out
-        {name: k for k, name in enumerate(BTCV, start=1)},  # closed up to 1..8: the liver is 5 in this order, too
-    ],
-    ids=["with gaps", "closed up"],
-)
-def test_ids_in_the_order_of_btcv_are_noticed(tmp_path, ids):
-    write_renumbered(tmp_path / "data", ids)
+def test_ids_in_the_order_of_btcv_are_refused(tmp_path):
+    write_renumbered(tmp_path / "data", {**BTCV, "pancreas": 0})  # its ids end at 8 where the pancreas was left out
     stored = build(tmp_path / "data", SYNAPSE)
     with pytest.raises(InputError, match="the masks number the classes in another order"):
         check_class_sizes(SYNAPSE, stored)
+
+
+def test_ids_of_btcv_closed_up_are_noticed_though_the_liver_is_in_its_place(tmp_path, capsys):
+    write_renumbered(tmp_path / "data", {name: k for k, name in enumerate(BTCV, start=1)})
+    check_class_sizes(SYNAPSE, build(tmp_path / "data", SYNAPSE))
+    assert "where gallbladder is expected" in capsys.readouterr().err
 
 
 def test_largest_class_is_checked_only_where_the_card_names_it(root):
