@@ -50,13 +50,14 @@ def test_every_command_runs(workplace, cli, checkpoint, phantom_root):
 def test_python_example_runs(checkpoint, tmp_path, monkeypatch):
     from mlla_seg import MLLA
 
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    code = "".join(re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL))
     monkeypatch.chdir(tmp_path)
     torch.save({"model": MLLA().state_dict()}, "mlla_t.pth")
     (tmp_path / "best.ckpt").write_bytes(checkpoint.read_bytes())
     names = {"image": np.zeros((2, 1, 32, 32), dtype=np.float32)}
     exec(code, names)  # the README's own code
     assert names["labels"].shape == (2, 32, 32)
+    assert names["model"](torch.zeros(1, 4, 64, 64)).shape == (1, 7, 64, 64)
     assert sum(p.numel() for p in names["published"].parameters()) == 28_505_312
 
 

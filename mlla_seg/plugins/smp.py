@@ -14,7 +14,7 @@ try:
     import segmentation_models_pytorch as smp
     from segmentation_models_pytorch.encoders._base import EncoderMixin
 except ImportError as error:
-    raise ImportError("mlla_seg.plugins.smp needs segmentation_models_pytorch: pip install mlla_seg[smp]") from error
+    raise ImportError("mlla_seg.plugins.smp needs it: pip install segmentation-models-pytorch") from error
 
 import torch
 from torch import Tensor, nn

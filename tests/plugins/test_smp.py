@@ -1,0 +1,115 @@
+"""MLLA in segmentation_models_pytorch: what smp asks of its own encoders and models, asked of ours."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+
+import mlla_seg.plugins.smp
+from mlla_seg import MLLA, load_pretrained
+from mlla_seg.models.mlla import SIZES
+
+ARCHITECTURES = [
+    "Unet",
+    "UnetPlusPlus",
+    "MAnet",
+    "Linknet",
+    "FPN",
+    "PSPNet",
+    "PAN",
+    "DeepLabV3",
+    "DeepLabV3Plus",
+    "UPerNet",
+    "Segformer",
+]
+
+
+def encoder(**options):
+    return smp.encoders.get_encoder("mlla_test", **{"in_channels": 3, "depth": 5, "weights": None, **options})
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("depth", [1, 2, 3, 4, 5])
+def test_encoder_gives_maps_of_the_strides_and_channels_it_says(depth, channels):
+    model = encoder(depth=depth, in_channels=channels)
+    x = torch.rand(2, channels, 64, 64)
+    features = model(x)
+    assert [f.shape[1] for f in features] == model.out_channels
+    assert [64 // f.shape[2] for f in features] == [2**i for i in range(depth + 1)]
+    assert torch.equal(features[0], x)
+    features[-1].sum().backward()
+    assert all(p.grad is not None for p in model.parameters()), "a stage is built that is not used"
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+def test_encoder_dilates(stride):
+    features = encoder(output_stride=stride).eval()(torch.rand(1, 3, 64, 96))
+    assert [64 // f.shape[2] for f in features] == [min(2**i, stride) for i in range(6)]
+    assert [96 // f.shape[3] for f in features] == [min(2**i, stride) for i in range(6)]
+
+
+@pytest.mark.parametrize("depth", [0, 6])
+def test_impossible_depth_is_refused(depth):
+    with pytest.raises(ValueError, match=f"1 to 5, got {depth}"):
+        encoder(depth=depth)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
+def test_encoder_scripts_and_exports():
+    model = encoder().eval()
+    x = torch.rand(1, 3, 64, 64)
+    expected = model(x)
+    scripted = torch.jit.script(model)(x)
+    exported = torch.export.export(model, (x,), strict=True).module()(x)
+    for a, b, c in zip(expected, scripted, exported, strict=True):
+        torch.testing.assert_close(b, a)
+        torch.testing.assert_close(c, a)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_trains_with_any_channels(name):
+    torch.manual_seed(0)
+    model = smp.create_model(name, "mlla_test", encoder_weights=None, in_channels=4, classes=7)
+    size = 256 if name == "PAN" else 64  # its pyramid pools the last map three times
+    logits = model(torch.rand(2, 4, size, size))
+    assert logits.shape == (2, 7, size, size)
+    logits.mean().backward()
+
+
+def test_sizes_that_are_no_multiple_of_32():
+    model = smp.Unet("mlla_test", encoder_weights=None).eval()
+    assert model(torch.rand(1, 3, 67, 71)).shape[2:] == (67, 71)
+
+
+def test_pretrained_folder_round_trip(tmp_path):
+    model = smp.Unet("mlla_test", encoder_weights=None, in_channels=2, classes=3).eval()
+    model.save_pretrained(tmp_path)
+    again = smp.from_pretrained(tmp_path).eval()
+    x = torch.rand(1, 2, 64, 64)
+    torch.testing.assert_close(again(x), model(x))
+
+
+def test_released_weights_give_the_features_of_the_classifier():
+    size = {key: SIZES["mlla_test"][key] for key in ("embed_dim", "depths", "num_heads")}
+    classifier = MLLA(**size).eval()
+    model = smp.Unet("mlla_test", encoder_weights=None).eval()
+    assert not load_pretrained(model.encoder.mlla, classifier.state_dict()).missing
+    x = torch.rand(1, 3, 64, 64)
+    for ours, theirs in zip(model.encoder(x)[1:], classifier.encoder(x), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_registering_again_is_harmless_and_weights_are_not_downloaded():
+    mlla_seg.plugins.smp.register()
+    with pytest.raises(KeyError, match="Wrong pretrained weights"):
+        smp.Unet("mlla_tiny", encoder_weights="imagenet")
+
+
+def test_plain_import_does_not_register():
+    code = "import mlla_seg, segmentation_models_pytorch as smp; print('mlla_tiny' in smp.encoders.encoders)"
+    output = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert output.stdout.strip() == "False"
