@@ -90,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except InputError as error:
         sys.exit(_complain(str(error)))
     except ArgumentError as error:
-        sys.exit(_complain(f"{error.message} Options: python cli.py {argv[0]} --help"))
+        message = str(error.message).replace(f"{argv[0]}.", "--").rstrip(".")  # fit.data.root is --data.root
+        sys.exit(_complain(f"{message}. All options: python cli.py {argv[0]} --help"))
     except KeyboardInterrupt:
         sys.exit(130)
