@@ -92,5 +92,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ArgumentError as error:
         message = str(error.message).replace(f"{argv[0]}.", "--").rstrip(".")  # fit.data.root is --data.root
         sys.exit(_complain(f"{message}. All options: python cli.py {argv[0]} --help"))
+    except OSError as error:  # a folder that cannot be written, a full disk
+        if error.filename is None:
+            raise
+        sys.exit(_complain(f"{error.filename}: {error.strerror}. Choose another place, or change its permissions."))
     except KeyboardInterrupt:
         sys.exit(130)

@@ -48,13 +48,13 @@ class Predictor:
         path = Path(path)
         if not path.is_file():
             raise InputError(
-                f"{path}: no such checkpoint. Training writes them to runs/<name>/version_<n>/checkpoints."
+                f"{path}: no such checkpoint. Give the path of a .ckpt; fit writes them to "
+                "runs/<name>/version_<n>/checkpoints."
             )
         try:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"{path}: cannot be read as a checkpoint ({reason}). Is the file complete?") from error
+            raise InputError(f"{path}: cannot be read as a checkpoint. Is it a .ckpt of fit, and complete?") from error
         if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint:
             raise InputError(
                 f"{path}: is not a checkpoint of mlla_seg. For other weights see mlla_seg.load_pretrained."
@@ -89,7 +89,10 @@ class Predictor:
         channels = self.spec["channels"]
         if stack.ndim != 4 or stack.shape[1] != len(channels):
             found = f"{stack.shape[1]} channels" if stack.ndim == 4 else f"shape {tuple(image.shape)}"
-            raise InputError(f"has {found}; this network was trained on {len(channels)} ({', '.join(channels)}).")
+            raise InputError(
+                f"has {found}; this network was trained on {len(channels)} ({', '.join(channels)}). "
+                "Arrays are (S, C, H, W), or (C, H, W) for a single image."
+            )
         how = {key: self.spec[key] for key in ("resize", "window", "context")}
         labels = predict_case(self.network, stack, self.device, **how, batch_size=batch_size).numpy()
         return labels[0] if single else labels

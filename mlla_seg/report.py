@@ -88,6 +88,7 @@ def plot_training(metrics_csv: Path, output: Path) -> None:
             side.plot(*zip(*points, strict=True), color=colour, marker="." if len(points) < 60 else None)
         side.set_ylabel(label, color=colour)
     axis.set_xlabel("epoch")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     curves[1][3].set_ylim(0, 1)
     _save(figure, output)
 

@@ -15,7 +15,9 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import LayerSync
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mlla_seg import report
 from mlla_seg.data.datamodule import SegmentationDataModule
@@ -38,6 +40,10 @@ QUIET = (
     ".*Total length of `list` across ranks is zero.*",
     ".*The dirpath has changed from.*",
 )
+
+
+RUNS = "runs"
+"""Where runs are logged unless the config says otherwise, by the name of the card."""
 
 
 class BatchNormOverProcesses(LayerSync):
@@ -69,12 +75,19 @@ class SegmentationCLI(LightningCLI):
         self.continues = config.get("ckpt_path") == "last"
         if config.get("ckpt_path"):
             config["ckpt_path"] = str(find_checkpoint(config["ckpt_path"], config))
+        elif self.subcommand != "fit":
+            raise InputError(
+                f"{self.subcommand} needs --ckpt_path: best, last or the path of a .ckpt file that fit wrote."
+            )
         if self.subcommand != "fit":
             config["verbose"] = False  # the table printed at the end says more
 
     def after_instantiate_classes(self) -> None:
         """Checks the data before other processes are started, so that a mistake in them is one message."""
         if os.environ.get("LOCAL_RANK", "0") == "0":
+            splits = self.datamodule.splits
+            counts = f"{len(splits.train)} cases to train, {len(splits.val)} to validate, {len(splits.test)} to test"
+            print(f"{self.datamodule.card.title}: {counts}", flush=True)
             self.datamodule.prepare_data()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -85,7 +98,12 @@ class SegmentationCLI(LightningCLI):
         else:  # the checkpoint's weights are the averaged ones already
             callbacks = [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]
         plugins = [*(config.get("plugins") or []), BatchNormOverProcesses()]
-        return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs)
+        if config.get("logger") in (None, True):
+            kwargs["logger"] = CSVLogger(RUNS, name=self.datamodule.card.name)
+        try:
+            return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs)
+        except MisconfigurationException as error:  # such as a GPU that is not there
+            raise InputError(" ".join(str(error).split())) from error
 
     def _checkpointing(self) -> list[ModelCheckpoint]:
         """Keeps the last epoch, and the best by validation Dice where the data have a validation split.
@@ -187,8 +205,10 @@ def _richest_slice(mask: Array, background: int | None) -> int:
 def run_folder(config: Any) -> Path:
     """Where the configured logger keeps the versions of this experiment."""
     logger = config.trainer.get("logger")
-    arguments = logger.get("init_args", {}) if hasattr(logger, "get") else {}
-    return Path(arguments.get("save_dir") or "lightning_logs") / (arguments.get("name") or "")
+    if not hasattr(logger, "get"):
+        return Path(RUNS) / load_card(config.data.card).name
+    arguments = logger.get("init_args", {})
+    return Path(arguments.get("save_dir") or RUNS) / (arguments.get("name") or "")
 
 
 def find_checkpoint(name: str, config: Any) -> Path:

@@ -114,7 +114,7 @@ def test_scores_do_not_depend_on_the_batch_size(cli, options, checkpoint, batch_
 
 
 def test_averaged_weights_are_validated_saved_and_predicted_with(cli, options):
-    ema = "--trainer.callbacks=[{class_path: EMAWeightAveraging, init_args: {decay: 0.5}}]"
+    ema = "--trainer.callbacks=[{class_path: mlla_seg.averaging.WarmEMA, init_args: {decay: 0.5}}]"
     cli("fit", *options, ema, "--trainer.max_epochs=1")
     saved = torch.load("runs/demo/version_0/checkpoints/last.ckpt", weights_only=True)
     name = "network.head.weight"
@@ -124,6 +124,38 @@ def test_averaged_weights_are_validated_saved_and_predicted_with(cli, options):
     cli("test", *options, ema, "--ckpt_path=last")
     summary = json.loads(Path("runs/demo/version_1/summary.json").read_text())
     assert np.isfinite(summary["test/dice"])
+
+
+def test_average_forgets_the_initial_weights_at_once():
+    from mlla_seg.averaging import WarmEMA
+
+    average = WarmEMA(0.99)._kwargs["avg_fn"]
+    value = torch.zeros(())
+    for step in range(1, 31):
+        value = average(value, torch.ones(()), step)
+    assert value > 0.999  # a constant decay of 0.99 would be at 0.26
+    long_run = average(torch.zeros(()), torch.ones(()), 10_000)
+    assert long_run.item() == pytest.approx(0.01)
+    assert average(torch.tensor(3), torch.tensor(4), 1) == 4
+
+
+def test_scores_need_a_checkpoint(cli, capsys, options):
+    for command in ("test", "validate"):
+        assert f"{command} needs --ckpt_path" in refused(capsys, cli, command, *options)
+
+
+def test_places_that_cannot_be_written_are_named(cli, capsys, options, tmp_path):
+    (tmp_path / "file").touch()
+    message = refused(capsys, cli, "fit", *options, "--data.cache_dir", tmp_path / "file")
+    assert str(tmp_path / "file") in message
+    assert "Choose another place" in message
+
+
+def test_without_a_logger_runs_are_named_after_the_card(cli, options):
+    cli("fit", *options, "--trainer.logger=null", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2")
+    assert Path("runs/phantom/version_0/checkpoints/last.ckpt").is_file()
+    cli("test", *options, "--trainer.logger=null", "--ckpt_path=last")
+    assert Path("runs/phantom/version_1/summary.json").is_file()
 
 
 def test_pretrained_weights_are_reported(cli, capsys, caplog, options, tmp_path):
@@ -147,6 +179,7 @@ def test_mistakes_are_answered_in_a_line(cli, capsys, options, checkpoint, tmp_p
     assert "Did you mean phantom" in fit("--data.card=fantom")
     assert "Did you mean aerial" in fit("--data.augment=areal")
     assert "fewer than one batch" in fit("--data.batch_size=999")
+    assert "1 or more, got 0" in fit("--data.batch_size=0")
     assert "--data.crop takes two numbers" in fit("--data.crop=[32]")
     assert "set --data.crop or --data.resize" in fit("--data.crop=null")
     assert "crops must be square" in fit("--data.crop=[32,64]", "--data.augment=aerial")

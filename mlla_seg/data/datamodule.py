@@ -61,6 +61,8 @@ class SegmentationDataModule(LightningDataModule):
         turned = crop or resize
         if isinstance(turned, list) and turned[0] != turned[1] and augment in QUARTER_TURNS:
             raise InputError(f"--data.augment {augment} makes quarter turns, so crops must be square, got {turned}.")
+        if batch_size < 1:
+            raise InputError(f"--data.batch_size is a number of slices, 1 or more, got {batch_size}.")
         if context < 0:
             raise InputError(f"--data.context is a number of neighbouring slices, 0 or more, got {context}.")
         if crop is None and not isinstance(resize, list):

@@ -130,6 +130,11 @@ def _nnunet_cases(card: Card, root: Path) -> list[Case]:
         if not images[0].is_file():
             raise InputError(f"{mask} has no image: expected {images[0]} or {name}_0000{ending} beside it.")
         cases.append(Case(name, name, (images,), (mask,)))
+    known = {path.name for case in cases for files in case.images for path in files}
+    unlabelled = sorted(path.name for path in (root / "imagesTr").glob(f"[!.]*{ending}") if path.name not in known)
+    if unlabelled:
+        shown = ", ".join(unlabelled[:5]) + (", ..." if len(unlabelled) > 5 else "")
+        print(f"note: {len(unlabelled)} files of imagesTr have no label and are left out: {shown}", file=sys.stderr)
     return cases
 
 

@@ -79,6 +79,8 @@ class Card:
 def find_card(name: str | Path) -> Path:
     """The file of a card: a path, or a name below ``datasets/`` here or in the checkout this package lies in."""
     path = Path(name)
+    if (path / "dataset.yaml").is_file():
+        return path / "dataset.yaml"
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise InputError(
