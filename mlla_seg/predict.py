@@ -151,9 +151,14 @@ def predict(
         target = mask_path(files[0], folder)
         if target.resolve() == files[0].resolve():
             raise InputError(f"{target}: the mask would overwrite its image. Choose another folder for --output.")
-        if overwrite or not target.exists():
+        if not overwrite and target.exists():
+            continue
+        try:
             predictor.predict_file(files, target, batch_size)
-            written += 1
+        except InputError as error:
+            done = f" {written} of {len(images)} masks are written; --overwrite=false goes on after them."
+            raise InputError(f"{error}{done if len(images) > 1 else ''}") from error
+        written += 1
     print(f"{written} of {len(images)} masks written to {folder}")
     print("\n".join(_legend(predictor.spec)))
 

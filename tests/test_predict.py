@@ -107,6 +107,14 @@ def test_bad_checkpoints_are_refused(capsys, cli, checkpoint, tmp_path):
     assert "cut.ckpt: cannot be read" in refused(capsys, cli, "--ckpt_path", tmp_path / "cut.ckpt", *rest)
 
 
+def test_a_bad_file_in_a_folder_says_how_far_it_came(capsys, cli, checkpoint, phantom_root, tmp_path):
+    shutil.copytree(phantom_root / "test_vol_h5", tmp_path / "in")
+    (tmp_path / "in/case0015.npy.h5").write_bytes(b"cut")
+    message = refused(capsys, cli, "--ckpt_path", checkpoint, "--input", tmp_path / "in", "--output", tmp_path / "out")
+    assert "case0015.npy.h5: cannot be read" in message
+    assert "2 of 4 masks are written; --overwrite=false goes on after them" in message
+
+
 def test_bad_images_are_refused(capsys, cli, checkpoint, phantom_root, tmp_path):
     def run(source, output="masks"):
         return refused(
