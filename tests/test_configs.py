@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +44,21 @@ def test_every_config_runs_on_its_layout(cli, config, tmp_path):
     root = tmp_path / layouts.root_of(config)
     layouts.WRITERS[root.name](root)
     run_all(cli, config, root)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_runs_on_two_processes(config, tmp_path):
+    root = tmp_path / layouts.root_of(config)
+    layouts.WRITERS[root.name](root)
+    command = [sys.executable, ROOT / "cli.py", "fit", "--config", config, f"--data.root={root}", *TINY]
+    command += ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.precision=32-true"]
+    command += ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(list(map(str, command)), cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("Run folder:") == 1
+    assert (tmp_path / "runs" / config.stem / "version_0/checkpoints/last.ckpt").is_file()
 
 
 @pytest.mark.parametrize(
