@@ -70,6 +70,16 @@ def test_encoder_scripts_and_exports():
         torch.testing.assert_close(c, a)
 
 
+@pytest.mark.slow
+def test_encoder_compiles_with_dynamic_sizes():
+    model = encoder(depth=3).eval()  # all five take inductor minutes
+    compiled = torch.compile(model, fullgraph=True, dynamic=True)
+    with torch.no_grad():
+        for x in (torch.rand(1, 3, 64, 64), torch.rand(2, 3, 96, 64)):
+            for a, b in zip(model(x), compiled(x), strict=True):
+                torch.testing.assert_close(b, a, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_architecture_trains_with_any_channels(name):
     torch.manual_seed(0)
