@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from mlla_seg.errors import lookup
 from mlla_seg.models.mixers import MIXERS, DepthwiseConv, rope_for
@@ -72,18 +73,25 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks at one resolution, ``(B, H, W, C)`` to the same shape; ``drop_path_rates`` has one entry per block."""
+    """Blocks at one resolution, ``(B, H, W, C)`` to the same shape; ``drop_path_rates`` has one entry per block.
+
+    With ``checkpointing`` each block is computed again in the backward pass instead of keeping what is inside it.
+    """
 
     def __init__(
         self, dim: int, num_heads: int, drop_path_rates: Sequence[float], mlp_ratio: float, mixer: str
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block(dim, num_heads, mlp_ratio, rate, mixer) for rate in drop_path_rates)
+        self.checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
         rope = rope_for(x)
         for block in self.blocks:
-            x = block(x, rope)
+            if self.checkpointing and not torch.jit.is_scripting():
+                x = checkpoint(block, x, rope, use_reentrant=False)
+            else:
+                x = block(x, rope)
         return x
 
 
@@ -139,6 +147,14 @@ class Downsample(nn.Module):
         return self.reduce(F.relu(x[..., :height, :width]))
 
 
+def dilate(module: nn.Module, rate: int) -> None:
+    """Lets every convolution in ``module`` keep the resolution and see as far as at a ``rate`` times coarser one."""
+    for conv in module.modules():
+        if isinstance(conv, nn.Conv2d):
+            reach = rate * (conv.kernel_size[0] // 2)
+            conv.stride, conv.dilation, conv.padding = (1, 1), (rate, rate), (reach, reach)
+
+
 def init_weights(module: nn.Module) -> None:
     """Truncated normal (0.02) for linear layers, as for vision transformers; everything else keeps torch's defaults."""
     if isinstance(module, nn.Linear):
@@ -171,6 +187,7 @@ class MLLAEncoder(Encoder):
         norm_outputs: Pass the stage outputs through a LayerNorm each, as the authors' dense-prediction backbone.
         stage_inputs: Return the input of all stages but the last instead of their output, as MLLA-UNet's skips do.
         mixer: Token mixer, a name in ``MIXERS``.
+        output_stride: Coarsest resolution: 32, or 16 or 8, where later stages are dilated instead (arXiv 1706.05587).
     """
 
     def __init__(
@@ -184,8 +201,11 @@ class MLLAEncoder(Encoder):
         norm_outputs: bool = False,
         stage_inputs: bool = False,
         mixer: str = "linear_attention",
+        output_stride: int = 32,
     ) -> None:
         super().__init__()
+        if output_stride not in (8, 16, 32):
+            raise ValueError(f"output_stride of an MLLA encoder is 8, 16 or 32, got {output_stride}.")
         if not len(depths) == len(num_heads) <= 4:
             raise ValueError(
                 f"MLLA has up to four stages, each with its heads: got {len(depths)} depths, {len(num_heads)} heads."
@@ -203,18 +223,33 @@ class MLLAEncoder(Encoder):
         self.downsamples = nn.ModuleList([nn.Identity(), *(Downsample(dim) for dim in dims[:-1])])
         self.norms = nn.ModuleList(nn.LayerNorm(dim) if norm_outputs else nn.Identity() for dim in dims)
         self.apply(init_weights)
+        for i, stage in enumerate(self.stages):
+            if 2 ** (i + 2) > output_stride:
+                for module in (self.downsamples[i], stage):
+                    dilate(module, 2 ** (i + 2) // output_stride)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Maps an image ``(B, C, H, W)`` to five maps ``(B, C_i, ceil(H / 2^i), ceil(W / 2^i))``, i = 1 .. 5."""
+    def forward(self, x: Tensor, maps: int = 5) -> list[Tensor]:
+        """Maps an image ``(B, C, H, W)`` to five maps ``(B, C_i, ceil(H / 2^i), ceil(W / 2^i))``, i = 1 .. 5.
+
+        With fewer ``maps`` only the finest are computed.
+        """
         half, x = self.stem(x)
         features = [half]
         for downsample, stage, norm in zip(self.downsamples, self.stages, self.norms):  # noqa: B905 - TorchScript
-            x = skip = downsample(x)
-            x = stage(x.movedim(1, -1)).movedim(-1, 1)
-            features.append(skip if self.stage_inputs else norm(x.movedim(1, -1)).movedim(-1, 1))
+            if len(features) < maps:
+                x = skip = downsample(x)
+                x = stage(x.movedim(1, -1)).movedim(-1, 1)
+                features.append(skip if self.stage_inputs else norm(x.movedim(1, -1)).movedim(-1, 1))
         if self.stage_inputs:
             features[-1] = x
         return features
+
+    @torch.jit.unused
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trades time for memory in training: blocks are computed again in the backward pass."""
+        for module in self.modules():
+            if isinstance(module, Stage):
+                module.checkpointing = enable
 
 
 class MLLA(nn.Module):

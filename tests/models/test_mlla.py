@@ -175,3 +175,57 @@ def test_encoder_exports_strictly_with_dynamic_sizes():
     x = torch.randn(3, 3, 96, 128)
     for ours, theirs in zip(program.module()(x), model(x), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("maps", [1, 2, 4])
+def test_fewer_maps_are_the_finest_and_later_stages_do_not_run(maps):
+    torch.manual_seed(0)
+    model = MLLAEncoder(**TINIEST).eval()
+    x = torch.randn(1, 3, 64, 96)
+    expected = model(x)[:maps]
+    for stage in model.stages[maps - 1 :]:
+        stage.forward = None  # calling it would fail
+    for ours, theirs in zip(model(x, maps), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+def test_dilated_encoder_keeps_the_resolution_and_the_reach(stride):
+    torch.manual_seed(0)
+    dilated, plain = MLLAEncoder(**TINIEST, output_stride=stride).eval(), MLLAEncoder(**TINIEST).eval()
+    plain.load_state_dict(dilated.state_dict())
+    x = torch.randn(1, 3, 64, 96)
+    features, expected = dilated(x), plain(x)
+    assert [64 // f.shape[2] for f in features] == [min(2**i, stride) for i in range(1, 6)]
+    for i in range(3 if stride == 8 else 4):  # up to there nothing is dilated
+        torch.testing.assert_close(features[i], expected[i])
+    conv = dilated.stages[3].blocks[0].mixer.lepe
+    assert conv.dilation == conv.padding == (32 // stride, 32 // stride)
+    assert conv.stride == (1, 1)
+    with pytest.raises(ValueError, match="8, 16 or 32, got 4"):
+        MLLAEncoder(output_stride=4)
+
+
+def test_checkpointed_blocks_give_the_same_gradients_and_keep_less():
+    def train(enable):
+        torch.manual_seed(0)
+        model = MLLAEncoder(**TINIEST, drop_path_rate=0.5)
+        model.set_grad_checkpointing(enable)
+        kept = 0
+
+        def count(tensor):
+            nonlocal kept
+            kept += tensor.nelement()
+            return tensor
+
+        torch.manual_seed(1)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            loss = model(torch.randn(2, 3, 64, 64))[-1].square().mean()
+        loss.backward()
+        return kept, [p.grad for p in model.parameters()]
+
+    kept, expected = train(False)
+    less, gradients = train(True)
+    assert less < 0.6 * kept
+    for ours, theirs in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
