@@ -1,13 +1,14 @@
-"""Weights from elsewhere: the one place that knows the parameter names of the authors' networks.
+"""Weights from elsewhere: the one place that knows the parameter names of others.
 
-Their files hold the state dict itself or under the key ``model`` (or ``state_dict``); RoPE tables in them can be
-derived and are dropped.
+The authors' files hold the state dict itself or under the key ``model`` (or ``state_dict``); RoPE tables in them can be
+derived and are dropped. Whatever library an MLLA encoder sits in, its parameters have the same names behind a prefix:
+they are brought to ``encoder.``, and those beside it (``decoder.``, ``norm.``, ``head.``) lose what the two share.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,9 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from mlla_seg.errors import InputError
-from mlla_seg.models.decoders import MLLAUNetDecoder
-from mlla_seg.models.mlla import MLLA, MLLAEncoder
-from mlla_seg.models.segmenter import Segmenter
 
 # The authors' names to ours, applied in order to every name.
 RENAMES = [
@@ -57,6 +55,9 @@ RENAMES = [
     (r"\.mlp\.fc1\.", r".mlp.0."),
     (r"\.mlp\.fc2\.", r".mlp.2."),
 ]
+FIRST_PARAMETER = "stem.conv1.0.weight"
+"""Of every MLLA encoder; what stands before it is where the encoder lies."""
+DECODER_BLOCKS = re.compile(r"^decoder\.levels\.(\d)\.stage\.(.+)$")
 DERIVABLE = re.compile(r"(\.rope\.rotations|\.num_batches_tracked)$")
 
 
@@ -69,7 +70,7 @@ class LoadReport:
     adapted: list[str] = field(default_factory=list)
     """Taken over changed: a first convolution for other channels, decoder blocks copied from the encoder."""
     left_out: list[str] = field(default_factory=list)
-    """In the file but not used, such as the head for another number of classes."""
+    """In the file but not used, such as the head for another number of classes; by the names of ours."""
     missing: list[str] = field(default_factory=list)
     """In the module but not in the file: as they were before."""
 
@@ -83,12 +84,17 @@ class LoadReport:
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Reads a state dict from ``.safetensors`` or a torch file, without running any code stored in it.
+    """Reads a state dict, without running any code stored in the file.
+
+    Args:
+        path: A ``.safetensors`` or torch file (a Lightning checkpoint too), or a folder of ``save_pretrained``.
 
     Raises:
         InputError: No such file, not a file of weights, or one that only loads by running code.
     """
     path = Path(path)
+    if path.is_dir():
+        path = path / "model.safetensors"
     if not path.is_file():
         raise InputError(
             f"No weights at {path}. Download the file first and give its path; nothing is fetched from here."
@@ -116,22 +122,37 @@ def rename(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Brings the authors' parameter names to ours (those of a classifier or segmenter); ours stay as they are."""
     renamed = {}
     for name, value in state_dict.items():
-        if DERIVABLE.search(name):
-            continue
         for pattern, replacement in RENAMES:
             name = re.sub(pattern, replacement, name)
         renamed[name] = value
+    if "norm.weight" in renamed and "head.weight" in renamed and renamed["head.weight"].ndim == 4:
+        for kind in ("weight", "bias"):  # MLLA-UNet's last norm of the encoder has the classifier's name
+            renamed[f"decoder.norm.{kind}"] = renamed.pop(f"norm.{kind}")
     return renamed
 
 
-def copy_encoder_blocks(decoder: MLLAUNetDecoder, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Decoder blocks as copies of the encoder's blocks of the same width, as the authors start MLLA-UNet."""
+def common_names(names: Iterable[str]) -> dict[str, str]:
+    """Parameter names of anything that holds an MLLA encoder, keyed by those of :class:`MLLA` and ``Segmenter``."""
+    names = [name for name in names if not DERIVABLE.search(name)]
+    places = [name.removesuffix(FIRST_PARAMETER) for name in names if name.endswith(FIRST_PARAMETER)]
+    if len(places) != 1:
+        return {name: name for name in names}
+    place = places[0]
+    root = place[: max(0, place.rfind("encoder."))]
+    return {
+        "encoder." + name.removeprefix(place) if name.startswith(place) else name.removeprefix(root): name
+        for name in names
+    }
+
+
+def copy_encoder_blocks(targets: Iterable[str], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Blocks of MLLA-UNet's decoder as copies of the encoder's of the same width, as the authors start it."""
     copies = {}
-    for level, stage in enumerate((2, 1, 0)):
-        for name in decoder.get_submodule(f"levels.{level}.stage").state_dict():
-            source = weights.get(f"encoder.stages.{stage}.{name}")
-            if source is not None:
-                copies[f"decoder.levels.{level}.stage.{name}"] = source
+    for target in targets:
+        if match := DECODER_BLOCKS.match(target):
+            source = f"encoder.stages.{2 - int(match[1])}.{match[2]}"
+            if source in weights:
+                copies[target] = weights[source]
     return copies
 
 
@@ -148,14 +169,15 @@ def adapt_channels(weight: Tensor, in_channels: int) -> Tensor:
 
 
 def load_pretrained(module: nn.Module, source: str | Path | Mapping[str, Tensor]) -> LoadReport:
-    """Loads released weights (the authors' names or ours) into a classifier, encoder or segmenter.
+    """Loads weights into whatever holds an MLLA encoder: ours, or a network of smp, timm, MONAI or torchgeo with it.
 
-    From a classifier into an MLLA-UNet, decoder blocks start as copies of the encoder's blocks of the same width. A
-    first convolution for another number of channels is adapted; a head for other classes is left out.
+    The weights may be the authors', or come from any of these in turn. From a classifier into an MLLA-UNet, decoder
+    blocks start as copies of the encoder's blocks of the same width. A first convolution for another number of channels
+    is adapted; a head for other classes, or another kind of decoder, is left out; normalisation stays the module's own.
 
     Args:
-        module: :class:`MLLA`, :class:`MLLAEncoder` or a :class:`Segmenter`; changed in place.
-        source: Path of a file, or a state dict.
+        module: The network; changed in place.
+        source: Path of a file (see :func:`read_state_dict`), or a state dict.
 
     Returns:
         What was loaded, adapted, left out and is missing.
@@ -163,44 +185,41 @@ def load_pretrained(module: nn.Module, source: str | Path | Mapping[str, Tensor]
     Raises:
         InputError: The file cannot be read, or fits the module nowhere or with another size.
     """
-    if not isinstance(module, (MLLA, MLLAEncoder, Segmenter)):
-        raise InputError(f"load_pretrained takes an MLLA, MLLAEncoder or Segmenter, got {type(module).__name__}.")
     name = "the state dict" if isinstance(source, Mapping) else str(source)
-    weights = rename(source if isinstance(source, Mapping) else read_state_dict(source))
-    if "norm.weight" in weights and "head.weight" in weights and weights["head.weight"].ndim == 4:
-        for kind in ("weight", "bias"):  # MLLA-UNet's last norm of the encoder has the classifier's name
-            weights[f"decoder.norm.{kind}"] = weights.pop(f"norm.{kind}")
-    if isinstance(module, MLLAEncoder):
-        weights = {key.removeprefix("encoder."): value for key, value in weights.items()}
+    given = rename(source if isinstance(source, Mapping) else read_state_dict(source))
+    weights = {common: given[own] for common, own in common_names(given).items()}
+    own_names, state = common_names(module.state_dict()), module.state_dict()
+    targets = {common: state[own] for common, own in own_names.items()}
     report = LoadReport()
-    targets = {key: value for key, value in module.state_dict().items() if not DERIVABLE.search(key)}
+    fitting: dict[str, Tensor] = {}
     adapted: dict[str, Tensor] = {}
-    has_decoder = any(key.startswith("decoder.") for key in weights)
-    if isinstance(module, Segmenter) and isinstance(module.decoder, MLLAUNetDecoder) and not has_decoder:
-        adapted = copy_encoder_blocks(module.decoder, weights)
+    if not any(DECODER_BLOCKS.match(key) for key in weights) and (copies := copy_encoder_blocks(targets, weights)):
+        adapted = copies
         for kind in ("weight", "bias"):  # the classifier's final norm follows the same stage
             if f"norm.{kind}" in weights:
                 adapted[f"decoder.norm.{kind}"] = weights.pop(f"norm.{kind}")
     for key, value in weights.items():
         target = targets.get(key)
-        if target is None or (key.startswith("head.") and target.shape != value.shape):
+        if target is None or key.startswith("normalise."):
             report.left_out.append(key)
         elif target.shape == value.shape:
-            report.loaded.append(key)
-        elif key.endswith("stem.conv1.0.weight") and target.shape[0] == value.shape[0]:
+            fitting[key] = value
+        elif not key.startswith("encoder."):  # a head for other classes, a decoder of another kind
+            report.left_out.append(key)
+        elif key == "encoder." + FIRST_PARAMETER and target.shape[0] == value.shape[0]:
             adapted[key] = adapt_channels(value, target.shape[1])
         else:
             raise InputError(
                 f"{key} in {name} has shape {tuple(value.shape)}, this network expects {tuple(target.shape)}: "
                 "the weights are of another size. Create the network of that size."
             )
-    report.adapted = list(adapted)
-    if not report.loaded:
+    if not any(key.startswith("encoder.") for key in fitting):
         raise InputError(
-            f"No parameter of {name} fits {type(module).__name__}: it holds {', '.join(list(weights)[:3])}, ..."
+            f"No encoder parameter of {name} fits {type(module).__name__}: it holds {', '.join(list(weights)[:3])}, ..."
         )
-    module.load_state_dict({key: weights[key] for key in report.loaded} | adapted, strict=False)
-    report.missing = [
-        key for key in targets if key not in weights and key not in adapted and not key.startswith("normalise.")
-    ]
+    values = {own_names[key]: value for key, value in (fitting | adapted).items()}
+    module.load_state_dict(values, strict=False)
+    report.loaded = [own_names[key] for key in fitting]
+    report.adapted = [own_names[key] for key in adapted]
+    report.missing = [own for key, own in own_names.items() if own not in values and not key.startswith("normalise.")]
     return report

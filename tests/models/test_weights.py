@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mlla_seg import MLLA, MLLAEncoder, MLLAUNet, load_pretrained
+from mlla_seg import MLLA, MLLAEncoder, MLLAUNet, create_model, load_pretrained
 from mlla_seg.models.mlla import SIZES
 
 SIZE = {key: SIZES["mlla_test"][key] for key in ("embed_dim", "depths", "num_heads")}
@@ -83,9 +83,37 @@ def test_wrong_files_are_refused_with_their_name(classifier, tmp_path):
     assert not (tmp_path / "executed").exists()
     with pytest.raises(ValueError, match=r"No weights at .*absent\.pth"):
         load_pretrained(classifier, tmp_path / "absent.pth")
-    with pytest.raises(ValueError, match="fits MLLA"):
+    with pytest.raises(ValueError, match=r"No encoder parameter of the state dict fits MLLA: it holds conv\.weight"):
         load_pretrained(classifier, {"conv.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match="another size"):
         load_pretrained(MLLA(embed_dim=16, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)), classifier.state_dict())
-    with pytest.raises(ValueError, match="takes an MLLA, MLLAEncoder or Segmenter, got Linear"):
+    with pytest.raises(ValueError, match="fits Linear"):
         load_pretrained(torch.nn.Linear(1, 1), classifier.state_dict())
+
+
+def test_normalisation_of_other_data_stays_behind():
+    scans = create_model("mlla_test", num_classes=2, in_channels=1, normalisation={"mean": 75, "std": 100})
+    network = create_model("mlla_test", num_classes=2, in_channels=1)
+    report = load_pretrained(network, scans.state_dict())
+    assert network.normalise.mean.item() == 0
+    assert set(report.left_out) == {"normalise.mean", "normalise.std", "normalise.window"}
+    assert not report.missing
+    torch.testing.assert_close(network.head.weight, scans.head.weight)
+
+
+def test_a_lightning_checkpoint_gives_its_network(checkpoint):
+    network = create_model("mlla_test", num_classes=9, in_channels=1, decoder_depths=(1, 1, 1))
+    report = load_pretrained(network, checkpoint)
+    weights = torch.load(checkpoint, weights_only=True)["state_dict"]
+    assert not report.missing
+    torch.testing.assert_close(network.encoder.stem.conv1[0].weight, weights["network.encoder.stem.conv1.0.weight"])
+    torch.testing.assert_close(network.head.weight, weights["network.head.weight"])
+
+
+def test_another_decoder_is_left_out(classifier):
+    source = create_model("mlla_test", "unet", num_classes=7)
+    target = create_model("mlla_test", "fpn", num_classes=7)
+    report = load_pretrained(target, source.state_dict())
+    assert all(name.startswith("encoder.") for name in report.loaded)
+    assert {name.split(".")[0] for name in report.left_out} >= {"decoder"}
+    assert {name.split(".")[0] for name in report.missing} <= {"decoder", "head"}
