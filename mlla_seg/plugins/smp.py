@@ -2,7 +2,8 @@
 
 Every decoder, depths 1 to 5, any number of channels, output strides 8 and 16 where a decoder dilates. Nothing is
 downloaded: ``encoder_weights`` stays ``None``, and a local file of released weights is loaded with
-``mlla_seg.load_pretrained(model.encoder.mlla, "mlla_t.pth")``.
+``mlla_seg.load_pretrained(model, "mlla_t.pth")``. torchgeo builds its tasks on smp: with this import,
+``SemanticSegmentationTask(model="unet", backbone="mlla_tiny", ...)`` knows the encoders too.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from typing import Any
 
 try:
     import segmentation_models_pytorch as smp
-    from segmentation_models_pytorch.encoders._base import EncoderMixin
-except ImportError as error:
-    raise ImportError("mlla_seg.plugins.smp needs it: pip install segmentation-models-pytorch") from error
+except ModuleNotFoundError as error:
+    raise ImportError("mlla_seg.plugins.smp needs segmentation_models_pytorch: pip install 'mlla_seg[smp]'") from error
 
 import torch
+from segmentation_models_pytorch.encoders._base import EncoderMixin
 from torch import Tensor, nn
 
 from mlla_seg.models.mlla import SIZES, MLLAEncoder

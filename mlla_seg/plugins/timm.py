@@ -1,0 +1,253 @@
+"""MLLA in timm: ``import mlla_seg.plugins.timm``, then ``timm.create_model("mlla_tiny", num_classes=10)``.
+
+Classifiers, ``features_only=True`` and so ``smp.Unet("tu-mlla_tiny", ...)``. Nothing is downloaded: a local file of
+released weights is loaded with ``mlla_seg.load_pretrained(model, "mlla_t.pth")``, or in timm's own way with
+``pretrained=True, pretrained_cfg_overlay={"file": "mlla_t.pth"}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+try:
+    import timm
+except ModuleNotFoundError as error:
+    raise ImportError("mlla_seg.plugins.timm needs timm: pip install 'mlla_seg[timm]'") from error
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import create_classifier
+from timm.models import (
+    FeatureInfo,
+    build_model_with_cfg,
+    generate_default_cfgs,
+    register_model,
+    register_notrace_function,
+    register_notrace_module,
+)
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+
+from mlla_seg.models.mixers import LinearAttention, rope_for
+from mlla_seg.models.mlla import SIZES, MLLAEncoder, init_weights
+from mlla_seg.models.ops import drop_path
+from mlla_seg.models.weights import common_names, rename
+
+__all__: list[str] = []  # timm adds the names of the models
+
+# To torch.fx these are single nodes: they read sizes, or flip coins, while they run.
+register_notrace_module(LinearAttention)
+register_notrace_function(rope_for)
+register_notrace_function(drop_path)
+
+
+class MLLAClassifier(nn.Module):
+    """:class:`mlla_seg.MLLA` behind timm's contract for models, with the same parameter names.
+
+    Args:
+        embed_dim: As :class:`~mlla_seg.models.mlla.MLLAEncoder`, and so the rest not named here.
+        depths: Blocks of all four stages.
+        num_heads: Heads of all four stages.
+        num_classes: Classes of the head; 0 for none.
+        in_chans: Channels of the image.
+        global_pool: Pooling before the head, as timm names it; ``""`` for none.
+        mlp_ratio: Hidden width of the MLPs over their input's.
+        drop_rate: Dropout before the head.
+        drop_path_rate: Stochastic depth.
+        output_stride: Smallest resolution, 32, or 16 and 8 by dilation.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int = 64,
+        depths: Sequence[int] = (2, 4, 8, 4),
+        num_heads: Sequence[int] = (2, 4, 8, 16),
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        mlp_ratio: float = 4.0,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        output_stride: int = 32,
+    ) -> None:
+        super().__init__()
+        self.in_chans = in_chans
+        self.drop_rate = drop_rate
+        self.encoder = MLLAEncoder(
+            in_chans, embed_dim, depths, num_heads, mlp_ratio, drop_path_rate, output_stride=output_stride
+        )
+        self.num_features = self.head_hidden_size = self.encoder.out_channels[-1]
+        modules = ["encoder.stem", *(f"encoder.stages.{i}" for i in range(len(depths)))]
+        self.feature_info = [
+            dict(num_chs=channels, reduction=min(2 ** (i + 1), output_stride), module=module)
+            for i, (channels, module) in enumerate(zip(self.encoder.out_channels, modules, strict=True))
+        ]
+        self.norm: nn.Module = nn.LayerNorm(self.num_features)
+        self.reset_classifier(num_classes, global_pool)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Maps ``(B, C, H, W)`` to the last map, normalised: ``(B, 8 E, H / 32, W / 32)``."""
+        x = self.encoder(x)[-1]
+        return self.norm(x.movedim(1, -1)).movedim(-1, 1)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Maps :meth:`forward_features` to logits ``(B, num_classes)``, or what the head is given."""
+        x = self.head_drop(self.global_pool(x))
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    @torch.jit.ignore
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The maps at strides 2 to 32, finest first, and the final features before them unless ``intermediates_only``.
+
+        Args:
+            x: Images ``(B, C, H, W)``.
+            indices: Which maps: a list, the last n, or none for all.
+            norm: Normalise the last stage's map.
+            stop_early: Do not compute stages after the last map asked for.
+            output_fmt: ``NCHW``.
+            intermediates_only: Return only the maps.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"MLLA gives its maps as NCHW, not {output_fmt}.")
+        take, last = feature_take_indices(len(self.feature_info), indices)
+        maps = self.encoder(x, last + 1 if stop_early else len(self.feature_info))
+        x = maps[-1]
+        if len(maps) == len(self.feature_info):
+            x = self.norm(x.movedim(1, -1)).movedim(-1, 1)
+        wanted = [x if norm and i == len(self.feature_info) - 1 else maps[i] for i in sorted(take)]
+        return wanted if intermediates_only else (x, wanted)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Removes what comes after the last of the maps ``indices``; returns their positive indices."""
+        take, last = feature_take_indices(len(self.feature_info), indices)
+        shortened = last < len(self.feature_info) - 1
+        if shortened:
+            encoder = self.encoder
+            encoder.stages, encoder.downsamples = encoder.stages[:last], encoder.downsamples[:last]
+            encoder.norms, encoder.out_channels = encoder.norms[:last], encoder.out_channels[: last + 1]
+            if last == 0:
+                encoder.stem.conv4, encoder.stem.conv5 = nn.Identity(), nn.Identity()
+            self.feature_info = self.feature_info[: last + 1]
+            self.num_features = self.head_hidden_size = encoder.out_channels[-1]
+        if prune_norm or shortened:
+            self.norm = nn.Identity()
+        if prune_head or shortened:
+            self.reset_classifier(0, "")
+        return take
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """The linear head."""
+        return self.head
+
+    @torch.jit.ignore
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Puts a new head in place; no head with 0 classes, and the pooling as it is unless given."""
+        self.num_classes = num_classes
+        if global_pool is not None:
+            self.pool_type = global_pool
+        reference = next(self.encoder.parameters())
+        self.global_pool, self.head_drop, self.head = create_classifier(
+            self.num_features, num_classes, self.pool_type, drop_rate=self.drop_rate
+        )
+        init_weights(self.head)
+        self.head.to(reference.device, reference.dtype)
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Computes blocks again in the backward pass instead of keeping what is inside them."""
+        self.encoder.set_grad_checkpointing(enable)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Parameters without weight decay, beyond the biases and norms that timm leaves out itself."""
+        return set()
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Parameters by depth, for learning rates that decay from layer to layer."""
+        stages = r"^encoder\.(?:stages|downsamples)\.(\d+)"
+        blocks = [
+            (r"^encoder\.downsamples\.(\d+)", (0,)),
+            (r"^encoder\.stages\.(\d+)\.blocks\.(\d+)", None),
+            (r"^norm", (99999,)),
+        ]
+        return {"stem": r"^encoder\.stem", "blocks": stages if coarse else blocks}
+
+
+class FeatureMaps(nn.Module):
+    """``features_only=True``: the chosen maps of ``(B, C, H, W)`` as a list; stages after the last are not kept."""
+
+    def __init__(self, model: MLLAClassifier, out_indices: list[int]) -> None:
+        super().__init__()
+        self.out_indices = model.prune_intermediate_layers(out_indices)
+        self.feature_info = FeatureInfo(model.feature_info, tuple(self.out_indices))
+        self.encoder = model.encoder
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = self.encoder(x)
+        return [maps[i] for i in self.out_indices]
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Computes blocks again in the backward pass instead of keeping what is inside them."""
+        self.encoder.set_grad_checkpointing(enable)
+
+
+def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The authors' weights, or those of any network that holds an MLLA encoder, by the names used here."""
+    weights = rename(state_dict)
+    kept = ("encoder.", "norm.", "head.")
+    return {name: weights[own] for name, own in common_names(weights).items() if name.startswith(kept)}
+
+
+def _cfg() -> dict[str, Any]:
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "encoder.stem.conv1.0",
+        "classifier": "head",
+    }
+
+
+default_cfgs = generate_default_cfgs({name: _cfg() for name in SIZES})
+
+
+def _entrypoint(name: str) -> Callable[..., nn.Module]:
+    def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        return build_model_with_cfg(
+            MLLAClassifier,
+            name,
+            pretrained,
+            pretrained_filter_fn=checkpoint_filter_fn,
+            feature_cfg={"out_indices": (0, 1, 2, 3, 4), "feature_cls": FeatureMaps},
+            **{**SIZES[name], **kwargs},
+        )
+
+    create.__name__ = create.__qualname__ = name
+    return create
+
+
+for _name in SIZES:
+    if not timm.models.is_model(_name):  # reloading this module is harmless
+        globals()[_name] = register_model(_entrypoint(_name))

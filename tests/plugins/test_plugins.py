@@ -1,0 +1,147 @@
+"""What all plug-ins share: one encoder, one call that loads weights, an import that registers; nothing else does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import permutations
+
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from monai.networks.nets import FlexibleUNet
+from safetensors.torch import save_file
+
+import mlla_seg.plugins.monai
+import mlla_seg.plugins.smp
+import mlla_seg.plugins.timm
+from mlla_seg import MLLA, MLLAUNet, create_model, load_pretrained
+from mlla_seg.models.mlla import SIZES
+
+NAME = "mlla_test"
+SIZE = {key: SIZES[NAME][key] for key in ("embed_dim", "depths", "num_heads")}
+# How each is built, and how its maps at strides 2 to 32 are had; MLLA-UNet's skips are other maps, but for the last.
+HOLDERS = {
+    "ours": (lambda: create_model(NAME, "unet"), lambda m, x: m.encoder(x)),
+    "mlla_unet": (lambda: MLLAUNet(**SIZE), lambda m, x: m.encoder(x)[-1:]),
+    "classifier": (lambda: MLLA(**SIZE), lambda m, x: m.encoder(x)),
+    "smp": (lambda: smp.Unet(NAME, encoder_weights=None), lambda m, x: m.encoder(x)[1:]),
+    "smp through timm": (lambda: smp.Unet(f"tu-{NAME}", encoder_weights=None), lambda m, x: m.encoder(x)[1:]),
+    "timm": (lambda: timm.create_model(NAME), lambda m, x: m.forward_intermediates(x, intermediates_only=True)),
+    "timm features": (lambda: timm.create_model(NAME, features_only=True), lambda m, x: m(x)),
+    "monai": (lambda: FlexibleUNet(3, 2, NAME), lambda m, x: m.encoder(x)),
+}
+
+
+@pytest.mark.parametrize(("source", "target"), permutations(HOLDERS, 2))
+def test_weights_of_one_give_the_same_features_in_another(source, target):
+    torch.manual_seed(0)
+    (build_source, maps_of_source), (build_target, maps_of_target) = HOLDERS[source], HOLDERS[target]
+    theirs, ours = build_source().eval(), build_target().eval()
+    load_pretrained(ours, theirs.state_dict())
+    x = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        expected, found = maps_of_source(theirs, x), maps_of_target(ours, x)
+    for a, b in zip(reversed(found), reversed(expected), strict=False):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
+def test_a_head_comes_along_where_it_fits():
+    torch.manual_seed(0)
+    classifier, model = MLLA(**SIZE, num_classes=4).eval(), timm.create_model(NAME, num_classes=4).eval()
+    report = load_pretrained(model, classifier.state_dict())
+    assert not (report.missing or report.left_out or report.adapted)
+    x = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(model(x), classifier(x), atol=1e-5, rtol=0)
+
+
+def test_the_authors_file_loads_everywhere(golden):
+    """Their names, as recorded from a network of theirs; see tests/models/test_mlla.py for its outputs."""
+    from safetensors.torch import load_file
+
+    tensors = load_file(golden / "mlla_unet.safetensors")
+    weights = {name[3:]: value for name, value in tensors.items() if name.startswith("sd.")}
+    own = {"embed_dim": 16, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 8)}
+    smp.encoders.encoders["recorded"] = {
+        "encoder": mlla_seg.plugins.smp.SmpEncoder,
+        "pretrained_settings": {},
+        "params": own,
+    }
+    model = smp.Unet("recorded", encoder_weights=None).eval()
+    report = load_pretrained(model, weights)
+    assert not [name for name in report.missing if name.startswith("encoder")]
+    with torch.no_grad():
+        last = model.encoder(tensors["input"])[-1]
+        bottleneck = MLLAUNet(**own, decoder_depths=(2, 1, 1)).eval()
+        load_pretrained(bottleneck, weights)
+        found = bottleneck.decoder.norm(last.movedim(1, -1)).flatten(1, 2)
+    torch.testing.assert_close(found, tensors["bottleneck"], atol=1e-4, rtol=0)
+    del smp.encoders.encoders["recorded"]
+
+
+def test_a_file_saved_by_one_library_loads_in_another(tmp_path):
+    torch.manual_seed(0)
+    trained = smp.Unet(NAME, encoder_weights=None, in_channels=4)
+    save_file(trained.state_dict(), tmp_path / "unet.safetensors")
+    model = timm.create_model(NAME, in_chans=1, num_classes=3)
+    report = load_pretrained(model, tmp_path / "unet.safetensors")
+    assert report.adapted == ["encoder.stem.conv1.0.weight"]
+    assert set(report.missing) == {"norm.weight", "norm.bias", "head.weight", "head.bias"}
+    torch.testing.assert_close(
+        model.encoder.stages[2].state_dict(), trained.encoder.mlla.stages[2].state_dict(), atol=0, rtol=0
+    )
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+
+
+LIBRARIES = {"smp": "segmentation_models_pytorch", "timm": "timm", "monai": "monai", "torchgeo": "torchgeo"}
+
+
+def test_plain_import_and_networks_of_our_own_load_none_of_the_libraries():
+    code = (
+        "import sys, mlla_seg; from mlla_seg import MLLA, MLLAUNet, SegmentationModule, Predictor, create_model;"
+        f"create_model('mlla_test'); print([m for m in {list(LIBRARIES.values())} if m in sys.modules])"
+    )
+    assert run(code).stdout.strip() == "[]"
+
+
+def test_plain_import_registers_nothing():
+    code = (
+        "import mlla_seg, timm, segmentation_models_pytorch as smp; from monai.networks.nets import FLEXUNET_BACKBONE;"
+        "print('mlla_tiny' in smp.encoders.encoders, timm.is_model('mlla_tiny'),"
+        "'mlla_tiny' in FLEXUNET_BACKBONE.register_dict)"
+    )
+    assert run(code).stdout.strip() == "False False False"
+
+
+@pytest.mark.parametrize("plugin", LIBRARIES)
+def test_a_missing_library_is_answered_with_its_extra(plugin):
+    library = LIBRARIES[plugin]
+    hide = "import sys, importlib.util as u; find = u.find_spec;" + (
+        f"sys.modules['{library}'] = None;"
+        if plugin != "torchgeo"
+        else "u.find_spec = lambda name, *a: None if name == 'torchgeo' else find(name, *a);"
+    )
+    answer = run(f"{hide}import mlla_seg.plugins.{plugin}").stderr.strip().splitlines()[-1]
+    assert answer == f"ImportError: mlla_seg.plugins.{plugin} needs {library}: pip install 'mlla_seg[{plugin}]'"
+
+
+def test_every_order_of_imports_registers_once():
+    script = """
+import importlib, itertools, sys, warnings
+warnings.simplefilter("error", UserWarning)
+names = ["timm", "segmentation_models_pytorch", "mlla_seg.plugins.smp", "mlla_seg.plugins.timm", "mlla_seg.plugins.smp"]
+for name in names{order}:
+    importlib.import_module(name)
+import mlla_seg.plugins.smp, mlla_seg.plugins.timm
+importlib.reload(mlla_seg.plugins.smp), importlib.reload(mlla_seg.plugins.timm)
+import timm, segmentation_models_pytorch as smp
+smp.Unet("mlla_test", encoder_weights=None), smp.Unet("tu-mlla_test", encoder_weights=None)
+print(len(timm.list_models("mlla_tiny")))
+"""
+    for order in ("", "[::-1]"):
+        result = run(script.replace("{order}", order))
+        assert result.stdout.strip() == "1", result.stderr

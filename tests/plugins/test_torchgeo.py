@@ -1,0 +1,70 @@
+"""MLLA in torchgeo: its tasks train on its data modules with our encoders by name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from PIL import Image
+
+from mlla_seg import MLLA, load_pretrained
+from mlla_seg.models.mlla import SIZES
+
+pytest.importorskip("torchgeo", reason="pip install 'mlla_seg[torchgeo]'")
+
+SIZE = {key: SIZES["mlla_test"][key] for key in ("embed_dim", "depths", "num_heads")}
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    from torchgeo import trainers
+
+    import mlla_seg.plugins.torchgeo  # noqa: F401
+
+    return trainers
+
+
+@pytest.fixture
+def chips(tmp_path):
+    """LandCover.ai as torchgeo keeps it: chips and masks in output/, a list per split."""
+    (tmp_path / "output").mkdir()
+    rng = np.random.default_rng(0)
+    for split in ("train", "val", "test"):
+        names = [f"{split}_{i}" for i in range(2)]
+        (tmp_path / f"{split}.txt").write_text("\n".join(names))
+        for name in names:
+            mask = (np.arange(64)[:, None] // 16 + np.zeros((64, 64), dtype=int)).astype(np.uint8)
+            image = (mask[..., None] * 50 + rng.integers(0, 20, (64, 64, 3))).astype(np.uint8)
+            Image.fromarray(image).save(tmp_path / "output" / f"{name}.jpg")
+            Image.fromarray(mask).save(tmp_path / "output" / f"{name}_m.png")
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["unet", "deeplabv3+", "upernet", "segformer"])
+def test_semantic_segmentation_trains(tasks, chips, model):
+    from torchgeo.datamodules import LandCoverAI100DataModule
+
+    torch.manual_seed(0)
+    task = tasks.SemanticSegmentationTask(model=model, backbone="mlla_test", in_channels=3, num_classes=5, lr=1e-3)
+    before = task.model.encoder.mlla.stem.conv1[0].weight.detach().clone()
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    trainer.fit(task, LandCoverAI100DataModule(root=chips, batch_size=2))
+    assert torch.isfinite(trainer.callback_metrics["train_loss"])
+    assert not torch.equal(task.model.encoder.mlla.stem.conv1[0].weight, before)
+
+
+def test_classification_through_timm(tasks):
+    task = tasks.ClassificationTask(model="mlla_test", in_channels=4, num_classes=3)
+    assert task.model(torch.randn(2, 4, 64, 64)).shape == (2, 3)
+
+
+def test_released_weights_load_into_a_task(tasks):
+    classifier = MLLA(**SIZE)
+    task = tasks.SemanticSegmentationTask(model="unet", backbone="mlla_test", in_channels=3, num_classes=2)
+    report = load_pretrained(task, classifier.state_dict())
+    assert not [name for name in report.missing if ".mlla." in name]
+    torch.testing.assert_close(task.model.encoder.mlla.state_dict(), classifier.encoder.state_dict())
