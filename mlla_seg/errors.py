@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import TypeVar
 
 Value = TypeVar("Value")
+MOST_NAMES = 20
 
 
 class InputError(ValueError):
@@ -32,4 +33,5 @@ def lookup(table: Mapping[str, Value], name: str, kind: str) -> Value:
         return table[name]
     near = get_close_matches(str(name), table, n=2)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    raise InputError(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(table)}.")
+    known = ", ".join(list(table)[:MOST_NAMES]) + (f", ... ({len(table)} in all)" if len(table) > MOST_NAMES else "")
+    raise InputError(f"Unknown {kind} {name!r}.{hint} Known: {known}.")

@@ -25,7 +25,7 @@ class SegmentationModule(LightningModule):
     """Trains a segmenter and scores it case by case.
 
     Args:
-        encoder: Name of the encoder, such as ``mlla_tiny``.
+        encoder: Name of the encoder, such as ``mlla_tiny``; ``timm/NAME`` or ``smp/NAME`` to compare with.
         decoder: Name of the decoder, such as ``mlla_unet``.
         decoder_depths: Blocks per level of the MLLA-UNet decoder, from coarse to fine.
         drop_path_rate: Stochastic depth; by default what the encoder's size was published with.

@@ -158,6 +158,19 @@ def test_without_a_logger_runs_are_named_after_the_card(cli, options):
     assert Path("runs/phantom/version_1/summary.json").is_file()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("encoder", "decoder"), [("smp/resnet18", "deeplabv3plus"), ("timm/convnext_atto", "unet")])
+def test_encoders_of_other_libraries_train_and_predict(cli, capsys, options, encoder, decoder, phantom_root):
+    names = [f"--model.encoder={encoder}", f"--model.decoder={decoder}", "--model.decoder_depths=null"]
+    cli("fit", *options, *names, "--trainer.max_epochs=1")
+    saved = Path("runs/demo/version_0/checkpoints/last.ckpt")
+    cli("predict", "--ckpt_path", saved, "--input", phantom_root / "test_vol_h5", "--output", "masks")
+    assert len(list(Path("masks").glob("*.h5"))) == 4
+    assert "decoder_depths belongs to the decoder mlla_unet" in refused(
+        capsys, cli, "fit", *options, f"--model.decoder={decoder}"
+    )
+
+
 def test_pretrained_weights_are_reported(cli, capsys, caplog, options, tmp_path):
     from mlla_seg import MLLA
     from mlla_seg.models.mlla import SIZES

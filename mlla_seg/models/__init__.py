@@ -11,7 +11,8 @@ from functools import partial
 from typing import Any
 
 from mlla_seg.errors import InputError, lookup
-from mlla_seg.models.decoders import DECODERS
+from mlla_seg.models.decoders import DECODERS, OUTPUT_STRIDES
+from mlla_seg.models.foreign import ForeignEncoder
 from mlla_seg.models.mlla import SIZES, Encoder, MLLAEncoder
 from mlla_seg.models.segmenter import Segmenter
 
@@ -31,28 +32,37 @@ def create_model(
     """Builds a segmenter from the names of its parts.
 
     Args:
-        encoder: A name in ``ENCODERS``, such as ``"mlla_tiny"``.
+        encoder: A name in ``ENCODERS``, such as ``"mlla_tiny"``, or one of another library, such as
+            ``"timm/convnext_tiny"`` or ``"smp/resnet34"``, which starts from random weights.
         decoder: A name in ``DECODERS``, such as ``"mlla_unet"`` or ``"upernet"``.
         num_classes: Classes K, background included.
         in_channels: Channels of the image.
         normalisation: Arguments of :class:`~mlla_seg.models.segmenter.Normalise`; none leaves the image as it is.
-        drop_path_rate: Stochastic depth; by default what the encoder's size was trained with.
+        drop_path_rate: Stochastic depth of MLLA blocks; by default what the encoder's size was trained with.
         decoder_depths: Blocks per level of the MLLA-UNet decoder, from coarse to fine; by default (2, 2, 2).
         mixer: Token mixer, a name in :data:`mlla_seg.models.mixers.MIXERS`.
 
     Raises:
-        InputError: An unknown name, or an option that the decoder does not have.
+        InputError: An unknown name, or an option that the encoder or decoder does not have.
     """
-    build_encoder = lookup(ENCODERS, encoder, "encoder")
     build_decoder = lookup(DECODERS, decoder, "decoder")
-    if drop_path_rate is None:
-        drop_path_rate = SIZES[encoder]["drop_path_rate"]
+    shape = {"in_channels": in_channels, "output_stride": OUTPUT_STRIDES.get(decoder, 32)}
+    blocks = {"drop_path_rate": drop_path_rate or 0.0, "mixer": mixer}
+    network: Encoder
+    if "/" in encoder:
+        if drop_path_rate and decoder != "mlla_unet":
+            raise InputError(
+                f"drop_path_rate belongs to MLLA blocks; {encoder} with {decoder} has none: set it to null."
+            )
+        network = ForeignEncoder(encoder, **shape)
+    else:
+        build_encoder = lookup(ENCODERS, encoder, "encoder")
+        if drop_path_rate is None:
+            blocks["drop_path_rate"] = SIZES[encoder]["drop_path_rate"]
+        network = build_encoder(**shape, **blocks, stage_inputs=decoder == "mlla_unet")
     options: dict[str, Any] = {}
     if decoder == "mlla_unet":
-        options = {"drop_path_rate": drop_path_rate, "mixer": mixer, "depths": decoder_depths or (2, 2, 2)}
+        options = {**blocks, "depths": decoder_depths or (2, 2, 2)}
     elif decoder_depths is not None:
-        raise InputError(f"decoder_depths belongs to the decoder mlla_unet; {decoder!r} has none. Leave it out.")
-    network = build_encoder(
-        in_channels=in_channels, drop_path_rate=drop_path_rate, mixer=mixer, stage_inputs=decoder == "mlla_unet"
-    )
+        raise InputError(f"decoder_depths belongs to the decoder mlla_unet; {decoder!r} has none: set it to null.")
     return Segmenter(network, build_decoder(network, **options), num_classes, in_channels, normalisation)

@@ -2,7 +2,7 @@
 
 Contract: ``decoder(features)`` takes the encoder's maps, ``(B, C_i, H / 2^i, W / 2^i)`` for i = 1 .. 5 with H and W
 multiples of 32, and returns ``(B, decoder.out_channels, H / s, W / s)`` for any stride s; the segmenter adds the head
-and brings the logits to the image's size.
+and brings the logits to the image's size. Maps of dilated encoders stop at a finer stride, see ``OUTPUT_STRIDES``.
 
 To add one: a class with this contract and one line in ``DECODERS``; the tests over ``DECODERS`` then find it. The
 MLLA-UNet decoder lives here, all others are segmentation_models_pytorch's.
@@ -10,6 +10,7 @@ MLLA-UNet decoder lives here, all others are segmentation_models_pytorch's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mlla_seg.errors import InputError
 from mlla_seg.models.mlla import ConvBN, Encoder, Stage, init_weights
 
 
@@ -48,11 +50,17 @@ class Level(nn.Module):
     """One level of the MLLA-UNet decoder: up, concatenate the skip, reduce, blocks; channels-last throughout."""
 
     def __init__(
-        self, dim: int, num_heads: int, drop_path_rates: Sequence[float], mlp_ratio: float, mixer: str
+        self,
+        dim: int,
+        skip_dim: int,
+        num_heads: int,
+        drop_path_rates: Sequence[float],
+        mlp_ratio: float,
+        mixer: str,
     ) -> None:
         super().__init__()
         self.up = Upsample(2 * dim)
-        self.fuse = nn.Linear(2 * dim, dim)
+        self.fuse = nn.Linear(dim + skip_dim, dim)
         self.stage = Stage(dim, num_heads, drop_path_rates, mlp_ratio, mixer)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
@@ -62,9 +70,13 @@ class Level(nn.Module):
 class MLLAUNetDecoder(Decoder):
     """The decoder of MLLA-UNet (arXiv 2410.23738): MLLA blocks up to stride 4, then one learned x4 expansion.
 
+    Its levels have E, 2E and 4E channels, where E is what the encoder has at stride 4, and start from 8E; an encoder
+    with another number at stride 32 is brought to that by a linear layer.
+
     Args:
-        channels: Channels of the five encoder maps; the last four double from map to map.
-        num_heads: Attention heads of the encoder's four stages; level by level the decoder uses the same.
+        channels: Channels of the five encoder maps.
+        num_heads: Attention heads of the encoder's four stages; level by level the decoder uses the same. None gives
+            heads of 32 channels or more.
         depths: Blocks per level, from coarse to fine.
         mlp_ratio: Hidden width of the MLPs over their input's.
         drop_path_rate: Stochastic depth of the coarsest block; finer blocks have linearly less.
@@ -74,7 +86,7 @@ class MLLAUNetDecoder(Decoder):
     def __init__(
         self,
         channels: Sequence[int],
-        num_heads: Sequence[int],
+        num_heads: Sequence[int] = (),
         depths: Sequence[int] = (2, 2, 2),
         mlp_ratio: float = 4.0,
         drop_path_rate: float = 0.0,
@@ -85,13 +97,16 @@ class MLLAUNetDecoder(Decoder):
             raise ValueError(
                 f"The MLLA-UNet decoder has three levels, from coarse to fine: got depths {tuple(depths)}."
             )
-        embed_dim = channels[1]
+        embed_dim = -(-channels[1] // 4) * 4  # rotary position encoding turns pairs along two axes
+        dims = [embed_dim * 2**i for i in range(4)]
+        heads = num_heads or [math.gcd(dim, max(1, dim // 32)) for dim in dims]
         rates = iter(torch.linspace(drop_path_rate, 0, sum(depths), device="cpu").tolist())
         self.out_channels = embed_dim
         self.norm = nn.LayerNorm(channels[4])
+        self.enter = nn.Identity() if channels[4] == dims[3] else nn.Linear(channels[4], dims[3])
         self.levels = nn.ModuleList(
-            Level(channels[i], num_heads[i - 1], [next(rates) for _ in range(depth)], mlp_ratio, mixer)
-            for i, depth in zip((3, 2, 1), depths, strict=True)
+            Level(dims[i], channels[i + 1], heads[i], [next(rates) for _ in range(depth)], mlp_ratio, mixer)
+            for i, depth in zip((2, 1, 0), depths, strict=True)
         )
         self.norm_up = nn.LayerNorm(embed_dim)
         self.expand = nn.Linear(embed_dim, 16 * embed_dim, bias=False)
@@ -100,7 +115,7 @@ class MLLAUNetDecoder(Decoder):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         skips = [feature.movedim(1, -1) for feature in features]
-        x = self.norm(skips[4])
+        x = self.enter(self.norm(skips[4]))
         for level, skip in zip(self.levels, (skips[3], skips[2], skips[1]), strict=True):
             x = level(x, skip)
         x = self.expand(self.norm_up(x)).unflatten(-1, (4, 4, -1))  # (B, h, w, 4, 4, E): order p1, p2, c
@@ -118,7 +133,7 @@ class SmpDecoder(Decoder):
         options: Its own arguments.
     """
 
-    def __init__(self, channels: Sequence[int], path: str, out_channels: int, **options: object) -> None:
+    def __init__(self, channels: Sequence[int], path: str, out_channels: int, /, **options: object) -> None:
         super().__init__()
         from segmentation_models_pytorch.base.initialization import initialize_decoder
 
@@ -135,27 +150,47 @@ class SmpDecoder(Decoder):
 
 
 def mlla_unet(encoder: Encoder, **options: Any) -> MLLAUNetDecoder:
-    """Builds the MLLA-UNet decoder for an encoder; heads of 32 channels where the encoder has none of its own."""
-    num_heads = encoder.num_heads or [max(1, dim // 32) for dim in encoder.out_channels[1:]]
-    return MLLAUNetDecoder(encoder.out_channels, num_heads, **options)
+    """Builds the MLLA-UNet decoder for an encoder."""
+    return MLLAUNetDecoder(encoder.out_channels, encoder.num_heads, **options)
 
 
-def from_smp(path: str, out_channels: int, **fixed: object) -> Callable[..., SmpDecoder]:
+def from_smp(path: str, out_channels: int, /, **fixed: object) -> Callable[..., SmpDecoder]:
     """Returns the builder of an smp decoder with these arguments."""
 
     def build(encoder: Encoder) -> SmpDecoder:
+        if not encoder.out_channels[0] and path in NEED_STRIDE_2:
+            raise InputError(
+                "This decoder reads a map at stride 2, which this encoder does not have. "
+                "Take another decoder, such as unet, fpn or mlla_unet."
+            )
         return SmpDecoder(encoder.out_channels, path, out_channels, **fixed)
 
     return build
 
 
 UNET_CHANNELS = (256, 128, 64, 32, 16)
+NEED_STRIDE_2 = {"unetplusplus.decoder:UnetPlusPlusDecoder"}
 
 DECODERS: dict[str, Callable[..., Decoder]] = {
     "mlla_unet": mlla_unet,
     "unet": from_smp("unet.decoder:UnetDecoder", 16, decoder_channels=UNET_CHANNELS),
     "unetplusplus": from_smp("unetplusplus.decoder:UnetPlusPlusDecoder", 16, decoder_channels=UNET_CHANNELS),
+    "manet": from_smp("manet.decoder:MAnetDecoder", 16, decoder_channels=UNET_CHANNELS),
+    "linknet": from_smp("linknet.decoder:LinknetDecoder", 32),
     "fpn": from_smp("fpn.decoder:FPNDecoder", 128),
     "upernet": from_smp("upernet.decoder:UPerNetDecoder", 256),
     "segformer": from_smp("segformer.decoder:SegformerDecoder", 256),
+    "deeplabv3plus": from_smp(
+        "deeplabv3.decoder:DeepLabV3PlusDecoder",
+        256,
+        out_channels=256,
+        encoder_depth=5,
+        output_stride=16,
+        atrous_rates=(12, 24, 36),
+        aspp_separable=True,
+        aspp_dropout=0.5,
+    ),
 }
+
+OUTPUT_STRIDES = {"deeplabv3plus": 16}
+"""Stride of the coarsest map for decoders that want the encoder dilated; for all others 32."""

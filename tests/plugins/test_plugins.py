@@ -47,6 +47,20 @@ def test_weights_of_one_give_the_same_features_in_another(source, target):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
 
 
+def test_dilated_features_are_the_same_too():
+    torch.manual_seed(0)
+    ours = create_model(NAME, "deeplabv3plus").eval()
+    theirs = smp.DeepLabV3Plus(NAME, encoder_weights=None).eval()
+    through_timm = timm.create_model(NAME, features_only=True, output_stride=16).eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = ours.encoder(x)
+        for model, maps in ((theirs, lambda: theirs.encoder(x)[1:]), (through_timm, lambda: through_timm(x))):
+            load_pretrained(model, ours.state_dict())
+            for a, b in zip(maps(), expected, strict=True):
+                torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
 def test_a_head_comes_along_where_it_fits():
     torch.manual_seed(0)
     classifier, model = MLLA(**SIZE, num_classes=4).eval(), timm.create_model(NAME, num_classes=4).eval()
