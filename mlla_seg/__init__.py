@@ -17,6 +17,7 @@ _PUBLIC = {
     "Predictor": "mlla_seg.predict",
     "SegmentationDataModule": "mlla_seg.data.datamodule",
     "SegmentationModule": "mlla_seg.module",
+    "Segmenter": "mlla_seg.models.segmenter",
     "create_model": "mlla_seg.models",
     "load_pretrained": "mlla_seg.models.weights",
 }
@@ -28,6 +29,7 @@ __all__ = [
     "Predictor",
     "SegmentationDataModule",
     "SegmentationModule",
+    "Segmenter",
     "create_model",
     "load_pretrained",
 ]
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from mlla_seg.data.datamodule import SegmentationDataModule
     from mlla_seg.models import create_model
     from mlla_seg.models.mlla import MLLA, MLLAEncoder
-    from mlla_seg.models.segmenter import MLLAUNet
+    from mlla_seg.models.segmenter import MLLAUNet, Segmenter
     from mlla_seg.models.weights import load_pretrained
     from mlla_seg.module import SegmentationModule
     from mlla_seg.predict import Predictor

@@ -15,6 +15,7 @@ from mlla_seg.inference import predict_case
 from mlla_seg.losses import SegmentationLoss
 from mlla_seg.metrics import CaseScores, dice_score, iou_score, mean_scores, seen_cases
 from mlla_seg.models import create_model
+from mlla_seg.models.segmenter import Segmenter
 from mlla_seg.models.weights import load_pretrained
 from mlla_seg.optim import SCHEDULES, learning_rate_factor, parameter_groups
 
@@ -144,7 +145,7 @@ class SegmentationModule(LightningModule):
         checkpoint[CHECKPOINT_KEY] = __version__
 
 
-def build_network(hparams: dict[str, Any]) -> torch.nn.Module:
+def build_network(hparams: dict[str, Any]) -> Segmenter:
     """The network that hyper-parameters (of this module, or from its checkpoint) describe."""
     spec = hparams["spec"]
     slices = 2 * spec["context"] + 1
@@ -152,7 +153,7 @@ def build_network(hparams: dict[str, Any]) -> torch.nn.Module:
         key: value * slices if key in ("mean", "std") and isinstance(value, list) else value
         for key, value in spec["normalisation"].items()
     }
-    return create_model(
+    network = create_model(
         hparams["encoder"],
         hparams["decoder"],
         num_classes=len(spec["classes"]),
@@ -162,3 +163,5 @@ def build_network(hparams: dict[str, Any]) -> torch.nn.Module:
         decoder_depths=hparams["decoder_depths"],
         mixer=hparams["mixer"],
     )
+    network.spec = spec
+    return network

@@ -14,6 +14,7 @@ import torch
 from mlla_seg.data.io import READERS, Array, is_readable, mask_path, read_channels, suffix_of, write_mask
 from mlla_seg.errors import InputError
 from mlla_seg.inference import predict_case
+from mlla_seg.models.segmenter import Segmenter
 from mlla_seg.module import CHECKPOINT_KEY, build_network
 
 CHANNEL_SUFFIX = re.compile(r"_\d{4}$")
@@ -24,28 +25,40 @@ class Predictor:
     """A trained segmenter for users: arrays or files in raw units in, class indices out.
 
     Args:
-        network: Maps ``(B, C, H, W)`` in raw units to logits ``(B, K, H, W)``.
-        spec: What the network knows of its data: classes, colours, channels, plane, sizes.
-        device: Where it runs.
+        network: A trained segmenter, as ``Segmenter.from_pretrained`` gives it, or anything that maps
+            ``(B, C, H, W)`` in raw units to logits ``(B, K, H, W)``.
+        spec: What it knows of its data: classes, colours, channels, plane, sizes; by default the segmenter's own.
+        device: ``cpu``, ``cuda``, ... or ``auto`` for a GPU where there is one.
+
+    Raises:
+        InputError: Nothing says what the data were.
     """
 
-    def __init__(self, network: torch.nn.Module, spec: Mapping[str, Any], device: str = "cpu") -> None:
-        self.device = device
-        self.network = network.to(device).eval()
+    def __init__(self, network: torch.nn.Module, spec: Mapping[str, Any] | None = None, device: str = "cpu") -> None:
+        spec = spec or getattr(network, "spec", None)
+        if spec is None:
+            raise InputError(
+                "This network does not know its classes and channels. "
+                "Give spec, as SegmentationDataModule(...).spec has it."
+            )
+        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.network = network.to(self.device).eval()
         self.spec = spec
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str = "auto") -> Predictor:
-        """Loads a checkpoint written by training.
+        """Loads a checkpoint written by training, or a folder written by ``save_pretrained``.
 
         Args:
-            path: The ``.ckpt`` file; no code stored in it is run.
+            path: The ``.ckpt`` file or the folder; no code stored in it is run.
             device: ``cpu``, ``cuda``, ... or ``auto`` for a GPU where there is one.
 
         Raises:
             InputError: No such file, unreadable, or not a checkpoint of this program.
         """
         path = Path(path)
+        if path.is_dir():
+            return cls(Segmenter.from_pretrained(path), device=device)
         if not path.is_file():
             raise InputError(
                 f"{path}: no such checkpoint. Give the path of a .ckpt; fit writes them to "
@@ -59,17 +72,14 @@ class Predictor:
             raise InputError(
                 f"{path}: is not a checkpoint of mlla_seg. For other weights see mlla_seg.load_pretrained."
             )
-        hparams = checkpoint["hyper_parameters"]
-        network = build_network(hparams)
+        network = build_network(checkpoint["hyper_parameters"])
         weights = {
             key.removeprefix("network."): value
             for key, value in checkpoint["state_dict"].items()
             if key.startswith("network.")
         }
         network.load_state_dict(weights)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(network, hparams["spec"], device)
+        return cls(network, device=device)
 
     def __call__(self, image: Array, batch_size: int = 16) -> Array:
         """Segments slices or a single image.
@@ -132,7 +142,7 @@ def predict(
     Masks get the source's name, format and geometry: NIfTI gives NIfTI, arrays give arrays, photos an indexed PNG.
 
     Args:
-        ckpt_path: Checkpoint written by fit.
+        ckpt_path: Checkpoint written by fit, or a folder written by save_pretrained.
         input: An image file or a folder of them.
         output: Folder for the masks.
         device: cpu, cuda, ... or auto.

@@ -24,7 +24,7 @@ ALLOWED = {
     "mlla_seg.slices": set(),
     "mlla_seg.averaging": set(),
     "mlla_seg.distributed": {"mlla_seg.models.ops"},
-    "mlla_seg.models": {"mlla_seg.errors"},
+    "mlla_seg.models": {"mlla_seg", "mlla_seg.errors"},
     "mlla_seg.losses": {"mlla_seg.distributed", "mlla_seg.models.ops"},
     "mlla_seg.metrics": set(),
     "mlla_seg.optim": {"mlla_seg.errors"},
@@ -41,7 +41,13 @@ ALLOWED = {
         "mlla_seg.models",
         "mlla_seg.optim",
     },
-    "mlla_seg.predict": {"mlla_seg.data", "mlla_seg.errors", "mlla_seg.inference", "mlla_seg.module"},
+    "mlla_seg.predict": {
+        "mlla_seg.data",
+        "mlla_seg.errors",
+        "mlla_seg.inference",
+        "mlla_seg.models.segmenter",
+        "mlla_seg.module",
+    },
 }
 
 

@@ -45,6 +45,7 @@ def create_model(
     Raises:
         InputError: An unknown name, or an option that the encoder or decoder does not have.
     """
+    arguments = dict(locals())
     build_decoder = lookup(DECODERS, decoder, "decoder")
     shape = {"in_channels": in_channels, "output_stride": OUTPUT_STRIDES.get(decoder, 32)}
     blocks = {"drop_path_rate": drop_path_rate or 0.0, "mixer": mixer}
@@ -65,4 +66,6 @@ def create_model(
         options = {**blocks, "depths": decoder_depths or (2, 2, 2)}
     elif decoder_depths is not None:
         raise InputError(f"decoder_depths belongs to the decoder mlla_unet; {decoder!r} has none: set it to null.")
-    return Segmenter(network, build_decoder(network, **options), num_classes, in_channels, normalisation)
+    segmenter = Segmenter(network, build_decoder(network, **options), num_classes, in_channels, normalisation)
+    segmenter.built_by = ("create_model", arguments)
+    return segmenter

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mlla_seg.errors import InputError
 from mlla_seg.models.decoders import Decoder, MLLAUNetDecoder
+from mlla_seg.models.hub import HubMixin
 from mlla_seg.models.mlla import Encoder, MLLAEncoder
 from mlla_seg.models.ops import at_least_float32
 
@@ -67,7 +68,7 @@ class Normalise(nn.Module):
         return ((x - self.mean[:, None, None]) / self.std[:, None, None]).to(dtype)
 
 
-class Segmenter(nn.Module):
+class Segmenter(nn.Module, HubMixin):
     """A segmentation network for images of any size, ``(B, C, H, W)`` in raw units to logits ``(B, K, H, W)``.
 
     Args:
@@ -125,6 +126,8 @@ class MLLAUNet(Segmenter):
         drop_path_rate: float = 0.0,
         normalisation: Mapping[str, Any] | None = None,
     ) -> None:
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         encoder = MLLAEncoder(in_channels, embed_dim, depths, num_heads, mlp_ratio, drop_path_rate, stage_inputs=True)
         decoder = MLLAUNetDecoder(encoder.out_channels, num_heads, decoder_depths, mlp_ratio, drop_path_rate)
         super().__init__(encoder, decoder, num_classes, in_channels, normalisation)
+        self.built_by = ("MLLAUNet", arguments)

@@ -1,0 +1,204 @@
+"""Segmenters on the Hugging Face Hub, or in a folder like those there: config.json, model.safetensors and a model card.
+
+The folder holds all that is needed to build the network again: which function built it with which arguments, its
+weights, and, where it was trained here, what its data were (the spec: classes, colours, channels, geometry).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, PyTorchModelHubMixin, hf_hub_download
+from safetensors.torch import load_file
+from torch import nn
+
+from mlla_seg import __version__
+from mlla_seg.errors import InputError, lookup
+
+WEIGHTS = "model.safetensors"
+CARD_MARK = "<!-- Written by mlla_seg, and again at each save unless this line is removed. -->"
+Network = TypeVar("Network", bound="HubMixin")
+
+
+class HubMixin(PyTorchModelHubMixin, library_name="mlla_seg"):
+    """``save_pretrained``, ``push_to_hub`` and ``from_pretrained`` for networks that know how they were built."""
+
+    built_by: tuple[str, dict[str, Any]] | None = None
+    """``create_model`` or ``MLLAUNet``, and its arguments in plain types; none for a network put together by hand."""
+    spec: dict[str, Any] | None = None
+    """What the data were, from training; see :meth:`mlla_seg.SegmentationDataModule.spec`."""
+
+    def save_pretrained(  # type: ignore[override]  # scores beside
+        self,
+        save_directory: str | Path,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        dataset: str | None = None,
+        model_card_kwargs: Mapping[str, Any] | None = None,
+        config: None = None,
+    ) -> None:
+        """Writes config.json, model.safetensors and README.md, the model card; the files appear when complete.
+
+        Args:
+            save_directory: The folder; made if need be, and what an earlier save left there is replaced.
+            metrics: Scores for the model card, such as ``{"dice": 0.87}``.
+            dataset: What they were measured on; by default the name of the card the network was trained with.
+            model_card_kwargs: ``metrics`` and ``dataset`` as the Hub's own functions give them.
+            config: Not used: a network knows its own.
+
+        Raises:
+            InputError: The network was put together by hand, so nothing says how to build it again.
+        """
+        if self.built_by is None:
+            raise InputError(
+                "This network was put together by hand, so a folder could not say how to build it again. "
+                "Build it with create_model or MLLAUNet."
+            )
+        function, arguments = self.built_by
+        config_json = {"build": function, "arguments": arguments, "spec": self.spec, "mlla_seg_version": __version__}
+        card = model_card_kwargs or {"metrics": metrics, "dataset": dataset}
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as unfinished:
+            super().save_pretrained(unfinished, config=config_json, model_card_kwargs=dict(card))
+            for path in sorted(Path(unfinished).iterdir()):
+                target = folder / path.name
+                edited = target.suffix == ".md" and target.exists() and CARD_MARK not in target.read_text("utf-8")
+                if not edited:
+                    os.replace(path, target)
+
+    def push_to_hub(
+        self, repo_id: str, *, metrics: Mapping[str, float] | None = None, dataset: str | None = None, **options: Any
+    ) -> str:
+        """Uploads what :meth:`save_pretrained` writes to a repository of the Hub, which is made if need be.
+
+        Args:
+            repo_id: Such as ``"user/liver"``.
+            metrics: Scores for the model card.
+            dataset: What they were measured on.
+            options: ``private``, ``token``, ``branch``, ``commit_message``, ... of ``huggingface_hub``.
+
+        Returns:
+            Address of the commit.
+        """
+        return super().push_to_hub(repo_id, model_card_kwargs={"metrics": metrics, "dataset": dataset}, **options)
+
+    @classmethod
+    def from_pretrained(cls: type[Network], pretrained_model_name_or_path: str | Path, **options: Any) -> Network:
+        """Builds the network of a folder, or of a repository of the Hub, in evaluation mode.
+
+        Args:
+            pretrained_model_name_or_path: The folder of :meth:`save_pretrained`, or ``"user/liver"`` on the Hub.
+            options: ``revision``, ``token``, ``cache_dir``, ``local_files_only``, ... of ``huggingface_hub``.
+
+        Raises:
+            InputError: There is no such folder or repository, or it holds another kind of network.
+        """
+        place = str(pretrained_model_name_or_path)
+        if place.count("/") != 1 and not Path(place).is_dir():
+            raise InputError(f"{place}: no such folder, and models on the Hub are named user/model.")
+        try:
+            network = super().from_pretrained(place, **options)
+        except InputError:
+            raise
+        except Exception as error:  # no such folder, repository, connection, permission, file
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(
+                f"{place}: is neither a complete folder of save_pretrained nor a model the Hub gives ({reason})."
+            ) from error
+        if not isinstance(network, cls):
+            raise InputError(f"{place}: holds a {type(network).__name__}, not a {cls.__name__}.")
+        return network
+
+    @classmethod
+    def _from_pretrained(  # type: ignore[override]  # the options of a download pass through
+        cls, *, model_id: str, config: dict[str, Any] | None = None, map_location: str = "cpu", **download: Any
+    ) -> nn.Module:
+        from mlla_seg.models import create_model
+        from mlla_seg.models.segmenter import MLLAUNet
+
+        if not config or not {"build", "arguments"} <= set(config):
+            raise InputError(f"{model_id}: has no config.json written by save_pretrained of mlla_seg.")
+        builders: dict[str, Callable[..., Any]] = {"create_model": create_model, "MLLAUNet": MLLAUNet}
+        network = lookup(builders, config["build"], "builder of networks")(**config["arguments"])
+        folder = Path(model_id)
+        path = folder / WEIGHTS if folder.is_dir() else hf_hub_download(model_id, WEIGHTS, **download)
+        network.load_state_dict(load_file(path, device=map_location), strict=True)
+        network.spec = config.get("spec")
+        return network.to(map_location).eval()
+
+    def generate_model_card(self, metrics: Mapping[str, float] | None = None, dataset: str | None = None) -> ModelCard:
+        """The model card: what the network is, its classes, channels, normalisation and scores, and how to use it."""
+        assert self.built_by is not None
+        assert isinstance(self, nn.Module)
+        return ModelCard(_model_card(self, self.built_by[1], self.spec, metrics or {}, dataset))
+
+
+def _model_card(
+    network: nn.Module,
+    arguments: Mapping[str, Any],
+    spec: Mapping[str, Any] | None,
+    metrics: Mapping[str, float],
+    dataset: str | None,
+) -> str:
+    title = f"{arguments.get('encoder', 'MLLA')} {arguments.get('decoder', 'mlla_unet')}"
+    measured_on = dataset or (spec["name"] if spec else "data not said")
+    facts = {
+        "Network": title,
+        "Parameters": f"{sum(p.numel() for p in network.parameters()):,}",
+        "Channels": ", ".join(spec["channels"]) if spec else arguments["in_channels"],
+        "Normalisation": f"{_normalisation(arguments['normalisation'])}; inside the network, which takes raw units",
+    }
+    classes: list[tuple[Any, ...]] = [(value, "") for value in range(arguments["num_classes"])]
+    use = """from mlla_seg import Segmenter
+
+segmenter = Segmenter.from_pretrained("this folder, or its name on the Hub")
+logits = segmenter(image)  # (B, C, H, W) in raw units to (B, K, H, W)"""
+    if spec:
+        facts["Trained on"] = f"{spec['name']}, {spec['modality']}"
+        if spec["context"]:
+            facts["Channels"] += f", of {2 * spec['context'] + 1} neighbouring slices"
+        classes = [(k, entry["name"], entry["colour"]) for k, entry in enumerate(spec["classes"])]
+        use = """from mlla_seg import Predictor, Segmenter
+
+predict = Predictor(Segmenter.from_pretrained("this folder, or its name on the Hub"))
+labels = predict(image)  # (S, C, H, W) or (C, H, W) in raw units to (S, H, W) or (H, W)"""
+    data = ModelCardData(
+        library_name="mlla_seg",
+        pipeline_tag="image-segmentation",
+        tags=["semantic-segmentation", "mlla", "linear-attention"],
+        model_name=title,
+        eval_results=[
+            EvalResult("image-segmentation", measured_on, measured_on, name, float(value))
+            for name, value in metrics.items()
+        ]
+        or None,
+    )
+    sections = [
+        f"---\n{data.to_yaml()}\n---\n{CARD_MARK}\n\n# {title}",
+        "Semantic segmentation with MLLA (Mamba-Like Linear Attention, arXiv 2405.16605), built with mlla_seg.",
+        _table(["", ""], facts.items()),
+        "## Classes\n\n" + _table(["value", "class", "colour"][: len(classes[0])], classes),
+    ]
+    if metrics:
+        scores = [(name, f"{value:.4g}") for name, value in metrics.items()]
+        sections.append(f"## Scores on {measured_on}\n\n" + _table(["metric", "value"], scores))
+    sections.append(f"## Use\n\n```python\n{use}\n```")
+    return "\n\n".join(sections) + "\n"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (header, ["---"] * len(header), *rows))
+
+
+def _normalisation(options: Mapping[str, Any] | None) -> str:
+    if not options:
+        return "none"
+    clip = "clipped to {} .. {}, ".format(*options["window"]) if options.get("window") else ""
+    if options.get("per_image"):
+        return f"{clip}each channel of an image by its own mean and standard deviation"
+    return f"{clip}minus {options.get('mean', 0)}, over {options.get('std', 1)}"
