@@ -9,6 +9,7 @@ import h5py
 import nibabel as nib
 import numpy as np
 import yaml
+from PIL import Image
 
 from mlla_seg.data.synthetic import phantom_volume, write_synapse_layout
 
@@ -98,3 +99,17 @@ WRITERS = {"phantom": phantom, "synapse": synapse, "acdc": acdc_ssl4mis, "hippoc
 def root_of(config: Path) -> Path:
     """Where a config expects its data."""
     return Path(yaml.safe_load(config.read_text())["data"]["root"])
+
+
+def write_landcover(root: Path, size: int) -> None:
+    """LandCover.ai as torchgeo keeps it: chips and masks in output/, a list per split."""
+    (root / "output").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    mask = np.repeat(np.arange(4, dtype=np.uint8), size // 4)[:, None].repeat(size, axis=1)
+    for split in ("train", "val", "test"):
+        names = [f"{split}_{i}" for i in range(2)]
+        (root / f"{split}.txt").write_text("\n".join(names))
+        for name in names:
+            image = (mask[..., None] * 50 + rng.integers(0, 20, (size, size, 3))).astype(np.uint8)
+            Image.fromarray(image).save(root / "output" / f"{name}.jpg")
+            Image.fromarray(mask).save(root / "output" / f"{name}_m.png")

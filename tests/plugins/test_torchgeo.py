@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from PIL import Image
 
+from layouts import write_landcover
 from mlla_seg import MLLA, load_pretrained
 from mlla_seg.models.mlla import SIZES
 
@@ -27,17 +26,7 @@ def tasks():
 
 @pytest.fixture
 def chips(tmp_path):
-    """LandCover.ai as torchgeo keeps it: chips and masks in output/, a list per split."""
-    (tmp_path / "output").mkdir()
-    rng = np.random.default_rng(0)
-    for split in ("train", "val", "test"):
-        names = [f"{split}_{i}" for i in range(2)]
-        (tmp_path / f"{split}.txt").write_text("\n".join(names))
-        for name in names:
-            mask = (np.arange(64)[:, None] // 16 + np.zeros((64, 64), dtype=int)).astype(np.uint8)
-            image = (mask[..., None] * 50 + rng.integers(0, 20, (64, 64, 3))).astype(np.uint8)
-            Image.fromarray(image).save(tmp_path / "output" / f"{name}.jpg")
-            Image.fromarray(mask).save(tmp_path / "output" / f"{name}_m.png")
+    write_landcover(tmp_path, size=64)
     return tmp_path
 
 
