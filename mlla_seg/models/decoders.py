@@ -26,7 +26,10 @@ from mlla_seg.models.mlla import ConvBN, Encoder, Stage, init_weights
 class Decoder(nn.Module):
     """Base of the decoders; what they share is the contract above."""
 
-    out_channels: int
+    def __init__(self) -> None:
+        super().__init__()
+        self.out_channels = 0
+        """Channels of the map that the decoder returns."""
 
 
 class Upsample(nn.Module):
@@ -113,7 +116,7 @@ class MLLAUNetDecoder(Decoder):
         self.norm_out = nn.LayerNorm(embed_dim)
         self.apply(init_weights)
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
+    def forward(self, features: list[Tensor]) -> Tensor:
         skips = [feature.movedim(1, -1) for feature in features]
         x = self.enter(self.norm(skips[4]))
         for level, skip in zip(self.levels, (skips[3], skips[2], skips[1]), strict=True):
@@ -144,9 +147,10 @@ class SmpDecoder(Decoder):
         self.out_channels = out_channels
         initialize_decoder(self.decoder)
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
+    def forward(self, features: list[Tensor]) -> Tensor:
         b, _, h, w = features[0].shape
-        return self.decoder([features[0].new_empty(b, 0, 2 * h, 2 * w), *features])
+        image = features[0].new_empty(b, 0, 2 * h, 2 * w)
+        return self.decoder([image] + features)  # noqa: RUF005 - TorchScript
 
 
 def mlla_unet(encoder: Encoder, **options: Any) -> MLLAUNetDecoder:

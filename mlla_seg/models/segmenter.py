@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -31,9 +31,10 @@ class Normalise(nn.Module):
             nothing from one scan to the next, as in MR; ``mean`` and ``std`` are then not used.
     """
 
-    mean: Tensor
-    std: Tensor
-    window: Tensor
+    if TYPE_CHECKING:  # TorchScript cannot read annotations that are text
+        mean: Tensor
+        std: Tensor
+        window: Tensor
 
     def __init__(
         self,
@@ -90,6 +91,7 @@ class Segmenter(nn.Module, HubMixin):
         super().__init__()
         self.in_channels = in_channels
         self.num_classes = num_classes
+        self.stride = STRIDE
         self.normalise = Normalise(in_channels, **(normalisation or {}))
         self.encoder = encoder
         self.decoder = decoder
@@ -101,7 +103,7 @@ class Segmenter(nn.Module, HubMixin):
             raise InputError(f"The network takes images of {self.in_channels} channels, got {x.shape[1]}.")
         x = self.normalise(x)
         # Repeating the border leaves no edge for the network to see, unlike zeros.
-        x = F.pad(x, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
+        x = F.pad(x, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
         logits = self.head(self.decoder(self.encoder(x)))
         if logits.shape[-2:] != x.shape[-2:]:
             logits = F.interpolate(logits, x.shape[-2:], mode="bilinear", align_corners=False)

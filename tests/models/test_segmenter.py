@@ -50,6 +50,19 @@ def test_every_decoder_takes_any_size_and_trains(decoder, size, channels):
     assert not [name for name, p in model.named_parameters() if p.grad is None]
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
+@pytest.mark.parametrize(
+    "decoder", [name for name in DECODERS if name != "unetplusplus"]
+)  # whose decoder, of smp, does not script
+def test_every_decoder_scripts_with_its_normalisation(decoder):
+    torch.manual_seed(0)
+    model = create_model("mlla_test", decoder, num_classes=3, in_channels=2, normalisation={"window": [-1, 1]}).eval()
+    scripted = torch.jit.script(model)
+    for size in ((64, 64), (67, 71)):
+        x = torch.randn(2, 2, *size)
+        torch.testing.assert_close(scripted(x), model(x))
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (33, 31)])
 def test_mlla_unet_takes_images_of_at_least_one_pixel(size):
     model = MLLAUNet(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), num_classes=2, in_channels=1).eval()
