@@ -63,7 +63,7 @@ class HubMixin(PyTorchModelHubMixin, library_name="mlla_seg"):
         card = model_card_kwargs or {"metrics": metrics, "dataset": dataset}
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as unfinished:
+        with TemporaryDirectory(dir=folder, prefix=".unfinished.") as unfinished:
             super().save_pretrained(unfinished, config=config_json, model_card_kwargs=dict(card))
             for path in sorted(Path(unfinished).iterdir()):
                 target = folder / path.name
