@@ -21,9 +21,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _folder(variable: str) -> Path:
-    if not os.environ.get(variable):
-        pytest.skip(f"set {variable} to the folder that holds them")
-    return Path(os.environ[variable])
+    value = os.environ.get(variable)
+    if not value or not Path(value).is_dir():
+        pytest.skip(f"{variable} should be the folder that holds them, it is {value or 'not set'}")
+    return Path(value)
 
 
 @pytest.fixture(scope="session")
