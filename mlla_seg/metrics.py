@@ -1,15 +1,20 @@
 """Scores per case, never per batch: the same numbers for any batch size, number of devices and order.
 
-A case (a volume, a photo) is counted once: true positives, false positives and false negatives per class. Dice and
-IoU follow from the counts; a class absent from both truth and prediction of a case has no score there (NaN) and is left
-out of the mean over cases; one that is in only one of them scores 0.
+A case (a volume, a photo) is counted once: true positives, false positives and false negatives per class. The overlap
+scores follow from the counts. A class absent from both truth and prediction of a case has no score there (NaN) and is
+left out of the mean over cases; one that is in only one of them scores 0 in each of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+BLOCK = 2**24
+"""Voxels counted at once, so that a large volume needs little memory beside itself."""
 
 
 def case_counts(prediction: Tensor, mask: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
@@ -24,9 +29,12 @@ def case_counts(prediction: Tensor, mask: Tensor, num_classes: int, ignore_index
     Returns:
         ``(K, 3)`` int64.
     """
-    valid = mask != ignore_index
-    pairs = mask[valid].long() * num_classes + prediction[valid].long()
-    confusion = torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)  # (truth, prediction)
+    confusion = torch.zeros(num_classes**2, dtype=torch.int64, device=mask.device)
+    for predicted, true in zip(prediction.flatten().split(BLOCK), mask.flatten().split(BLOCK), strict=True):
+        valid = true != ignore_index
+        pairs = true[valid].long() * num_classes + predicted[valid].long()
+        confusion += torch.bincount(pairs, minlength=num_classes**2)
+    confusion = confusion.view(num_classes, num_classes)  # (truth, prediction)
     hits = confusion.diagonal()
     return torch.stack((hits, confusion.sum(0) - hits, confusion.sum(1) - hits), dim=1)
 
@@ -43,38 +51,58 @@ def iou_score(counts: Tensor) -> Tensor:
     return tp / (tp + fp + fn)
 
 
-class CaseScores(Metric):
-    """Counts of every case of a data set, each in its own place.
+def precision_score(counts: Tensor) -> Tensor:
+    """TP / (TP + FP) from counts ``(..., 3)``, in 0..1: 0 for a missed class, NaN where it is absent from both."""
+    tp, fp, fn = counts.double().unbind(-1)
+    return torch.where((tp + fp == 0) & (fn > 0), 0.0, tp / (tp + fp))
 
-    A place is written, not added to, and processes are joined by the maximum: a case that a distributed sampler gives
+
+def recall_score(counts: Tensor) -> Tensor:
+    """TP / (TP + FN) from counts ``(..., 3)``, in 0..1: 0 for an invented class, NaN where it is absent from both."""
+    tp, fp, fn = counts.double().unbind(-1)
+    return torch.where((tp + fn == 0) & (fp > 0), 0.0, tp / (tp + fn))
+
+
+OVERLAP_SCORES: dict[str, Callable[[Tensor], Tensor]] = {
+    "dice": dice_score,
+    "iou": iou_score,
+    "precision": precision_score,
+    "recall": recall_score,
+}
+"""What follows from the counts of a case, by name."""
+
+
+class CaseTable(Metric):
+    """Numbers of every case of a data set, each case in its own row.
+
+    A row is written, not added to, and processes are joined by the maximum: a case that a distributed sampler gives
     to two processes to come out even is still counted once.
 
     Args:
         num_cases: Cases of the data set.
-        num_classes: Classes K.
-        ignore_index: Class index that is not counted.
+        shape: Of the numbers of one case.
+        dtype: ``torch.int64`` for counts of voxels, which are exact; a floating type may hold NaN.
     """
 
     full_state_update = False
-    counts: Tensor
+    rows: Tensor
 
-    def __init__(self, num_cases: int, num_classes: int, ignore_index: int = 255) -> None:
+    def __init__(self, num_cases: int, *shape: int, dtype: torch.dtype = torch.int64) -> None:
         super().__init__()
-        self.ignore_index = ignore_index
-        self.add_state("counts", torch.full((num_cases, num_classes, 3), -1), dist_reduce_fx="max")
+        unseen = torch.full((num_cases, *shape), -torch.inf if dtype.is_floating_point else -1, dtype=dtype)
+        self.add_state("rows", unseen, dist_reduce_fx="max")
 
-    def update(self, prediction: Tensor, mask: Tensor, index: int) -> None:
-        """Counts case ``index``: ``prediction`` and ``mask`` are class indices of one shape."""
-        num_classes = self.counts.shape[1]
-        self.counts[index] = case_counts(prediction, mask, num_classes, self.ignore_index).to(self.counts.device)
+    def update(self, index: int, values: Tensor) -> None:
+        """Writes the numbers of case ``index``."""
+        self.rows[index] = values.to(self.rows)
 
     def compute(self) -> Tensor:
-        """Counts ``(cases, K, 3)`` in the order of the data set, -1 where not seen; see :func:`seen_cases`."""
-        return self.counts
+        """``(cases, *shape)`` in the order of the data set, -1 or -inf where not seen; see :func:`seen_cases`."""
+        return self.rows
 
 
 def seen_cases(counts: Tensor) -> Tensor:
-    """Indices of the cases that were scored, from the counts ``(cases, K, 3)`` of :class:`CaseScores`."""
+    """Indices of the cases that were scored, from the counts ``(cases, K, 3)`` of a :class:`CaseTable`."""
     return (counts >= 0).all(dim=-1).all(dim=-1).nonzero()[:, 0]
 
 

@@ -2,24 +2,50 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from mlla_seg import __version__
 from mlla_seg.errors import InputError, lookup
-from mlla_seg.inference import predict_case
+from mlla_seg.evaluation import PROTOCOLS, Evaluation
+from mlla_seg.inference import Ensemble, Flips, predict_case
 from mlla_seg.losses import SegmentationLoss
-from mlla_seg.metrics import CaseScores, dice_score, iou_score, mean_scores, seen_cases
+from mlla_seg.metrics import CaseTable, case_counts, seen_cases
 from mlla_seg.models import create_model
 from mlla_seg.models.segmenter import Segmenter
 from mlla_seg.models.weights import load_pretrained
 from mlla_seg.optim import SCHEDULES, learning_rate_factor, parameter_groups
+from mlla_seg.slices import network_grid
+from mlla_seg.surface import case_surface_scores
+from mlla_seg.transunet import SIZE, transunet_labels, transunet_scores
 
 CHECKPOINT_KEY = "mlla_seg_version"
+
+
+@dataclass
+class Scoring:
+    """How ``validate`` and ``test`` score; nothing of it is learned, so it is not in checkpoints.
+
+    Args:
+        evaluation: ``native``, or ``transunet`` to add the evaluation of the papers on Synapse and ACDC.
+        nsd_tolerance: Distance up to which surfaces agree, in millimetres, or voxels where the spacing is not known.
+        tta: Mean over the four mirror images of each slice.
+    """
+
+    evaluation: str = "native"
+    nsd_tolerance: float = 2.0
+    tta: bool = False
+
+    def __post_init__(self) -> None:
+        lookup(PROTOCOLS, self.evaluation, "evaluation")
 
 
 class SegmentationModule(LightningModule):
@@ -77,6 +103,9 @@ class SegmentationModule(LightningModule):
         self.class_names = classes
         self.network = build_network(dict(self.hparams))
         self.loss = SegmentationLoss(ce_weight, dice_weight, class_weights, squared_dice)
+        self.scoring = Scoring()
+        self.tables: dict[str, CaseTable] = {}
+        self.members: list[Segmenter] = []  # averaged with the network where an ensemble is scored
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and self.hparams["pretrained"]:
@@ -92,43 +121,78 @@ class SegmentationModule(LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        self.scores = self._new_scores(self.trainer.val_dataloaders)
+        self._begin(self.trainer.val_dataloaders)
 
     def validation_step(self, case: dict[str, Any], batch_idx: int) -> None:
         self._score(case)
 
     def on_validation_epoch_end(self) -> None:
-        self._log_scores("val")
+        self._conclude("val", self.trainer.val_dataloaders)
 
     def on_test_epoch_start(self) -> None:
-        self.scores = self._new_scores(self.trainer.test_dataloaders)
+        self._begin(self.trainer.test_dataloaders)
 
     def test_step(self, case: dict[str, Any], batch_idx: int) -> None:
         self._score(case)
 
     def on_test_epoch_end(self) -> None:
-        self._log_scores("test")
+        self._conclude("test", self.trainer.test_dataloaders)
 
-    def _new_scores(self, loader: Any) -> CaseScores:
-        return CaseScores(len(loader.dataset), len(self.class_names)).to(self.device)
-
-    def predict_case(self, image: Tensor) -> Tensor:
+    def predict_case(self, image: Tensor, spacing_mm: Sequence[float] | None = None) -> Tensor:
         """Label map ``(S, H, W)`` of a case ``(S, C, H, W)`` in raw units."""
-        how = {key: self.spec[key] for key in ("resize", "window", "context")}
-        return predict_case(self.network, image, self.device, **how, batch_size=self.hparams["eval_batch_size"])
+        grid = network_grid((len(image), *image.shape[-2:]), spacing_mm, self.spec)
+        return predict_case(self._scorer(), image, self.device, grid, self.spec["window"], **self._batches())
+
+    def _batches(self) -> dict[str, int]:
+        return {"context": self.spec["context"], "batch_size": self.hparams["eval_batch_size"]}
+
+    def _scorer(self) -> torch.nn.Module:
+        """What is scored: the network, with its other members and mirror images where they were asked for."""
+        others = [member.to(self.device).eval() for member in self.members]
+        network = Ensemble([self.network, *others]) if others else self.network
+        return Flips(network) if self.scoring.tta else network
+
+    def _begin(self, loader: Any) -> None:
+        """Makes a table for everything that is measured: between epochs of training only what overlaps."""
+        cases, classes = loader.dataset.cases, len(self.class_names)
+        self.unit = "mm" if all(case.spacing_mm for case in cases) else "voxel"
+        self.tables = {"counts": CaseTable(len(cases), classes, 3)}
+        if self.trainer.state.fn is not TrainerFn.FITTING:
+            self.tables["surfaces"] = CaseTable(len(cases), classes, 3, dtype=torch.float32)
+            if self.scoring.evaluation == "transunet":
+                self.tables["published"] = CaseTable(len(cases), classes, 2, dtype=torch.float32)
+        for table in self.tables.values():
+            table.to(self.device)
 
     def _score(self, case: dict[str, Any]) -> None:
-        self.scores.update(self.predict_case(case["image"]), case["mask"].cpu(), case["index"])
+        index, image, mask, classes = case["index"], case["image"], case["mask"].cpu(), len(self.class_names)
+        prediction = self.predict_case(image, case["spacing_mm"])
+        self.tables["counts"].update(index, case_counts(prediction, mask, classes))
+        if "surfaces" in self.tables:
+            spacing = case["spacing_mm"] if self.unit == "mm" else (1.0, 1.0, 1.0)
+            how = {"tolerance": self.scoring.nsd_tolerance, "background": self.spec["background"]}
+            self.tables["surfaces"].update(index, case_surface_scores(prediction, mask, classes, spacing, **how))
+        if "published" in self.tables:
+            size = self.spec["resize"] if isinstance(self.spec["resize"], list) else SIZE
+            labels = transunet_labels(self._scorer(), image, self.device, size, **self._batches())
+            self.tables["published"].update(index, transunet_scores(labels, mask, classes))
 
-    def _log_scores(self, split: str) -> None:
-        counts = self.scores.compute()  # the same in every process
-        self.scored = seen_cases(counts)
-        self.counts = counts[self.scored]
-        for metric, score in (("dice", dice_score), ("iou", iou_score)):
-            per_class, mean = mean_scores(score(self.counts), self.spec["background"])
-            self.log(f"{split}/{metric}", mean.float(), prog_bar=metric == "dice", rank_zero_only=False)
-            for name, value in zip(self.class_names, per_class, strict=True):
-                self.log(f"{split}/{metric}_{name}", value.float())
+    def _conclude(self, split: str, loader: Any) -> None:
+        tables = {name: table.compute().cpu() for name, table in self.tables.items()}  # the same in every process
+        seen = seen_cases(tables["counts"])
+        cases = [loader.dataset.cases[i] for i in seen.tolist()]
+        self.evaluation = Evaluation(
+            [case.name for case in cases],
+            self.class_names,
+            self.spec["background"],
+            unit=self.unit,
+            tolerance=self.scoring.nsd_tolerance,
+            voxel_ml=[math.prod(case.spacing_mm) / 1000 if case.spacing_mm else math.nan for case in cases],
+            **{name: table[seen] for name, table in tables.items()},
+        )
+        for name, value in self.evaluation.means().items():
+            if "surfaces" in tables or name.startswith(("dice", "iou")):
+                self.log(f"{split}/{name}", value, prog_bar=name == "dice", rank_zero_only=False)
 
     def configure_optimizers(self) -> Any:
         total = int(self.trainer.estimated_stepping_batches)

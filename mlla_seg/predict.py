@@ -16,6 +16,7 @@ from mlla_seg.errors import InputError
 from mlla_seg.inference import predict_case
 from mlla_seg.models.segmenter import Segmenter
 from mlla_seg.module import CHECKPOINT_KEY, build_network
+from mlla_seg.slices import network_grid
 
 CHANNEL_SUFFIX = re.compile(r"_\d{4}$")
 """nnU-Net's number of a channel at the end of a name."""
@@ -81,12 +82,15 @@ class Predictor:
         network.load_state_dict(weights)
         return cls(network, device=device)
 
-    def __call__(self, image: Array, batch_size: int = 16) -> Array:
+    def __call__(
+        self, image: Array, batch_size: int = 16, spacing_mm: tuple[float, float, float] | None = None
+    ) -> Array:
         """Segments slices or a single image.
 
         Args:
             image: ``(S, C, H, W)`` or ``(C, H, W)`` in raw units.
             batch_size: Slices that go through the network at once.
+            spacing_mm: Distance of slices, rows and columns, for networks trained at one spacing.
 
         Returns:
             Class indices uint8, ``(S, H, W)`` or ``(H, W)``.
@@ -103,15 +107,16 @@ class Predictor:
                 f"has {found}; this network was trained on {len(channels)} ({', '.join(channels)}). "
                 "Arrays are (S, C, H, W), or (C, H, W) for a single image."
             )
-        how = {key: self.spec[key] for key in ("resize", "window", "context")}
-        labels = predict_case(self.network, stack, self.device, **how, batch_size=batch_size).numpy()
+        grid = network_grid((len(stack), *stack.shape[-2:]), spacing_mm, self.spec)
+        how = {key: self.spec[key] for key in ("window", "context")}
+        labels = predict_case(self.network, stack, self.device, grid, **how, batch_size=batch_size).numpy()
         return labels[0] if single else labels
 
     def predict_file(self, files: tuple[Path, ...], output: Path, batch_size: int = 16) -> None:
         """Segments one image (one file, or one per channel) and writes its mask in the source's format and geometry."""
         picture = read_channels(files, self.spec["plane"], self.spec["array_units"])
         try:
-            labels = self(picture.array, batch_size)
+            labels = self(picture.array, batch_size, picture.spacing_mm)
         except InputError as error:
             raise InputError(f"{files[0]}: {error}") from error
         write_mask(output, labels, self.spec["classes"], files[0], self.spec["plane"])

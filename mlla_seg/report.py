@@ -37,30 +37,32 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
             writer.writerow({key: "" if _is_nan(value) else value for key, value in row.items()})
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes JSON; NaN becomes null."""
-    plain = (
-        {key: None if _is_nan(value) else value for key, value in content.items()}
-        if isinstance(content, dict)
-        else content
-    )
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(entry) for key, entry in value.items()}
+        return None if _is_nan(value) else value
+
     with renamed_when_done(path) as temporary:
-        temporary.write_text(json.dumps(plain, indent=2) + "\n")
+        temporary.write_text(json.dumps(plain(content), indent=2) + "\n")
 
 
 def _is_nan(value: Any) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
+def format_cell(value: Any) -> str:
+    """A number with four decimals, two from 10 on, NaN as a dash; anything else as it is."""
+    if not isinstance(value, float):
+        return str(value)
+    return "-" if math.isnan(value) else f"{value:.{4 if abs(value) < 10 else 2}f}"
+
+
 def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A plain table: first column to the left, numbers to the right, NaN as a dash."""
-
-    def cell(value: Any) -> str:
-        if isinstance(value, float):
-            return "-" if math.isnan(value) else f"{value:.4f}"
-        return str(value)
-
-    cells = [[cell(value) for value in row] for row in (header, *rows)]
+    cells = [[format_cell(value) for value in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     lines = [
         "  ".join(
@@ -93,11 +95,34 @@ def plot_training(metrics_csv: Path, output: Path) -> None:
     _save(figure, output)
 
 
+def plot_boxes(values: Mapping[str, Sequence[float]], colours: Sequence[Sequence[int]], label: str, to: Any) -> None:
+    """Draws a horizontal box and every value per class.
+
+    Args:
+        values: Scores of the cases by class; NaN is left out.
+        colours: ``[red, green, blue]`` per class, 0..255.
+        label: What the values are, with their unit.
+        to: A path or an open file for the PNG.
+    """
+    plt = _pyplot()
+    known = [[value for value in column if not math.isnan(value)] for column in values.values()]
+    figure, axis = plt.subplots(figsize=(6, 0.9 + 0.36 * len(known)), layout="constrained")
+    places = range(len(known), 0, -1)
+    axis.boxplot(known, positions=places, orientation="horizontal", widths=0.55, showfliers=False)
+    for place, column, colour in zip(places, known, colours, strict=True):
+        heights = place + np.linspace(-0.2, 0.2, len(column))
+        axis.scatter(column, heights, s=12, color=np.array(colour) / 255, edgecolors="black", linewidths=0.3, zorder=3)
+    axis.set_yticks(list(places), [f"{name} ({len(column)})" for name, column in zip(values, known, strict=True)])
+    axis.set_xlabel(label)
+    axis.grid(axis="x", alpha=0.3)
+    _save(figure, to)
+
+
 def plot_overlay(
     image: Array,
     masks: Mapping[str, Array],
     classes: Sequence[Mapping[str, Any]],
-    output: Path,
+    output: Any,
     title: str = "",
     window: Sequence[float] | None = None,
 ) -> None:
@@ -107,7 +132,7 @@ def plot_overlay(
         image: ``(C, H, W)`` in raw units; the first channel is shown in grey, or the first three in colour.
         masks: Title to ``(H, W)`` class indices; 255 is left open.
         classes: Names and colours.
-        output: A PNG.
+        output: A path or an open file for the PNG.
         title: Above everything.
         window: Range of values from black to white, by default the 1st to 99th percentile.
     """
@@ -139,9 +164,12 @@ def plot_overlay(
     _save(figure, output)
 
 
-def _save(figure: Any, output: Path) -> None:
-    with renamed_when_done(output) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
+def _save(figure: Any, output: Any) -> None:
+    if isinstance(output, Path):
+        with renamed_when_done(output) as temporary:
+            figure.savefig(temporary, dpi=110, format="png")
+    else:
+        figure.savefig(output, dpi=110, format="png")
     _pyplot().close(figure)
 
 

@@ -1,38 +1,82 @@
-"""How slices are brought to a network, the same in training and prediction: neighbours as channels, and their size."""
+"""How slices are brought to a network, the same in training and prediction: the grid that it sees, and neighbours."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 Volume = TypeVar("Volume", np.ndarray[Any, Any], Tensor)
+Grid = tuple[int, int, int]
+"""Slices, height, width."""
 
 
-def with_neighbours(volume: Volume, positions: Sequence[int], context: int) -> Volume:
+def network_grid(shape: Sequence[int], spacing_mm: Sequence[float] | None, how: Mapping[str, Any]) -> Grid:
+    """The grid on which the network sees a case: that of the target spacing, then resized.
+
+    Args:
+        shape: Slices, height and width as stored.
+        spacing_mm: Distance of neighbouring slices, rows and columns; where it is not known, or there is but one
+            slice, nothing is resampled along that axis.
+        how: ``spacing_mm``, a distance or none per axis, and ``resize``, ``(height, width)`` or a factor, both of the
+            spec of the data.
+    """
+    target = how.get("spacing_mm")
+    if target and spacing_mm:
+        shape = [
+            max(1, round(n * step / wanted)) if wanted and n > 1 else n
+            for n, step, wanted in zip(shape, spacing_mm, target, strict=True)
+        ]
+    slices, height, width = shape
+    resize = how.get("resize")
+    if resize is not None:
+        height, width = (round(n * resize) for n in (height, width)) if isinstance(resize, (int, float)) else resize
+    return slices, max(1, height), max(1, width)
+
+
+def slices_at(volume: Volume, positions: Sequence[int], context: int = 0, slices: int | None = None) -> Volume:
     """Slices of a volume with their neighbours as further channels (2.5-D); the first and last slice are repeated.
 
     Args:
         volume: ``(S, C, H, W)``, an array or a tensor.
-        positions: The N slices that are wanted.
+        positions: The N slices that are wanted, among ``slices``.
         context: Neighbours k on each side.
+        slices: Number of slices to which the volume is resampled by linear interpolation, by default its own.
 
     Returns:
         ``(N, (2 k + 1) C, H, W)``: all channels of the slice k before, ..., of the slice, ..., of the slice k after.
     """
-    last = volume.shape[0] - 1
-    index = np.clip(np.asarray(positions)[:, None] + np.arange(-context, context + 1), 0, last)
-    stacked = volume[index]  # (N, 2 k + 1, C, H, W)
+    count = slices or volume.shape[0]
+    index = np.clip(np.asarray(positions)[:, None] + np.arange(-context, context + 1), 0, count - 1)
+    below, above, weight = between(index, count, volume.shape[0])
+    stacked = volume[below]  # (N, 2 k + 1, C, H, W)
+    if weight.any():
+        weight = weight[..., None, None, None].astype(np.float32)
+        if isinstance(volume, Tensor):
+            weight = torch.from_numpy(weight).to(volume.device)
+        stacked = stacked * (1 - weight) + volume[above] * weight
     return stacked.reshape(len(index), -1, *volume.shape[2:])
 
 
-def target_size(size: Sequence[int], resize: float | Sequence[int]) -> tuple[int, int]:
-    """The ``(height, width)`` that ``resize``, itself such a pair or a factor, makes of ``size``."""
-    height, width = (round(n * resize) for n in size) if isinstance(resize, (int, float)) else resize
-    return max(1, height), max(1, width)
+def between(index: Any, count: int, stored: int) -> tuple[Any, Any, Any]:
+    """Where slices of a volume resampled to ``count`` lie among its ``stored`` ones.
+
+    Returns:
+        The stored slice before each, the one after, and the weight of that one in 0..1; the outer planes of both
+        volumes coincide.
+    """
+    place = np.clip((np.asarray(index) + 0.5) * stored / count - 0.5, 0, stored - 1)
+    below = np.floor(place).astype(np.int64)
+    return below, np.minimum(below + 1, stored - 1), place - below
+
+
+def nearest_slice(position: int, count: int, stored: int) -> int:
+    """The stored slice in which a slice of a volume resampled to ``count`` has its centre."""
+    return int((position + 0.5) * stored / count)
 
 
 def resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:

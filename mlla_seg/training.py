@@ -7,10 +7,10 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, WeightAveraging
@@ -19,14 +19,14 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import LayerSync
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from mlla_seg import report
+from mlla_seg import __version__, report
 from mlla_seg.data.datamodule import SegmentationDataModule
-from mlla_seg.data.io import Array
+from mlla_seg.data.dataset import CaseDataset
 from mlla_seg.data.spec import load_card
 from mlla_seg.distributed import convert_batch_norm
 from mlla_seg.errors import InputError
-from mlla_seg.metrics import dice_score, iou_score, mean_scores
-from mlla_seg.module import CHECKPOINT_KEY, SegmentationModule
+from mlla_seg.module import CHECKPOINT_KEY, Scoring, SegmentationModule
+from mlla_seg.results import score_table, write_results
 
 # Said by Lightning about choices that are deliberate here.
 QUIET = (
@@ -66,6 +66,7 @@ class SegmentationCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data", "model.spec", compute_fn=lambda data: data.spec, apply_on="instantiate")
+        parser.add_class_arguments(Scoring)
 
     def _parse_ckpt_path(self) -> None:
         """Leaves the configuration alone: Lightning would let the checkpoint's settings override the command line."""
@@ -83,7 +84,12 @@ class SegmentationCLI(LightningCLI):
             config["verbose"] = False  # the table printed at the end says more
 
     def after_instantiate_classes(self) -> None:
-        """Checks the data before other processes are started, so that a mistake in them is one message."""
+        """Tells the module how to score, and checks the data.
+
+        The data before other processes are started, so that a mistake in them is one message.
+        """
+        config = self.config[self.subcommand]
+        self.model.scoring = Scoring(**{field.name: config[field.name] for field in fields(Scoring)})
         if os.environ.get("LOCAL_RANK", "0") == "0":
             splits = self.datamodule.splits
             counts = f"{len(splits.train)} cases to train, {len(splits.val)} to validate, {len(splits.test)} to test"
@@ -126,13 +132,29 @@ class SegmentationCLI(LightningCLI):
             self._report_training(folder)
 
     def after_validate(self) -> None:
-        if self.trainer.is_global_zero:
-            print(self._score_table())
+        self._report_scores("val", self.datamodule.val_set)
 
     def after_test(self) -> None:
-        folder = Path(self.trainer.log_dir or ".")
-        if self.trainer.is_global_zero:
-            self._report_scores(folder)
+        self._report_scores("test", self.datamodule.test_set)
+
+    def _report_scores(self, split: str, cases: CaseDataset) -> None:
+        folder = Path(self.trainer.log_dir or ".")  # asked in every process: they agree on it together
+        if not self.trainer.is_global_zero:
+            return
+        config = self.config[self.subcommand]
+        print("\n" + score_table(self.model.evaluation))
+        about = {
+            "title": self.datamodule.card.title,
+            "card": self.datamodule.card.name,
+            "split": split,
+            "checkpoint": config.ckpt_path,
+            "tta": config.tta,
+            "version": __version__,
+        }
+        saved = folder / "config.yaml"  # without a logger there is none
+        text = saved.read_text() if saved.is_file() else ""
+        files = write_results(folder, self.model, cases, split, about, text)
+        print("\n" + "\n".join(f"{path.name:<13} {path}" for path in files))
 
     def _report_training(self, folder: Path) -> None:
         print(f"\nRun folder:     {folder}")
@@ -144,62 +166,6 @@ class SegmentationCLI(LightningCLI):
         if metrics.is_file():
             report.plot_training(metrics, folder / "training.png")
             print(f"Metrics:        {metrics}\nTraining curve: {folder / 'training.png'}")
-
-    def _report_scores(self, folder: Path) -> None:
-        indices = self.model.scored.tolist()
-        names = [self.datamodule.test_set.cases[i].name for i in indices]
-        dice, iou = dice_score(self.model.counts), iou_score(self.model.counts)
-        rows = []
-        for i, name in enumerate(names):
-            for k, label in enumerate(self.model.class_names):
-                tp, fp, fn = self.model.counts[i, k].tolist()
-                scores = {"dice": float(dice[i, k]), "iou": float(iou[i, k])}
-                rows.append({"case": name, "class": label, **scores, "tp": tp, "fp": fp, "fn": fn})
-        report.write_csv(folder / "per_case.csv", rows)
-        report.write_json(
-            folder / "summary.json", {key: float(value) for key, value in self.trainer.callback_metrics.items()}
-        )
-        print(self._score_table())
-        median = int(dice[:, self._foreground()].nanmean(dim=1).nan_to_num(0).argsort()[len(names) // 2])
-        self._draw_case(indices[median], folder / "overlay.png")
-        print(f"\nEvery case: {folder / 'per_case.csv'}\nSummary:    {folder / 'summary.json'}")
-        print(f"Picture:    {folder / 'overlay.png'} (the median case, {names[median]})")
-
-    def _foreground(self) -> list[int]:
-        return [k for k in range(len(self.model.class_names)) if k != self.model.spec["background"]]
-
-    def _score_table(self) -> str:
-        counts, background = self.model.counts, self.model.spec["background"]
-        dice, mean_dice = mean_scores(dice_score(counts), background)
-        iou, mean_iou = mean_scores(iou_score(counts), background)
-        cases = (~dice_score(counts).isnan()).sum(dim=0)
-        rows: list[list[Any]] = [
-            [self.model.class_names[k], float(dice[k]), float(iou[k]), int(cases[k])] for k in self._foreground()
-        ]
-        rows.append(["mean", float(mean_dice), float(mean_iou), len(counts)])
-        return "\n" + report.format_table(["class", "Dice", "IoU", "cases"], rows)
-
-    def _draw_case(self, index: int, output: Path) -> None:
-        case = self.datamodule.test_set[index]
-        prediction = self.model.predict_case(case["image"]).numpy()
-        image, mask = case["image"].numpy(), case["mask"].numpy()
-        position = _richest_slice(mask, self.model.spec["background"])
-        report.plot_overlay(
-            image[position],
-            {"truth": mask[position], "prediction": prediction[position]},
-            self.model.spec["classes"],
-            output,
-            title=f"{case['name']}, slice {position}",
-            window=self.model.spec["normalisation"].get("window"),
-        )
-
-
-def _richest_slice(mask: Array, background: int | None) -> int:
-    """The slice with the most classes, and among those the most labelled pixels."""
-    shown = np.where(mask == 255, background or 0, mask)
-    pixels = (shown != (background or 0)).sum(axis=(1, 2))
-    classes = np.array([len(np.unique(piece)) for piece in shown])
-    return int(np.lexsort((pixels, classes))[-1])
 
 
 def run_folder(config: Any) -> Path:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mlla_seg.inference import predict_case, predict_logits
-from mlla_seg.slices import with_neighbours
+from mlla_seg.slices import network_grid, slices_at
 
 
 class Threshold(nn.Module):
@@ -41,7 +41,7 @@ def test_labels_do_not_depend_on_batches_or_windows(volume, batch_size, window):
 @pytest.mark.parametrize(("resize", "size"), [((64, 32), (64, 32)), (1.5, (50, 70)), (0.5, (16, 24))])
 def test_network_sees_the_resized_image_and_logits_come_back(volume, resize, size):
     network = Threshold()
-    logits = predict_logits(network, volume, resize=resize)
+    logits = predict_logits(network, volume, network_grid((7, 33, 47), None, {"resize": resize})[1:])
     assert network.seen == [(7, 1, *size)]
     assert logits.shape == (7, 2, 33, 47)
 
@@ -58,12 +58,12 @@ def test_neighbours_are_channels_and_the_ends_repeat(batch_size):
     predict_case(network, volume, "cpu", context=1, batch_size=batch_size)
     expected = [[a, a, b, b, c, c] for a, b, c in ((0, 0, 1), (0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 4))]
     assert torch.cat(seen).tolist() == expected
-    stacked = with_neighbours(volume.numpy(), [0, 4], 1)[:, :, 0, 0]
+    stacked = slices_at(volume.numpy(), [0, 4], 1)[:, :, 0, 0]
     assert stacked.tolist() == [expected[0], expected[4]]
 
 
 def test_resizing_keeps_things_in_place():
     image = torch.full((1, 1, 40, 40), -1.0)
     image[..., 10:30, 5:20] = 1
-    labels = predict_case(Threshold(), image, "cpu", resize=(96, 64))
+    labels = predict_case(Threshold(), image, "cpu", (1, 96, 64))
     assert (labels == (image[:, 0] > 0)).float().mean() > 0.97

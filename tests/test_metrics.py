@@ -6,7 +6,18 @@ import pytest
 import torch
 from torchmetrics.functional.segmentation import dice_score as torchmetrics_dice
 
-from mlla_seg.metrics import CaseScores, case_counts, dice_score, iou_score, mean_scores, seen_cases
+from mlla_seg import metrics
+from mlla_seg.metrics import (
+    OVERLAP_SCORES,
+    CaseTable,
+    case_counts,
+    dice_score,
+    iou_score,
+    mean_scores,
+    precision_score,
+    recall_score,
+    seen_cases,
+)
 
 
 @pytest.fixture
@@ -50,20 +61,53 @@ def test_missing_more_never_scores_better(cases):
     assert scores[-1] == 0
 
 
+def test_precision_and_recall_agree_with_an_independent_implementation(cases):
+    from torchmetrics.functional.classification import multiclass_precision, multiclass_recall
+
+    for prediction, mask in cases:
+        counts = case_counts(prediction, mask, 4)
+        how = {"num_classes": 4, "average": "none"}
+        torch.testing.assert_close(precision_score(counts).float(), multiclass_precision(prediction, mask, **how))
+        torch.testing.assert_close(recall_score(counts).float(), multiclass_recall(prediction, mask, **how))
+
+
+@pytest.mark.parametrize("name", OVERLAP_SCORES)
+def test_every_score_punishes_what_is_missed_or_invented_and_skips_what_is_absent(name):
+    counts = torch.tensor([[5, 0, 0], [0, 0, 7], [0, 7, 0], [0, 0, 0]])  # found, missed, hallucinated, absent
+    values = OVERLAP_SCORES[name](counts)
+    assert values[:3].tolist() == [1, 0, 0]
+    assert values[3].isnan()
+
+
+def test_counting_in_blocks_changes_nothing(cases, monkeypatch):
+    whole = [case_counts(*case, 4) for case in cases]
+    monkeypatch.setattr(metrics, "BLOCK", 7)
+    assert all(torch.equal(case_counts(*case, 4), counts) for case, counts in zip(cases, whole, strict=True))
+
+
 def test_order_and_repetition_of_cases_do_not_matter(cases):
     def compute(order):
-        metric = CaseScores(3, 4)
+        table = CaseTable(3, 4, 3)
         for i in order:
-            metric.update(*cases[i], i)
-        return metric.compute()
+            table.update(i, case_counts(*cases[i], 4))
+        return table.compute()
 
     expected = torch.stack([case_counts(*case, 4) for case in cases])
     for order in ([0, 1, 2], [2, 0, 1], [0, 1, 2, 0, 1]):
         assert torch.equal(compute(order), expected)
-    limited = CaseScores(3, 4)
-    limited.update(*cases[1], 1)  # a run limited to some cases counts those
-    assert seen_cases(limited.compute()).tolist() == [1]
-    assert torch.equal(limited.compute()[1], expected[1])
+    limited = compute([1])  # a run limited to some cases counts those
+    assert seen_cases(limited).tolist() == [1]
+    assert torch.equal(limited[1], expected[1])
+
+
+def test_rows_of_several_processes_are_joined_with_what_is_not_a_number():
+    values = torch.tensor([[0.5, float("nan")], [2.0, 0.0]])
+    ranks = [CaseTable(2, 2, dtype=torch.float32) for _ in range(2)]
+    ranks[0].update(0, values[0])
+    ranks[1].update(0, values[0])  # the sampler's repetition
+    ranks[1].update(1, values[1])
+    joined = ranks[0]._reductions["rows"](torch.stack([rank.rows for rank in ranks]))
+    torch.testing.assert_close(joined, values, equal_nan=True)
 
 
 def test_mean_is_over_cases_first_and_leaves_the_background_out():

@@ -101,8 +101,8 @@ class SegmentationDataModule(LightningDataModule):
         opened = {
             name: open_store(self.card, getattr(self.splits, name), self.store) for name in ("train", "val", "test")
         }
-        augment = Augment(self.augment, self.resize, self.crop, self.intensity)
-        self.train_set = SliceDataset(opened["train"], augment, self.context)
+        augment = Augment(self.augment, self.crop, self.intensity)
+        self.train_set = SliceDataset(opened["train"], augment, self.spec)
         self.val_set = CaseDataset(opened["val"])
         self.test_set = CaseDataset(opened["test"])
         for needed, split in (("validate", "val"), ("test", "test")):
@@ -141,7 +141,7 @@ class SegmentationDataModule(LightningDataModule):
 
     def _case_loader(self, cases: CaseDataset) -> DataLoader[Any]:
         world, rank = self._processes()
-        # Ranks may see a case twice to come out even; metrics count it once (see metrics.CaseScores).
+        # Ranks may see a case twice to come out even; metrics count it once (see metrics.CaseTable).
         sampler: DistributedSampler[Any] = DistributedSampler(cases, world, rank, shuffle=False)
         return DataLoader(cases, batch_size=None, sampler=sampler)
 

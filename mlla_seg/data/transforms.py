@@ -14,7 +14,7 @@ import torch
 
 from mlla_seg.data.io import Array
 from mlla_seg.errors import lookup
-from mlla_seg.slices import resize_images, resize_masks, target_size
+from mlla_seg.slices import resize_images, resize_masks
 
 # albumentations asks the network for its newest version when it is imported.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -79,15 +79,12 @@ class Augment:
 
     Args:
         name: A name in ``AUGMENTATIONS``.
-        resize: ``(height, width)`` to which whole slices are resized, or a factor, or none.
         crop: ``(height, width)`` of the random crop, padded where the slice is smaller, or none.
         intensity: Strength of the change of contrast, brightness, gamma and noise, relative to the spread of the
             image's values, so that it means the same for HU, reflectances and bytes; 0 changes nothing.
     """
 
-    def __init__(
-        self, name: str, resize: float | Sequence[int] | None, crop: Sequence[int] | None, intensity: float = 0.0
-    ) -> None:
+    def __init__(self, name: str, crop: Sequence[int] | None, intensity: float = 0.0) -> None:
         import albumentations as A
         import cv2
 
@@ -95,15 +92,18 @@ class Augment:
         steps = lookup(AUGMENTATIONS, name, "augmentation")()
         if crop is not None:
             steps = [A.RandomCrop(*crop), *steps]
-        self.resize = resize
         self.crop = crop
         self.intensity = intensity
         self.pipeline = A.Compose(steps)
 
-    def __call__(self, image: Array, mask: Array, seed: int) -> tuple[Array, Array]:
-        """Transforms ``image`` ``(C, H, W)`` and ``mask`` ``(H, W)``; the seed decides everything random."""
-        if self.resize is not None:
-            size = target_size(mask.shape, self.resize)
+    def __call__(
+        self, image: Array, mask: Array, seed: int, size: tuple[int, int] | None = None
+    ) -> tuple[Array, Array]:
+        """Transforms ``image`` ``(C, H, W)`` and ``mask`` ``(H, W)``, resized first to ``size``.
+
+        The seed decides everything random.
+        """
+        if size is not None:
             image = resize_images(torch.from_numpy(image)[None], size)[0].numpy()
             mask = resize_masks(torch.from_numpy(mask)[None], size)[0].numpy()
         if self.crop is not None:

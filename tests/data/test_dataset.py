@@ -37,7 +37,7 @@ def numbers_of(images):
 
 
 def test_every_slice_comes_once_and_in_order(cases):
-    dataset = SliceDataset(cases, Augment("none", None, None))
+    dataset = SliceDataset(cases, Augment("none", None), {})
     assert len(dataset) == TOTAL
     samples = [dataset[index] for index in range(TOTAL)]
     assert numbers_of(sample["image"] for sample in samples) == list(range(TOTAL))
@@ -51,28 +51,28 @@ def test_every_slice_comes_once_and_in_order(cases):
 
 
 def test_neighbours_are_of_the_same_case(cases):
-    dataset = SliceDataset(cases, Augment("none", None, None), context=1)
+    dataset = SliceDataset(cases, Augment("none", None), {"context": 1})
     seen = [dataset[index]["image"][::2, 0, 0].tolist() for index in range(TOTAL)]
     assert seen == [[0, 0, 1], [0, 1, 2], [1, 2, 2], [3, 3, 3], [4, 4, 5], [4, 5, 6], [5, 6, 7], [6, 7, 7]]
     assert dataset[1]["image"][:, 0, 0].tolist() == [0, 100, 1, 101, 2, 102]
 
 
 def test_samples_are_resized_and_cropped(cases):
-    sample = SliceDataset(cases, Augment("anatomy", (24, 24), (16, 16)))[0]
+    sample = SliceDataset(cases, Augment("anatomy", (16, 16)), {"resize": (24, 24)})[0]
     assert sample["image"].shape == (2, 16, 16)
     assert sample["mask"].shape == (16, 16)
 
 
 def test_store_is_not_changed_by_augmentation(cases):
     before = np.array(cases[0].mask())
-    dataset = SliceDataset(cases, Augment("aerial", None, (20, 20), intensity=1))
+    dataset = SliceDataset(cases, Augment("aerial", (20, 20), intensity=1), {})
     for index in range(TOTAL):
         dataset[index]["mask"].zero_()
     np.testing.assert_array_equal(cases[0].mask(), before)
 
 
 def test_seed_of_torch_decides_the_augmentation(cases):
-    dataset = SliceDataset(cases, Augment("anatomy", None, None))
+    dataset = SliceDataset(cases, Augment("anatomy", None), {})
     masks = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
@@ -86,15 +86,15 @@ def test_whole_cases(cases):
     assert len(dataset) == 3
     for index, case in enumerate(cases):
         sample = dataset[index]
-        assert set(sample) == {"image", "mask", "index", "name"}
+        assert set(sample) == {"image", "mask", "index", "name", "spacing_mm"}
         assert (sample["index"], sample["name"]) == (index, f"case{index}")
-        assert (sample["image"].dtype, sample["mask"].dtype) == (torch.float32, torch.int64)
+        assert (sample["image"].dtype, sample["mask"].dtype) == (torch.int16, torch.uint8)
         np.testing.assert_array_equal(sample["image"], case.image())
         np.testing.assert_array_equal(sample["mask"], case.mask())
 
 
 def test_workers_give_every_slice_once_and_augment_anew_in_each_epoch(cases):
-    dataset = SliceDataset([cases[0]] * 4, Augment("anatomy", None, None))  # slices 0, 1, 2 four times over
+    dataset = SliceDataset([cases[0]] * 4, Augment("anatomy", None), {})  # slices 0, 1, 2 four times over
     loader = DataLoader(dataset, batch_size=3, num_workers=2, persistent_workers=True)
     epochs = [list(loader) for _ in range(2)]
     for batches in epochs:

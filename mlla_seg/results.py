@@ -1,0 +1,159 @@
+"""What ``validate`` and ``test`` leave behind: ``per_case.csv``, ``summary.json``, ``report.html`` and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlla_seg import report, webpage
+from mlla_seg.data.dataset import CaseDataset
+from mlla_seg.data.io import Array
+from mlla_seg.evaluation import PROTOCOLS, Evaluation
+from mlla_seg.module import SegmentationModule
+
+DISTANCES = {
+    "mm": "Distances in millimetres, from the spacing of each image.",
+    "voxel": "Distances in voxels: not every image of the split says its spacing.",
+}
+
+
+def score_table(evaluation: Evaluation) -> str:
+    """The table for the terminal, and in what unit its distances are."""
+    text = report.format_table(*evaluation.table()) + f"\n{DISTANCES[evaluation.unit]}"
+    if evaluation.published is not None:
+        text += f"\n\n{report.format_table(*evaluation.comparison())}\ntransunet: {PROTOCOLS['transunet']}"
+    return text
+
+
+def summary(evaluation: Evaluation, split: str, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``summary.json`` holds: means such as ``test/dice``, numbers of cases, and how it was measured."""
+    return {
+        **{f"{split}/{name}": value for name, value in evaluation.means().items()},
+        "cases": len(evaluation.cases),
+        "cases_by_class": evaluation.numbers_of_cases(),
+        "unit": evaluation.unit,
+        "nsd_tolerance": evaluation.tolerance,
+        "protocols": {name: PROTOCOLS[name] for name in _protocols(evaluation)},
+        **about,
+    }
+
+
+def write_results(
+    folder: Path, module: SegmentationModule, cases: CaseDataset, split: str, about: Mapping[str, Any], config: str
+) -> list[Path]:
+    """Writes everything into the run's folder and returns the files.
+
+    Args:
+        folder: Where to.
+        module: Has just scored the cases.
+        cases: The split that was scored.
+        split: Its name.
+        about: What else the summary says: card, checkpoint, fold, version.
+        config: The configuration of the run as YAML.
+    """
+    evaluation = module.evaluation
+    files = [folder / name for name in ("per_case.csv", "summary.json", "report.html", "overlay.png")]
+    report.write_csv(files[0], evaluation.rows())
+    report.write_json(files[1], summary(evaluation, split, about))
+    shown = chosen_cases(evaluation)
+    pictures = []
+    index = {case.name: i for i, case in enumerate(cases.cases)}
+    for title, name in shown.items():
+        draw = overlay(module, cases[index[name]])
+        dice = float(evaluation.case_means()[evaluation.cases.index(name)])
+        pictures.append(webpage.picture(draw, f"{title}: {name}, mean Dice {report.format_cell(dice)}"))
+        if title == "median":
+            draw(files[3])
+    colours = [module.spec["classes"][k]["colour"] for k in evaluation.foreground]
+    webpage.write_page(
+        files[2],
+        f"{about['title']}: {len(evaluation.cases)} cases of split {split}",
+        [
+            webpage.table(["", ""], [[key, str(value)] for key, value in about.items()]),
+            *_tables(evaluation),
+            webpage.heading("Every case by class"),
+            *_boxes(evaluation, colours),
+            webpage.heading("Best, median and worst case by mean Dice"),
+            *pictures,
+            webpage.heading("Details"),
+            webpage.folded("Every case and class", _rows(evaluation)),
+            webpage.folded("Configuration", webpage.code(config)),
+        ],
+    )
+    return files
+
+
+def chosen_cases(evaluation: Evaluation) -> dict[str, str]:
+    """The best, the median and the worst case by mean Dice, each once; cases without any class are left out."""
+    means = evaluation.case_means()
+    order = [i for i in means.argsort(descending=True, stable=True).tolist() if not means[i].isnan()]
+    order = order or list(range(len(evaluation.cases)))
+    best, median, worst = order[0], order[len(order) // 2], order[-1]
+    titles = {worst: "worst", best: "best", median: "median"}
+    return {titles[i]: evaluation.cases[i] for i in dict.fromkeys((best, median, worst))}
+
+
+def overlay(module: SegmentationModule, case: Mapping[str, Any]) -> Any:
+    """A function that draws image, truth and prediction of a case, at its richest slice, into a file."""
+    module.eval()  # Lightning has put it back into the mode of training
+    prediction = module.predict_case(case["image"], case["spacing_mm"]).numpy()
+    image, mask = case["image"].numpy(), case["mask"].numpy()
+    position = richest_slice(mask, module.spec["background"])
+    return partial(
+        _draw,
+        image[position],
+        {"truth": mask[position], "prediction": prediction[position]},
+        module.spec,
+        f"{case['name']}, slice {position}",
+    )
+
+
+def _draw(image: Array, masks: Mapping[str, Array], spec: Mapping[str, Any], title: str, to: Any) -> None:
+    report.plot_overlay(image, masks, spec["classes"], to, title, spec["normalisation"].get("window"))
+
+
+def richest_slice(mask: Array, background: int | None) -> int:
+    """The slice with the most classes, and among those the most labelled pixels."""
+    shown = np.where(mask == 255, background or 0, mask)
+    pixels = (shown != (background or 0)).sum(axis=(1, 2))
+    classes = np.array([len(np.unique(piece)) for piece in shown])
+    return int(np.lexsort((pixels, classes))[-1])
+
+
+def _protocols(evaluation: Evaluation) -> list[str]:
+    return ["native", *(["transunet"] if evaluation.published is not None else [])]
+
+
+def _tables(evaluation: Evaluation) -> list[str]:
+    parts = [
+        webpage.heading("Scores: means over cases"),
+        webpage.table(*evaluation.table(), last=True),
+        webpage.note(f"{DISTANCES[evaluation.unit]} {PROTOCOLS['native']}"),
+    ]
+    if evaluation.published is not None:
+        parts += [
+            webpage.heading("The same predictions by two protocols"),
+            webpage.table(*evaluation.comparison(), last=True),
+            webpage.note(PROTOCOLS["transunet"]),
+        ]
+    return parts
+
+
+def _boxes(evaluation: Evaluation, colours: Sequence[Sequence[int]]) -> list[str]:
+    scores, parts = evaluation.scores(), []
+    for name, label in (("dice", "Dice"), ("hd95", f"HD95 in {evaluation.unit}")):
+        columns = {evaluation.classes[k]: scores[name][:, k].tolist() for k in evaluation.foreground}
+        caption = (
+            f"{label}: a dot per case, the box from the first to the third quartile; in brackets the number of cases"
+        )
+        parts.append(webpage.picture(partial(report.plot_boxes, columns, colours, label), caption))
+    return parts
+
+
+def _rows(evaluation: Evaluation) -> str:
+    rows = [row for row in evaluation.rows() if row["class"] in {evaluation.classes[k] for k in evaluation.foreground}]
+    return webpage.table(list(rows[0]), [list(row.values()) for row in rows])

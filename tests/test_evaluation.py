@@ -1,0 +1,90 @@
+"""What was measured, as rows, means and tables: nothing is dropped and a miss never helps."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from mlla_seg.evaluation import STATUSES, Evaluation
+from mlla_seg.metrics import case_counts
+from mlla_seg.surface import case_surface_scores
+
+CLASSES = ["background", "liver", "spleen"]
+
+
+def evaluate(predictions, masks, **how):
+    counts = torch.stack([case_counts(p, m, 3) for p, m in zip(predictions, masks, strict=True)])
+    surfaces = [case_surface_scores(p, m, 3, (1, 1, 1), 1.0) for p, m in zip(predictions, masks, strict=True)]
+    names = [f"case{i}" for i in range(len(masks))]
+    return Evaluation(names, CLASSES, 0, counts, torch.stack(surfaces), tolerance=1.0, **how)
+
+
+@pytest.fixture
+def masks():
+    masks = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
+    masks[:, :, 2:8, 2:8] = 1
+    masks[:2, :, 10:14, 10:14] = 2  # the spleen is in two of the four cases
+    return masks
+
+
+def test_rows_say_what_was_found_missed_hallucinated_and_absent(masks):
+    predictions = masks.clone()
+    predictions[0][predictions[0] == 2] = 0
+    predictions[3, :, 15, 15] = 2
+    evaluation = evaluate(predictions, masks, unit="mm", voxel_ml=[0.5, 0.5, 0.5, math.nan])
+    rows = {(row["case"], row["class"]): row for row in evaluation.rows()}
+    assert len(rows) == 12
+    spleen = [rows[f"case{i}", "spleen"] for i in range(4)]
+    assert [row["status"] for row in spleen] == ["missed", "found", "absent", "hallucinated"]
+    diagonal = math.sqrt(3**2 + 16**2 + 16**2)
+    assert [row["hd95"] for row in spleen] == pytest.approx([diagonal, 0, math.nan, diagonal], nan_ok=True)
+    assert [row["dice"] for row in spleen] == pytest.approx([0, 1, math.nan, 0], nan_ok=True)
+    assert [row["precision"] for row in spleen] == pytest.approx([0, 1, math.nan, 0], nan_ok=True)
+    assert [row["nsd"] for row in spleen] == pytest.approx([0, 1, math.nan, 0], nan_ok=True)
+    assert (spleen[0]["truth_ml"], spleen[0]["prediction_ml"]) == (24, 0)
+    assert math.isnan(spleen[3]["prediction_ml"])
+    assert (spleen[0]["tp"], spleen[0]["fp"], spleen[0]["fn"]) == (0, 0, 48)
+    assert {row["unit"] for row in rows.values()} == {"mm"}
+    assert evaluation.numbers_of_cases()["spleen"] == dict(zip(STATUSES, (1, 1, 1, 1), strict=True))
+    means = evaluation.means()
+    assert means["dice_spleen"] == pytest.approx(1 / 3)  # over the three cases where it is anywhere
+    assert means["hd95_spleen"] == pytest.approx(2 * diagonal / 3)
+    assert means["dice"] == pytest.approx((1 + 1 / 3) / 2)
+
+
+def test_a_network_that_misses_more_never_scores_better(masks):
+    """Case after case loses its liver and then its spleen; every mean gets worse, none better."""
+    predictions = masks.clone()
+    before = evaluate(predictions, masks).means()
+    for i in range(4):
+        for k in (1, 2):
+            if not (masks[i] == k).any():
+                continue
+            predictions[i][masks[i] == k] = 0
+            after = evaluate(predictions, masks).means()
+            for name in ("dice", "iou", "precision", "recall", "nsd"):
+                assert after[name] < before[name]
+            assert after["hd95"] > before["hd95"] and after["assd"] > before["assd"]
+            before = after
+
+
+def test_tables_hold_every_class_the_mean_and_the_unit(masks):
+    header, rows = evaluate(masks, masks, unit="mm").table()
+    assert header[:7] == ["class", "Dice", "IoU", "precision", "recall", "HD95 mm", "ASSD mm"]
+    assert header[7] == "NSD 1 mm"
+    assert [row[0] for row in rows] == ["liver", "spleen", "mean"]
+    assert rows[-1] == ["mean", 1, 1, 1, 1, 0, 0, 1, 6, 0, 0, 2]
+
+
+def test_both_protocols_side_by_side(masks):
+    published = torch.full((4, 3, 2), math.nan)
+    published[:, 1] = torch.tensor([0.8, 4.0])
+    published[:, 2] = torch.tensor([0.2, 0.0])
+    evaluation = evaluate(masks, masks, published=published)
+    header, rows = evaluation.comparison()
+    assert header[-2:] == ["Dice transunet", "HD95 transunet (voxel)"]
+    assert rows[-1][1:] == pytest.approx([1, 0, 0.5, 2])
+    row = evaluation.rows()[1]
+    assert (row["transunet_dice"], row["transunet_hd95"]) == pytest.approx((0.8, 4))
