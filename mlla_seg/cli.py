@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
 from argparse import ArgumentError
@@ -43,11 +44,26 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
         "Segment files with a checkpoint: --ckpt_path ... --input FILE_OR_FOLDER --output FOLDER",
         _tool("mlla_seg.predict:predict"),
     ),
+    "folds": (
+        "Gather the folds of a cross-validation into one table: --runs runs/NAME",
+        _tool("mlla_seg.folds:folds"),
+    ),
     "phantom": (
         "Make a small CT-like data set in the Synapse layout: --output FOLDER",
         _tool("mlla_seg.data.synthetic:phantom"),
     ),
 }
+
+
+def gather_members(argv: Sequence[str]) -> list[str]:
+    """Writes ``--ckpt_path a.ckpt b.ckpt``, an ensemble, as ``--ckpt_path a.ckpt --members [b.ckpt]``."""
+    argv = list(argv)
+    if "--ckpt_path" not in argv:
+        return argv
+    first = argv.index("--ckpt_path") + 2
+    last = next((i for i in range(first, len(argv)) if argv[i].startswith("-")), len(argv))
+    members = argv[first:last]
+    return [*argv[:first], *(["--members", json.dumps(members)] if members else []), *argv[last:]]
 
 
 def overview() -> str:
@@ -86,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         _, run = lookup(COMMANDS, argv[0], "command")
-        run(argv)
+        run(gather_members(argv))
     except InputError as error:
         sys.exit(_complain(str(error)))
     except ArgumentError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,20 +14,18 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from mlla_seg import __version__
+from mlla_seg.checkpoint import CHECKPOINT_KEY, build_network
 from mlla_seg.errors import InputError, lookup
 from mlla_seg.evaluation import PROTOCOLS, Evaluation
 from mlla_seg.inference import Ensemble, Flips, predict_case
 from mlla_seg.losses import SegmentationLoss
 from mlla_seg.metrics import CaseTable, case_counts, seen_cases
-from mlla_seg.models import create_model
 from mlla_seg.models.segmenter import Segmenter
 from mlla_seg.models.weights import load_pretrained
 from mlla_seg.optim import SCHEDULES, learning_rate_factor, parameter_groups
 from mlla_seg.slices import network_grid
 from mlla_seg.surface import case_surface_scores
 from mlla_seg.transunet import SIZE, transunet_labels, transunet_scores
-
-CHECKPOINT_KEY = "mlla_seg_version"
 
 
 @dataclass
@@ -38,11 +36,14 @@ class Scoring:
         evaluation: ``native``, or ``transunet`` to add the evaluation of the papers on Synapse and ACDC.
         nsd_tolerance: Distance up to which surfaces agree, in millimetres, or voxels where the spacing is not known.
         tta: Mean over the four mirror images of each slice.
+        members: Further checkpoints, whose probabilities are averaged with those of ``ckpt_path``;
+            ``--ckpt_path a.ckpt b.ckpt`` is short for it.
     """
 
     evaluation: str = "native"
     nsd_tolerance: float = 2.0
     tta: bool = False
+    members: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         lookup(PROTOCOLS, self.evaluation, "evaluation")
@@ -207,25 +208,3 @@ class SegmentationModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[CHECKPOINT_KEY] = __version__
-
-
-def build_network(hparams: dict[str, Any]) -> Segmenter:
-    """The network that hyper-parameters (of this module, or from its checkpoint) describe."""
-    spec = hparams["spec"]
-    slices = 2 * spec["context"] + 1
-    normalisation = {
-        key: value * slices if key in ("mean", "std") and isinstance(value, list) else value
-        for key, value in spec["normalisation"].items()
-    }
-    network = create_model(
-        hparams["encoder"],
-        hparams["decoder"],
-        num_classes=len(spec["classes"]),
-        in_channels=len(spec["channels"]) * slices,
-        normalisation=normalisation,
-        drop_path_rate=hparams["drop_path_rate"],
-        decoder_depths=hparams["decoder_depths"],
-        mixer=hparams["mixer"],
-    )
-    network.spec = spec
-    return network

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from mlla_seg.checkpoint import load_segmenter
 from mlla_seg.data.io import READERS, Array, is_readable, mask_path, read_channels, suffix_of, write_mask
 from mlla_seg.errors import InputError
 from mlla_seg.inference import predict_case
-from mlla_seg.models.segmenter import Segmenter
-from mlla_seg.module import CHECKPOINT_KEY, build_network
 from mlla_seg.slices import network_grid
 
 CHANNEL_SUFFIX = re.compile(r"_\d{4}$")
@@ -57,30 +56,7 @@ class Predictor:
         Raises:
             InputError: No such file, unreadable, or not a checkpoint of this program.
         """
-        path = Path(path)
-        if path.is_dir():
-            return cls(Segmenter.from_pretrained(path), device=device)
-        if not path.is_file():
-            raise InputError(
-                f"{path}: no such checkpoint. Give the path of a .ckpt; fit writes them to "
-                "runs/<name>/version_<n>/checkpoints."
-            )
-        try:
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise InputError(f"{path}: cannot be read as a checkpoint. Is it a .ckpt of fit, and complete?") from error
-        if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint:
-            raise InputError(
-                f"{path}: is not a checkpoint of mlla_seg. For other weights see mlla_seg.load_pretrained."
-            )
-        network = build_network(checkpoint["hyper_parameters"])
-        weights = {
-            key.removeprefix("network."): value
-            for key, value in checkpoint["state_dict"].items()
-            if key.startswith("network.")
-        }
-        network.load_state_dict(weights)
-        return cls(network, device=device)
+        return cls(load_segmenter(path), device=device)
 
     def __call__(
         self, image: Array, batch_size: int = 16, spacing_mm: tuple[float, float, float] | None = None

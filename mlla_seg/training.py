@@ -20,12 +20,13 @@ from lightning.pytorch.plugins import LayerSync
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mlla_seg import __version__, report
+from mlla_seg.checkpoint import fitting_weights, load_members, read_checkpoint
 from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.dataset import CaseDataset
 from mlla_seg.data.spec import load_card
 from mlla_seg.distributed import convert_batch_norm
 from mlla_seg.errors import InputError
-from mlla_seg.module import CHECKPOINT_KEY, Scoring, SegmentationModule
+from mlla_seg.module import Scoring, SegmentationModule
 from mlla_seg.results import score_table, write_results
 
 # Said by Lightning about choices that are deliberate here.
@@ -90,6 +91,10 @@ class SegmentationCLI(LightningCLI):
         """
         config = self.config[self.subcommand]
         self.model.scoring = Scoring(**{field.name: config[field.name] for field in fields(Scoring)})
+        if path := config.get("ckpt_path"):
+            fitting_weights(path, read_checkpoint(path), self.model.network)
+        if config.members:
+            self.model.members = load_members([path, *config.members])[1:]
         if os.environ.get("LOCAL_RANK", "0") == "0":
             splits = self.datamodule.splits
             counts = f"{len(splits.train)} cases to train, {len(splits.val)} to validate, {len(splits.test)} to test"
@@ -146,9 +151,11 @@ class SegmentationCLI(LightningCLI):
         about = {
             "title": self.datamodule.card.title,
             "card": self.datamodule.card.name,
+            "background": self.datamodule.card.background,
             "split": split,
             "checkpoint": config.ckpt_path,
-            "tta": config.tta,
+            **({"ensemble with": ", ".join(config.members)} if config.members else {}),
+            "test-time augmentation": config.tta,
             "version": __version__,
         }
         saved = folder / "config.yaml"  # without a logger there is none
@@ -193,16 +200,7 @@ def find_checkpoint(name: str, config: Any) -> Path:
                 f"No checkpoint below {folder.absolute()} yet. Run fit first, or give the path of a .ckpt file."
             )
         path = chosen[-1]
-    if not path.is_file():
-        raise InputError(
-            f"{path}: no such checkpoint. Give a path, or `best` or `last` for the newest of this experiment."
-        )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise InputError(f"{path}: cannot be read as a checkpoint. Is the file complete?") from error
-    if CHECKPOINT_KEY not in content:
-        raise InputError(f"{path}: is not a checkpoint of mlla_seg.")
+    content = read_checkpoint(path)
     _require_same_network(path, content["hyper_parameters"], config)
     return path
 

@@ -45,9 +45,12 @@ ALLOWED = {
     "mlla_seg.data": SHARED,
     "mlla_seg.report": {"mlla_seg.data"},
     "mlla_seg.webpage": {"mlla_seg.report"},
+    "mlla_seg.folds": {"mlla_seg", "mlla_seg.errors"},
     "mlla_seg.plugins": {"mlla_seg.models"},
+    "mlla_seg.checkpoint": {"mlla_seg", "mlla_seg.errors", "mlla_seg.models"},
     "mlla_seg.module": {
         "mlla_seg",
+        "mlla_seg.checkpoint",
         "mlla_seg.errors",
         "mlla_seg.evaluation",
         "mlla_seg.inference",
@@ -63,8 +66,7 @@ ALLOWED = {
         "mlla_seg.data",
         "mlla_seg.errors",
         "mlla_seg.inference",
-        "mlla_seg.models.segmenter",
-        "mlla_seg.module",
+        "mlla_seg.checkpoint",
         "mlla_seg.slices",
     },
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from mlla_seg.inference import predict_case, predict_logits
+from mlla_seg.inference import Ensemble, Flips, case_logits, predict_case, predict_logits
 from mlla_seg.slices import network_grid, slices_at
 
 
@@ -67,3 +69,68 @@ def test_resizing_keeps_things_in_place():
     image[..., 10:30, 5:20] = 1
     labels = predict_case(Threshold(), image, "cpu", (1, 96, 64))
     assert (labels == (image[:, 0] > 0)).float().mean() > 0.97
+
+
+def linear(seed, channels=1):
+    torch.manual_seed(seed)
+    return nn.Conv2d(channels, 3, 3, padding=1)
+
+
+def test_flips_average_the_four_mirror_images(volume):
+    network = linear(0)
+    expected = sum(network(volume.flip(axes)).flip(axes) for axes in ([], [2], [3], [2, 3])) / 4
+    torch.testing.assert_close(Flips(network)(volume), expected)
+    mirrored = Flips(network)(volume.flip(3)).flip(3)
+    torch.testing.assert_close(mirrored, expected)  # so the result does not depend on left and right
+
+
+def test_ensemble_averages_probabilities(volume):
+    members = [linear(seed) for seed in range(3)]
+    members[1].weight.data *= 100  # a member that is very sure does not outvote the others, as in a mean of logits
+    expected = sum(member(volume).softmax(1) for member in members) / 3
+    torch.testing.assert_close(Ensemble(members)(volume).softmax(1), expected)
+    assert torch.isfinite(Ensemble(members)(volume * 1e4)).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "how", "grid"),
+    [
+        ((10, 40, 50), (3.0, 1.0, 0.5), {"spacing_mm": [1.5, 2.0, 0.5]}, (20, 20, 50)),
+        ((10, 40, 50), (3.0, 1.0, 0.5), {"spacing_mm": [None, 2.0, 1.0]}, (10, 20, 25)),
+        ((10, 40, 50), None, {"spacing_mm": [1.5, 2.0, 0.5]}, (10, 40, 50)),
+        ((1, 40, 50), (3.0, 1.0, 0.5), {"spacing_mm": [1.5, 2.0, 0.5]}, (1, 20, 50)),
+        ((10, 40, 50), (3.0, 1.0, 0.5), {"spacing_mm": [1.5, 2.0, 0.5], "resize": 2.0}, (20, 40, 100)),
+        ((10, 40, 50), (3.0, 1.0, 0.5), {"spacing_mm": [1.5, 2.0, 0.5], "resize": [8, 9]}, (20, 8, 9)),
+        ((2, 1, 50), (1.0, 1.0, 1.0), {"spacing_mm": [9.0, 9.0, 100.0]}, (1, 1, 1)),
+    ],
+)
+def test_grid_of_the_network(shape, spacing, how, grid):
+    assert network_grid(shape, spacing, how) == grid
+
+
+@pytest.mark.parametrize("slices", [3, 7, 11, 28])
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_logits_of_resampled_slices_come_back_linearly(volume, slices, batch_size):
+    """Against resampling the whole volume and all logits at once."""
+
+    def network(x):
+        return torch.cat((x, x.square()), dim=1)
+
+    def resample(stack, count):
+        columns = stack.permute(2, 3, 1, 0).flatten(0, 1)  # (H W, K, S)
+        moved = F.interpolate(columns, count, mode="linear", align_corners=False)
+        return moved.unflatten(0, stack.shape[2:]).permute(3, 2, 0, 1)
+
+    expected = resample(network(resample(volume, slices)), 7)
+    blocks = list(case_logits(network, volume, "cpu", (slices, 33, 47), batch_size=batch_size))
+    torch.testing.assert_close(torch.cat(blocks), expected)
+
+
+def test_neighbours_are_those_of_the_resampled_volume():
+    volume = np.arange(4, dtype=np.int16).reshape(4, 1, 1, 1)
+    places = slices_at(volume, range(8), 1, 8)[:, :, 0, 0]
+    centres = [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3]
+    assert places[:, 1].tolist() == centres
+    assert places[:, 0].tolist() == [0, *centres[:-1]]
+    assert places[:, 2].tolist() == [*centres[1:], 3]
+    assert torch.equal(slices_at(torch.from_numpy(volume), range(8), 1, 8)[:, :, 0, 0], torch.from_numpy(places))

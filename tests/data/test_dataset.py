@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -61,6 +63,19 @@ def test_samples_are_resized_and_cropped(cases):
     sample = SliceDataset(cases, Augment("anatomy", (16, 16)), {"resize": (24, 24)})[0]
     assert sample["image"].shape == (2, 16, 16)
     assert sample["mask"].shape == (16, 16)
+
+
+def test_slices_are_drawn_on_the_grid_of_the_target_spacing(cases):
+    spaced = [replace(case, spacing_mm=(4.0, 1.0, 2.0)) for case in cases]
+    dataset = SliceDataset(spaced, Augment("none", None), {"spacing_mm": [2.0, 2.0, 1.0], "context": 1})
+    assert len(dataset) == 2 * (3 + 4) + 1  # a single slice stays one
+    sample = dataset[1]  # a quarter of the way from slice 0 to slice 1
+    assert sample["image"].shape == (6, 6, 24)
+    assert sample["image"][:, 3, 12].tolist() == pytest.approx([0, 100, 0.25, 100.25, 0.75, 100.75])
+    masks = [cases[0].mask()[k] for k in (0, 0, 1, 1, 2, 2)]
+    for index, mask in enumerate(masks):
+        assert dataset[index]["mask"].shape == (6, 24)
+        np.testing.assert_array_equal(dataset[index]["mask"][:, ::2], mask[1::2])
 
 
 def test_store_is_not_changed_by_augmentation(cases):

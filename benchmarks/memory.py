@@ -1,0 +1,69 @@
+"""Peak memory of predicting a large CT: python benchmarks/memory.py [SLICES] [OPTIONS OF PREDICT ...].
+
+Writes a volume of 512 x 512 x SLICES (1000 unless said) int16 voxels and a small network of 14 classes into a temporary
+folder, runs the real command line in a process of its own, and prints that process's largest resident size.
+"""
+
+from __future__ import annotations
+
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from mlla_seg import create_model
+
+SIZE = 512
+CLASSES = 14
+
+
+def main() -> None:
+    slices = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        _write_volume(folder / "ct.nii.gz", slices)
+        network = create_model("mlla_test", "unet", num_classes=CLASSES, in_channels=1, normalisation={"std": 100.0})
+        network.spec = {
+            "name": "memory",
+            "modality": "CT",
+            "channels": ["CT in HU"],
+            "classes": [{"name": f"class {k}", "colour": [k, k, k]} for k in range(CLASSES)],
+            "background": 0,
+            "ignore_index": 255,
+            "normalisation": {"std": 100.0},
+            "plane": "axial",
+            "array_units": None,
+            "spacing_mm": None,
+            "resize": None,
+            "window": None,
+            "context": 0,
+        }
+        network.save_pretrained(folder / "network")
+        root = Path(__file__).parents[1]
+        command = [sys.executable, root / "cli.py", "predict", "--ckpt_path", folder / "network", *sys.argv[2:]]
+        command += ["--input", folder / "ct.nii.gz", "--output", folder / "masks", "--batch_size", "4"]
+        started = time.perf_counter()
+        subprocess.run(list(map(str, command)), check=True)
+        seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    print(f"{SIZE} x {SIZE} x {slices}, {CLASSES} classes, {platform.processor() or platform.machine()}:")
+    print(f"peak resident memory {peak:.2f} GiB, {seconds:.0f} s")
+
+
+def _write_volume(path: Path, slices: int) -> None:
+    rng = np.random.default_rng(0)
+    piece = rng.integers(-1000, 1000, (SIZE, SIZE, 8), dtype=np.int16)
+    volume = np.empty((SIZE, SIZE, slices), np.int16)
+    for k in range(slices):
+        volume[:, :, k] = piece[:, :, k % 8]
+    nib.Nifti1Image(volume, np.diag([0.8, 0.8, 1.0, 1.0])).to_filename(path)
+
+
+if __name__ == "__main__":
+    main()

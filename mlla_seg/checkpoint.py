@@ -1,0 +1,123 @@
+"""Checkpoints of ``fit`` and folders of ``save_pretrained``, read without running anything that is in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mlla_seg import __version__
+from mlla_seg.errors import InputError
+from mlla_seg.models import create_model
+from mlla_seg.models.segmenter import Segmenter
+
+CHECKPOINT_KEY = "mlla_seg_version"
+"""Where a checkpoint says that this program wrote it."""
+SHARED_BY_MEMBERS = ("channels", "plane", "context", "resize", "window", "spacing_mm", "array_units")
+"""What the networks of an ensemble must have in common, besides their classes."""
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The content of a ``.ckpt`` that ``fit`` wrote; arrays stay in the file until they are used.
+
+    Raises:
+        InputError: No such file, unreadable, or written by another program.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such checkpoint. Give the path of a .ckpt; fit writes them to "
+            "runs/<name>/version_<n>/checkpoints."
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise InputError(f"{path}: cannot be read as a checkpoint. Is it a .ckpt of fit, and complete?") from error
+    if not isinstance(content, dict) or CHECKPOINT_KEY not in content:
+        raise InputError(f"{path}: is not a checkpoint of mlla_seg. For other weights see mlla_seg.load_pretrained.")
+    return content
+
+
+def build_network(hparams: Mapping[str, Any]) -> Segmenter:
+    """The network that hyper-parameters (of ``SegmentationModule``, or from its checkpoint) describe."""
+    spec = hparams["spec"]
+    slices = 2 * spec["context"] + 1
+    normalisation = {
+        key: value * slices if key in ("mean", "std") and isinstance(value, list) else value
+        for key, value in spec["normalisation"].items()
+    }
+    network = create_model(
+        hparams["encoder"],
+        hparams["decoder"],
+        num_classes=len(spec["classes"]),
+        in_channels=len(spec["channels"]) * slices,
+        normalisation=normalisation,
+        drop_path_rate=hparams["drop_path_rate"],
+        decoder_depths=hparams["decoder_depths"],
+        mixer=hparams["mixer"],
+    )
+    network.spec = spec
+    return network
+
+
+def load_segmenter(path: str | Path) -> Segmenter:
+    """The trained network of a ``.ckpt`` or of a folder, ready to predict, with the ``spec`` of its data.
+
+    Raises:
+        InputError: See :func:`read_checkpoint`; or the weights are not those of the network it describes.
+    """
+    if Path(path).is_dir():
+        return Segmenter.from_pretrained(path).eval()
+    content = read_checkpoint(path)
+    network = build_network(content["hyper_parameters"])
+    network.load_state_dict(fitting_weights(path, content, network))
+    return network.eval()
+
+
+def load_members(paths: Sequence[str | Path]) -> list[Segmenter]:
+    """The networks of an ensemble.
+
+    Raises:
+        InputError: One cannot be loaded, or they were not trained to do the same.
+    """
+    members = [load_segmenter(path) for path in paths]
+    first = members[0].spec or {}
+    names = [entry["name"] for entry in first.get("classes", ())]
+    for path, member in zip(paths[1:], members[1:], strict=True):
+        spec = member.spec or {}
+        for key in ("classes", *SHARED_BY_MEMBERS):
+            was, found = first.get(key), spec.get(key)
+            if key == "classes":
+                was, found = names, [entry["name"] for entry in spec.get("classes", ())]
+            if was != found:
+                raise InputError(
+                    f"{path}: was trained with {key} {found}, {paths[0]} with {was}. "
+                    "The checkpoints of an ensemble need the same data options."
+                )
+    return members
+
+
+def fitting_weights(path: str | Path, content: Mapping[str, Any], network: nn.Module) -> dict[str, Tensor]:
+    """The weights of a checkpoint for a network.
+
+    Raises:
+        InputError: Names or shapes are not the network's: says how many, one of them, and which version wrote the file.
+    """
+    prefix = "network."
+    weights = {key[len(prefix) :]: value for key, value in content["state_dict"].items() if key.startswith(prefix)}
+    ours = network.state_dict()
+    differing = sorted(
+        name
+        for name in ours.keys() | weights.keys()
+        if name not in ours or name not in weights or ours[name].shape != weights[name].shape
+    )
+    if differing:
+        raise InputError(
+            f"{path}: {len(differing)} of its weights are not those of this network, such as {differing[0]}. "
+            f"It was written by mlla_seg {content[CHECKPOINT_KEY]}, this is {__version__}: use that version, or train "
+            "again."
+        )
+    return weights

@@ -1,0 +1,74 @@
+"""The folds of a cross-validation in one table, and what keeps them from being mixed up."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from mlla_seg import report
+from mlla_seg.errors import InputError
+from mlla_seg.folds import folds
+
+DICE = {0: {"a": 0.9, "b": 0.7}, 1: {"c": 0.5}, 2: {"d": math.nan, "e": 0.8}}
+
+
+def write_fold(runs: Path, version: int, fold: int, dice: dict[str, float], **other: object) -> Path:
+    folder = runs / f"version_{version}"
+    rows = []
+    for case, value in dice.items():
+        rows.append({"case": case, "class": "background", "dice": 1.0, "hd95": math.nan})
+        rows.append({"case": case, "class": "liver", "dice": value, "hd95": 10 * value})
+    report.write_csv(folder / "per_case.csv", rows)
+    content = {"card": "x", "folds": 3, "unit": "mm", "nsd_tolerance": 2.0, "background": "background", "split": "val"}
+    report.write_json(folder / "summary.json", {**content, "fold": fold, **other})
+    os.utime(folder / "summary.json", (version, version))
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for fold, dice in DICE.items():
+        write_fold(tmp_path / "runs", fold + 1, fold, dice)
+    return tmp_path / "runs"
+
+
+def read_csv(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_table_has_each_fold_their_deviation_and_all_cases(cli, capsys, runs):
+    write_fold(runs, 0, 1, {"c": 0.1})  # an older scoring of fold 1
+    write_fold(runs, 9, 1, {"c": 0.1}, split="test")  # not what was held out
+    cli("folds", "--runs", runs)
+    liver, mean = read_csv(runs / "folds.csv")
+    assert [float(liver[f"fold {k}"]) for k in range(3)] == pytest.approx([0.8, 0.5, 0.8])
+    assert float(liver["dice"]) == pytest.approx((0.9 + 0.7 + 0.5 + 0.8) / 4)  # over cases, not over folds
+    assert float(liver["hd95"]) == pytest.approx(7.25)
+    assert float(liver["sd of folds"]) == pytest.approx(0.1732, abs=1e-4)
+    assert mean["class"] == "mean"
+    assert float(mean["dice"]) == pytest.approx(0.725)
+    assert len(read_csv(runs / "per_case.csv")) == 10
+    assert "5 cases in 3 folds, distances in mm" in capsys.readouterr().out
+
+
+def test_folds_that_cannot_be_put_together_are_refused(runs, tmp_path):
+    with pytest.raises(InputError, match="no scored fold below it; score each with: python cli.py validate"):
+        folds(str(tmp_path / "nothing"))
+    folder = write_fold(runs, 9, 1, {"c": 0.5}, unit="voxel")
+    with pytest.raises(InputError, match=r"version_9: unit is voxel, in .*version_1 it is mm"):
+        folds(str(runs))
+    write_fold(runs, 9, 1, {"a": 0.5})
+    with pytest.raises(InputError, match="version_9: a is also in fold 0"):
+        folds(str(runs))
+    (folder / "per_case.csv").unlink()
+    with pytest.raises(InputError, match=r"per_case\.csv is missing"):
+        folds(str(runs))
+    for path in runs.glob("version_[29]/summary.json"):
+        path.unlink()
+    with pytest.raises(InputError, match="folds 1 of 3 are not scored"):
+        folds(str(runs))
