@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from mlla_seg.checkpoint import load_segmenter
+from mlla_seg.checkpoint import load_members
 from mlla_seg.data.io import READERS, Array, is_readable, mask_path, read_channels, suffix_of, write_mask
+from mlla_seg.data.probabilities import probabilities_path, write_probabilities
 from mlla_seg.errors import InputError
-from mlla_seg.inference import predict_case
+from mlla_seg.inference import Ensemble, Flips, case_logits
 from mlla_seg.slices import network_grid
 
+Spacing = tuple[float, float, float]
 CHANNEL_SUFFIX = re.compile(r"_\d{4}$")
 """nnU-Net's number of a channel at the end of a name."""
 
@@ -46,21 +48,41 @@ class Predictor:
         self.spec = spec
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, device: str = "auto") -> Predictor:
-        """Loads a checkpoint written by training, or a folder written by ``save_pretrained``.
+    def from_checkpoint(
+        cls, path: str | Path, *members: str | Path, device: str = "auto", tta: bool = False
+    ) -> Predictor:
+        """Loads checkpoints written by training, or folders written by ``save_pretrained``.
 
         Args:
             path: The ``.ckpt`` file or the folder; no code stored in it is run.
+            members: Further ones, for an ensemble: their probabilities are averaged.
             device: ``cpu``, ``cuda``, ... or ``auto`` for a GPU where there is one.
+            tta: Mean over the four mirror images of each slice.
 
         Raises:
-            InputError: No such file, unreadable, or not a checkpoint of this program.
+            InputError: No such file, unreadable, not a checkpoint of this program, or members of another task.
         """
-        return cls(load_segmenter(path), device=device)
+        networks = load_members([path, *members])
+        network: torch.nn.Module = Ensemble(networks) if members else networks[0]
+        return cls(Flips(network) if tta else network, networks[0].spec, device)
 
-    def __call__(
-        self, image: Array, batch_size: int = 16, spacing_mm: tuple[float, float, float] | None = None
-    ) -> Array:
+    def logits(self, image: Array, batch_size: int = 16, spacing_mm: Spacing | None = None) -> Iterator[torch.Tensor]:
+        """Logits ``(n, K, H, W)`` of the slices of ``(S, C, H, W)``, in order and a few at a time; see ``__call__``."""
+        if image.ndim != 4 or image.shape[1] != len(self.spec["channels"]):
+            channels = self.spec["channels"]
+            found = f"{image.shape[1]} channels" if image.ndim == 4 else f"shape {tuple(image.shape)}"
+            raise InputError(
+                f"has {found}; this network was trained on {len(channels)} ({', '.join(channels)}). "
+                "Arrays are (S, C, H, W), or (C, H, W) for a single image."
+            )
+        if image.dtype == np.uint16:
+            image = image.astype(np.int32)  # torch hardly computes with uint16
+        grid = network_grid((len(image), *image.shape[-2:]), spacing_mm, self.spec)
+        how = {key: self.spec[key] for key in ("window", "context")}
+        stack = torch.from_numpy(np.ascontiguousarray(image))
+        return case_logits(self.network, stack, self.device, grid, **how, batch_size=batch_size)
+
+    def __call__(self, image: Array, batch_size: int = 16, spacing_mm: Spacing | None = None) -> Array:
         """Segments slices or a single image.
 
         Args:
@@ -75,27 +97,43 @@ class Predictor:
             InputError: Another number of channels than in training.
         """
         single = image.ndim == 3
-        stack = torch.from_numpy(np.ascontiguousarray(image[None] if single else image))
-        channels = self.spec["channels"]
-        if stack.ndim != 4 or stack.shape[1] != len(channels):
-            found = f"{stack.shape[1]} channels" if stack.ndim == 4 else f"shape {tuple(image.shape)}"
-            raise InputError(
-                f"has {found}; this network was trained on {len(channels)} ({', '.join(channels)}). "
-                "Arrays are (S, C, H, W), or (C, H, W) for a single image."
-            )
-        grid = network_grid((len(stack), *stack.shape[-2:]), spacing_mm, self.spec)
-        how = {key: self.spec[key] for key in ("window", "context")}
-        labels = predict_case(self.network, stack, self.device, grid, **how, batch_size=batch_size).numpy()
+        blocks = self.logits(image[None] if single else image, batch_size, spacing_mm)
+        labels = np.concatenate([_labels(block) for block in blocks])
         return labels[0] if single else labels
 
-    def predict_file(self, files: tuple[Path, ...], output: Path, batch_size: int = 16) -> None:
-        """Segments one image (one file, or one per channel) and writes its mask in the source's format and geometry."""
+    def predict_file(
+        self, files: tuple[Path, ...], output: Path, batch_size: int = 16, probabilities: Path | None = None
+    ) -> None:
+        """Segments one image (one file, or one per channel) and writes its mask in the source's format and geometry.
+
+        Args:
+            files: The image.
+            output: The mask.
+            batch_size: Slices that go through the network at once.
+            probabilities: An h5 file for the probabilities of every class, if they are wanted.
+        """
         picture = read_channels(files, self.spec["plane"], self.spec["array_units"])
+        classes = self.spec["classes"]
         try:
-            labels = self(picture.array, batch_size, picture.spacing_mm)
+            blocks = self.logits(picture.array, batch_size, picture.spacing_mm)
         except InputError as error:
             raise InputError(f"{files[0]}: {error}") from error
-        write_mask(output, labels, self.spec["classes"], files[0], self.spec["plane"])
+        if probabilities is None:
+            labels = [_labels(block) for block in blocks]
+        else:
+            slices, _, height, width = picture.array.shape
+            names = [entry["name"] for entry in classes]
+            labels = []
+            with write_probabilities(probabilities, (len(names), slices, height, width), names) as array:
+                for block in blocks:
+                    first = sum(map(len, labels))
+                    array[:, first : first + len(block)] = block.float().softmax(dim=1).transpose(0, 1).cpu().numpy()
+                    labels.append(_labels(block))
+        write_mask(output, np.concatenate(labels), classes, files[0], self.spec["plane"])
+
+
+def _labels(logits: torch.Tensor) -> Array:
+    return logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
 
 
 def find_images(source: Path, channels: int) -> list[tuple[Path, ...]]:
@@ -116,7 +154,15 @@ def find_images(source: Path, channels: int) -> list[tuple[Path, ...]]:
 
 
 def predict(
-    ckpt_path: str, input: str, output: str, device: str = "auto", batch_size: int = 16, overwrite: bool = True
+    ckpt_path: str,
+    input: str,
+    output: str,
+    device: str = "auto",
+    batch_size: int = 16,
+    tta: bool = False,
+    probabilities: bool = False,
+    overwrite: bool = True,
+    members: list[str] | None = None,
 ) -> None:
     """Segment an image, a volume or a folder of them with a checkpoint.
 
@@ -128,11 +174,14 @@ def predict(
         output: Folder for the masks.
         device: cpu, cuda, ... or auto.
         batch_size: Slices that go through the network at once.
+        tta: Mean over the four mirror images of each slice.
+        probabilities: Also write the probabilities of every class, as an h5 file beside the mask.
         overwrite: Write masks that exist already again; false goes on where an earlier run stopped.
+        members: Further checkpoints, an ensemble; `--ckpt_path a.ckpt b.ckpt` is short for it.
     """
     from tqdm import tqdm
 
-    predictor = Predictor.from_checkpoint(ckpt_path, device)
+    predictor = Predictor.from_checkpoint(ckpt_path, *(members or ()), device=device, tta=tta)
     folder = Path(output)
     if folder.is_file():
         raise InputError(f"{folder}: is a file; --output takes a folder for the masks.")
@@ -145,7 +194,8 @@ def predict(
         if not overwrite and target.exists():
             continue
         try:
-            predictor.predict_file(files, target, batch_size)
+            beside = probabilities_path(target, suffix_of(target)) if probabilities else None
+            predictor.predict_file(files, target, batch_size, beside)
         except InputError as error:
             done = f" {written} of {len(images)} masks are written; --overwrite=false goes on after them."
             raise InputError(f"{error}{done if len(images) > 1 else ''}") from error

@@ -57,7 +57,7 @@ def test_table_has_each_fold_their_deviation_and_all_cases(cli, capsys, runs):
 
 
 def test_folds_that_cannot_be_put_together_are_refused(runs, tmp_path):
-    with pytest.raises(InputError, match="no scored fold below it; score each with: python cli.py validate"):
+    with pytest.raises(InputError, match=r"no scored fold below it; score each with: python cli\.py validate"):
         folds(str(tmp_path / "nothing"))
     folder = write_fold(runs, 9, 1, {"c": 0.5}, unit="voxel")
     with pytest.raises(InputError, match=r"version_9: unit is voxel, in .*version_1 it is mm"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import h5py
 import nibabel as nib
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from mlla_seg import Predictor
+from mlla_seg.data.io import read_mask
 from mlla_seg.data.synthetic import phantom_volume
 
 
@@ -133,3 +135,28 @@ def test_bad_images_are_refused(capsys, cli, checkpoint, phantom_root, tmp_path)
     shutil.copytree(phantom_root / "test_vol_h5", tmp_path / "here")
     assert "would overwrite its image" in run("here", output="here")
     assert not list(tmp_path.glob("masks/.*"))
+
+
+def test_probabilities_are_written_beside_the_mask(cli, checkpoint, phantom_root):
+    source = phantom_root / "test_vol_h5/case0013.npy.h5"
+    cli(
+        "predict",
+        "--ckpt_path",
+        checkpoint,
+        "--input",
+        source,
+        "--output=masks",
+        "--probabilities=true",
+        "--batch_size=3",
+    )
+    with h5py.File("masks/case0013.probabilities.h5") as file:
+        array = file["probabilities"]
+        assert array.shape == (9, 4, 32, 32)
+        assert array.dtype == np.float16
+        assert list(array.attrs["classes"])[:2] == ["background", "aorta"]
+        probabilities = array[()].astype(np.float32)
+    np.testing.assert_allclose(probabilities.sum(axis=0), 1, atol=5e-3)
+    labels = read_mask(Path("masks/case0013.npy.h5")).array[:, 0]
+    chosen = np.take_along_axis(probabilities, labels[None].astype(int), axis=0)[0]
+    assert (chosen >= probabilities.max(axis=0) - 1e-3).all()
+    assert not [path for path in Path("masks").iterdir() if path.name.startswith(".")]
