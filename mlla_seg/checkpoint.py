@@ -100,6 +100,19 @@ def load_members(paths: Sequence[str | Path]) -> list[Segmenter]:
     return members
 
 
+def require_mirrored(path: str | Path, spec: Mapping[str, Any]) -> None:
+    """Refuses to average over mirror images where the network never learned from any.
+
+    Raises:
+        InputError: Says which augmentations would have shown them.
+    """
+    if not spec.get("mirrored"):
+        raise InputError(
+            f"{path}: learned from no mirror images, so --tta would make it worse. "
+            "Train with --data.augment transunet or aerial to use it."
+        )
+
+
 def fitting_weights(path: str | Path, content: Mapping[str, Any], network: nn.Module) -> dict[str, Tensor]:
     """The weights of a checkpoint for a network.
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mlla_seg.checkpoint import load_members
+from mlla_seg.checkpoint import load_members, require_mirrored
 from mlla_seg.data.io import READERS, Array, is_readable, mask_path, read_channels, suffix_of, write_mask
 from mlla_seg.data.probabilities import probabilities_path, write_probabilities
 from mlla_seg.errors import InputError
@@ -63,6 +63,9 @@ class Predictor:
             InputError: No such file, unreadable, not a checkpoint of this program, or members of another task.
         """
         networks = load_members([path, *members])
+        if tta:
+            for name, member in zip((path, *members), networks, strict=True):
+                require_mirrored(name, member.spec or {})
         network: torch.nn.Module = Ensemble(networks) if members else networks[0]
         return cls(Flips(network) if tta else network, networks[0].spec, device)
 

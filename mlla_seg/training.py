@@ -20,7 +20,7 @@ from lightning.pytorch.plugins import LayerSync
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mlla_seg import __version__, report
-from mlla_seg.checkpoint import fitting_weights, load_members, read_checkpoint
+from mlla_seg.checkpoint import fitting_weights, load_members, read_checkpoint, require_mirrored
 from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.dataset import CaseDataset
 from mlla_seg.data.spec import load_card
@@ -92,7 +92,10 @@ class SegmentationCLI(LightningCLI):
         config = self.config[self.subcommand]
         self.model.scoring = Scoring(**{field.name: config[field.name] for field in fields(Scoring)})
         if path := config.get("ckpt_path"):
-            fitting_weights(path, read_checkpoint(path), self.model.network)
+            content = read_checkpoint(path)
+            fitting_weights(path, content, self.model.network)
+            if config.tta and self.subcommand != "fit":
+                require_mirrored(path, content["hyper_parameters"]["spec"])
         if config.members:
             self.model.members = load_members([path, *config.members])[1:]
         if os.environ.get("LOCAL_RANK", "0") == "0":

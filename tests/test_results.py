@@ -127,22 +127,22 @@ def test_two_processes_score_as_one(tmp_path, phantom_root, checkpoint):
     assert written[0] == written[1]
 
 
-def test_ensembles_are_scored_with_the_mean_of_their_probabilities(cli, options, checkpoint, trained, phantom_root):
-    last = trained / "runs/demo/version_0/checkpoints/last.ckpt"
-    cli("test", *options, "--ckpt_path", checkpoint, last, "--tta=true")
+def changed(checkpoint, output, **spec):
+    """A copy of a checkpoint that says other things of its data."""
+    content = torch.load(checkpoint, weights_only=True)
+    content["hyper_parameters"]["spec"] |= spec
+    torch.save(content, output)
+    return output
+
+
+def test_ensembles_are_scored_with_the_mean_of_their_probabilities(cli, options, trained, phantom_root, tmp_path):
+    both = [changed(path, tmp_path / path.name, mirrored=True) for path in sorted(trained.rglob("*.ckpt"))]
+    assert len(both) == 2
+    cli("test", *options, "--ckpt_path", *both, "--tta=true")
     summary = json.loads(Path("runs/demo/version_0/summary.json").read_text())
-    assert summary["ensemble with"] == str(last)
+    assert summary["ensemble with"] == str(both[1])
     assert summary["test-time augmentation"] is True
-    cli(
-        "predict",
-        "--ckpt_path",
-        checkpoint,
-        last,
-        "--tta=true",
-        "--input",
-        phantom_root / "test_vol_h5",
-        "--output=masks",
-    )
+    cli("predict", "--ckpt_path", *both, "--tta=true", "--input", phantom_root / "test_vol_h5", "--output=masks")
     rows = read_csv(Path("runs/demo/version_0/per_case.csv"))
     for case in ("case0013", "case0014", "case0015", "case0016"):
         predicted = read_mask(Path(f"masks/{case}.npy.h5")).array
@@ -150,20 +150,23 @@ def test_ensembles_are_scored_with_the_mean_of_their_probabilities(cli, options,
         assert voxels == [(predicted == k).sum() for k in range(9)]
 
 
+def test_mirror_images_are_refused_where_training_showed_none(cli, capsys, options, checkpoint):
+    for command in (["test", *options], ["predict", "--input=x", "--output=y"]):
+        with pytest.raises(SystemExit):
+            cli(*command, "--ckpt_path", checkpoint, "--tta=true")
+        assert "learned from no mirror images, so --tta would make it worse" in capsys.readouterr().err
+
+
 def test_members_must_have_learned_the_same(cli, capsys, options, checkpoint, tmp_path):
-    content = torch.load(checkpoint, weights_only=True)
-    content["hyper_parameters"]["spec"]["context"] = 1
-    torch.save(content, tmp_path / "other.ckpt")
-    with pytest.raises(SystemExit):
-        cli("test", *options, "--ckpt_path", checkpoint, tmp_path / "other.ckpt")
-    assert "not those of this network" in capsys.readouterr().err  # a network for three slices has another stem
-    content["hyper_parameters"]["spec"] |= {"context": 0, "plane": "coronal"}
-    torch.save(content, tmp_path / "other.ckpt")
-    with pytest.raises(SystemExit):
-        cli("test", *options, "--ckpt_path", checkpoint, tmp_path / "other.ckpt")
-    error = capsys.readouterr().err
-    assert "was trained with plane coronal" in error
-    assert "need the same data options" in error
+    for spec, message in (
+        ({"context": 1}, "not those of this network"),  # a network for three slices has another stem
+        ({"plane": "coronal"}, "was trained with plane coronal"),
+        ({"window": [8, 8]}, "need the same data options"),
+    ):
+        other = changed(checkpoint, tmp_path / "other.ckpt", **spec)
+        with pytest.raises(SystemExit):
+            cli("test", *options, "--ckpt_path", checkpoint, other)
+        assert message in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_version_is_answered_in_a_line(cli, capsys, options, checkpoint, tmp_path):

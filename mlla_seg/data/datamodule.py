@@ -14,7 +14,7 @@ from mlla_seg.data.dataset import CaseDataset, SliceDataset
 from mlla_seg.data.layouts import Splits, find_cases, split_cases
 from mlla_seg.data.spec import load_card
 from mlla_seg.data.store import build_store, check_class_sizes, note_absent_classes, open_store
-from mlla_seg.data.transforms import AUGMENTATIONS, QUARTER_TURNS, Augment
+from mlla_seg.data.transforms import AUGMENTATIONS, MIRRORED, QUARTER_TURNS, Augment
 from mlla_seg.errors import InputError, lookup
 
 
@@ -83,7 +83,13 @@ class SegmentationDataModule(LightningDataModule):
     @property
     def spec(self) -> dict[str, Any]:
         """What the network must remember of its data: the card's spec and how slices are brought to the network."""
-        return {**self.card.spec(), "resize": self.resize, "window": self.crop, "context": self.context}
+        return {
+            **self.card.spec(),
+            "resize": self.resize,
+            "window": self.crop,
+            "context": self.context,
+            "mirrored": self.augment in MIRRORED,
+        }
 
     @cached_property
     def splits(self) -> Splits:

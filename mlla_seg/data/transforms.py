@@ -72,6 +72,8 @@ AUGMENTATIONS: dict[str, Callable[[], list[object]]] = {
 
 QUARTER_TURNS = ("transunet", "aerial")
 """Augmentations that exchange height and width, and so need square crops."""
+MIRRORED = ("transunet", "aerial")
+"""Augmentations that show the network mirror images; one that never saw them fails on them."""
 
 
 class Augment:
