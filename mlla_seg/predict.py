@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from mlla_seg.checkpoint import load_members, require_mirrored
-from mlla_seg.data.io import READERS, Array, is_readable, mask_path, read_channels, suffix_of, write_mask
+from mlla_seg.data.io import READERS, SERIES, is_readable, mask_path, read_channels, suffix_of, write_mask
+from mlla_seg.data.picture import Array, require_finite
 from mlla_seg.data.probabilities import probabilities_path, write_probabilities
 from mlla_seg.errors import InputError
 from mlla_seg.inference import Ensemble, Flips, case_logits
@@ -116,6 +117,7 @@ class Predictor:
             probabilities: An h5 file for the probabilities of every class, if they are wanted.
         """
         picture = read_channels(files, self.spec["plane"], self.spec["array_units"])
+        require_finite(files[0], picture)
         classes = self.spec["classes"]
         try:
             blocks = self.logits(picture.array, batch_size, picture.spacing_mm)
@@ -127,7 +129,9 @@ class Predictor:
             slices, _, height, width = picture.array.shape
             names = [entry["name"] for entry in classes]
             labels = []
-            with write_probabilities(probabilities, (len(names), slices, height, width), names) as array:
+            with write_probabilities(
+                probabilities, (len(names), slices, height, width), names, picture.affine
+            ) as array:
                 for block in blocks:
                     first = sum(map(len, labels))
                     array[:, first : first + len(block)] = block.float().softmax(dim=1).transpose(0, 1).cpu().numpy()
@@ -140,11 +144,11 @@ def _labels(logits: torch.Tensor) -> Array:
 
 
 def find_images(source: Path, channels: int) -> list[tuple[Path, ...]]:
-    """Images below a folder, or the one file: each as its files, one per channel where nnU-Net's names say so."""
-    if source.is_file():
-        return [(source,)]
-    if not source.is_dir():
+    """The images of a folder, or the one file or series: each as its files, one per channel by nnU-Net's names."""
+    if not source.exists():
         raise InputError(f"{source}: no such file or folder.")
+    if source.is_file() or is_readable(source):  # a folder may be one DICOM series
+        return [(source,)]
     files = sorted(path for path in source.iterdir() if is_readable(path))
     if not files:
         raise InputError(f"{source}: holds no image of a known format ({', '.join(READERS)}).")
@@ -152,7 +156,8 @@ def find_images(source: Path, channels: int) -> list[tuple[Path, ...]]:
         return [(path,) for path in files]
     groups: dict[str, list[Path]] = defaultdict(list)
     for path in files:
-        groups[CHANNEL_SUFFIX.sub("", path.name[: -len(suffix_of(path))])].append(path)
+        stem = path.name if suffix_of(path) == SERIES else path.name[: -len(suffix_of(path))]
+        groups[CHANNEL_SUFFIX.sub("", stem)].append(path)
     return [tuple(group) for group in groups.values()]
 
 
@@ -160,6 +165,7 @@ def predict(
     ckpt_path: str,
     input: str,
     output: str,
+    format: str | None = None,
     device: str = "auto",
     batch_size: int = 16,
     tta: bool = False,
@@ -169,12 +175,15 @@ def predict(
 ) -> None:
     """Segment an image, a volume or a folder of them with a checkpoint.
 
-    Masks get the source's name, format and geometry: NIfTI gives NIfTI, arrays give arrays, photos an indexed PNG.
+    Masks get the source's name, format and geometry: NIfTI gives NIfTI, arrays give arrays, photos an indexed PNG, and
+    a folder of DICOM files NIfTI.
 
     Args:
         ckpt_path: Checkpoint written by fit, or a folder written by save_pretrained.
         input: An image file or a folder of them.
         output: Folder for the masks.
+        format: Write the masks of volumes as nii.gz, nii, nrrd, mha, seg.nrrd (3D Slicer, with names and colours) or
+            dicom-seg.
         device: cpu, cuda, ... or auto.
         batch_size: Slices that go through the network at once.
         tta: Mean over the four mirror images of each slice.
@@ -189,11 +198,14 @@ def predict(
     if folder.is_file():
         raise InputError(f"{folder}: is a file; --output takes a folder for the masks.")
     images = find_images(Path(input), len(predictor.spec["channels"]))
-    written = 0
-    for files in tqdm(images, desc="Predicting", unit="image"):
-        target = mask_path(files[0], folder)
+    targets = [mask_path(files[0], folder, format) for files in images]
+    for files, target in zip(images, targets, strict=True):
         if target.resolve() == files[0].resolve():
             raise InputError(f"{target}: the mask would overwrite its image. Choose another folder for --output.")
+        if targets.count(target) > 1:
+            raise InputError(f"{target}: would be the mask of several images of {input}; give them one by one.")
+    written = 0
+    for files, target in zip(tqdm(images, desc="Predicting", unit="image"), targets, strict=True):
         if not overwrite and target.exists():
             continue
         try:

@@ -11,7 +11,7 @@ import numpy as np
 
 from mlla_seg import report, webpage
 from mlla_seg.data.dataset import CaseDataset
-from mlla_seg.data.io import Array
+from mlla_seg.data.picture import Array
 from mlla_seg.evaluation import PROTOCOLS, Evaluation
 from mlla_seg.module import SegmentationModule
 

@@ -113,3 +113,42 @@ def write_landcover(root: Path, size: int) -> None:
             image = (mask[..., None] * 50 + rng.integers(0, 20, (size, size, 3))).astype(np.uint8)
             Image.fromarray(image).save(root / "output" / f"{name}.jpg")
             Image.fromarray(mask).save(root / "output" / f"{name}_m.png")
+
+
+DICOM_SHAPE = (6, 10, 12)
+"""Slices, rows, columns of ``dicom_series``."""
+DICOM_SPACING = (2.5, 0.8, 0.7)
+
+
+def dicom_series(folder, tilt=0.0, description="abdomen", angle=0.0):
+    """A CT as scanners write it, whose values count its voxels; files are named in another order than they lie in."""
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+    folder.mkdir(parents=True, exist_ok=True)
+    series, study, frame = generate_uid(), generate_uid(), generate_uid()
+    rows = np.array([np.cos(angle), np.sin(angle), 0.0])
+    columns = np.array([-np.sin(angle), np.cos(angle), 0.0])
+    for k in range(DICOM_SHAPE[0]):
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        data = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+        data.SOPClassUID, data.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+        data.SeriesInstanceUID, data.StudyInstanceUID, data.FrameOfReferenceUID = series, study, frame
+        data.PatientName, data.PatientID, data.PatientBirthDate, data.PatientSex = "A^B", "1", "", "O"
+        data.StudyDate, data.StudyTime, data.AccessionNumber, data.StudyID = "20240101", "120000", "", "1"
+        data.ReferringPhysicianName, data.Manufacturer = "", "test"
+        data.Modality, data.SeriesNumber, data.InstanceNumber = "CT", 1, k + 1
+        data.SeriesDescription, data.PositionReferenceIndicator = description, ""
+        data.ImagePositionPatient = [-50.0, 20.0 + tilt * k, 100.0 + DICOM_SPACING[0] * k]
+        data.ImageOrientationPatient = [*rows, *columns]
+        data.PixelSpacing, data.SliceThickness = list(DICOM_SPACING[1:]), DICOM_SPACING[0]
+        data.Rows, data.Columns = DICOM_SHAPE[1:]
+        data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+        data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 16, 15, 1
+        data.RescaleSlope, data.RescaleIntercept = 2, -1024
+        values = np.arange(np.prod(DICOM_SHAPE)).reshape(DICOM_SHAPE)[k]
+        data.PixelData = ((values * 2 + 1024) // 2).astype(np.int16).tobytes()
+        data.save_as(folder / f"{(k * 5) % 7:02d}{'.dcm' if k % 2 else ''}", enforce_file_format=True)
+    return folder

@@ -42,7 +42,7 @@ ALLOWED = {
     "mlla_seg.evaluation": {"mlla_seg", "mlla_seg.metrics"},
     "mlla_seg.optim": {"mlla_seg.errors"},
     "mlla_seg.inference": {"mlla_seg.slices"},
-    "mlla_seg.data": SHARED,
+    "mlla_seg.data": {"mlla_seg", *SHARED},
     "mlla_seg.report": {"mlla_seg.data"},
     "mlla_seg.webpage": {"mlla_seg.report"},
     "mlla_seg.folds": {"mlla_seg", "mlla_seg.errors"},

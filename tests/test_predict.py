@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from layouts import dicom_series
 from mlla_seg import Predictor
 from mlla_seg.data.io import read_mask
 from mlla_seg.data.synthetic import phantom_volume
@@ -160,3 +161,26 @@ def test_probabilities_are_written_beside_the_mask(cli, checkpoint, phantom_root
     chosen = np.take_along_axis(probabilities, labels[None].astype(int), axis=0)[0]
     assert (chosen >= probabilities.max(axis=0) - 1e-3).all()
     assert not [path for path in Path("masks").iterdir() if path.name.startswith(".")]
+
+
+def test_a_dicom_folder_and_its_patient_folder_are_predicted(cli, capsys, checkpoint, tmp_path):
+    for name in ("first", "second"):
+        dicom_series(tmp_path / "patient" / name)
+    rest = ("--ckpt_path", checkpoint, "--output=masks")
+    cli("predict", *rest, "--input", tmp_path / "patient/first", "--format=dicom-seg")
+    assert [path.name for path in Path("masks").iterdir()] == ["first.dcm"]
+    cli("predict", *rest, "--input", tmp_path / "patient")
+    assert {path.name for path in Path("masks").iterdir()} == {"first.dcm", "first.nii.gz", "second.nii.gz"}
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), tmp_path / "patient/first.nii.gz")
+    message = refused(capsys, cli, *rest, "--input", tmp_path / "patient")
+    assert "first.nii.gz: would be the mask of several images" in message
+    assert "Did you mean nii.gz" in refused(capsys, cli, *rest, "--input", tmp_path / "patient", "--format=nii.g")
+
+
+def test_values_that_are_no_number_are_refused(cli, capsys, checkpoint, tmp_path):
+    volume = np.zeros((8, 8, 3), np.float32)
+    volume[2, 3, 1] = np.nan
+    nib.save(nib.Nifti1Image(volume, np.eye(4)), tmp_path / "ct.nii.gz")
+    message = refused(capsys, cli, "--ckpt_path", checkpoint, "--input", tmp_path / "ct.nii.gz", "--output=masks")
+    assert "ct.nii.gz: 1 of 192 values are NaN or infinite" in message
+    assert not list(Path("masks").glob("*"))

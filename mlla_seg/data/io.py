@@ -1,62 +1,91 @@
 """Readers and writers at the edge, by file name: everything inside the program is plain arrays.
 
-Image ``(S, C, H, W)`` and mask ``(S, H, W)``: S slices of a volume, 1 for a photo or tile. Volumes with orientation
-(NIfTI) are turned so that slices, rows and columns run as the plane says (see ``spec.PLANES``), and masks are turned
-back before they are written. Bare arrays (h5, npz) are taken as they lie, slices first.
+Image ``(S, C, H, W)`` and mask ``(S, H, W)``: S slices of a volume, 1 for a photo or tile. Volumes with orientation are
+turned so that slices, rows and columns run as the plane says, and masks are turned back; see ``volumes.py``.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mlla_seg.data.spec import PLANES
-from mlla_seg.errors import InputError
+from mlla_seg.data.arrays import IMAGE_KEYS, MASK_KEYS, read_h5, read_npz, write_h5, write_npz
+from mlla_seg.data.dicom import is_series, read_dicom, write_dicom_seg
+from mlla_seg.data.photos import read_photo, write_png
+from mlla_seg.data.picture import Array, Picture, require_same_grid
+from mlla_seg.data.volumes import ITK_SUFFIXES, read_itk, read_nifti, write_itk, write_nifti, write_segmentation
+from mlla_seg.errors import InputError, lookup
 
-Array = NDArray[Any]
+Reader = Callable[[Path, str, Sequence[str]], Picture]
+Writer = Callable[[Path, Array, Sequence[Mapping[str, Any]], Path, str], None]
 
-IMAGE_KEYS = ("image", "img", "data")
-MASK_KEYS = ("label", "mask", "gt", "seg")
 PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+ARRAY_SUFFIXES = (".h5", ".npy.h5", ".npz")
+SERIES = "a folder of DICOM"
+"""Stands for the suffix of a DICOM series, which is a folder."""
 
-
-@dataclass(frozen=True)
-class Picture:
-    """What was read from a file: an array and where its voxels lie."""
-
-    array: Array
-    """``(S, C, H, W)``."""
-    spacing_mm: tuple[float, float, float] | None = None
-    """Distance between slices, rows and columns; none where the file does not say it."""
-    affine: Array | None = None
-    """``(4, 4)`` voxel-to-millimetre matrix of the file as stored, for comparing image and mask."""
+READERS: dict[str, Reader] = {
+    ".nii": read_nifti,
+    ".nii.gz": read_nifti,
+    **dict.fromkeys(ITK_SUFFIXES, read_itk),
+    SERIES: read_dicom,
+    ".h5": read_h5,
+    ".npy.h5": read_h5,
+    ".npz": read_npz,
+    **dict.fromkeys(PHOTO_SUFFIXES, read_photo),
+}
+WRITERS: dict[str, Writer] = {
+    ".nii": write_nifti,
+    ".nii.gz": write_nifti,
+    ".nrrd": write_itk,
+    ".mha": write_itk,
+    ".seg.nrrd": write_segmentation,
+    ".dcm": write_dicom_seg,
+    ".h5": write_h5,
+    ".npy.h5": write_h5,
+    ".npz": write_npz,
+    ".png": write_png,
+}
+FORMATS = {
+    "nii.gz": ".nii.gz",
+    "nii": ".nii",
+    "nrrd": ".nrrd",
+    "mha": ".mha",
+    "seg.nrrd": ".seg.nrrd",
+    "dicom-seg": ".dcm",
+}
+"""Formats that any volume's mask can be written in, and their suffixes."""
+MASK_SUFFIXES = {".nhdr": ".nrrd", ".mhd": ".mha", SERIES: ".nii.gz", **dict.fromkeys(PHOTO_SUFFIXES, ".png")}
+"""Suffixes of masks whose images have another one."""
 
 
 def suffix_of(path: Path) -> str:
-    """The suffix that decides the format, ``.nii.gz`` and ``.npy.h5`` taken whole."""
+    """The suffix that decides the format, such as ``.nii.gz`` taken whole; a folder is a DICOM series."""
+    if path.is_dir():
+        return SERIES
     name = path.name.lower()
-    for suffix in (".nii.gz", ".npy.h5"):
+    for suffix in (".nii.gz", ".npy.h5", ".seg.nrrd"):
         if name.endswith(suffix):
             return suffix
     return path.suffix.lower()
 
 
 def is_readable(path: Path) -> bool:
-    """Whether the file's name says a format that can be read; hidden files never are."""
-    return path.is_file() and not path.name.startswith(".") and suffix_of(path) in READERS
+    """Whether it is a file of a known format, by its name, or a folder of DICOM files; hidden ones never are."""
+    if path.name.startswith("."):
+        return False
+    return is_series(path) if path.is_dir() else path.is_file() and suffix_of(path) in READERS
 
 
 def read_image(path: Path, plane: str = "axial", array_units: Mapping[str, float] | None = None) -> Picture:
     """Reads one image.
 
     Args:
-        path: A file of a known format.
+        path: A file of a known format, or a folder that holds one DICOM series.
         plane: The plane whose slices come first, for volumes that know their orientation.
         array_units: ``scale`` and ``offset`` from the stored values of bare arrays to units; other files hold units.
 
@@ -92,31 +121,10 @@ def read_mask(path: Path, plane: str = "axial") -> Picture:
     return _read(path, plane, MASK_KEYS)
 
 
-def require_same_grid(path: Path, picture: Picture, other_path: Path, other: Picture) -> None:
-    """Refuses two files whose voxels do not lie in the same places: shapes differ, or affines by over 0.01 mm.
-
-    Raises:
-        InputError: Says both files and what differs.
-    """
-    shape, other_shape = (p.array.shape[:1] + p.array.shape[2:] for p in (picture, other))
-    if shape != other_shape:
-        raise InputError(
-            f"{other_path}: shape {other_shape} differs from {path.name} with {shape} (slices, height, width)."
-        )
-    if picture.affine is None or other.affine is None:
-        return
-    if not np.allclose(picture.affine, other.affine, rtol=0, atol=1e-2):
-        offset = np.abs(picture.affine - other.affine).max()
-        raise InputError(
-            f"{other_path}: its affine differs from {path.name} by up to {offset:.3g} mm, so it lies elsewhere in the "
-            "patient. Resample one to the other's grid, or correct the header that is wrong."
-        )
-
-
 def write_mask(
     path: Path, mask: Array, classes: Sequence[Mapping[str, Any]], source: Path, plane: str = "axial"
 ) -> None:
-    """Writes a label map beside nothing half-written: under a temporary name, then renamed.
+    """Writes a label map under a temporary name, then renames it, so that no half-written one is ever found.
 
     Args:
         path: Where to; the suffix decides the format, see :func:`mask_path`.
@@ -124,6 +132,9 @@ def write_mask(
         classes: Names and colours, for formats that hold them.
         source: The image it belongs to, whose geometry it takes.
         plane: The plane in which the image was read.
+
+    Raises:
+        InputError: The format cannot hold a mask of this source.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
@@ -134,20 +145,31 @@ def write_mask(
         temporary.unlink(missing_ok=True)
 
 
-def mask_path(source: Path, folder: Path) -> Path:
-    """Where the mask of ``source`` goes: its name in ``folder``, photos as ``.png``, without nnU-Net's ``_0000``."""
+def mask_path(source: Path, folder: Path, format: str | None = None) -> Path:
+    """Where the mask of ``source`` goes: its name in ``folder``, without nnU-Net's ``_0000`` for volumes.
+
+    Args:
+        source: An image.
+        folder: Of the masks.
+        format: A name in ``FORMATS`` for volumes; by default the source's own, PNG for photos, NIfTI for DICOM.
+
+    Raises:
+        InputError: Unknown format.
+    """
     suffix = suffix_of(source)
-    stem = source.name[: -len(suffix)]
-    if suffix in (".nii", ".nii.gz"):
+    stem = source.name if suffix == SERIES else source.name[: -len(suffix)]
+    if suffix not in ARRAY_SUFFIXES + PHOTO_SUFFIXES:
         stem = stem.removesuffix("_0000")
-    return folder / f"{stem}{'.png' if suffix in PHOTO_SUFFIXES else suffix}"
+    if format is not None:
+        return folder / f"{stem}{lookup(FORMATS, format, 'format')}"
+    return folder / f"{stem}{MASK_SUFFIXES.get(suffix, suffix)}"
 
 
 def _read(path: Path, plane: str, keys: Sequence[str]) -> Picture:
     suffix = suffix_of(path)
     if suffix not in READERS:
         raise InputError(f"{path}: unknown format {suffix or '(no suffix)'}. Known: {', '.join(READERS)}.")
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{path}: no such file.")
     try:
         picture = READERS[suffix](path, plane, keys)
@@ -161,141 +183,3 @@ def _read(path: Path, plane: str, keys: Sequence[str]) -> Picture:
     if picture.array.size == 0:
         raise InputError(f"{path}: is empty, its shape is {picture.array.shape}.")
     return picture
-
-
-def _compact(array: Array) -> Array:
-    """Small integers stay as they are, all else becomes float32."""
-    return array if array.dtype in (np.uint8, np.int16, np.uint16) else array.astype(np.float32)
-
-
-def _stack(array: Array, path: Path) -> Array:
-    """A bare array as ``(S, C, H, W)``: an image (H, W) or a volume (S, H, W)."""
-    if array.ndim == 2:
-        return array[None, None]
-    if array.ndim == 3:
-        return array[:, None]
-    raise InputError(f"{path}: expected an array of 2 or 3 axes (slices, height, width), found shape {array.shape}.")
-
-
-def _find_key(names: Sequence[str], keys: Sequence[str], path: Path) -> str:
-    for key in keys:
-        if key in names:
-            return key
-    raise InputError(f"{path}: no array named {' or '.join(keys)}; it holds {', '.join(names) or 'nothing'}.")
-
-
-def _read_h5(path: Path, plane: str, keys: Sequence[str]) -> Picture:
-    import h5py
-
-    with h5py.File(path) as file:
-        return Picture(_compact(_stack(file[_find_key(list(file), keys, path)][()], path)))
-
-
-def _read_npz(path: Path, plane: str, keys: Sequence[str]) -> Picture:
-    # Opened here, as numpy leaves a damaged archive open.
-    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-        return Picture(_compact(_stack(file[_find_key(file.files, keys, path)], path)))
-
-
-def _read_nifti(path: Path, plane: str, keys: Sequence[str]) -> Picture:
-    import nibabel as nib
-
-    image = nib.load(path)
-    array = np.asarray(image.dataobj)
-    if array.ndim == 2:
-        array = array[:, :, None]
-    if array.ndim not in (3, 4):
-        raise InputError(f"{path}: expected a volume of 3 axes, or 4 with channels last, found shape {array.shape}.")
-    turn = _turn(image.affine, plane)
-    array = nib.orientations.apply_orientation(array, turn)
-    array = array[:, None] if array.ndim == 3 else np.moveaxis(array, 3, 1)
-    zooms = np.sqrt((image.affine[:3, :3] ** 2).sum(axis=0))
-    z, y, x = (float(zooms[list(turn[:, 0]).index(axis)]) for axis in range(3))
-    return Picture(_compact(array), (z, y, x), image.affine)
-
-
-def _turn(affine: Array, plane: str) -> Array:
-    """Orientation transform of nibabel from the file's axes to (slice, row, column) of the plane."""
-    from nibabel import orientations
-
-    target = orientations.axcodes2ornt(PLANES[plane])
-    return orientations.ornt_transform(orientations.io_orientation(affine), target)
-
-
-def _read_photo(path: Path, plane: str, keys: Sequence[str]) -> Picture:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        indexed = image.mode == "P" and keys is IMAGE_KEYS
-        array = np.array(image.convert("RGB") if indexed else image)
-    if array.ndim == 2:
-        return Picture(_compact(array[None, None]))
-    return Picture(_compact(np.moveaxis(array, 2, 0)[None]))
-
-
-def _write_nifti(path: Path, mask: Array, classes: Sequence[Mapping[str, Any]], source: Path, plane: str) -> None:
-    import nibabel as nib
-    from nibabel import orientations
-
-    image = nib.load(source)
-    back = orientations.ornt_transform(
-        orientations.axcodes2ornt(PLANES[plane]), orientations.io_orientation(image.affine)
-    )
-    mask = orientations.apply_orientation(mask, back).reshape(image.shape[:3])
-    header = image.header.copy()
-    header.set_data_dtype(np.uint8)
-    header["cal_min"], header["cal_max"] = 0, 0
-    header.set_slope_inter(1, 0)
-    nib.Nifti1Image(mask, image.affine, header).to_filename(path)
-
-
-def _write_h5(path: Path, mask: Array, classes: Sequence[Mapping[str, Any]], source: Path, plane: str) -> None:
-    import h5py
-
-    with h5py.File(path, "w") as file:
-        file.create_dataset("label", data=_shaped_like(mask, source), compression="gzip")
-
-
-def _write_npz(path: Path, mask: Array, classes: Sequence[Mapping[str, Any]], source: Path, plane: str) -> None:
-    np.savez_compressed(path, label=_shaped_like(mask, source))
-
-
-def _shaped_like(mask: Array, source: Path) -> Array:
-    """The mask with the axes of the source's array, so that a single slice comes back as ``(H, W)``."""
-    if suffix_of(source) == ".npz":
-        with np.load(source, allow_pickle=False) as file:
-            return mask.reshape(file[_find_key(file.files, IMAGE_KEYS, source)].shape)
-    import h5py
-
-    with h5py.File(source) as file:
-        return mask.reshape(file[_find_key(list(file), IMAGE_KEYS, source)].shape)
-
-
-def _write_png(path: Path, mask: Array, classes: Sequence[Mapping[str, Any]], source: Path, plane: str) -> None:
-    from PIL import Image
-
-    image = Image.fromarray(mask[0], mode="P")
-    image.putpalette([value for entry in classes for value in entry["colour"]])
-    image.save(path)
-
-
-Reader = Callable[[Path, str, Sequence[str]], Picture]
-Writer = Callable[[Path, Array, Sequence[Mapping[str, Any]], Path, str], None]
-
-READERS: dict[str, Reader] = {
-    ".nii": _read_nifti,
-    ".nii.gz": _read_nifti,
-    ".h5": _read_h5,
-    ".npy.h5": _read_h5,
-    ".npz": _read_npz,
-    **dict.fromkeys(PHOTO_SUFFIXES, _read_photo),
-}
-WRITERS: dict[str, Writer] = {
-    ".nii": _write_nifti,
-    ".nii.gz": _write_nifti,
-    ".h5": _write_h5,
-    ".npy.h5": _write_h5,
-    ".npz": _write_npz,
-    ".png": _write_png,
-}
-ARRAY_SUFFIXES = (".h5", ".npy.h5", ".npz")

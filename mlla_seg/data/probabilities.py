@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mlla_seg.data.io import Array
+from mlla_seg.data.picture import Array
 
 SUFFIX = ".probabilities.h5"
 

@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from mlla_seg.data.io import Array, Picture, read_channels, read_mask, require_same_grid
+from mlla_seg.data.io import read_channels, read_mask
 from mlla_seg.data.layouts import Case
+from mlla_seg.data.picture import Array, Picture, require_finite, require_same_grid
 from mlla_seg.data.spec import Card
 from mlla_seg.errors import InputError
 
@@ -183,11 +184,7 @@ def _read_entry(card: Card, files: tuple[Path, ...], mask_path: Path) -> tuple[P
             f"{files[0]}: has {channels} channels, the card {card.name} expects {len(card.channels)} "
             f"({', '.join(card.channels)})."
         )
-    if image.array.dtype == np.float32 and not np.isfinite(image.array).all():
-        count = int((~np.isfinite(image.array)).sum())
-        raise InputError(
-            f"{files[0]}: {count} of {image.array.size} values are NaN or infinite; repair or leave out the case."
-        )
+    require_finite(files[0], image)
     return image, *_check_mask(card, mask.array[:, 0], mask_path)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from mlla_seg.data.io import Array
+from mlla_seg.data.picture import Array
 from mlla_seg.errors import lookup
 from mlla_seg.slices import resize_images, resize_masks
 

@@ -300,9 +300,32 @@ def test_channels_that_differ_in_shape_are_refused(tmp_path):
 
 def test_affines_may_differ_by_rounding_only(tmp_path):
     _, affine = scan("RAS", tilt())
-    paths = [write_nifti(tmp_path / f"{shift}.nii", PATIENT, affine + shift) for shift in (0, 1e-8, 1e-4, 0.5)]
-    same, rounded, near, moved = map(read_image, paths)
-    require_same_grid(paths[0], same, paths[1], rounded)
-    require_same_grid(paths[0], same, paths[2], near)
-    with pytest.raises(InputError, match=r"0\.5\.nii: its affine differs from 0\.nii by up to 0\.5 mm"):
-        require_same_grid(paths[0], same, paths[3], moved)
+    shifts = {"same": 0, "rounded": 1e-8, "near": 1e-4, "moved": 0.5}
+    pictures = {}
+    for name, shift in shifts.items():
+        shifted = affine.copy()
+        shifted[0, 3] += shift
+        path = write_nifti(tmp_path / f"{name}.nii", PATIENT, shifted)
+        pictures[path] = read_image(path)
+    (first, picture), *others, (last, moved) = pictures.items()
+    for path, other in others:
+        require_same_grid(first, picture, path, other)
+    with pytest.raises(InputError, match=r"moved\.nii: its affine differs from same\.nii, it lies up to 0\.5 mm else"):
+        require_same_grid(first, picture, last, moved)
+
+
+def test_another_scale_is_found_at_the_far_corner(tmp_path):
+    volume = np.zeros((200, 4, 4), np.int16)
+    paths = [write_nifti(tmp_path / f"{k}.nii", volume, np.diag([1 + k * 1e-3, 1, 1, 1])) for k in range(2)]
+    with pytest.raises(InputError, match=r"up to 0\.199 mm elsewhere"):
+        require_same_grid(paths[0], read_image(paths[0]), paths[1], read_image(paths[1]))
+
+
+def test_same_voxels_along_other_axes_are_the_same_grid(tmp_path):
+    pictures = []
+    for k, code in enumerate(("RAS", "LPS", "AIL")):
+        stored, affine = scan(code, np.eye(3))
+        path = write_nifti(tmp_path / f"{k}.nii", stored, affine)
+        pictures.append((path, read_image(path)))
+    for path, picture in pictures[1:]:
+        require_same_grid(*pictures[0], path, picture)

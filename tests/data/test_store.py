@@ -226,7 +226,7 @@ def test_mask_must_lie_where_its_image_lies(root):
     shifted[1, 3] = 2.5
     write_nifti(path, mask, shifted)
     message = refused(root)
-    assert message.startswith(f"{path}: its affine differs from hippocampus_001.nii.gz by up to 2.5 mm")
+    assert message.startswith(f"{path}: its affine differs from hippocampus_001.nii.gz, it lies up to 2.5 mm elsewhere")
 
 
 @pytest.mark.parametrize(

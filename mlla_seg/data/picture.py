@@ -1,0 +1,68 @@
+"""What every reader gives: an array of slices and where its voxels lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlla_seg.errors import InputError
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What was read from a file: an array and where its voxels lie."""
+
+    array: Array
+    """``(S, C, H, W)``."""
+    spacing_mm: tuple[float, float, float] | None = None
+    """Distance between slices, rows and columns; none where the file does not say it."""
+    affine: Array | None = None
+    """``(4, 4)`` from slice, row and column to millimetres (right, anterior, superior), if the file says it."""
+
+
+def compact(array: Array) -> Array:
+    """Small integers stay as they are, all else becomes float32."""
+    return array if array.dtype in (np.uint8, np.int16, np.uint16) else array.astype(np.float32)
+
+
+def require_finite(path: Path, picture: Picture) -> None:
+    """Refuses an image with values that are no number, before a network spreads them.
+
+    Raises:
+        InputError: Says how many there are.
+    """
+    if picture.array.dtype == np.float32 and not np.isfinite(picture.array).all():
+        count = int((~np.isfinite(picture.array)).sum())
+        raise InputError(
+            f"{path}: {count} of {picture.array.size} values are NaN or infinite; repair or leave out the case."
+        )
+
+
+def require_same_grid(path: Path, picture: Picture, other_path: Path, other: Picture) -> None:
+    """Refuses two files whose voxels do not lie in the same places: another shape, or over a tenth of a voxel away.
+
+    Files that store the same voxels along other axes have been turned to the same slices and agree.
+
+    Raises:
+        InputError: Says both files and what differs.
+    """
+    shape, other_shape = (p.array.shape[:1] + p.array.shape[2:] for p in (picture, other))
+    if shape != other_shape:
+        raise InputError(
+            f"{other_path}: shape {other_shape} differs from {path.name} with {shape} (slices, height, width)."
+        )
+    if picture.affine is None or other.affine is None:
+        return
+    corners = np.array([(*corner, 1) for corner in np.ndindex(2, 2, 2)]) * (*(n - 1 for n in shape), 1)
+    distance = np.linalg.norm(corners @ (picture.affine - other.affine).T, axis=1).max()
+    if distance > 0.1 * min(picture.spacing_mm or (1.0,)):
+        raise InputError(
+            f"{other_path}: its affine differs from {path.name}, it lies up to {distance:.3g} mm elsewhere in the "
+            "patient. Resample one to the other's grid, or correct the header that is wrong."
+        )

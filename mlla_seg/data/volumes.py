@@ -1,0 +1,220 @@
+"""Volumes that know where they lie in the patient: NIfTI, and NRRD and MetaImage through SimpleITK.
+
+Files store voxels along axes of their own. An affine takes voxel indices to millimetres to the right, anterior and
+superior; ITK and DICOM count to the left and posterior, so two signs change. A volume is turned so that its slices,
+rows and columns run as the plane says (see ``spec.PLANES``), and a mask is turned back before it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlla_seg.data.picture import Array, Picture, compact
+from mlla_seg.data.spec import PLANES
+from mlla_seg.errors import InputError
+
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd", ".seg.nrrd")
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""From right, anterior, superior to left, posterior, superior and back."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the voxels of a file lie."""
+
+    shape: tuple[int, int, int]
+    """Voxels along the file's own axes."""
+    affine: Array
+    """``(4, 4)`` from indices along these axes to millimetres (right, anterior, superior)."""
+
+
+def turn_to_plane(array: Array, affine: Array, plane: str) -> Picture:
+    """A file's voxels as slices of a plane.
+
+    Args:
+        array: ``(I, J, K)``, or ``(I, J, K, C)`` with channels last.
+        affine: ``(4, 4)`` of the file's axes.
+        plane: A name in ``PLANES``.
+    """
+    from nibabel import orientations
+
+    turn = _turn(affine, plane)
+    turned = affine @ orientations.inv_ornt_aff(turn, array.shape[:3])
+    zooms = np.sqrt((turned[:3, :3] ** 2).sum(axis=0))
+    array = orientations.apply_orientation(array, turn)
+    array = array[:, None] if array.ndim == 3 else np.moveaxis(array, 3, 1)
+    return Picture(compact(array), (float(zooms[0]), float(zooms[1]), float(zooms[2])), turned)
+
+
+def turn_back(mask: Array, grid: Grid, plane: str) -> Array:
+    """A mask ``(S, H, W)`` of a plane along the axes of the file that it was read from, ``(I, J, K)``."""
+    from nibabel import orientations
+
+    back = orientations.ornt_transform(
+        orientations.axcodes2ornt(PLANES[plane]), orientations.io_orientation(grid.affine)
+    )
+    return np.ascontiguousarray(orientations.apply_orientation(mask, back)).reshape(grid.shape)
+
+
+def _turn(affine: Array, plane: str) -> Array:
+    """Orientation transform of nibabel from the file's axes to (slice, row, column) of the plane."""
+    from nibabel import orientations
+
+    target = orientations.axcodes2ornt(PLANES[plane])
+    return orientations.ornt_transform(orientations.io_orientation(affine), target)
+
+
+def read_nifti(path: Path, plane: str, keys: Sequence[str]) -> Picture:
+    """Reads a NIfTI of 2 or 3 axes, or 4 with channels last; integers that are not scaled stay as they are."""
+    import nibabel as nib
+
+    image: Any = nib.load(path)
+    scaled = (image.dataobj.slope, image.dataobj.inter) != (1, 0)
+    array = image.get_fdata(dtype=np.float32, caching="unchanged") if scaled else np.asarray(image.dataobj)
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim not in (3, 4):
+        raise InputError(f"{path}: expected a volume of 3 axes, or 4 with channels last, found shape {array.shape}.")
+    return turn_to_plane(array, image.affine, plane)
+
+
+def write_nifti(path: Path, mask: Array, classes: Sequence[Mapping[str, Any]], source: Path, plane: str) -> None:
+    """Writes a NIfTI on the source's grid; the header of a NIfTI source is kept, with its qform and sform."""
+    import nibabel as nib
+
+    grid = grid_of(source)
+    array, header = turn_back(mask, grid, plane), None
+    if source.name.lower().endswith(NIFTI_SUFFIXES):
+        header = nib.load(source).header.copy()
+        array = array.reshape(header.get_data_shape()[:3])  # a slice of two axes stays one
+        header.set_data_dtype(np.uint8)
+        header["cal_min"], header["cal_max"] = 0, 0
+        header.set_slope_inter(1, 0)
+    image = nib.Nifti1Image(array, grid.affine, header)
+    if header is None:
+        image.set_qform(grid.affine, code="scanner")
+        image.set_sform(grid.affine, code="scanner")
+        image.header.set_xyzt_units("mm")
+    image.to_filename(path)
+
+
+def read_itk(path: Path, plane: str, keys: Sequence[str]) -> Picture:
+    """Reads an image of 2 or 3 axes, with several numbers per voxel or a fourth axis as channels."""
+    sitk = simple_itk(path)
+    return picture_of(sitk.ReadImage(str(path)), plane)
+
+
+def picture_of(image: Any, plane: str) -> Picture:
+    """A SimpleITK image as slices of a plane."""
+    sitk = simple_itk(None)
+    array = sitk.GetArrayFromImage(image)  # the first axis of ITK comes last, then the channels
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        array = np.moveaxis(array, -1, 0)
+    array = array.reshape((-1, 1, *array.shape[-2:]) if image.GetDimension() == 2 else (-1, *array.shape[-3:]))
+    array = array.transpose(3, 2, 1, 0)  # (I, J, K, C)
+    return turn_to_plane(array, grid_of_itk(image).affine, plane)
+
+
+def write_itk(path: Path, mask: Array, classes: Sequence[Mapping[str, Any]], source: Path, plane: str) -> None:
+    """Writes a NRRD or MetaImage on the source's grid."""
+    _itk_mask(mask, source, plane, path, {})
+
+
+def write_segmentation(path: Path, mask: Array, classes: Sequence[Mapping[str, Any]], source: Path, plane: str) -> None:
+    """Writes a ``.seg.nrrd``: a label map in which 3D Slicer finds the classes' names and colours."""
+    extent = " ".join(f"0 {n - 1}" for n in grid_of(source).shape)
+    facts = {
+        "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
+        "Segmentation_MasterRepresentation": "Binary labelmap",
+        "Segmentation_SourceRepresentation": "Binary labelmap",  # its name since Slicer 5.2
+        "Segmentation_ReferenceImageExtentOffset": "0 0 0",
+    }
+    for n, (value, entry) in enumerate(list(enumerate(classes))[1:]):
+        facts |= {
+            f"Segment{n}_ID": f"Segment_{value}",
+            f"Segment{n}_Name": entry["name"],
+            f"Segment{n}_NameAutoGenerated": "0",
+            f"Segment{n}_Color": " ".join(f"{level / 255:.6f}" for level in entry["colour"]),
+            f"Segment{n}_ColorAutoGenerated": "0",
+            f"Segment{n}_LabelValue": str(value),
+            f"Segment{n}_Layer": "0",
+            f"Segment{n}_Extent": extent,
+            f"Segment{n}_Tags": "|",
+        }
+    _itk_mask(mask, source, plane, path, facts)
+
+
+def _itk_mask(mask: Array, source: Path, plane: str, path: Path, facts: Mapping[str, str]) -> None:
+    sitk = simple_itk(path)
+    grid = grid_of(source)
+    image = sitk.GetImageFromArray(turn_back(mask, grid, plane).transpose(2, 1, 0))
+    origin, spacing, direction = itk_geometry(grid)
+    image.SetOrigin(origin)
+    image.SetSpacing(spacing)
+    image.SetDirection(direction)
+    for key, value in facts.items():
+        image.SetMetaData(key, value)
+    sitk.WriteImage(image, str(path), useCompression=True)
+
+
+def grid_of(source: Path) -> Grid:
+    """The grid of a volume's file, without reading its voxels."""
+    if source.is_dir():
+        from mlla_seg.data.dicom import read_series
+
+        return grid_of_itk(read_series(source))
+    if source.name.lower().endswith(NIFTI_SUFFIXES):
+        import nibabel as nib
+
+        image: Any = nib.load(source)
+        i, j, k = (*image.shape, 1)[:3]
+        return Grid((i, j, k), image.affine)
+    if source.name.lower().endswith(ITK_SUFFIXES):
+        reader = simple_itk(source).ImageFileReader()
+        reader.SetFileName(str(source))
+        reader.ReadImageInformation()
+        return grid_of_itk(reader)
+    raise InputError(
+        f"{source}: does not say where its voxels lie, so its mask cannot be a volume. Leave out --format."
+    )
+
+
+def grid_of_itk(image: Any) -> Grid:
+    """The grid of a SimpleITK image, or of a reader that has seen its header; two axes get a third of 1 mm."""
+    axes = image.GetDimension()
+    count = min(axes, 3)
+    matrix = np.eye(3)
+    matrix[:count, :count] = np.reshape(image.GetDirection(), (axes, axes))[:count, :count]
+    affine = np.eye(4)
+    affine[:3, :3] = matrix * (*image.GetSpacing()[:count], 1.0)[:3]
+    affine[:count, 3] = image.GetOrigin()[:count]
+    i, j, k = (*image.GetSize()[:count], 1)[:3]
+    return Grid((i, j, k), LPS @ affine)
+
+
+def itk_geometry(grid: Grid) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
+    """Origin, spacing and direction for SimpleITK."""
+    affine = LPS @ grid.affine
+    spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    direction = affine[:3, :3] / spacing
+    return tuple(affine[:3, 3].tolist()), tuple(spacing.tolist()), tuple(direction.ravel().tolist())
+
+
+def simple_itk(path: Path | None) -> Any:
+    """SimpleITK, quiet.
+
+    Raises:
+        ImportError: It is not installed; names the extra.
+    """
+    try:
+        import SimpleITK
+    except ImportError as error:
+        raise ImportError(f"{path}: this format needs SimpleITK: pip install 'mlla_seg[medical]'") from error
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    return SimpleITK
