@@ -220,4 +220,4 @@ def predict(
 
 
 def _legend(spec: Mapping[str, Any]) -> Iterator[str]:
-    yield "Values: " + ", ".join(f"{k} {entry['name']}" for k, entry in enumerate(spec["classes"]))
+    yield "Values: " + ", ".join(f"{entry.get('id', k)} {entry['name']}" for k, entry in enumerate(spec["classes"]))

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mlla_seg import __version__, report
 from mlla_seg.checkpoint import fitting_weights, load_members, read_checkpoint, require_mirrored
-from mlla_seg.data.datamodule import SegmentationDataModule
+from mlla_seg.data.datamodule import SegmentationDataModule, card_of
 from mlla_seg.data.dataset import CaseDataset
-from mlla_seg.data.spec import load_card
+from mlla_seg.data.splits import number_of_folds
 from mlla_seg.distributed import convert_batch_norm
 from mlla_seg.errors import InputError
 from mlla_seg.module import Scoring, SegmentationModule
@@ -156,6 +156,8 @@ class SegmentationCLI(LightningCLI):
             "card": self.datamodule.card.name,
             "background": self.datamodule.card.background,
             "split": split,
+            "fold": self.datamodule.fold,
+            "folds": number_of_folds(self.datamodule.root, self.datamodule.folds),
             "checkpoint": config.ckpt_path,
             **({"ensemble with": ", ".join(config.members)} if config.members else {}),
             "test-time augmentation": config.tta,
@@ -182,7 +184,7 @@ def run_folder(config: Any) -> Path:
     """Where the configured logger keeps the versions of this experiment."""
     logger = config.trainer.get("logger")
     if not hasattr(logger, "get"):
-        return Path(RUNS) / load_card(config.data.card).name
+        return Path(RUNS) / card_of(config.data.card, config.data.root).name
     arguments = logger.get("init_args", {})
     return Path(arguments.get("save_dir") or RUNS) / (arguments.get("name") or "")
 
@@ -197,20 +199,42 @@ def find_checkpoint(name: str, config: Any) -> Path:
     path = Path(name)
     if name in ("best", "last"):
         found = sorted(folder.glob("**/checkpoints/*.ckpt"), key=lambda path: path.stat().st_mtime)
+        found = [path for path in found if _fold_of(read_checkpoint(path)) == _fold_in(config)]
         chosen = [path for path in found if path.stem == name] or [path for path in found if path.stem == "last"]
         if not chosen:
+            of_fold = "" if config.data.fold is None else f" of fold {config.data.fold}"
             raise InputError(
-                f"No checkpoint below {folder.absolute()} yet. Run fit first, or give the path of a .ckpt file."
+                f"No checkpoint{of_fold} below {folder.absolute()} yet. Run fit first, or give the path of a .ckpt file."
             )
         path = chosen[-1]
     content = read_checkpoint(path)
+    if _fold_of(content) != _fold_in(config):
+        raise InputError(
+            f"{path}: learned with --data.fold {_in_words(_fold_of(content))}, the options say "
+            f"{_in_words(_fold_in(config))}: it would be scored on cases that it has learned from."
+        )
     _require_same_network(path, content["hyper_parameters"], config)
     return path
 
 
+def _fold_in(config: Any) -> tuple[int, int] | None:
+    """Fold and number of folds that the options ask for."""
+    return None if config.data.fold is None else (config.data.fold, config.data.folds)
+
+
+def _fold_of(content: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Fold and number of folds that a checkpoint was trained with."""
+    saved = content.get(SegmentationDataModule.__qualname__, {})
+    return None if saved.get("fold") is None else (saved["fold"], saved["folds"])
+
+
+def _in_words(fold: tuple[int, int] | None) -> str:
+    return "none" if fold is None else f"{fold[0]} of {fold[1]}"
+
+
 def _require_same_network(path: Path, saved: dict[str, Any], config: Any) -> None:
     """Refuses a checkpoint whose weights cannot fit the network that the config describes."""
-    card = load_card(config.data.card)
+    card = card_of(config.data.card, config.data.root)
     both = {key: (saved[key], config.model[key]) for key in ("encoder", "decoder", "decoder_depths", "mixer")}
     both["classes"] = ([entry["name"] for entry in saved["spec"]["classes"]], card.class_names)
     both["channels"] = (saved["spec"]["channels"], list(card.channels))

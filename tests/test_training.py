@@ -202,7 +202,7 @@ def test_mistakes_are_answered_in_a_line(cli, capsys, options, checkpoint, tmp_p
     assert "no such checkpoint" in fit("--ckpt_path=absent.ckpt")
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     assert "not a checkpoint of mlla_seg" in fit("--ckpt_path=other.ckpt")
-    assert "required: --data.card, --data.root. All options:" in refused(capsys, cli, "fit")
+    assert "--data.root is missing: the folder of the data" in refused(capsys, cli, "fit")
     assert "File does not exist" in refused(capsys, cli, "fit", "--config", "absent.yaml")
     assert "Did you mean fit" in refused(capsys, cli, "fitt")
 

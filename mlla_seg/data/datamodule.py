@@ -11,18 +11,32 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, DistributedSampler
 
 from mlla_seg.data.dataset import CaseDataset, SliceDataset
-from mlla_seg.data.layouts import Splits, find_cases, split_cases
-from mlla_seg.data.spec import load_card
-from mlla_seg.data.store import build_store, check_class_sizes, note_absent_classes, open_store
+from mlla_seg.data.layouts import find_cases
+from mlla_seg.data.nnunet import nnunet_card
+from mlla_seg.data.spec import Card, load_card
+from mlla_seg.data.splits import Splits, fold_cases, split_cases
+from mlla_seg.data.store import (
+    build_store,
+    check_class_sizes,
+    foreground_normalisation,
+    note_absent_classes,
+    open_store,
+)
 from mlla_seg.data.transforms import AUGMENTATIONS, MIRRORED, QUARTER_TURNS, Augment
 from mlla_seg.errors import InputError, lookup
+
+
+def card_of(card: str | None, root: str | Path) -> Card:
+    """The card by its name or path, or, without one, what ``dataset.json`` in the root says."""
+    return load_card(card) if card else nnunet_card(Path(root))
 
 
 class SegmentationDataModule(LightningDataModule):
     """Loads a data set described by a card.
 
     Args:
-        card: Name of a card in ``datasets/``, or path of a ``dataset.yaml``.
+        card: Name of a card in ``datasets/``, or path of a ``dataset.yaml``; none for an nnU-Net or Decathlon folder,
+            whose ``dataset.json`` says enough.
         root: Folder of the downloaded data, as it is.
         batch_size: Slices per optimiser step, over all devices together, so that a recipe means the same on any number.
         resize: ``[height, width]``, or a factor, to which slices are resized for the network; masks come back in the
@@ -33,14 +47,16 @@ class SegmentationDataModule(LightningDataModule):
         augment: ``none``, ``transunet``, ``anatomy`` or ``aerial``.
         intensity: Strength of random changes of contrast, brightness, gamma and noise; 0 for none.
         num_workers: Processes that load training slices, per device.
+        fold: The fold of a cross-validation that is held out as validation split; none for the card's splits.
+        folds: Number of folds, unless ``splits_final.json`` in the root says them.
         cache_dir: Where the memory-mapped arrays are built.
         seed: Seed of the order of the training slices.
     """
 
     def __init__(
         self,
-        card: str,
-        root: str,
+        card: str | None = None,
+        root: str = "",
         batch_size: int = 24,
         resize: list[int] | float | None = None,
         crop: list[int] | None = None,
@@ -48,10 +64,14 @@ class SegmentationDataModule(LightningDataModule):
         augment: str = "anatomy",
         intensity: float = 0.0,
         num_workers: int = 2,
+        fold: int | None = None,
+        folds: int = 5,
         cache_dir: str = "cache",
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if not root:
+            raise InputError("--data.root is missing: the folder of the data, such as --data.root data/synapse.")
         lookup(AUGMENTATIONS, augment, "augmentation")
         for name, size in (("resize", resize), ("crop", crop)):
             if isinstance(size, list) and (len(size) != 2 or min(size) < 1):
@@ -67,8 +87,10 @@ class SegmentationDataModule(LightningDataModule):
             raise InputError(f"--data.context is a number of neighbouring slices, 0 or more, got {context}.")
         if crop is None and not isinstance(resize, list):
             raise InputError("Training slices need one size: set --data.crop or --data.resize to [height, width].")
-        self.card = load_card(card)
+        self.card = card_of(card, root)
         self.root = Path(root)
+        self.fold = fold
+        self.folds = folds
         self.batch_size = batch_size
         self.resize = resize
         self.crop = crop
@@ -80,11 +102,16 @@ class SegmentationDataModule(LightningDataModule):
         place = hashlib.sha256(str(self.root.absolute()).encode()).hexdigest()[:8]
         self.store = Path(cache_dir) / f"{self.card.name}-{place}"
 
-    @property
+    @cached_property
     def spec(self) -> dict[str, Any]:
         """What the network must remember of its data: the card's spec and how slices are brought to the network."""
+        spec = self.card.spec()
+        if spec["normalisation"].get("foreground"):
+            build_store(self.card, self.splits.train, self.root, self.store)
+            training = open_store(self.card, self.splits.train, self.store)
+            spec["normalisation"] = foreground_normalisation(self.card, training)
         return {
-            **self.card.spec(),
+            **spec,
             "resize": self.resize,
             "window": self.crop,
             "context": self.context,
@@ -94,7 +121,14 @@ class SegmentationDataModule(LightningDataModule):
     @cached_property
     def splits(self) -> Splits:
         """The cases found below the root, by split."""
-        return split_cases(self.card, find_cases(self.card, self.root))
+        cases = find_cases(self.card, self.root)
+        if self.fold is None:
+            return split_cases(self.card, cases)
+        return fold_cases(self.card, cases, self.root, self.fold, self.folds)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint remembers of its data, so that no fold is scored with another one's network."""
+        return {"fold": self.fold, "folds": self.folds}
 
     def prepare_data(self) -> None:
         """Checks every file and builds the memory-mapped arrays; runs in one process per machine."""

@@ -141,7 +141,7 @@ def write_dicom_seg(path: Path, mask: Array, classes: Sequence[Mapping[str, Any]
     from pydicom.sr.codedict import codes
 
     images = [pydicom.dcmread(file, stop_before_pixels=True) for file in series_files(source)]
-    frames = turn_back(mask, grid_of_itk(read_series(source)), plane).transpose(2, 1, 0)
+    frames = turn_back(mask, grid_of_itk(read_series(source)), plane).transpose(2, 1, 0).astype(np.uint8)
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name="mlla_seg", version=__version__, family=codes.cid7162.ArtificialIntelligence
     )

@@ -16,7 +16,7 @@ import numpy as np
 from mlla_seg.data.arrays import IMAGE_KEYS, MASK_KEYS, read_h5, read_npz, write_h5, write_npz
 from mlla_seg.data.dicom import is_series, read_dicom, write_dicom_seg
 from mlla_seg.data.photos import read_photo, write_png
-from mlla_seg.data.picture import Array, Picture, require_same_grid
+from mlla_seg.data.picture import Array, Picture, require_same_grid, stored_values
 from mlla_seg.data.volumes import ITK_SUFFIXES, read_itk, read_nifti, write_itk, write_nifti, write_segmentation
 from mlla_seg.errors import InputError, lookup
 
@@ -128,18 +128,20 @@ def write_mask(
 
     Args:
         path: Where to; the suffix decides the format, see :func:`mask_path`.
-        mask: ``(S, H, W)`` class indices as read in ``plane``.
-        classes: Names and colours, for formats that hold them.
+        mask: ``(S, H, W)`` class indices as read in ``plane``; written as the ids of the data set.
+        classes: Names and colours, for formats that hold them, and ids where they are not the positions.
         source: The image it belongs to, whose geometry it takes.
         plane: The plane in which the image was read.
 
     Raises:
         InputError: The format cannot hold a mask of this source.
     """
+    if suffix_of(path) != ".dcm":  # whose segments are numbered without gaps
+        mask = stored_values(mask, classes)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        WRITERS[suffix_of(path)](temporary, mask.astype(np.uint8), classes, source, plane)
+        WRITERS[suffix_of(path)](temporary, mask, classes, source, plane)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -28,6 +28,9 @@ def write_png(path: Path, mask: Array, classes: Sequence[Mapping[str, Any]], sou
     """Writes an indexed PNG in the colours of the classes."""
     from PIL import Image
 
+    palette = np.zeros((256, 3), np.uint8)
+    for k, entry in enumerate(classes):
+        palette[entry.get("id", k)] = entry["colour"]
     image = Image.fromarray(mask[0], mode="P")
-    image.putpalette([value for entry in classes for value in entry["colour"]])
+    image.putpalette(palette.ravel().tolist())
     image.save(path)

@@ -19,7 +19,7 @@ PLANES = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}
 """Directions in which slices, rows and columns of a volume run: axial slices go up, their rows to the back (posterior),
 their columns to the patient's left, which is how a radiologist looks at them."""
 
-NORMALISATION_KEYS = {"mean", "std", "window", "per_image"}
+NORMALISATION_KEYS = {"mean", "std", "window", "per_image", "foreground"}
 SPLITS = ("train", "val", "test")
 
 NOTHING = type(None)
@@ -29,6 +29,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("normalisation", "layout", "splits"), (dict,)),
     **dict.fromkeys(("background", "largest_class", "smallest_class"), (str, NOTHING)),
     "array_units": (dict, NOTHING),
+    "spacing_mm": (list, NOTHING),
     "ignore_index": (int,),
 }
 """What each key of a card holds."""
@@ -53,6 +54,7 @@ class Card:
     background: str | None = "background"
     plane: str = "axial"
     array_units: dict[str, float] | None = None
+    spacing_mm: list[float | None] | None = None
     largest_class: str | None = None
     smallest_class: str | None = None
 
@@ -60,20 +62,36 @@ class Card:
     def class_names(self) -> list[str]:
         return [entry["name"] for entry in self.classes]
 
+    @property
+    def ids(self) -> dict[int, int]:
+        """Index of the class that each value in the masks stands for: its position, unless the card gives ids."""
+        return {value: k for k, entry in enumerate(self.classes) for value in _values(entry, k)}
+
     def spec(self) -> dict[str, Any]:
         """What prediction needs to know, in plain types: classes, colours, channels, normalisation and geometry."""
         names = self.class_names
+        values = {k: value for value, k in reversed(self.ids.items())}  # the first of each
         return {
             "name": self.name,
             "modality": self.modality,
             "channels": list(self.channels),
-            "classes": [{"name": entry["name"], "colour": list(entry["colour"])} for entry in self.classes],
+            "classes": [
+                {"name": entry["name"], "colour": list(entry["colour"]), "id": values[k]}
+                for k, entry in enumerate(self.classes)
+            ],
             "background": names.index(self.background) if self.background in names else None,
             "ignore_index": self.ignore_index,
             "normalisation": dict(self.normalisation),
             "plane": self.plane,
             "array_units": dict(self.array_units) if self.array_units else None,
+            "spacing_mm": list(self.spacing_mm) if self.spacing_mm else None,
         }
+
+
+def _values(entry: dict[str, Any], position: int) -> list[Any]:
+    """The values in the masks that stand for a class."""
+    given = entry.get("id", position)
+    return given if isinstance(given, list) else [given]
 
 
 def find_card(name: str | Path) -> Path:
@@ -137,17 +155,24 @@ def _validate(card: Card, path: Path) -> None:
     for entry in card.classes:
         demand(
             isinstance(entry, dict)
-            and set(entry) == {"name", "colour"}
+            and {"name", "colour"} <= set(entry) <= {"name", "colour", "id"}
             and isinstance(entry["name"], str)
             and isinstance(entry["colour"], list)
             and len(entry["colour"]) == 3
             and all(isinstance(value, int) and 0 <= value <= 255 for value in entry["colour"]),
             f"each class is {{name: ..., colour: [red, green, blue]}}, found {entry} (quote names such as 'no').",
         )
+        values = _values(entry, 0)
+        demand(
+            len(values) > 0 and all(isinstance(value, int) and 0 <= value < 2**16 for value in values),
+            f"the id of {entry['name']} is a number in the masks or a list of them, found {entry.get('id')!r}.",
+        )
     names = card.class_names
     demand(len(set(names)) == len(names), f"class names repeat: {', '.join(names)}.")
+    values = [value for k, entry in enumerate(card.classes) for value in _values(entry, k)]
+    demand(len(set(values)) == len(values), f"two classes have one id; the ids are {values}.")
     demand(
-        card.ignore_index >= len(names) or card.ignore_index < 0,
+        card.ignore_index not in card.ids,
         f"ignore_index {card.ignore_index} is also the id of a class; 255 is usual.",
     )
     lookup(PLANES, card.plane, f"plane in {path}:")
@@ -156,6 +181,18 @@ def _validate(card: Card, path: Path) -> None:
             lookup(dict.fromkeys(names), getattr(card, key), f"{key} in {path}:")
     for key in card.normalisation:
         lookup(dict.fromkeys(NORMALISATION_KEYS), key, f"normalisation in {path}:")
+    demand(
+        card.spacing_mm is None
+        or (
+            len(card.spacing_mm) == 3
+            and all(step is None or (isinstance(step, (int, float)) and step > 0) for step in card.spacing_mm)
+        ),
+        f"spacing_mm is [slices, rows, columns] in mm, null where it stays as it is, found {card.spacing_mm}.",
+    )
+    demand(
+        not card.normalisation.get("foreground") or (len(card.channels) == 1 and len(card.normalisation) == 1),
+        "normalisation foreground measures everything itself, for images of one channel; leave out the other keys.",
+    )
     demand(
         card.layout.get("format") in ("files", "nnunet") and "tree" in card.layout,
         "layout needs format (files or nnunet) and tree (how the folder looks, shown when it is missing).",

@@ -1,7 +1,8 @@
 """Memory-mapped arrays, built once per data set, so that training never decodes gzip or npz in its loop.
 
-One case is three files: ``<case>.image.npy`` (S, C, H, W), ``<case>.mask.npy`` (S, H, W) and ``<case>.json``, which
-says from which sources it was built. The JSON is written last and everything under a temporary name first, so a build
+One case is four files: ``<case>.image.npy`` (S, C, H, W), ``<case>.mask.npy`` (S, H, W) of class indices,
+``<case>.foreground.npy``, a sample of the values under the mask, and ``<case>.json``, which says from which sources it
+was built. The JSON is written last and everything under a temporary name first, so a build
 that is killed goes on where it was, and a case is built again when its sources, or the way of reading them, change.
 """
 
@@ -11,7 +12,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +20,17 @@ from typing import Any
 
 import numpy as np
 
+from mlla_seg.data.cases import Case
 from mlla_seg.data.io import read_channels, read_mask
-from mlla_seg.data.layouts import Case
 from mlla_seg.data.picture import Array, Picture, require_finite, require_same_grid
 from mlla_seg.data.spec import Card
 from mlla_seg.errors import InputError
 
-VERSION = 1
+VERSION = 2
 """Raised when the meaning of the stored arrays changes, so that old ones are built again."""
 THREADS = 4
+SAMPLE = 10_000
+"""Values that are kept of each case to measure the foreground."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,9 @@ class StoredCase:
 
     def mask(self) -> Array:
         return np.load(f"{self.stem}.mask.npy", mmap_mode="r")
+
+    def foreground(self) -> Array:
+        return np.load(f"{self.stem}.foreground.npy")
 
 
 def build_store(card: Card, cases: Sequence[Case], root: Path, folder: Path) -> None:
@@ -124,7 +130,7 @@ def note_absent_classes(card: Card, cases: Sequence[StoredCase]) -> None:
 
 def _stored(folder: Path, name: str) -> dict[str, Any]:
     """What the store says of a case; nothing where any of its files is missing or damaged."""
-    if not all((folder / f"{name}.{kind}.npy").is_file() for kind in ("image", "mask")):
+    if not all((folder / f"{name}.{kind}.npy").is_file() for kind in ("image", "mask", "foreground")):
         return {}
     try:
         return json.loads((folder / f"{name}.json").read_text())
@@ -134,7 +140,8 @@ def _stored(folder: Path, name: str) -> dict[str, Any]:
 
 def _fingerprint(card: Card, case: Case, root: Path) -> str:
     sources = [(str(path.relative_to(root)), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in case.files]
-    reading = (VERSION, card.plane, card.array_units, card.class_names, card.channels, card.ignore_index)
+    ids = [*card.ids.items()]
+    reading = (VERSION, card.plane, card.array_units, card.class_names, ids, card.channels, card.ignore_index)
     return hashlib.sha256(json.dumps([sources, reading]).encode()).hexdigest()
 
 
@@ -159,6 +166,8 @@ def _build_case(card: Card, case: Case, root: Path, folder: Path) -> None:
         "voxels": np.sum([voxels for _, _, voxels in entries], axis=0).tolist(),
         "spacing_mm": first.spacing_mm,
     }
+    background = card.class_names.index(card.background) if card.background in card.class_names else None
+    arrays["foreground"] = _foreground_sample(arrays["image"], arrays["mask"], background)
     for kind, array in arrays.items():
         temporary = folder / f".{os.getpid()}.{case.name}.{kind}.npy"
         np.save(temporary, np.ascontiguousarray(array))
@@ -191,20 +200,49 @@ def _read_entry(card: Card, files: tuple[Path, ...], mask_path: Path) -> tuple[P
 def _check_mask(card: Card, mask: Array, path: Path) -> tuple[Array, list[int]]:
     """The mask as uint8 and its voxels per class; refuses values that are no class."""
     values, counts = np.unique(mask, return_counts=True)
-    num_classes = len(card.classes)
+    ids = card.ids
     wrong = [
         (value, count)
         for value, count in zip(values.tolist(), counts.tolist(), strict=True)
-        if value != card.ignore_index and not (0 <= value < num_classes and value == int(value))
+        if value != card.ignore_index and value not in ids
     ]
     if wrong:
         value, count = wrong[0]
         others = f" and {len(wrong) - 1} other such values" if len(wrong) > 1 else ""
         raise InputError(
-            f"{path}: mask value {value:g} in {count} voxels{others}; expected 0 to {num_classes - 1} "
+            f"{path}: mask value {value:g} in {count} voxels{others}; expected {_listed(ids)} "
             f"({', '.join(card.class_names)}) or {card.ignore_index} (ignored). Correct the mask or the card's classes."
         )
-    labels = mask.astype(np.int64)
-    voxels = np.bincount(labels[labels != card.ignore_index].ravel(), minlength=num_classes).tolist()
-    stored = np.where(labels == card.ignore_index, 255, labels).astype(np.uint8)
+    indices = np.array([255 if value == card.ignore_index else ids[value] for value in values.tolist()], np.uint8)
+    stored = np.stack([indices[np.searchsorted(values, piece)] for piece in mask])  # by slices, to need little memory
+    voxels = np.bincount(indices, weights=counts, minlength=256)[: len(card.classes)].astype(int).tolist()
     return stored, voxels
+
+
+def _listed(ids: Mapping[int, int]) -> str:
+    """Values as ``0 to 8`` where they have no gap."""
+    values = sorted(ids)
+    return f"0 to {values[-1]}" if values == list(range(len(values))) else ", ".join(map(str, values))
+
+
+def _foreground_sample(image: Array, mask: Array, background: int | None) -> Array:
+    """At most ``SAMPLE`` values of the first channel under the classes, evenly drawn."""
+    labelled = np.flatnonzero((mask != 255) & (mask != background))
+    return image[:, 0].ravel()[labelled[:: max(1, len(labelled) // SAMPLE)][:SAMPLE]].astype(np.float32)
+
+
+def foreground_normalisation(card: Card, cases: Sequence[StoredCase]) -> dict[str, Any]:
+    """The numbers of ``normalisation: {foreground: true}``, from the values under the masks of the training cases.
+
+    As in nnU-Net: clipped to the 0.5th and 99.5th percentile, then standardised by mean and standard deviation.
+
+    Raises:
+        InputError: No mask holds anything but background.
+    """
+    values = np.concatenate([case.foreground() for case in cases]).astype(np.float64)
+    if values.size == 0:
+        raise InputError(
+            f"{card.name}: no training mask holds anything but {card.background}, so there is no foreground."
+        )
+    low, high = np.percentile(values, (0.5, 99.5)).tolist()
+    return {"window": [low, high], "mean": float(values.mean()), "std": float(max(values.std(), 1e-6))}

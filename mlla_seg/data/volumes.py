@@ -93,7 +93,7 @@ def write_nifti(path: Path, mask: Array, classes: Sequence[Mapping[str, Any]], s
     if source.name.lower().endswith(NIFTI_SUFFIXES):
         header = nib.load(source).header.copy()
         array = array.reshape(header.get_data_shape()[:3])  # a slice of two axes stays one
-        header.set_data_dtype(np.uint8)
+        header.set_data_dtype(mask.dtype)
         header["cal_min"], header["cal_max"] = 0, 0
         header.set_slope_inter(1, 0)
     image = nib.Nifti1Image(array, grid.affine, header)
@@ -135,7 +135,8 @@ def write_segmentation(path: Path, mask: Array, classes: Sequence[Mapping[str, A
         "Segmentation_SourceRepresentation": "Binary labelmap",  # its name since Slicer 5.2
         "Segmentation_ReferenceImageExtentOffset": "0 0 0",
     }
-    for n, (value, entry) in enumerate(list(enumerate(classes))[1:]):
+    for n, entry in enumerate(classes[1:]):
+        value = entry.get("id", n + 1)
         facts |= {
             f"Segment{n}_ID": f"Segment_{value}",
             f"Segment{n}_Name": entry["name"],

@@ -11,8 +11,10 @@ import pytest
 from samples import write_card
 
 import layouts
-from mlla_seg.data.layouts import Case, find_cases, split_cases
+from mlla_seg.data.cases import Case
+from mlla_seg.data.layouts import find_cases
 from mlla_seg.data.spec import load_card
+from mlla_seg.data.splits import split_cases
 from mlla_seg.errors import InputError
 
 PUBLISHED = {
@@ -158,17 +160,24 @@ def test_nnunet_folder_without_labels_is_explained(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "found"),
     [
-        ({"0": "background", "1": "Posterior", "2": "Anterior"}, "background, Posterior, Anterior"),
-        ({"background": 0, "Posterior": 1, "Anterior": 2}, "background, Posterior, Anterior"),
-        ({"background": 0, "Anterior": 1}, "background, Anterior"),
-        ({}, "none"),
-        ({"background": 0, "hippocampus": [1, 2], "Posterior": 2}, "hippocampus"),  # nnU-Net's overlapping regions
+        (
+            {"0": "background", "1": "Posterior", "2": "Anterior"},
+            "0 background, 1 posterior, 2 anterior; the card hippocampus expects 0 background, 1 anter",
+        ),
+        (
+            {"background": 0, "Posterior": 1, "Anterior": 2},
+            "0 background, 1 posterior, 2 anterior; the card hippocampus expects 0 background, 1 anter",
+        ),
+        ({"background": 0, "Anterior": 1}, "0 background, 1 anterior; the card"),
+        ({"background": 0, "Anterior": 1, "Posterior": 3}, "3 posterior; the card"),
+        ({}, "none; the card"),
+        ({"background": 0, "hippocampus": [1, 2], "Posterior": 2}, r"regions of several ids \(hippocampus\)"),
     ],
 )
 def test_other_classes_than_the_cards_are_refused(tmp_path, labels, found):
     layouts.hippocampus(tmp_path, cases=1)
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
-    with pytest.raises(InputError, match=rf"dataset\.json .*{found}.*expects background, anterior, posterior"):
+    with pytest.raises(InputError, match=rf"dataset\.json .*{found}"):
         find_cases(load_card("hippocampus"), tmp_path)
 
 

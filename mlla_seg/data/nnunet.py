@@ -1,0 +1,138 @@
+"""nnU-Net raw folders and the Medical Segmentation Decathlon: ``dataset.json``, with a card beside it or in its place."""
+
+from __future__ import annotations
+
+import colorsys
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlla_seg.data.cases import Case, missing_data, note_unlabelled
+from mlla_seg.data.spec import Card
+from mlla_seg.errors import InputError
+
+TREE = """dataset.json
+imagesTr/case_0000.nii.gz ...    (channels _0000, _0001, ..., or as the fourth axis of case.nii.gz)
+labelsTr/case.nii.gz ...
+"""
+SPLITS = {"seed": 0, "val": 0.1, "test": 0.2}
+"""Drawn once where no card says more: test labels of challenges are rarely public."""
+
+
+def nnunet_card(root: Path) -> Card:
+    """The card that a folder's ``dataset.json`` makes unnecessary.
+
+    CT is clipped and standardised by what is measured in the labelled voxels of the training cases, anything else image
+    by image, as nnU-Net does.
+
+    Raises:
+        InputError: No folder, no ``dataset.json``, or one that cannot be used.
+    """
+    path = root / "dataset.json"
+    if not path.is_file():
+        raise InputError(
+            f"Without --data.card the data are described by {path.absolute()}, which is not there. "
+            "Give the name of a card, or the root of an nnU-Net or Decathlon folder."
+        )
+    content = _read(path)
+    labels = _labels(content, path)
+    channels = content.get("channel_names") or content.get("modality") or {}
+    names = [str(channels[key]) for key in sorted(channels, key=int)]
+    if not names or len(labels) < 2:
+        raise InputError(f"{path}: needs channel_names (or modality) and at least two labels.")
+    is_ct = names == ["CT"]
+    name = str(content.get("name") or root.absolute().name)
+    return Card(
+        name=re.sub(r"[^\w-]+", "_", name).strip("_").lower(),
+        title=name,
+        modality=names[0],
+        channels=tuple(names),
+        classes=tuple(
+            {"name": label, "colour": _colour(k), "id": value} for k, (value, label) in enumerate(labels.items())
+        ),
+        normalisation={"foreground": True} if is_ct else {"per_image": True},
+        layout={"format": "nnunet", "tree": TREE},
+        splits=dict(SPLITS),
+        source=str(content.get("reference") or content.get("source") or "whoever made dataset.json"),
+        licence=str(content.get("licence") or content.get("license") or "not stated"),
+        folder=root,
+        ignore_index=_ignored(content),
+        background=labels.get(0),
+    )
+
+
+def nnunet_cases(card: Card, root: Path) -> list[Case]:
+    """Cases of ``imagesTr`` and ``labelsTr``; the classes of ``dataset.json`` must be the card's."""
+    path = root / "dataset.json"
+    if not path.is_file():
+        raise InputError(missing_data(card, root, "has no dataset.json"))
+    content = _read(path)
+    listed = {value: name.lower() for value, name in _labels(content, path).items()}
+    if listed != {value: card.class_names[k].lower() for value, k in card.ids.items()}:
+        raise InputError(
+            f"{path} lists the classes {', '.join(f'{value} {name}' for value, name in listed.items()) or 'none'}; the "
+            f"card {card.name} expects {', '.join(f'{value} {card.class_names[k]}' for value, k in card.ids.items())}."
+        )
+    ending = content.get("file_ending", ".nii.gz")
+    cases = []
+    for mask in sorted((root / "labelsTr").glob(f"[!.]*{ending}")):
+        name = mask.name[: -len(ending)]
+        channels = sorted((root / "imagesTr").glob(f"{_glob_escape(name)}_[0-9][0-9][0-9][0-9]{ending}"))
+        images = tuple(channels) or (root / "imagesTr" / mask.name,)
+        if not images[0].is_file():
+            raise InputError(f"{mask} has no image: expected {images[0]} or {name}_0000{ending} beside it.")
+        cases.append(Case(name, _patient(card, name), (images,), (mask,)))
+    known = {path.name for case in cases for files in case.images for path in files}
+    present = (root / "imagesTr").glob(f"[!.]*{ending}")
+    note_unlabelled(sorted(path.name for path in present if path.name not in known), "imagesTr")
+    return cases
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}).") from error
+    if not isinstance(content, dict) or not isinstance(content.get("labels"), dict):
+        raise InputError(f"{path} should be a mapping with labels, as nnU-Net and the Decathlon have it.")
+    return content
+
+
+def _labels(content: Mapping[str, Any], path: Path) -> dict[int, str]:
+    """Class names by id, from either direction in use: id -> name (v1, MSD) or name -> id (v2)."""
+    labels = content["labels"]
+    if regions := [str(key) for key, value in labels.items() if isinstance(value, list)]:
+        raise InputError(
+            f"{path} defines regions of several ids ({', '.join(regions)}), which this program does not train. "
+            "Give every class one id."
+        )
+    if all(str(key).isdigit() for key in labels):
+        pairs = [(int(key), str(value)) for key, value in labels.items()]
+    else:
+        pairs = [(int(value), str(key)) for key, value in labels.items() if key != "ignore"]
+    return dict(sorted(pairs))
+
+
+def _ignored(content: Mapping[str, Any]) -> int:
+    value = content["labels"].get("ignore", 255)
+    return int(value) if str(value).isdigit() else 255
+
+
+def _patient(card: Card, name: str) -> str:
+    """Who a case is of: what the card's expression ``patient`` finds in its name, or the name."""
+    match = re.search(card.layout.get("patient", "$^"), name)
+    return match[0] if match else name
+
+
+def _colour(index: int) -> list[int]:
+    """Colours that differ, whatever their number; the first is black."""
+    if index == 0:
+        return [0, 0, 0]
+    hue = (index - 1) * 0.618034 % 1  # the golden ratio never comes back to where it was
+    return [round(255 * level) for level in colorsys.hsv_to_rgb(hue, 0.65, 0.9)]
+
+
+def _glob_escape(name: str) -> str:
+    return re.sub(r"([*?[])", r"[\1]", name)

@@ -1,0 +1,137 @@
+"""Which case is in which split: by folders, lists, a draw, or the folds of a cross-validation; each patient in one."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlla_seg.data.cases import Case
+from mlla_seg.data.spec import SPLITS, Card
+from mlla_seg.errors import InputError
+
+FOLDS_FILE = "splits_final.json"
+"""nnU-Net's folds: a list with ``{"train": [names], "val": [names]}`` for each."""
+
+
+@dataclass
+class Splits:
+    """Cases by split; a patient is in one split only."""
+
+    train: list[Case] = field(default_factory=list)
+    val: list[Case] = field(default_factory=list)
+    test: list[Case] = field(default_factory=list)
+
+
+def split_cases(card: Card, cases: Iterable[Case]) -> Splits:
+    """Distributes cases to train, val and test, by patient.
+
+    The files' own place decides where the layout says it; else the card's lists of patients; else the card's fractions,
+    drawn once from its seed over the sorted patients.
+
+    Raises:
+        InputError: A patient in two splits, or no case to train on.
+    """
+    cases = list(cases)
+    if all(case.split for case in cases):
+        patients: dict[str, set[str]] = {split: {c.patient for c in cases if c.split == split} for split in SPLITS}
+    elif "seed" in card.splits:
+        patients = _draw(sorted({case.patient for case in cases}), card.splits)
+    else:
+        patients = {split: _read_list(card.folder / file) for split, file in card.splits.items()}
+        present = {case.patient for case in cases}
+        for split, listed in patients.items():
+            _note_absent(listed, present, f"patients of split {split}")
+    return _by_patient(card, cases, patients)
+
+
+def fold_cases(card: Card, cases: Sequence[Case], root: Path, fold: int, folds: int) -> Splits:
+    """One fold of a cross-validation: what it holds out is ``val``, the other folds are ``train``.
+
+    ``splits_final.json`` in the root decides, as nnU-Net writes it. Without one, all patients that are not in the test
+    split are shuffled by a fixed seed and dealt out.
+
+    Raises:
+        InputError: No such fold, too few patients, or a file of folds that cannot be used.
+    """
+    path = root / FOLDS_FILE
+    if path.is_file():
+        return _nnunet_fold(card, cases, path, fold)
+    if not 0 <= fold < folds:
+        raise InputError(f"--data.fold goes from 0 to {folds - 1} with --data.folds {folds}, got {fold}.")
+    whole = split_cases(card, cases)
+    pool = sorted({case.patient for case in whole.train + whole.val})
+    if folds < 2 or len(pool) < folds:
+        raise InputError(f"{card.name}: {len(pool)} patients outside the test split cannot be dealt to {folds} folds.")
+    random.Random(0).shuffle(pool)
+    held_out = set(pool[fold::folds])
+    test = {case.patient for case in whole.test}
+    return _by_patient(card, cases, {"train": set(pool) - held_out, "val": held_out, "test": test})
+
+
+def number_of_folds(root: Path, folds: int) -> int:
+    """Folds of a cross-validation: those of ``splits_final.json`` where there is one."""
+    path = root / FOLDS_FILE
+    return len(_read_folds(path)) if path.is_file() else folds
+
+
+def _read_folds(path: Path) -> list[dict[str, set[str]]]:
+    try:
+        content = json.loads(path.read_text())
+        return [{split: set(map(str, entry[split])) for split in ("train", "val")} for entry in content]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: expected a list of {{train: [names], val: [names]}}, found {error!r}.") from error
+
+
+def _nnunet_fold(card: Card, cases: Sequence[Case], path: Path, fold: int) -> Splits:
+    """A fold by the names of its cases; what is in no list of it is tested."""
+    folds = _read_folds(path)
+    if not 0 <= fold < len(folds):
+        raise InputError(f"{path} has {len(folds)} folds: --data.fold goes from 0 to {len(folds) - 1}, got {fold}.")
+    names = folds[fold]
+    for split, listed in names.items():
+        _note_absent(listed, {case.name for case in cases}, f"cases of {split} in {path}")
+    patients = {split: {case.patient for case in cases if case.name in listed} for split, listed in names.items()}
+    patients["test"] = {case.patient for case in cases} - patients["train"] - patients["val"]
+    return _by_patient(card, cases, patients)
+
+
+def _note_absent(listed: set[str], present: set[str], what: str) -> None:
+    if absent := sorted(listed - present):
+        shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
+        print(f"note: {len(absent)} of {len(listed)} {what} are not there: {shown}", file=sys.stderr)
+
+
+def _by_patient(card: Card, cases: Sequence[Case], patients: Mapping[str, set[str]]) -> Splits:
+    """Cases by the split of their patient; refuses patients in two splits, and an empty training split."""
+    for a, b in (("train", "val"), ("train", "test"), ("val", "test")):
+        if shared := sorted(patients.get(a, set()) & patients.get(b, set())):
+            raise InputError(f"{card.name}: patient {shared[0]} is in both {a} and {b} ({len(shared)} such patients).")
+    splits = Splits(*([case for case in cases if case.patient in patients.get(split, set())] for split in SPLITS))
+    if not splits.train:
+        raise InputError(
+            f"{card.name}: {len(cases)} cases found, but none of them is in the training split of the card."
+        )
+    return splits
+
+
+def _draw(patients: list[str], fractions: Mapping[str, Any]) -> dict[str, set[str]]:
+    random.Random(fractions["seed"]).shuffle(patients)
+    drawn = {}
+    for split in ("test", "val"):
+        fraction = fractions.get(split, 0)
+        count = max(1, round(fraction * len(patients))) if fraction and len(patients) >= 3 else 0
+        drawn[split] = count
+    test, val = drawn["test"], drawn["val"]
+    return {"test": set(patients[:test]), "val": set(patients[test : test + val]), "train": set(patients[test + val :])}
+
+
+def _read_list(path: Path) -> set[str]:
+    if not path.is_file():
+        raise InputError(f"The card's split list {path} does not exist.")
+    lines = (line.split("#")[0].strip() for line in path.read_text().splitlines())
+    return {line for line in lines if line}
