@@ -204,7 +204,7 @@ def find_checkpoint(name: str, config: Any) -> Path:
         if not chosen:
             of_fold = "" if config.data.fold is None else f" of fold {config.data.fold}"
             raise InputError(
-                f"No checkpoint{of_fold} below {folder.absolute()} yet. Run fit first, or give the path of a .ckpt file."
+                f"No checkpoint{of_fold} below {folder.absolute()} yet. Run fit first, or give the path of a .ckpt."
             )
         path = chosen[-1]
     content = read_checkpoint(path)
@@ -257,16 +257,21 @@ def run(argv: Sequence[str]) -> None:
         warnings.filterwarnings("ignore", message)
     torch.set_float32_matmul_precision("high")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_not_advertising)
-    SegmentationCLI(
-        SegmentationModule,
-        SegmentationDataModule,
-        args=None if list(argv) == sys.argv[1:] else list(argv),
-        seed_everything_default=0,
-        save_config_kwargs={"overwrite": True},
-        auto_configure_optimizers=False,
-        load_from_checkpoint_support=False,
-        parser_kwargs={
-            "exit_on_error": False,
-            **{name: {"exit_on_error": False} for name in SegmentationCLI.subcommands()},
-        },
-    )
+    try:
+        SegmentationCLI(
+            SegmentationModule,
+            SegmentationDataModule,
+            args=None if list(argv) == sys.argv[1:] else list(argv),
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_kwargs={
+                "exit_on_error": False,
+                **{name: {"exit_on_error": False} for name in SegmentationCLI.subcommands()},
+            },
+        )
+    except ValueError as error:  # jsonargparse wraps what goes wrong while the data are read
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        raise

@@ -88,11 +88,82 @@ def hippocampus(root: Path, version: int = 1, cases: int = 8) -> None:
     (root / "dataset.json").write_text(json.dumps(content))
 
 
+def write_volumes(root: Path, files: dict[str, str], num_classes: int, largest: int = 0, ct: bool = True) -> None:
+    """NIfTI pairs ``{image: label}``, small, anisotropic and stored as most scanners do, in HU or in units of MR."""
+    for seed, (image_name, label_name) in enumerate(files.items()):
+        image, label = blobs(seed, 3, 32, 32, num_classes)
+        label[:, 6:26, 6:26] = np.where(label[:, 6:26, 6:26] == 0, 0, largest) if largest else label[:, 6:26, 6:26]
+        affine = np.diag([-0.8, -0.8, 5.0, 1.0])
+        values = (image * 400 - 200).astype(np.int16) if ct else (image * 900).astype(np.uint16)
+        for name, array in ((image_name, values), (label_name, label)):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            nib.Nifti1Image(array.transpose(2, 1, 0), affine).to_filename(root / name)
+
+
+def amos_ct(root: Path, first: int = 1) -> None:
+    pairs = [("Tr", first + k) for k in range(3)] + [("Va", first + 7)]
+    files = {f"images{s}/amos_{n:04d}.nii.gz": f"labels{s}/amos_{n:04d}.nii.gz" for s, n in pairs}
+    write_volumes(root, files, 16, largest=6, ct=first < 501)
+    write_volumes(root, {"imagesTs/amos_0009.nii.gz": "elsewhere/amos_0009.nii.gz"}, 16)
+
+
+def amos_mr(root: Path) -> None:
+    amos_ct(root, first=507)
+    write_volumes(root, {"imagesTr/amos_0001.nii.gz": "labelsTr/amos_0001.nii.gz"}, 16)
+
+
+def flare22(root: Path) -> None:
+    files = {f"images/FLARE22_Tr_{n:04d}_0000.nii.gz": f"labels/FLARE22_Tr_{n:04d}.nii.gz" for n in range(1, 6)}
+    write_volumes(root / "FLARE22_LabeledCase50", files, 14, largest=1)
+
+
+def word(root: Path) -> None:
+    pairs = [("Tr", 2), ("Tr", 4), ("Tr", 7), ("Val", 1), ("Ts", 14)]
+    files = {f"images{s}/word_{n:04d}.nii.gz": f"labels{s}/word_{n:04d}.nii.gz" for s, n in pairs}
+    write_volumes(root, files, 17)
+
+
+def btcv(root: Path) -> None:
+    numbers = [*split_numbers("btcv", "train")[:3], *split_numbers("btcv", "test")[:2]]
+    files = {f"img/img{n}.nii.gz": f"label/label{n}.nii.gz" for n in numbers}
+    write_volumes(root / "RawData/Training", files, 14, largest=6)
+
+
+def atlas23(root: Path) -> None:
+    write_volumes(root, {f"imagesTr/im{n}.nii.gz": f"labelsTr/lb{n}.nii.gz" for n in range(5)}, 3, largest=1, ct=False)
+
+
+def nnunet(root: Path, channel: str = "CT") -> None:
+    """A folder that no card describes, whose ids have a gap and whose fifth case lost its label."""
+    files = {f"imagesTr/scan_{n}_0000.nii.gz": f"labelsTr/scan_{n}.nii.gz" for n in range(10)}
+    write_volumes(root, files, 3)
+    for path in (root / "labelsTr").iterdir():
+        image = nib.load(path)
+        values = np.array([0, 2, 7], np.uint8)[np.asarray(image.dataobj)]
+        nib.Nifti1Image(values, image.affine).to_filename(path)
+    (root / "labelsTr/scan_4.nii.gz").unlink()
+    labels = {"background": 0, "cyst": 2, "stone": 7}
+    content = {"channel_names": {"0": channel}, "labels": labels, "numTraining": 9, "file_ending": ".nii.gz"}
+    (root / "dataset.json").write_text(json.dumps({"name": "Kidney Stones", **content}))
+
+
 def phantom(root: Path) -> None:
     write_synapse_layout(root, range(1, 13), range(13, 17), slices=2, size=32)
 
 
-WRITERS = {"phantom": phantom, "synapse": synapse, "acdc": acdc_ssl4mis, "hippocampus": hippocampus}
+WRITERS = {
+    "phantom": phantom,
+    "synapse": synapse,
+    "acdc": acdc_ssl4mis,
+    "hippocampus": hippocampus,
+    "amos_ct": amos_ct,
+    "amos_mr": amos_mr,
+    "flare22": flare22,
+    "word": word,
+    "btcv": btcv,
+    "atlas23": atlas23,
+    "nnunet": nnunet,
+}
 """By card; a new shipped config needs its writer here."""
 
 

@@ -1,4 +1,4 @@
-"""nnU-Net raw folders and the Medical Segmentation Decathlon: ``dataset.json``, with a card beside it or in its place."""
+"""nnU-Net raw folders and the Medical Segmentation Decathlon: ``dataset.json``, beside a card or in place of one."""
 
 from __future__ import annotations
 
