@@ -275,3 +275,70 @@ def test_drawn_split_of_few_patients_leaves_some_for_training(patients, sizes):
     cases = [Case(f"{k:02d}", f"{k:02d}", ()) for k in range(patients)]
     splits = split_cases(fractions_card(seed=0, val=0.1, test=0.2), cases)
     assert [len(part) for part in (splits.train, splits.val, splits.test)] == sizes
+
+
+def separate(tmp_path, **layout):
+    """A card whose masks lie apart from the images."""
+    base = load_card("flare22")
+    return replace(base, layout={**base.layout, **layout})
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def test_masks_are_where_the_template_says_and_images_without_one_are_left_out(tmp_path, capsys):
+    card = separate(tmp_path, patterns=[r"images(?P<split>Tr|Val)/(?P<case>w\d)\.nii"], mask="labels{split}/{case}.nii")
+    touch(tmp_path, "imagesTr/w1.nii", "imagesTr/w2.nii", "imagesVal/w3.nii", "labelsTr/w1.nii", "labelsVal/w3.nii")
+    cases = find_cases(card, tmp_path)
+    assert [(case.name, case.split, case.masks[0].relative_to(tmp_path).as_posix()) for case in cases] == [
+        ("w1", "train", "labelsTr/w1.nii"),
+        ("w3", "val", "labelsVal/w3.nii"),
+    ]
+    assert "1 files of" in (note := capsys.readouterr().err) and "w2.nii" in note
+
+
+def test_channels_of_a_pattern_are_sorted(tmp_path):
+    card = separate(tmp_path, patterns=[r"(?P<case>\d)_(?P<channel>t1|t2|flair)\.nii"], mask="{case}_seg.nii")
+    touch(tmp_path, "1_t2.nii", "1_flair.nii", "1_t1.nii", "1_seg.nii")
+    (case,) = find_cases(card, tmp_path)
+    assert [path.name for path in case.images[0]] == ["1_flair.nii", "1_t1.nii", "1_t2.nii"]
+    assert [path.name for path in case.files] == ["1_flair.nii", "1_t1.nii", "1_t2.nii", "1_seg.nii"]
+
+
+def test_folders_of_dicom_are_images(tmp_path):
+    card = separate(tmp_path, patterns=[r"(?P<case>\w+)/ct"], mask="{case}/mask.nii.gz")
+    layouts.dicom_series(tmp_path / "anna/ct")
+    touch(tmp_path, "anna/mask.nii.gz", "otto/mask.nii.gz", "otto/ct/readme.txt")
+    (case,) = find_cases(card, tmp_path)
+    assert (case.name, case.images) == ("anna", ((tmp_path / "anna/ct",),))
+
+
+def test_masks_never_lie_outside_of_the_root(tmp_path):
+    card = separate(tmp_path, patterns=[r"(?P<case>\d)\.nii"], mask="../{case}.nii")
+    touch(tmp_path, "1.nii")
+    with pytest.raises(InputError, match=r"1\.nii: the card's mask template leads to \.\./1\.nii, outside of"):
+        find_cases(card, tmp_path)
+
+
+def test_folders_of_splits_mean_what_the_card_says(tmp_path):
+    layouts.amos_ct(tmp_path)
+    splits = split_cases(load_card("amos_ct"), find_cases(load_card("amos_ct"), tmp_path))
+    assert ([case.name for case in splits.test], len(splits.train), splits.val) == (["amos_0008"], 3, [])
+    layouts.amos_mr(tmp_path)  # in the same folder, as the download has it
+    mr = find_cases(load_card("amos_mr"), tmp_path)
+    assert {case.name for case in mr} == {"amos_0507", "amos_0508", "amos_0509", "amos_0514"}
+    assert len(find_cases(load_card("amos_ct"), tmp_path)) == 4
+    card = separate(tmp_path, patterns=[r"(?P<split>odd)/(?P<case>\d)\.nii"], mask="{case}.nii")
+    touch(tmp_path, "odd/1.nii")
+    with pytest.raises(InputError, match="Unknown split folder of"):
+        find_cases(card, tmp_path)
+
+
+def test_patients_of_nnunet_cases_are_found_by_the_cards_expression(tmp_path):
+    layouts.hippocampus(tmp_path, cases=2)
+    base = load_card("hippocampus")
+    card = replace(base, layout={**base.layout, "patient": r"hippocampus_\d"})
+    assert {case.patient for case in find_cases(card, tmp_path)} == {"hippocampus_0"}

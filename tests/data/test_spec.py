@@ -118,3 +118,38 @@ def test_file_that_is_no_card_is_named(tmp_path, text, problem):
     message = refused(path)
     assert str(path) in message
     assert problem in message
+
+
+def test_ids_are_positions_unless_given(tmp_path):
+    classes = [
+        {"name": "background", "colour": [0, 0, 0]},
+        {"name": "liver", "colour": [1, 1, 1], "id": 6},
+        {"name": "kidneys", "colour": [2, 2, 2], "id": [2, 3]},
+    ]
+    card = load_card(write_card(tmp_path / "a", "hippocampus", classes=classes))
+    assert card.ids == {0: 0, 6: 1, 2: 2, 3: 2}
+    assert [entry["id"] for entry in card.spec()["classes"]] == [0, 6, 2]
+    assert load_card("hippocampus").ids == {0: 0, 1: 1, 2: 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"spacing_mm": [1, 2]}, "spacing_mm is [slices, rows, columns] in mm"),
+        ({"spacing_mm": [1, 0, 1]}, "found [1, 0, 1]"),
+        ({"normalisation": {"foreground": True, "mean": 3}}, "leave out the other keys"),
+        ({"channels": ["a", "b"], "normalisation": {"foreground": True}}, "images of one channel"),
+        ({"classes": [{"name": "a", "colour": [0, 0, 0], "id": 1}, {"name": "b", "colour": [0, 0, 1]}]}, "have one id"),
+        ({"classes": [{"name": "a", "colour": [0, 0, 0]}, {"name": "b", "colour": [0, 0, 1], "id": []}]}, "of b is a"),
+        ({"classes": [{"name": "a", "colour": [0, 0, 0]}, {"name": "b", "colour": [0, 0, 1], "id": "x"}]}, "'x'"),
+    ],
+)
+def test_what_volumes_need_is_checked(tmp_path, changes, problem):
+    path = write_card(tmp_path / "a", "hippocampus", **{"background": None, **changes})
+    assert problem in refused(path)
+
+
+def test_spacing_of_the_card_is_in_the_spec(tmp_path):
+    card = load_card(write_card(tmp_path / "a", "hippocampus", spacing_mm=[None, 1.5, 1.5]))
+    assert card.spec()["spacing_mm"] == [None, 1.5, 1.5]
+    assert load_card("hippocampus").spec()["spacing_mm"] is None

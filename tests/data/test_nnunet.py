@@ -1,0 +1,119 @@
+"""Folders that no card describes: dataset.json says channels, classes and ids."""
+
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import layouts
+from mlla_seg.data.datamodule import SegmentationDataModule
+from mlla_seg.data.io import write_mask
+from mlla_seg.data.nnunet import nnunet_card
+from mlla_seg.errors import InputError
+
+
+def describe(root, **content):
+    root.mkdir(exist_ok=True)
+    (root / "dataset.json").write_text(json.dumps(content))
+    return root
+
+
+def test_description_of_version_2_makes_a_card(tmp_path):
+    labels = {"ignore": 9, "stone": 7, "cyst": 2, "background": 0}
+    card = nnunet_card(describe(tmp_path, channel_names={"1": "T2", "0": "T1"}, labels=labels, name="Kidney Stones"))
+    assert (card.name, card.title) == ("kidney_stones", "Kidney Stones")
+    assert card.channels == ("T1", "T2")
+    assert card.class_names == ["background", "cyst", "stone"]
+    assert card.ids == {0: 0, 2: 1, 7: 2}
+    assert (card.ignore_index, card.background) == (9, "background")
+    assert card.normalisation == {"per_image": True}
+    assert [entry["id"] for entry in card.spec()["classes"]] == [0, 2, 7]
+
+
+def test_description_of_the_decathlon_makes_a_card(tmp_path):
+    labels = {str(k): name for k, name in enumerate(["background", "liver", "cancer"])}
+    card = nnunet_card(describe(tmp_path, modality={"0": "CT"}, labels=labels, reference="MSD", licence="CC"))
+    assert card.class_names == ["background", "liver", "cancer"]
+    assert card.normalisation == {"foreground": True}
+    assert (card.modality, card.source, card.licence) == ("CT", "MSD", "CC")
+    assert card.name == tmp_path.name.lower()
+
+
+def test_colours_differ_and_the_first_is_black(tmp_path):
+    labels = {f"class {k}": k for k in range(60)}
+    card = nnunet_card(describe(tmp_path, channel_names={"0": "MR"}, labels=labels))
+    colours = {tuple(entry["colour"]) for entry in card.classes}
+    assert len(colours) == 60
+    assert card.classes[0]["colour"] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ({"labels": {"background": 0, "a": 1}}, "needs channel_names"),
+        ({"channel_names": {"0": "CT"}, "labels": {"background": 0}}, "at least two labels"),
+        ({"channel_names": {"0": "CT"}}, "should be a mapping with labels"),
+        (
+            {"channel_names": {"0": "CT"}, "labels": {"background": 0, "whole": [1, 2]}},
+            r"regions of several ids \(whole",
+        ),
+    ],
+)
+def test_description_that_says_too_little_is_named(tmp_path, content, problem):
+    with pytest.raises(InputError, match=rf"dataset\.json.*{problem}"):
+        nnunet_card(describe(tmp_path, **content))
+
+
+def test_folder_without_description_or_root_is_answered(tmp_path):
+    with pytest.raises(InputError, match=r"Without --data\.card the data are described by .*dataset\.json"):
+        SegmentationDataModule(root=str(tmp_path), crop=[32, 32])
+    with pytest.raises(InputError, match=r"--data\.root is missing"):
+        SegmentationDataModule("hippocampus", crop=[32, 32])
+
+
+@pytest.fixture
+def data(tmp_path):
+    layouts.nnunet(tmp_path / "data")
+    return SegmentationDataModule(root=str(tmp_path / "data"), crop=[32, 32], cache_dir=str(tmp_path / "cache"))
+
+
+def test_ids_with_gaps_are_indices_inside_and_ids_outside(data, tmp_path):
+    data.prepare_data()
+    data.setup("fit")
+    assert len(data.train_set.cases) + len(data.val_set) + len(data.test_set) == 9  # one has no label
+    case = data.train_set.cases[0]
+    label = tmp_path / f"data/labelsTr/{case.name}.nii.gz"
+    stored = np.asarray(nib.load(label).dataobj)
+    assert set(np.unique(case.mask())) == {0, 1, 2}
+    assert case.voxels == tuple(int((stored == value).sum()) for value in (0, 2, 7))
+    write_mask(tmp_path / "mask.nii.gz", case.mask(), data.spec["classes"], label)
+    written = nib.load(tmp_path / "mask.nii.gz")
+    np.testing.assert_array_equal(np.asarray(written.dataobj), stored)
+    assert written.get_data_dtype() == np.uint8
+
+
+def test_ct_is_normalised_by_what_lies_under_the_training_masks(data, tmp_path):
+    measured = data.spec["normalisation"]
+    values = []
+    for case in data.splits.train:
+        image, label = (np.asarray(nib.load(path).dataobj) for path in (case.images[0][0], case.masks[0]))
+        values.append(image[label > 0])
+    values = np.concatenate(values)
+    assert measured["window"] == pytest.approx(np.percentile(values, (0.5, 99.5)))
+    assert measured["mean"] == pytest.approx(values.mean())
+    assert measured["std"] == pytest.approx(values.std())
+    held_out = SegmentationDataModule(root=str(tmp_path / "data"), crop=[8, 8], fold=0, cache_dir=str(tmp_path / "c"))
+    assert held_out.spec["normalisation"] != measured  # what is held out is not measured
+
+
+def test_masks_without_foreground_are_refused(tmp_path):
+    layouts.nnunet(tmp_path / "data")
+    for path in (tmp_path / "data/labelsTr").iterdir():
+        image = nib.load(path)
+        nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine).to_filename(path)
+    data = SegmentationDataModule(root=str(tmp_path / "data"), crop=[8, 8], cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(InputError, match="no training mask holds anything but background"):
+        data.spec  # noqa: B018  measured when it is asked for

@@ -1,0 +1,84 @@
+"""Folds of a cross-validation: by patient, the same each time, or as nnU-Net wrote them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from mlla_seg.data.cases import Case
+from mlla_seg.data.spec import load_card
+from mlla_seg.data.splits import fold_cases, number_of_folds
+from mlla_seg.errors import InputError
+
+CASES = [Case(f"p{n:02d}_{frame}", f"p{n:02d}", ()) for n in range(11) for frame in "ab"]
+
+
+@pytest.fixture
+def card():
+    return replace(load_card("hippocampus"), splits={"seed": 0, "val": 0.1, "test": 0.2})
+
+
+def names(cases):
+    return {case.name for case in cases}
+
+
+@pytest.mark.parametrize("folds", [2, 3, 5])
+def test_every_patient_outside_the_test_split_is_held_out_once(card, tmp_path, folds):
+    dealt = [fold_cases(card, CASES, tmp_path, fold, folds) for fold in range(folds)]
+    test = names(dealt[0].test)
+    assert len(test) == 2 * 2
+    held_out = [names(split.val) for split in dealt]
+    assert set().union(*held_out) == names(CASES) - test
+    assert sum(map(len, held_out)) == len(CASES) - len(test)
+    assert max(map(len, held_out)) - min(map(len, held_out)) <= 2  # one patient of two cases
+    for split in dealt:
+        assert names(split.test) == test
+        assert names(split.train) == names(CASES) - test - names(split.val)
+        assert not {case.patient for case in split.train} & {case.patient for case in split.val}
+
+
+def test_folds_stay_the_same_for_good_and_do_not_depend_on_the_order_of_files(card, tmp_path):
+    assert sorted(names(fold_cases(card, CASES, tmp_path, 0, 5).val)) == ["p03_a", "p03_b", "p10_a", "p10_b"]
+    assert names(fold_cases(card, CASES[::-1], tmp_path, 1, 5).val) == names(
+        fold_cases(card, CASES, tmp_path, 1, 5).val
+    )
+
+
+def test_folds_of_nnunet_decide(card, tmp_path, capsys):
+    folds = [{"train": ["p00_a", "p00_b", "p01_a", "gone"], "val": ["p02_a"]}, {"train": ["p02_a"], "val": ["p00_a"]}]
+    (tmp_path / "splits_final.json").write_text(json.dumps(folds))
+    split = fold_cases(card, CASES, tmp_path, 0, 5)
+    assert names(split.train) == {"p00_a", "p00_b", "p01_a", "p01_b"}  # a patient is in one split with all cases
+    assert names(split.val) == {"p02_a", "p02_b"}
+    assert {case.patient for case in split.test} == {f"p{n:02d}" for n in range(3, 11)}
+    assert "1 of 4 cases of train" in capsys.readouterr().err
+    assert number_of_folds(tmp_path, 5) == 2
+    with pytest.raises(InputError, match=r"has 2 folds: --data\.fold goes from 0 to 1, got 2"):
+        fold_cases(card, CASES, tmp_path, 2, 5)
+    folds[0]["val"].append("p01_b")
+    (tmp_path / "splits_final.json").write_text(json.dumps(folds))
+    with pytest.raises(InputError, match="patient p01 is in both train and val"):
+        fold_cases(card, CASES, tmp_path, 0, 5)
+
+
+@pytest.mark.parametrize("text", ["{", '{"train": []}', '[{"train": ["a"]}]', "[3]"])
+def test_file_of_folds_that_cannot_be_used_is_named(card, tmp_path, text):
+    (tmp_path / "splits_final.json").write_text(text)
+    with pytest.raises(InputError, match=r"splits_final\.json: expected a list of \{train"):
+        fold_cases(card, CASES, tmp_path, 0, 5)
+
+
+@pytest.mark.parametrize(
+    ("fold", "folds", "problem"),
+    [
+        (5, 5, r"--data\.fold goes from 0 to 4 with --data\.folds 5, got 5"),
+        (-1, 5, "got -1"),
+        (0, 1, "cannot be dealt to 1 folds"),
+        (0, 40, "9 patients outside the test split cannot be dealt to 40 folds"),
+    ],
+)
+def test_folds_that_do_not_exist_are_refused(card, tmp_path, fold, folds, problem):
+    with pytest.raises(InputError, match=problem):
+        fold_cases(card, CASES, tmp_path, fold, folds)
