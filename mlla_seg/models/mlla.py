@@ -140,11 +140,11 @@ class Downsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.conv.stride[0] == 1:  # where a dilated decoder has made it so
             return self.reduce(F.relu(self.conv(F.relu(self.expand(x)))))
-        # Padded before the expansion, as the authors do: its bias makes the zeros non-zero afterwards. Padding every
-        # size and cropping is the same as padding odd ones, and spares compilers the `% 2` nested stage in stage.
-        height, width = (x.shape[-2] + 1) // 2, (x.shape[-1] + 1) // 2
-        x = self.conv(F.relu(self.expand(F.pad(x, (0, 1, 0, 1)))))
-        return self.reduce(F.relu(x[..., :height, :width]))
+        # Padded before the expansion, as the authors do: its bias makes the zeros non-zero afterwards. Two lines more
+        # and the last of the output off is one line more for odd sizes and none for even ones; this way no graph that
+        # is exported or compiled depends on which it was.
+        x = F.relu(self.conv(F.relu(self.expand(F.pad(x, (0, 2, 0, 2))))))
+        return self.reduce(x[..., :-1, :-1])
 
 
 def dilate(module: nn.Module, rate: int) -> None:

@@ -177,6 +177,17 @@ def test_encoder_exports_strictly_with_dynamic_sizes():
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
+def test_one_strict_export_takes_any_size():
+    torch.manual_seed(0)
+    model = MLLAEncoder(**TINIEST).eval()
+    any_size = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
+    program = torch.export.export(model, (torch.randn(2, 3, 64, 64),), dynamic_shapes=(any_size,), strict=True)
+    for size in ((97, 71), (100, 100), (33, 160)):  # torch takes no axis that is 1 in the last map for a dynamic one
+        x = torch.randn(3, 3, *size)
+        for ours, theirs in zip(program.module()(x), model(x), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("maps", [1, 2, 4])
 def test_fewer_maps_are_the_finest_and_later_stages_do_not_run(maps):
     torch.manual_seed(0)
