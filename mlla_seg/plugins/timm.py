@@ -78,7 +78,10 @@ class MLLAClassifier(nn.Module):
             in_chans, embed_dim, depths, num_heads, mlp_ratio, drop_path_rate, output_stride=output_stride
         )
         self.num_features = self.head_hidden_size = self.encoder.out_channels[-1]
-        modules = ["encoder.stem", *(f"encoder.stages.{i}" for i in range(len(depths)))]
+        modules = [
+            "encoder.stem.residual",
+            *(f"encoder.norms.{i}" for i in range(len(depths))),
+        ]  # whose outputs are the maps
         self.feature_info = [
             dict(num_chs=channels, reduction=min(2 ** (i + 1), output_stride), module=module)
             for i, (channels, module) in enumerate(zip(self.encoder.out_channels, modules, strict=True))

@@ -95,6 +95,19 @@ def test_features_only_with_any_choice_of_maps():
     assert not [name for name, p in first.named_parameters() if p.grad is None]
 
 
+@pytest.mark.parametrize("how", ["hook", "fx"])
+def test_maps_by_hooks_and_by_fx_are_the_same(how):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 67, 71)
+    for indices in ((0, 1, 2, 3, 4), (0, 3)):
+        usual = timm.create_model("mlla_test", features_only=True, out_indices=indices).eval()
+        other = timm.create_model("mlla_test", features_only=True, out_indices=indices, feature_cls=how).eval()
+        load_pretrained(other, usual.state_dict())
+        assert other.feature_info.channels() == [f.shape[1] for f in other(x)]
+        for ours, expected in zip(other(x), usual(x), strict=True):
+            torch.testing.assert_close(ours, expected)
+
+
 @pytest.mark.parametrize("stride", [8, 16])
 def test_features_are_dilated_where_asked(stride):
     model = timm.create_model("mlla_test", features_only=True, output_stride=stride).eval()
