@@ -14,7 +14,7 @@ from typing import Any
 try:
     import timm
 except ModuleNotFoundError as error:
-    raise ImportError("mlla_seg.plugins.timm needs timm: pip install 'mlla_seg[timm]'") from error
+    raise ImportError(f"mlla_seg.plugins.timm needs {error.name}: pip install 'mlla_seg[timm]'") from error
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD

@@ -188,6 +188,12 @@ def test_one_strict_export_takes_any_size():
             torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*", "ignore::torch.jit.TracerWarning")
+def test_traced_graph_holds_nothing_that_the_older_onnx_exporter_does_not_know():
+    graph = torch.jit.trace(MLLAEncoder(**TINIEST).eval(), torch.randn(1, 3, 64, 64)).inlined_graph
+    assert "aten::mT" not in str(graph)
+
+
 @pytest.mark.parametrize("maps", [1, 2, 4])
 def test_fewer_maps_are_the_finest_and_later_stages_do_not_run(maps):
     torch.manual_seed(0)
