@@ -12,7 +12,7 @@ from typing import Any
 
 from mlla_seg.errors import InputError, lookup
 from mlla_seg.models.decoders import DECODERS, OUTPUT_STRIDES
-from mlla_seg.models.foreign import ForeignEncoder
+from mlla_seg.models.foreign import ForeignEncoder, elsewhere
 from mlla_seg.models.mlla import SIZES, Encoder, MLLAEncoder
 from mlla_seg.models.segmenter import Segmenter
 
@@ -57,6 +57,8 @@ def create_model(
             )
         network = ForeignEncoder(encoder, **shape)
     else:
+        if encoder not in ENCODERS and (places := elsewhere(encoder)):
+            raise InputError(f"Unknown encoder {encoder!r}; those of other libraries are named {' or '.join(places)}.")
         build_encoder = lookup(ENCODERS, encoder, "encoder")
         if drop_path_rate is None:
             blocks["drop_path_rate"] = SIZES[encoder]["drop_path_rate"]

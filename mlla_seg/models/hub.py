@@ -6,6 +6,7 @@ weights, and, where it was trained here, what its data were (the spec: classes, 
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,14 +14,15 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, PyTorchModelHubMixin, hf_hub_download
-from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn, random
 
 from mlla_seg import __version__
 from mlla_seg.errors import InputError, lookup
+from mlla_seg.models.weights import read_state_dict
 
 WEIGHTS = "model.safetensors"
 CARD_MARK = "<!-- Written by mlla_seg, and again at each save unless this line is removed. -->"
+OPTIONS = ("map_location", "revision", "token", "cache_dir", "local_files_only", "force_download")
 Network = TypeVar("Network", bound="HubMixin")
 
 
@@ -51,15 +53,24 @@ class HubMixin(PyTorchModelHubMixin, library_name="mlla_seg"):
             config: Not used: a network knows its own.
 
         Raises:
-            InputError: The network was put together by hand, so nothing says how to build it again.
+            InputError: The network was put together or changed by hand, so nothing says how to build it again.
         """
+        assert isinstance(self, nn.Module)
         if self.built_by is None:
             raise InputError(
                 "This network was put together by hand, so a folder could not say how to build it again. "
                 "Build it with create_model or MLLAUNet."
             )
         function, arguments = self.built_by
-        config_json = {"build": function, "arguments": arguments, "spec": self.spec, "mlla_seg_version": __version__}
+        content = {"build": function, "arguments": arguments, "spec": self.spec, "mlla_seg_version": __version__}
+        config_json = json.loads(json.dumps(content, default=lambda number: number.tolist()))  # NumPy's too
+        with random.fork_rng(devices=[]):  # saving in the midst of training changes nothing of it
+            again = _build(config_json)
+        if misfit := _misfit(self.state_dict(), again.state_dict()):
+            raise InputError(
+                f"This network is no longer what {function} built, so its folder could not be loaded: {misfit}. "
+                f"Build it with {function} as it shall be, such as with another num_classes."
+            )
         card = model_card_kwargs or {"metrics": metrics, "dataset": dataset}
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,12 +104,19 @@ class HubMixin(PyTorchModelHubMixin, library_name="mlla_seg"):
 
         Args:
             pretrained_model_name_or_path: The folder of :meth:`save_pretrained`, or ``"user/liver"`` on the Hub.
-            options: ``revision``, ``token``, ``cache_dir``, ``local_files_only``, ... of ``huggingface_hub``.
+            options: ``map_location``, and ``revision``, ``token``, ``cache_dir``, ``local_files_only``,
+                ``force_download`` of ``huggingface_hub``.
 
         Raises:
-            InputError: There is no such folder or repository, or it holds another kind of network.
+            InputError: There is no such folder or repository, it cannot be loaded or holds another kind of network, or
+                an option that does not exist.
         """
         place = str(pretrained_model_name_or_path)
+        if unknown := sorted(set(options) - set(OPTIONS)):
+            raise InputError(
+                f"from_pretrained does not know {', '.join(unknown)}; it knows {', '.join(OPTIONS)}. A network comes "
+                "back as it was saved: for another one, call create_model and load_pretrained with this folder."
+            )
         if place.count("/") != 1 and not Path(place).is_dir():
             raise InputError(f"{place}: no such folder, and models on the Hub are named user/model.")
         try:
@@ -118,16 +136,20 @@ class HubMixin(PyTorchModelHubMixin, library_name="mlla_seg"):
     def _from_pretrained(  # type: ignore[override]  # the options of a download pass through
         cls, *, model_id: str, config: dict[str, Any] | None = None, map_location: str = "cpu", **download: Any
     ) -> nn.Module:
-        from mlla_seg.models import create_model
-        from mlla_seg.models.segmenter import MLLAUNet
-
         if not config or not {"build", "arguments"} <= set(config):
             raise InputError(f"{model_id}: has no config.json written by save_pretrained of mlla_seg.")
-        builders: dict[str, Callable[..., Any]] = {"create_model": create_model, "MLLAUNet": MLLAUNet}
-        network = lookup(builders, config["build"], "builder of networks")(**config["arguments"])
+        try:
+            network = _build(config)
+        except TypeError as error:  # an argument of another version
+            raise InputError(
+                f"{model_id}: mlla_seg {__version__} cannot build what config.json says: {error}."
+            ) from error
         folder = Path(model_id)
         path = folder / WEIGHTS if folder.is_dir() else hf_hub_download(model_id, WEIGHTS, **download)
-        network.load_state_dict(load_file(path, device=map_location), strict=True)
+        weights, _ = read_state_dict(path)
+        if misfit := _misfit(weights, network.state_dict()):
+            raise InputError(f"{model_id}: {WEIGHTS} does not fit the network of config.json: {misfit}.")
+        network.load_state_dict(weights, strict=True)
         network.spec = config.get("spec")
         return network.to(map_location).eval()
 
@@ -136,6 +158,24 @@ class HubMixin(PyTorchModelHubMixin, library_name="mlla_seg"):
         assert self.built_by is not None
         assert isinstance(self, nn.Module)
         return ModelCard(_model_card(self, self.built_by[1], self.spec, metrics or {}, dataset))
+
+
+def _build(config: Mapping[str, Any]) -> Any:
+    """Builds the network of a config.json, with random weights."""
+    from mlla_seg.models import create_model
+    from mlla_seg.models.segmenter import MLLAUNet
+
+    builders: dict[str, Callable[..., Any]] = {"create_model": create_model, "MLLAUNet": MLLAUNet}
+    return lookup(builders, config["build"], "builder of networks")(**config["arguments"])
+
+
+def _misfit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """The first parameter that is not as expected, in words; empty if there is none."""
+    for name in {**expected, **weights}:
+        found, wanted = (tuple(w[name].shape) if name in w else "absent" for w in (weights, expected))
+        if found != wanted:
+            return f"{name} is {found}, expected {wanted}"
+    return ""
 
 
 def _model_card(
@@ -151,9 +191,10 @@ def _model_card(
         "Network": title,
         "Parameters": f"{sum(p.numel() for p in network.parameters()):,}",
         "Channels": ", ".join(spec["channels"]) if spec else arguments["in_channels"],
+        "Classes": arguments["num_classes"],
         "Normalisation": f"{_normalisation(arguments['normalisation'])}; inside the network, which takes raw units",
     }
-    classes: list[tuple[Any, ...]] = [(value, "") for value in range(arguments["num_classes"])]
+    classes = []
     use = """from mlla_seg import Segmenter
 
 segmenter = Segmenter.from_pretrained("this folder, or its name on the Hub")
@@ -182,8 +223,9 @@ labels = predict(image)  # (S, C, H, W) or (C, H, W) in raw units to (S, H, W) o
         f"---\n{data.to_yaml()}\n---\n{CARD_MARK}\n\n# {title}",
         "Semantic segmentation with MLLA (Mamba-Like Linear Attention, arXiv 2405.16605), built with mlla_seg.",
         _table(["", ""], facts.items()),
-        "## Classes\n\n" + _table(["value", "class", "colour"][: len(classes[0])], classes),
     ]
+    if classes:
+        sections.append("## Classes\n\n" + _table(["value", "class", "colour"], classes))
     if metrics:
         scores = [(name, f"{value:.4g}") for name, value in metrics.items()]
         sections.append(f"## Scores on {measured_on}\n\n" + _table(["metric", "value"], scores))

@@ -121,11 +121,19 @@ class Stem(nn.Module):
         self.conv3 = ConvBN(half, half, 3)
         self.conv4 = ConvBN(half, 4 * embed_dim, 3, stride=2) if tokens else nn.Identity()
         self.conv5 = ConvBN(4 * embed_dim, embed_dim, 1) if tokens else nn.Identity()
+        self.residual = nn.Identity()  # a name for the sum, where hooks and fx find the map at 1/2
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = F.relu(self.conv1(x))
-        half = x + self.conv3(F.relu(self.conv2(x)))
+        half = self.residual(x + self.conv3(F.relu(self.conv2(x))))
         return half, self.conv5(F.relu(self.conv4(half)))
+
+
+class MapNorm(nn.LayerNorm):
+    """LayerNorm over the channels of ``(B, C, H, W)``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class Downsample(nn.Module):
@@ -140,11 +148,11 @@ class Downsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.conv.stride[0] == 1:  # where a dilated decoder has made it so
             return self.reduce(F.relu(self.conv(F.relu(self.expand(x)))))
-        # Padded before the expansion, as the authors do: its bias makes the zeros non-zero afterwards. Padding every
-        # size and cropping is the same as padding odd ones, and spares compilers the `% 2` nested stage in stage.
-        height, width = (x.shape[-2] + 1) // 2, (x.shape[-1] + 1) // 2
-        x = self.conv(F.relu(self.expand(F.pad(x, (0, 1, 0, 1)))))
-        return self.reduce(F.relu(x[..., :height, :width]))
+        # Padded before the expansion, as the authors do: its bias makes the zeros non-zero afterwards. Two lines more
+        # and the last of the output off is one line more for odd sizes and none for even ones; this way no graph that
+        # is exported or compiled depends on which it was.
+        x = F.relu(self.conv(F.relu(self.expand(F.pad(x, (0, 2, 0, 2))))))
+        return self.reduce(x[..., :-1, :-1])
 
 
 def dilate(module: nn.Module, rate: int) -> None:
@@ -221,7 +229,7 @@ class MLLAEncoder(Encoder):
             for dim, heads, depth in zip(dims, num_heads, depths, strict=True)
         )
         self.downsamples = nn.ModuleList([nn.Identity(), *(Downsample(dim) for dim in dims[:-1])])
-        self.norms = nn.ModuleList(nn.LayerNorm(dim) if norm_outputs else nn.Identity() for dim in dims)
+        self.norms = nn.ModuleList(MapNorm(dim) if norm_outputs else nn.Identity() for dim in dims)
         self.apply(init_weights)
         for i, stage in enumerate(self.stages):
             if 2 ** (i + 2) > output_stride:
@@ -239,7 +247,7 @@ class MLLAEncoder(Encoder):
             if len(features) < maps:
                 x = skip = downsample(x)
                 x = stage(x.movedim(1, -1)).movedim(-1, 1)
-                features.append(skip if self.stage_inputs else norm(x.movedim(1, -1)).movedim(-1, 1))
+                features.append(skip if self.stage_inputs else norm(x))
         if self.stage_inputs:
             features[-1] = x
         return features

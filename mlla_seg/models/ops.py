@@ -115,8 +115,9 @@ def _linear_attention(
 ) -> Tensor:
     dtype, n = v.dtype, v.shape[1]
     q, k, v = elu_plus_one(at_least_float32(q)), elu_plus_one(at_least_float32(k)), at_least_float32(v)
-    normaliser = _heads(q, num_heads) @ _heads(k.mean(dim=1, keepdim=True), num_heads).mT + epsilon  # (B, h, N, 1)
-    state = _heads(rotate_pairs(k, cos, sin), num_heads).mT @ (_heads(v, num_heads) / n)  # (B, h, d, d)
+    mean = k.mean(dim=1, keepdim=True)  # transposed below without .mT, which torch's older ONNX exporter does not know
+    normaliser = _heads(q, num_heads) @ _heads(mean, num_heads).transpose(-1, -2) + epsilon  # (B, h, N, 1)
+    state = _heads(rotate_pairs(k, cos, sin), num_heads).transpose(-1, -2) @ (_heads(v, num_heads) / n)  # (B, h, d, d)
     y = _heads(rotate_pairs(q, cos, sin), num_heads) @ state / normaliser
     return y.transpose(1, 2).flatten(2).to(dtype)
 

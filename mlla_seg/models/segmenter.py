@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,7 +49,7 @@ class Normalise(nn.Module):
         self.per_image = per_image
         self.clips = window is not None
         for name, value in (("mean", mean), ("std", std)):
-            values = [float(value)] if isinstance(value, (int, float)) else [float(v) for v in value]
+            values = [float(value)] if isinstance(value, (float, Real)) else [float(v) for v in value]
             if len(values) not in (1, in_channels):
                 raise InputError(
                     f"Normalisation has {len(values)} values for {name} but images have {in_channels} channels."

@@ -7,7 +7,9 @@ they are brought to ``encoder.``, and those beside it (``decoder.``, ``norm.``, 
 
 from __future__ import annotations
 
+import argparse
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,8 +59,11 @@ RENAMES = [
 ]
 FIRST_PARAMETER = "stem.conv1.0.weight"
 """Of every MLLA encoder; what stands before it is where the encoder lies."""
+ENCODER_BLOCK = re.compile(r"^encoder\.stages\.(\d)\.blocks\.(\d+)\.")
 DECODER_BLOCKS = re.compile(r"^decoder\.levels\.(\d)\.stage\.(.+)$")
 DERIVABLE = re.compile(r"(\.rope\.rotations|\.num_batches_tracked)$")
+FILE_KEYS = ("state_dict_ema", "model_ema", "model", "state_dict")
+"""Where files keep their weights; the first that is there counts: averaged ones before others, as in timm."""
 
 
 @dataclass
@@ -73,26 +78,34 @@ class LoadReport:
     """In the file but not used, such as the head for another number of classes; by the names of ours."""
     missing: list[str] = field(default_factory=list)
     """In the module but not in the file: as they were before."""
+    file_key: str = ""
+    """Under which key the file kept them, such as ``state_dict_ema`` for averaged ones; empty for none."""
 
     def __str__(self) -> str:
-        lines = [f"{len(self.loaded)} parameters loaded"]
+        lines = [f"{len(self.loaded)} parameters loaded" + (f" from {self.file_key!r}" if self.file_key else "")]
         for what in ("adapted", "left_out", "missing"):
             if names := getattr(self, what):
-                shown = ", ".join(names[:4]) + (f", ... ({len(names)} in all)" if len(names) > 4 else "")
-                lines.append(f"{what.replace('_', ' ')}: {shown}")
+                lines.append(f"{what.replace('_', ' ')}: {_first(names)}")
         return "; ".join(lines)
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f", ... ({len(names)} in all)" if len(names) > 4 else "") or "nothing"
+
+
+def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], str]:
     """Reads a state dict, without running any code stored in the file.
 
     Args:
-        path: A ``.safetensors`` or torch file (a Lightning checkpoint too), or a folder of ``save_pretrained``.
+        path: A ``.safetensors`` or torch file (a Lightning or timm checkpoint too), or a folder of ``save_pretrained``.
+
+    Returns:
+        The state dict, and the key under which the file kept it, of ``FILE_KEYS``; empty for none.
 
     Raises:
         InputError: No such file, not a file of weights, or one that only loads by running code.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.is_file():
@@ -103,19 +116,21 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0]
+            return load_file(path), ""
+        with torch.serialization.safe_globals([argparse.Namespace]):  # the options in timm's checkpoints; plain data
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whose words may be a number, or advise to run the code
+        stored = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"only running code could read the {stored[1]} in it" if stored else "it is damaged or of another kind"
         raise InputError(
-            f"{path} cannot be read as weights ({reason}). Expected .safetensors, or a torch file of plain tensors."
+            f"{path} cannot be read as weights: {reason}. Expected .safetensors, or a torch file of plain tensors."
         ) from error
-    for key in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    taken = ""
+    while isinstance(content, dict) and (key := next((k for k in FILE_KEYS if isinstance(content.get(k), dict)), "")):
+        taken, content = taken or key, content[key]
+    if not content or not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise InputError(f"{path} holds no state dict. Expected parameter names and tensors, plain or under 'model'.")
-    return content
+    return content, taken
 
 
 def rename(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -143,6 +158,12 @@ def common_names(names: Iterable[str]) -> dict[str, str]:
         "encoder." + name.removeprefix(place) if name.startswith(place) else name.removeprefix(root): name
         for name in names
     }
+
+
+def count_blocks(names: Iterable[str]) -> Counter[str]:
+    """Blocks in each stage of the encoder."""
+    blocks = {match.groups() for name in names if (match := ENCODER_BLOCK.match(name))}
+    return Counter(stage for stage, _ in blocks)
 
 
 def copy_encoder_blocks(targets: Iterable[str], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -183,14 +204,23 @@ def load_pretrained(module: nn.Module, source: str | Path | Mapping[str, Tensor]
         What was loaded, adapted, left out and is missing.
 
     Raises:
-        InputError: The file cannot be read, or fits the module nowhere or with another size.
+        InputError: The file cannot be read, or fits the module nowhere or with another size. Later stages may be
+            missing on either side.
     """
     name = "the state dict" if isinstance(source, Mapping) else str(source)
-    given = rename(source if isinstance(source, Mapping) else read_state_dict(source))
+    state_dict, file_key = (source, "") if isinstance(source, Mapping) else read_state_dict(source)
+    given = rename(state_dict)
     weights = {common: given[own] for common, own in common_names(given).items()}
     own_names, state = common_names(module.state_dict()), module.state_dict()
     targets = {common: state[own] for common, own in own_names.items()}
-    report = LoadReport()
+    report = LoadReport(file_key=file_key)
+    theirs, ours = count_blocks(weights), count_blocks(targets)
+    for stage in sorted(theirs.keys() & ours.keys()):
+        if theirs[stage] != ours[stage]:
+            raise InputError(
+                f"Stage {stage} in {name} has {theirs[stage]} blocks, in this network {ours[stage]}: "
+                "the weights are of another size. Create the network of that size."
+            )
     fitting: dict[str, Tensor] = {}
     adapted: dict[str, Tensor] = {}
     if not any(DECODER_BLOCKS.match(key) for key in weights) and (copies := copy_encoder_blocks(targets, weights)):
@@ -215,7 +245,7 @@ def load_pretrained(module: nn.Module, source: str | Path | Mapping[str, Tensor]
             )
     if not any(key.startswith("encoder.") for key in fitting):
         raise InputError(
-            f"No encoder parameter of {name} fits {type(module).__name__}: it holds {', '.join(list(weights)[:3])}, ..."
+            f"No encoder parameter of {name} fits {type(module).__name__}: it holds {_first(list(weights))}."
         )
     values = {own_names[key]: value for key, value in (fitting | adapted).items()}
     module.load_state_dict(values, strict=False)

@@ -14,7 +14,7 @@ from typing import Any
 try:
     import segmentation_models_pytorch as smp
 except ModuleNotFoundError as error:
-    raise ImportError("mlla_seg.plugins.smp needs segmentation_models_pytorch: pip install 'mlla_seg[smp]'") from error
+    raise ImportError(f"mlla_seg.plugins.smp needs {error.name}: pip install 'mlla_seg[smp]'") from error
 
 import torch
 from segmentation_models_pytorch.encoders._base import EncoderMixin

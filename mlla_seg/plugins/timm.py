@@ -1,23 +1,24 @@
 """MLLA in timm: ``import mlla_seg.plugins.timm``, then ``timm.create_model("mlla_tiny", num_classes=10)``.
 
 Classifiers, ``features_only=True`` and so ``smp.Unet("tu-mlla_tiny", ...)``. Nothing is downloaded: a local file of
-released weights is loaded with ``mlla_seg.load_pretrained(model, "mlla_t.pth")``, or in timm's own way with
-``pretrained=True, pretrained_cfg_overlay={"file": "mlla_t.pth"}``.
+released weights is loaded with ``mlla_seg.load_pretrained(model, "mlla_t.pth")``, or in timm's own ways:
+``checkpoint_path="mlla_t.pth"``, or ``pretrained=True, pretrained_cfg_overlay={"file": "mlla_t.pth"}``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 try:
     import timm
 except ModuleNotFoundError as error:
-    raise ImportError("mlla_seg.plugins.timm needs timm: pip install 'mlla_seg[timm]'") from error
+    raise ImportError(f"mlla_seg.plugins.timm needs {error.name}: pip install 'mlla_seg[timm]'") from error
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import create_classifier
+from timm.layers import Format, create_classifier
 from timm.models import (
     FeatureInfo,
     build_model_with_cfg,
@@ -77,14 +78,16 @@ class MLLAClassifier(nn.Module):
         self.encoder = MLLAEncoder(
             in_chans, embed_dim, depths, num_heads, mlp_ratio, drop_path_rate, output_stride=output_stride
         )
-        self.num_features = self.head_hidden_size = self.encoder.out_channels[-1]
-        modules = ["encoder.stem", *(f"encoder.stages.{i}" for i in range(len(depths)))]
+        self.num_features = self.encoder.out_channels[-1]
+        # Their outputs are the maps, for hooks and fx.
+        modules = ["encoder.stem.residual", *(f"encoder.norms.{i}" for i in range(len(depths)))]
         self.feature_info = [
             dict(num_chs=channels, reduction=min(2 ** (i + 1), output_stride), module=module)
             for i, (channels, module) in enumerate(zip(self.encoder.out_channels, modules, strict=True))
         ]
         self.norm: nn.Module = nn.LayerNorm(self.num_features)
         self.reset_classifier(num_classes, global_pool)
+        self.register_load_state_dict_pre_hook(_rename_authors)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Maps ``(B, C, H, W)`` to the last map, normalised: ``(B, 8 E, H / 32, W / 32)``."""
@@ -142,7 +145,7 @@ class MLLAClassifier(nn.Module):
             if last == 0:
                 encoder.stem.conv4, encoder.stem.conv5 = nn.Identity(), nn.Identity()
             self.feature_info = self.feature_info[: last + 1]
-            self.num_features = self.head_hidden_size = encoder.out_channels[-1]
+            self.num_features = encoder.out_channels[-1]
         if prune_norm or shortened:
             self.norm = nn.Identity()
         if prune_head or shortened:
@@ -164,6 +167,7 @@ class MLLAClassifier(nn.Module):
         self.global_pool, self.head_drop, self.head = create_classifier(
             self.num_features, num_classes, self.pool_type, drop_rate=self.drop_rate
         )
+        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()  # catavgmax pools twice
         init_weights(self.head)
         self.head.to(reference.device, reference.dtype)
 
@@ -196,6 +200,7 @@ class FeatureMaps(nn.Module):
         super().__init__()
         self.out_indices = model.prune_intermediate_layers(out_indices)
         self.feature_info = FeatureInfo(model.feature_info, tuple(self.out_indices))
+        self.output_fmt = Format.NCHW
         self.encoder = model.encoder
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -206,6 +211,14 @@ class FeatureMaps(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Computes blocks again in the backward pass instead of keeping what is inside them."""
         self.encoder.set_grad_checkpointing(enable)
+
+
+def _rename_authors(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Lets ``load_state_dict``, and so timm's ``checkpoint_path``, take the authors' files."""
+    if not prefix and any(name.startswith("patch_embed.") for name in state_dict):
+        weights = checkpoint_filter_fn(state_dict, model)
+        state_dict.clear()
+        state_dict.update(weights)
 
 
 def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -234,15 +247,22 @@ default_cfgs = generate_default_cfgs({name: _cfg() for name in SIZES})
 
 
 def _entrypoint(name: str) -> Callable[..., nn.Module]:
-    def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        return build_model_with_cfg(
-            MLLAClassifier,
-            name,
-            pretrained,
-            pretrained_filter_fn=checkpoint_filter_fn,
-            feature_cfg={"out_indices": (0, 1, 2, 3, 4), "feature_cls": FeatureMaps},
-            **{**SIZES[name], **kwargs},
-        )
+    def create(
+        pretrained: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **kwargs: Any,
+    ) -> nn.Module:
+        with nullcontext() if device is None else torch.device(device):
+            model = build_model_with_cfg(
+                MLLAClassifier,
+                name,
+                pretrained,
+                pretrained_filter_fn=checkpoint_filter_fn,
+                feature_cfg={"out_indices": (0, 1, 2, 3, 4), "feature_cls": FeatureMaps},
+                **{**SIZES[name], **kwargs},
+            )
+        return model.to(dtype=dtype)
 
     create.__name__ = create.__qualname__ = name
     return create

@@ -52,6 +52,16 @@ def test_networks_that_are_no_pyramid_are_refused():
         create_model("timm/vit_tiny_patch16_224", "unet")
 
 
+def test_windows_that_fit_no_multiple_of_32_are_named():
+    with pytest.raises(ValueError, match=r"here: height \(16\) must be divisible by window \(7\).*tried 64 x 96"):
+        create_model("timm/maxvit_tiny_rw_224", "unet")
+
+
+def test_names_without_their_library_are_hinted_at():
+    with pytest.raises(ValueError, match=r"Unknown encoder 'resnet34'; .* are named timm/resnet34 or smp/resnet34"):
+        create_model("resnet34", "unet")
+
+
 def test_stochastic_depth_belongs_to_mlla_blocks():
     model = create_model("smp/resnet18", "mlla_unet", drop_path_rate=0.3)
     assert model.decoder.levels[0].stage.blocks[0].drop_path_rate == pytest.approx(0.3)

@@ -114,7 +114,7 @@ def test_mistakes_are_answered(tmp_path):
     create_model("mlla_test").save_pretrained(tmp_path / "net")
     weights = tmp_path / "net/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="net: is neither a complete folder"):
+    with pytest.raises(ValueError, match=r"net/model\.safetensors cannot be read as weights"):
         Segmenter.from_pretrained(tmp_path / "net")
     config = json.loads((tmp_path / "net/config.json").read_text())
     (tmp_path / "net/config.json").write_text(json.dumps({**config, "build": "os.system"}))
@@ -122,6 +122,44 @@ def test_mistakes_are_answered(tmp_path):
         Segmenter.from_pretrained(tmp_path / "net")
     with pytest.raises(ValueError, match="does not know its classes"):
         Predictor(create_model("mlla_test"))
+
+
+def test_a_changed_network_is_not_saved(tmp_path):
+    network = create_model("mlla_test", num_classes=2)
+    network.head = torch.nn.Conv2d(network.decoder.out_channels, 9, kernel_size=1, bias=False)
+    state = torch.get_rng_state()
+    with pytest.raises(
+        ValueError, match=r"no longer what create_model built.*head\.weight is \(9, 8, 1, 1\), .*\(2, 8"
+    ):
+        network.save_pretrained(tmp_path / "net")
+    assert not (tmp_path / "net").exists()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_does_not_load_is_named(tmp_path):
+    create_model("mlla_test", num_classes=2).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"does not know num_classes, strickt; it knows map_location"):
+        Segmenter.from_pretrained(tmp_path, num_classes=7, strickt=1)
+    assert Segmenter.from_pretrained(tmp_path, map_location="cpu", local_files_only=True).num_classes == 2
+    config = json.loads((tmp_path / "config.json").read_text())
+    for change, answer in (
+        ({"num_classes": 9}, r"config\.json: head\.weight is \(2, 8, 1, 1\), expected \(9, 8, 1, 1\)"),
+        ({"decoder": "fpn"}, r"config\.json: decoder\.\S+ is absent, expected \("),
+        ({"colour": "blue"}, r"cannot build what config\.json says: .*'colour'"),
+    ):
+        arguments = {**config["arguments"], **change}
+        (tmp_path / "config.json").write_text(json.dumps({**config, "arguments": arguments}))
+        with pytest.raises(ValueError, match=answer):
+            Segmenter.from_pretrained(tmp_path)
+
+
+def test_numbers_of_numpy_are_saved_and_no_classes_are_made_up(tmp_path):
+    network = create_model("mlla_test", normalisation={"mean": np.float32(1), "std": np.array([1.0, 2, 3])})
+    network.save_pretrained(tmp_path)
+    assert Segmenter.from_pretrained(tmp_path).normalise.std.tolist() == [1, 2, 3]
+    card = (tmp_path / "README.md").read_text()
+    assert "| Classes | 2 |" in card
+    assert "## Classes" not in card
 
 
 class Hub(BaseHTTPRequestHandler):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -105,6 +106,11 @@ def test_normalisation_per_image_is_blind_to_units():
     torch.testing.assert_close(y.mean((-2, -1)), torch.zeros(3, 2), atol=1e-5, rtol=0)
     torch.testing.assert_close(normalise(x * 300_000 + 7), y, atol=1e-3, rtol=1e-3)
     assert torch.isfinite(normalise(torch.full((1, 2, 4, 4), 5.0))).all()
+
+
+@pytest.mark.parametrize("number", [np.float32(2), np.int64(2), 2])
+def test_normalisation_takes_any_real_number(number):
+    assert Normalise(3, mean=number, std=number).mean.tolist() == [2, 2, 2]
 
 
 def test_normalisation_travels_with_the_weights():

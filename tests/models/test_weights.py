@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 
 import pytest
@@ -57,6 +58,33 @@ def test_files_load(classifier, tmp_path, suffix):
     torch.testing.assert_close(model.head.weight, classifier.head.weight)
 
 
+def test_checkpoints_of_timm_load_and_their_average_comes_first(classifier, tmp_path, monkeypatch):
+    saver = pytest.importorskip("timm.utils").CheckpointSaver
+    averaged = MLLA(**SIZE, num_classes=7)
+    optimizer = torch.optim.AdamW(classifier.parameters())
+    options = argparse.Namespace(model="mlla_test", lr=1e-3, mean=(0.5, 0.5))
+    for ema, key, expected in ((None, "state_dict", classifier), (averaged, "state_dict_ema", averaged)):
+        saver(classifier, optimizer, options, ema, checkpoint_dir=tmp_path).save_checkpoint(0, 0.5)
+        model = MLLA(**SIZE, num_classes=7)
+        report = load_pretrained(model, tmp_path / "last.pth.tar")
+        assert f"parameters loaded from '{key}'" in str(report)
+        torch.testing.assert_close(model.head.weight, expected.head.weight)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    torch.save({"model_ema": averaged.state_dict()}, tmp_path / "ema.pth")
+    assert load_pretrained(MLLA(**SIZE, num_classes=7), "~/ema.pth").file_key == "model_ema"
+
+
+def test_another_depth_is_another_size(classifier):
+    deeper = {**SIZE, "depths": (1, 1, 3, 1)}
+    for model, source in ((MLLA(**deeper), classifier), (classifier, MLLA(**deeper))):
+        with pytest.raises(ValueError, match=r"Stage 2 .* has \d blocks, .* another size"):
+            load_pretrained(model, source.state_dict())
+    short = MLLAEncoder(embed_dim=8, depths=(1, 1), num_heads=(1, 1))
+    assert not load_pretrained(short, classifier.state_dict()).missing
+    missing = load_pretrained(MLLAEncoder(**SIZE), short.state_dict()).missing
+    assert {name.rsplit(".", 1)[0][:8] for name in missing} == {"stages.2", "stages.3", "downsamp"}
+
+
 def test_another_number_of_classes_leaves_the_head_out(classifier):
     model = MLLA(**SIZE, num_classes=2)
     before = model.head.weight.clone()
@@ -72,19 +100,30 @@ def test_wrong_files_are_refused_with_their_name(classifier, tmp_path):
             return (open, (str(tmp_path / "executed"), "w"))
 
     cases = {
-        "evil.pth": pickle.dumps({"model": Evil()}),
+        "old_evil.pth": pickle.dumps({"model": Evil()}),
         "text.pth": b"hello",
         "cut.safetensors": b"\x10\x00\x00\x00\x00\x00\x00\x00{",
     }
     for name, content in cases.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=f"{name} cannot be read as weights"):
+    torch.save({"model": Evil()}, tmp_path / "evil.pth")
+    for name in (*cases, "evil.pth"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read as weights: ") as answer:
             load_pretrained(classifier, tmp_path / name)
+        expected = "only running code could read the io.open in it" if name == "evil.pth" else "damaged or of another"
+        assert expected in str(answer.value)
+        assert len(str(answer.value).splitlines()) == 1
+        assert "weights_only" not in str(answer.value)
     assert not (tmp_path / "executed").exists()
     with pytest.raises(ValueError, match=r"No weights at .*absent\.pth"):
         load_pretrained(classifier, tmp_path / "absent.pth")
     with pytest.raises(ValueError, match=r"No encoder parameter of the state dict fits MLLA: it holds conv\.weight"):
         load_pretrained(classifier, {"conv.weight": torch.zeros(1)})
+    torch.save({"model": {}}, tmp_path / "empty.pth")
+    with pytest.raises(ValueError, match=r"empty\.pth holds no state dict"):
+        load_pretrained(classifier, tmp_path / "empty.pth")
+    with pytest.raises(ValueError, match=r"fits MLLA: it holds nothing\."):
+        load_pretrained(classifier, {})
     with pytest.raises(ValueError, match="another size"):
         load_pretrained(MLLA(embed_dim=16, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)), classifier.state_dict())
     with pytest.raises(ValueError, match="fits Linear"):

@@ -143,6 +143,12 @@ def test_a_missing_library_is_answered_with_its_extra(plugin):
     assert answer == f"ImportError: mlla_seg.plugins.{plugin} needs {library}: pip install 'mlla_seg[{plugin}]'"
 
 
+def test_the_library_that_is_missing_is_the_one_named():
+    pytest.importorskip("torchgeo", reason="pip install 'mlla_seg[torchgeo]'")
+    answer = run("import sys; sys.modules['timm'] = None; import mlla_seg.plugins.torchgeo").stderr.splitlines()[-1]
+    assert answer == "ImportError: mlla_seg.plugins.smp needs timm: pip install 'mlla_seg[smp]'"
+
+
 def test_every_order_of_imports_registers_once():
     script = """
 import importlib, itertools, sys, warnings

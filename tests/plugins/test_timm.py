@@ -10,7 +10,8 @@ import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
-from timm.layers import get_notrace_functions, get_notrace_modules
+from safetensors.torch import load_file
+from timm.layers import Format, get_notrace_functions, get_notrace_modules
 from timm.models import FeatureInfo
 from timm.optim import param_groups_layer_decay
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
@@ -69,6 +70,25 @@ def test_default_cfg_says_what_the_model_does(name):
     assert f"{cfg['first_conv']}.weight" in state
 
 
+@pytest.mark.parametrize("pool", ["avg", "max", "avgmax", "catavgmax"])
+def test_head_is_as_wide_as_what_any_pooling_gives(pool):
+    x = torch.randn(1, 3, 64, 64)
+    model, other = timm.create_model("mlla_test", global_pool=pool).eval(), timm.create_model("mlla_test").eval()
+    other.reset_classifier(5, pool)
+    for classifier, classes in ((model, 1000), (other, 5)):
+        pooled = classifier.forward_head(classifier.forward_features(x), pre_logits=True)
+        assert pooled.shape == (1, classifier.head_hidden_size)
+        assert classifier.get_classifier()(pooled).shape == (1, classes)
+
+
+@pytest.mark.parametrize("features_only", [False, True])
+def test_device_and_dtype_are_as_asked(features_only):
+    model = timm.create_model("mlla_test", features_only=features_only, device="meta", dtype=torch.float64)
+    assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.float64)}
+    real = timm.create_model("mlla_test", num_classes=2, device="cpu", dtype=torch.float64)
+    assert real(torch.randn(2, 3, 64, 64, dtype=torch.float64)).dtype == torch.float64
+
+
 def test_channels_and_rates_are_given_through():
     model = timm.create_model("mlla_tiny", in_chans=1, drop_rate=0.3, drop_path_rate=0.4)
     assert model.encoder.stem.conv1[0].in_channels == 1
@@ -82,6 +102,7 @@ def test_features_only_with_any_choice_of_maps():
     x = torch.randn(2, 1, 67, 71)
     model = timm.create_model("mlla_test", features_only=True, in_chans=1).eval()
     maps = model(x)
+    assert model.output_fmt == Format.NCHW
     assert model.feature_info.channels() == [f.shape[1] for f in maps] == [4, 8, 16, 32, 64]
     assert model.feature_info.reduction() == [2, 4, 8, 16, 32]
     assert [f.shape[2] for f in maps] == [math.ceil(67 / r) for r in model.feature_info.reduction()]
@@ -93,6 +114,19 @@ def test_features_only_with_any_choice_of_maps():
     first = timm.create_model("mlla_test", features_only=True, out_indices=(0,))
     first(torch.randn(1, 3, 64, 64))[0].sum().backward()
     assert not [name for name, p in first.named_parameters() if p.grad is None]
+
+
+@pytest.mark.parametrize("how", ["hook", "fx"])
+def test_maps_by_hooks_and_by_fx_are_the_same(how):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 67, 71)
+    for indices in ((0, 1, 2, 3, 4), (0, 3)):
+        usual = timm.create_model("mlla_test", features_only=True, out_indices=indices).eval()
+        other = timm.create_model("mlla_test", features_only=True, out_indices=indices, feature_cls=how).eval()
+        load_pretrained(other, usual.state_dict())
+        assert other.feature_info.channels() == [f.shape[1] for f in other(x)]
+        for ours, expected in zip(other(x), usual(x), strict=True):
+            torch.testing.assert_close(ours, expected)
 
 
 @pytest.mark.parametrize("stride", [8, 16])
@@ -187,6 +221,19 @@ def test_released_weights_in_timms_own_way(tmp_path):
     torch.testing.assert_close(grey.encoder.stem.conv1[0].weight, expected)
     with pytest.raises(RuntimeError, match="No pretrained weights exist for mlla_test"):
         timm.create_model("mlla_test", pretrained=True)
+
+
+def test_the_authors_file_loads_by_its_path(golden, tmp_path):
+    tensors = load_file(golden / "mlla_classifier.safetensors")
+    theirs = {name[3:]: value for name, value in tensors.items() if name.startswith("sd.")}
+    torch.save({"model": theirs}, tmp_path / "theirs.pth")
+    size = {"embed_dim": 16, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 8), "num_classes": 10}
+    model = timm.create_model("mlla_test", checkpoint_path=tmp_path / "theirs.pth", **size).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(tensors["input"]), tensors["logits"], atol=1e-4, rtol=0)
+    torch.save(model.state_dict(), tmp_path / "ours.pth")
+    again = timm.create_model("mlla_test", checkpoint_path=tmp_path / "ours.pth", **size)
+    torch.testing.assert_close(again.state_dict(), model.state_dict())
 
 
 @pytest.mark.parametrize("depth", [3, 4, 5])
