@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import ROOT, TINY
 from mlla_seg import report
 from mlla_seg.errors import InputError
 from mlla_seg.folds import folds
@@ -72,3 +73,32 @@ def test_folds_that_cannot_be_put_together_are_refused(runs, tmp_path):
         path.unlink()
     with pytest.raises(InputError, match="folds 1 of 3 are not scored"):
         folds(str(runs))
+
+
+def test_cross_validation_from_the_command_line(cli, capsys, phantom_root):
+    """Every patient outside the test split is held out once, each by a network that never saw it."""
+    options = ["--config", ROOT / "configs/demo.yaml", f"--data.root={phantom_root}", "--data.crop=[32,32]", *TINY]
+    options += ["--data.folds=2"]
+    for fold in (0, 1):
+        short = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
+        cli("fit", *options, f"--data.fold={fold}", *short)
+    for fold in (0, 1):  # the newest checkpoint is of fold 1, "last" means the newest of the fold
+        cli("validate", *options, f"--data.fold={fold}", "--ckpt_path=last")
+    capsys.readouterr()
+    cli("folds", "--runs=runs/demo")
+    assert "12 cases in 2 folds, distances in voxel" in capsys.readouterr().out
+    cases = {row["case"]: row["fold"] for row in read_csv(Path("runs/demo/per_case.csv"))}
+    assert set(cases) == {f"case{n:04d}" for n in range(1, 13)}
+    assert sorted(cases.values()) == ["0"] * 6 + ["1"] * 6
+    for arguments, problem in (
+        (["--data.fold=0", "--ckpt_path=runs/demo/version_1/checkpoints/last.ckpt"], "with --data.fold 1 of 2"),
+        (
+            ["--ckpt_path=runs/demo/version_0/checkpoints/last.ckpt"],
+            "the options say none: it would be scored on cases",
+        ),
+        (["--ckpt_path=last"], "No checkpoint below"),
+        (["--data.fold=2", "--ckpt_path=last"], "No checkpoint of fold 2 below"),
+    ):
+        with pytest.raises(SystemExit):
+            cli("validate", *options, *arguments)
+        assert problem in capsys.readouterr().err

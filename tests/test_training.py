@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+import layouts
 from conftest import ROOT, TINY
 from mlla_seg import Predictor
 from mlla_seg.data.io import read_image, read_mask
@@ -228,3 +229,58 @@ def test_bad_masks_are_refused_before_the_first_step(cli, capsys, options, phant
     assert "expected 0 to 8" in message
     assert not list(Path("runs").glob("**/*.ckpt"))
     assert read_image(path).array.shape == (1, 1, 32, 32)
+
+
+def test_network_sees_the_spacing_of_the_card_and_masks_lie_on_the_grid_of_the_image(cli, tmp_path):
+    import nibabel as nib
+
+    layouts.write_volumes(tmp_path / "data", {f"im{k}.nii.gz": f"lb{k}.nii.gz" for k in range(5)}, 3, largest=1)
+    content = yaml.safe_load((ROOT / "datasets/atlas23/dataset.yaml").read_text())
+    content["layout"] |= {"patterns": [r"im(?P<case>\d)\.nii\.gz"], "mask": "lb{case}.nii.gz"}
+    content["spacing_mm"] = [2.5, 1.6, 1.6]  # the volumes have 5, 0.8, 0.8
+    (tmp_path / "card.yaml").write_text(yaml.safe_dump(content))
+    options = ["--data.card=card.yaml", "--data.root=data", "--data.crop=[16,16]", "--data.context=1", *TINY]
+    cli("fit", *options, "--trainer.max_epochs=1", "--trainer.limit_train_batches=1")
+    checkpoint = "runs/atlas23/version_0/checkpoints/last.ckpt"
+    assert torch.load(checkpoint, weights_only=True)["hyper_parameters"]["spec"]["spacing_mm"] == [2.5, 1.6, 1.6]
+    cli("test", *options, "--ckpt_path=last")
+    rows = read_csv(Path("runs/atlas23/version_1/per_case.csv"))
+    assert {row["unit"] for row in rows} == {"mm"}
+    case = rows[0]["case"]
+    cli("predict", "--ckpt_path", checkpoint, "--input", f"data/im{case}.nii.gz", "--output=masks")
+    mask, image = nib.load(f"masks/im{case}.nii.gz"), nib.load(f"data/im{case}.nii.gz")
+    assert mask.shape == image.shape == (32, 32, 3)
+    np.testing.assert_array_equal(mask.affine, image.affine)
+    voxels = np.bincount(np.asarray(mask.dataobj).ravel(), minlength=3)
+    assert voxels.tolist() == [int(row["tp"]) + int(row["fp"]) for row in rows[:3]]
+    assert float(rows[1]["truth_ml"]) == pytest.approx((int(rows[1]["tp"]) + int(rows[1]["fn"])) * 0.8 * 0.8 * 5 / 1000)
+
+
+def test_damaged_volumes_are_named_before_the_first_step(cli, capsys, tmp_path):
+    names = {f"imagesTr/im{k}.nii.gz": f"labelsTr/lb{k}.nii.gz" for k in range(5)}
+    layouts.write_volumes(tmp_path / "data", names, 3)
+    truncated, empty = (tmp_path / f"data/imagesTr/im{k}.nii.gz" for k in (0, 3))
+    truncated.write_bytes(truncated.read_bytes()[:200])
+    empty.write_bytes(b"")
+    message = refused(capsys, cli, "fit", "--data.card=atlas23", "--data.root=data", "--data.crop=[16,16]", *TINY)
+    assert "2 of 5 cases cannot be used:" in message
+    for name in ("im0", "im3"):
+        assert re.search(rf"{name}\.nii\.gz: cannot be read as \.nii\.gz .*Is it complete\? Copy or download", message)
+    assert not list(Path("runs").glob("**/*.ckpt"))
+
+
+def test_volume_of_one_slice_goes_all_the_way(cli, tmp_path):
+    import nibabel as nib
+
+    names = {f"imagesTr/im{k}.nii.gz": f"labelsTr/lb{k}.nii.gz" for k in range(5)}
+    layouts.write_volumes(tmp_path / "data", names, 3, largest=1)
+    for path in (tmp_path / "data").rglob("*.nii.gz"):
+        image = nib.load(path)
+        nib.Nifti1Image(np.asarray(image.dataobj)[:, :, :1], image.affine).to_filename(path)
+    options = ["--data.card=atlas23", "--data.root=data", "--data.crop=[16,16]", "--data.context=1", *TINY]
+    options.append("--data.batch_size=2")
+    cli("fit", *options, "--trainer.max_epochs=1", "--trainer.limit_train_batches=2")
+    cli("test", *options, "--ckpt_path=last", "--evaluation=transunet")
+    rows = read_csv(Path("runs/atlas23/version_1/per_case.csv"))
+    assert rows[1]["status"] in ("found", "missed")
+    assert float(rows[1]["hd95"]) <= np.hypot(32 * 0.8, 32 * 0.8) + 1e-6  # in the plane

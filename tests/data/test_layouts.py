@@ -283,12 +283,6 @@ def separate(tmp_path, **layout):
     return replace(base, layout={**base.layout, **layout})
 
 
-def touch(root, *names):
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-
-
 def test_masks_are_where_the_template_says_and_images_without_one_are_left_out(tmp_path, capsys):
     card = separate(tmp_path, patterns=[r"images(?P<split>Tr|Val)/(?P<case>w\d)\.nii"], mask="labels{split}/{case}.nii")
     touch(tmp_path, "imagesTr/w1.nii", "imagesTr/w2.nii", "imagesVal/w3.nii", "labelsTr/w1.nii", "labelsVal/w3.nii")
