@@ -37,7 +37,7 @@ def test_every_command_runs(workplace, cli, checkpoint, phantom_root):
         if arguments[0] == "phantom":
             arguments += ["--size=32", "--slices=2"]
         here = {
-            "best.ckpt": str(checkpoint),
+            **dict.fromkeys(("best.ckpt", "a.ckpt", "b.ckpt"), str(checkpoint)),
             "FILE_OR_FOLDER": str(phantom_root / "test_vol_h5"),
             "FOLDER": "masks",
         }
