@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -116,27 +117,31 @@ class Predictor:
             batch_size: Slices that go through the network at once.
             probabilities: An h5 file for the probabilities of every class, if they are wanted.
         """
+        from tqdm import tqdm
+
         picture = read_channels(files, self.spec["plane"], self.spec["array_units"])
         require_finite(files[0], picture)
-        classes = self.spec["classes"]
+        names = [entry["name"] for entry in self.spec["classes"]]
+        slices, _, height, width = picture.array.shape
         try:
             blocks = self.logits(picture.array, batch_size, picture.spacing_mm)
         except InputError as error:
             raise InputError(f"{files[0]}: {error}") from error
-        if probabilities is None:
-            labels = [_labels(block) for block in blocks]
-        else:
-            slices, _, height, width = picture.array.shape
-            names = [entry["name"] for entry in classes]
-            labels = []
-            with write_probabilities(
-                probabilities, (len(names), slices, height, width), names, picture.affine
-            ) as array:
-                for block in blocks:
-                    first = sum(map(len, labels))
-                    array[:, first : first + len(block)] = block.float().softmax(dim=1).transpose(0, 1).cpu().numpy()
-                    labels.append(_labels(block))
-        write_mask(output, np.concatenate(labels), classes, files[0], self.spec["plane"])
+        labels = np.empty((slices, height, width), np.uint8)
+        with ExitStack() as stack:
+            if probabilities is not None:
+                shape = (len(names), slices, height, width)
+                array = stack.enter_context(write_probabilities(probabilities, shape, names, picture.affine))
+            bar = tqdm(total=slices, desc=files[0].name, unit="slice", leave=False, disable=slices == 1)
+            progress = stack.enter_context(bar)
+            done = 0
+            for block in blocks:
+                part = slice(done, done := done + len(block))
+                labels[part] = _labels(block)
+                if probabilities is not None:
+                    array[:, part] = block.float().softmax(dim=1).transpose(0, 1).cpu().numpy()
+                progress.update(len(block))
+        write_mask(output, labels, self.spec["classes"], files[0], self.spec["plane"])
 
 
 def _labels(logits: torch.Tensor) -> Array:
@@ -199,24 +204,27 @@ def predict(
         raise InputError(f"{folder}: is a file; --output takes a folder for the masks.")
     images = find_images(Path(input), len(predictor.spec["channels"]))
     targets = [mask_path(files[0], folder, format) for files in images]
+    claims = Counter(targets)
     for files, target in zip(images, targets, strict=True):
         if target.resolve() == files[0].resolve():
             raise InputError(f"{target}: the mask would overwrite its image. Choose another folder for --output.")
-        if targets.count(target) > 1:
+        if claims[target] > 1:
             raise InputError(f"{target}: would be the mask of several images of {input}; give them one by one.")
-    written = 0
+    written, problems = 0, []
     for files, target in zip(tqdm(images, desc="Predicting", unit="image"), targets, strict=True):
         if not overwrite and target.exists():
             continue
         try:
             beside = probabilities_path(target, suffix_of(target)) if probabilities else None
             predictor.predict_file(files, target, batch_size, beside)
-        except InputError as error:
-            done = f" {written} of {len(images)} masks are written; --overwrite=false goes on after them."
-            raise InputError(f"{error}{done if len(images) > 1 else ''}") from error
-        written += 1
+            written += 1
+        except InputError as error:  # the other images are not to blame
+            problems.append(str(error))
     print(f"{written} of {len(images)} masks written to {folder}")
     print("\n".join(_legend(predictor.spec)))
+    if problems:
+        count = f"{len(problems)} of {len(images)} images have no mask:\n" if len(images) > 1 else ""
+        raise InputError(count + "\n".join(problems))
 
 
 def _legend(spec: Mapping[str, Any]) -> Iterator[str]:

@@ -110,12 +110,17 @@ def test_bad_checkpoints_are_refused(capsys, cli, checkpoint, tmp_path):
     assert "cut.ckpt: cannot be read" in refused(capsys, cli, "--ckpt_path", tmp_path / "cut.ckpt", *rest)
 
 
-def test_a_bad_file_in_a_folder_says_how_far_it_came(capsys, cli, checkpoint, phantom_root, tmp_path):
+def test_a_bad_file_in_a_folder_is_named_and_the_others_have_masks(capsys, cli, checkpoint, phantom_root, tmp_path):
     shutil.copytree(phantom_root / "test_vol_h5", tmp_path / "in")
-    (tmp_path / "in/case0015.npy.h5").write_bytes(b"cut")
-    message = refused(capsys, cli, "--ckpt_path", checkpoint, "--input", tmp_path / "in", "--output", tmp_path / "out")
-    assert "case0015.npy.h5: cannot be read" in message
-    assert "2 of 4 masks are written; --overwrite=false goes on after them" in message
+    (tmp_path / "in/case0014.npy.h5").write_bytes(b"cut")
+    with pytest.raises(SystemExit) as stop:
+        cli("predict", "--ckpt_path", checkpoint, "--input", tmp_path / "in", "--output", tmp_path / "out")
+    assert stop.value.code == 2
+    said = capsys.readouterr()
+    assert "error: 1 of 4 images have no mask:" in said.err
+    assert "case0014.npy.h5: cannot be read" in said.err
+    assert "3 of 4 masks written" in said.out
+    assert sorted(path.name[:8] for path in (tmp_path / "out").iterdir()) == ["case0013", "case0015", "case0016"]
 
 
 def test_bad_images_are_refused(capsys, cli, checkpoint, phantom_root, tmp_path):

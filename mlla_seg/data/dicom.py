@@ -137,7 +137,7 @@ def write_dicom_seg(path: Path, mask: Array, classes: Sequence[Mapping[str, Any]
         import highdicom
         import pydicom
     except ImportError as error:
-        raise ImportError(f"{path}: a DICOM segmentation needs highdicom: pip install 'mlla_seg[dicom]'") from error
+        raise InputError(f"{path}: a DICOM segmentation needs highdicom: pip install 'mlla_seg[dicom]'") from error
     from pydicom.sr.codedict import codes
 
     images = [pydicom.dcmread(file, stop_before_pixels=True) for file in series_files(source)]

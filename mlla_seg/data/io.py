@@ -175,7 +175,7 @@ def _read(path: Path, plane: str, keys: Sequence[str]) -> Picture:
         raise InputError(f"{path}: no such file.")
     try:
         picture = READERS[suffix](path, plane, keys)
-    except (InputError, ImportError):
+    except InputError:
         raise
     except Exception as error:  # each library has its own exceptions for a damaged file
         reason = " ".join(str(error).split()) or type(error).__name__

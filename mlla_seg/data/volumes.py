@@ -211,11 +211,11 @@ def simple_itk(path: Path | None) -> Any:
     """SimpleITK, quiet.
 
     Raises:
-        ImportError: It is not installed; names the extra.
+        InputError: It is not installed; names the extra.
     """
     try:
         import SimpleITK
     except ImportError as error:
-        raise ImportError(f"{path}: this format needs SimpleITK: pip install 'mlla_seg[medical]'") from error
+        raise InputError(f"{path}: this format needs SimpleITK: pip install 'mlla_seg[medical]'") from error
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     return SimpleITK
