@@ -166,7 +166,7 @@ class SegmentationModule(LightningModule):
             table.to(self.device)
 
     def _score(self, case: dict[str, Any]) -> None:
-        index, image, mask, classes = case["index"], case["image"], case["mask"].cpu(), len(self.class_names)
+        index, image, mask, classes = case["index"], case["image"].cpu(), case["mask"].cpu(), len(self.class_names)
         prediction = self.predict_case(image, case["spacing_mm"])
         self.tables["counts"].update(index, case_counts(prediction, mask, classes))
         if "surfaces" in self.tables:

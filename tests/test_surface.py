@@ -111,7 +111,7 @@ def test_every_class_of_a_case_without_what_is_ignored():
     mask = torch.zeros(3, 12, 12, dtype=torch.uint8)
     mask[:, 2:6, 2:6], mask[:, 8:, 8:] = 1, 2
     prediction = mask.clone()
-    prediction[:, :, 10:] = 0
+    prediction[:, :, 10:] = 1
     mask[:, :, 10:] = 255
     scores = case_surface_scores(prediction, mask, 4, (1, 1, 1), 1.0)
     assert scores[0].isnan().all() and scores[3].isnan().all()

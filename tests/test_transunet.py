@@ -56,3 +56,12 @@ def test_scores_are_those_of_the_published_script(shape):
     for k in range(1, 5):
         assert scores[k].tolist() == pytest.approx(published_scores(prediction == k, truth == k))
     assert 0 < scores[1, 1] < 100
+
+
+def test_distances_between_slices_are_voxels_too():
+    truth = np.zeros((8, 12, 12), int)
+    prediction = truth.copy()
+    truth[:2, 3:9, 3:9], prediction[5:7, 3:9, 3:9] = 1, 1
+    scores = transunet_scores(torch.from_numpy(prediction), torch.from_numpy(truth), 2)
+    assert scores[1].tolist() == pytest.approx(published_scores(prediction == 1, truth == 1))
+    assert scores[1, 1] == 5

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -178,6 +179,10 @@ class SegmentationDataModule(LightningDataModule):
 
     def test_dataloader(self) -> DataLoader[Any]:
         return self._case_loader(self.test_set)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leaves whole cases where they are: only the slices that are being predicted go to the device."""
+        return batch if "index" in batch else super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def _case_loader(self, cases: CaseDataset) -> DataLoader[Any]:
         world, rank = self._processes()
