@@ -16,8 +16,10 @@ from mlla_seg.checkpoint import load_members, require_mirrored
 from mlla_seg.data.io import READERS, SERIES, is_readable, mask_path, read_channels, suffix_of, write_mask
 from mlla_seg.data.picture import Array, require_finite
 from mlla_seg.data.probabilities import probabilities_path, write_probabilities
+from mlla_seg.data.rasters import RASTER_SUFFIXES
 from mlla_seg.errors import InputError
 from mlla_seg.inference import Ensemble, Flips, case_logits
+from mlla_seg.scenes import predict_scene
 from mlla_seg.slices import network_grid
 
 Spacing = tuple[float, float, float]
@@ -171,6 +173,9 @@ def predict(
     input: str,
     output: str,
     format: str | None = None,
+    window: int | None = None,
+    overlap: float = 0.5,
+    cog: bool = False,
     device: str = "auto",
     batch_size: int = 16,
     tta: bool = False,
@@ -181,14 +186,17 @@ def predict(
     """Segment an image, a volume or a folder of them with a checkpoint.
 
     Masks get the source's name, format and geometry: NIfTI gives NIfTI, arrays give arrays, photos an indexed PNG, and
-    a folder of DICOM files NIfTI.
+    a folder of DICOM files NIfTI. Rasters of any size (GeoTIFF, VRT) give a GeoTIFF in the same place, block by block.
 
     Args:
         ckpt_path: Checkpoint written by fit, or a folder written by save_pretrained.
         input: An image file or a folder of them.
-        output: Folder for the masks.
+        output: Folder for the masks; for a single raster also the name of the map.
         format: Write the masks of volumes as nii.gz, nii, nrrd, mha, seg.nrrd (3D Slicer, with names and colours) or
             dicom-seg.
+        window: Side of the windows in which rasters are seen, by default that of the training crops.
+        overlap: Of these windows, as a fraction.
+        cog: Write maps of rasters as Cloud Optimized GeoTIFF.
         device: cpu, cuda, ... or auto.
         batch_size: Slices that go through the network at once.
         tta: Mean over the four mirror images of each slice.
@@ -199,11 +207,14 @@ def predict(
     from tqdm import tqdm
 
     predictor = Predictor.from_checkpoint(ckpt_path, *(members or ()), device=device, tta=tta)
+    images = find_images(Path(input), len(predictor.spec["channels"]))
     folder = Path(output)
+    if Path(input).is_file() and suffix_of(folder) in RASTER_SUFFIXES and suffix_of(Path(input)) in RASTER_SUFFIXES:
+        targets, folder = [folder], folder.parent
+    else:
+        targets = [mask_path(files[0], folder, format) for files in images]
     if folder.is_file():
         raise InputError(f"{folder}: is a file; --output takes a folder for the masks.")
-    images = find_images(Path(input), len(predictor.spec["channels"]))
-    targets = [mask_path(files[0], folder, format) for files in images]
     claims = Counter(targets)
     for files, target in zip(images, targets, strict=True):
         if target.resolve() == files[0].resolve():
@@ -215,8 +226,23 @@ def predict(
         if not overwrite and target.exists():
             continue
         try:
-            beside = probabilities_path(target, suffix_of(target)) if probabilities else None
-            predictor.predict_file(files, target, batch_size, beside)
+            if suffix_of(files[0]) in RASTER_SUFFIXES:
+                job = f"{ckpt_path} {members} {tta}"
+                predict_scene(
+                    predictor.network,
+                    predictor.spec,
+                    files[0],
+                    target,
+                    predictor.device,
+                    window,
+                    overlap,
+                    batch_size=batch_size,
+                    cog=cog,
+                    job=job,
+                )
+            else:
+                beside = probabilities_path(target, suffix_of(target)) if probabilities else None
+                predictor.predict_file(files, target, batch_size, beside)
             written += 1
         except InputError as error:  # the other images are not to blame
             problems.append(str(error))

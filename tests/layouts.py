@@ -8,6 +8,8 @@ from pathlib import Path
 import h5py
 import nibabel as nib
 import numpy as np
+import rasterio
+import rasterio.transform
 import yaml
 from PIL import Image
 
@@ -223,3 +225,16 @@ def dicom_series(folder, tilt=0.0, description="abdomen", angle=0.0):
         data.PixelData = ((values * 2 + 1024) // 2).astype(np.int16).tobytes()
         data.save_as(folder / f"{(k * 5) % 7:02d}{'.dcm' if k % 2 else ''}", enforce_file_format=True)
     return folder
+
+
+PLACE = rasterio.transform.Affine(0.5, 0, 500_000, 0, -0.5, 35_000)
+"""Half a metre per pixel, somewhere in Uganda."""
+
+
+def write_scene(path: Path, array: np.ndarray, transform=PLACE, crs="EPSG:32636", **profile: object) -> Path:
+    """A GeoTIFF of ``(C, H, W)``."""
+    count, height, width = array.shape
+    facts = {"driver": "GTiff", "count": count, "height": height, "width": width, "dtype": array.dtype, **profile}
+    with rasterio.open(path, "w", crs=crs, transform=transform, **facts) as file:
+        file.write(array)
+    return path

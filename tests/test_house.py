@@ -42,6 +42,7 @@ ALLOWED = {
     "mlla_seg.evaluation": {"mlla_seg", "mlla_seg.metrics"},
     "mlla_seg.optim": {"mlla_seg.errors"},
     "mlla_seg.inference": {"mlla_seg.slices"},
+    "mlla_seg.scenes": {"mlla_seg.data", "mlla_seg.errors", "mlla_seg.inference", "mlla_seg.slices"},
     "mlla_seg.data": {"mlla_seg", *SHARED},
     "mlla_seg.report": {"mlla_seg.data"},
     "mlla_seg.webpage": {"mlla_seg.report"},
@@ -67,6 +68,7 @@ ALLOWED = {
         "mlla_seg.errors",
         "mlla_seg.inference",
         "mlla_seg.checkpoint",
+        "mlla_seg.scenes",
         "mlla_seg.slices",
     },
 }

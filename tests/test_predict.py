@@ -9,10 +9,11 @@ import h5py
 import nibabel as nib
 import numpy as np
 import pytest
+import rasterio
 import torch
 from PIL import Image
 
-from layouts import dicom_series
+from layouts import PLACE, dicom_series, write_scene
 from mlla_seg import Predictor
 from mlla_seg.data.io import read_mask
 from mlla_seg.data.synthetic import phantom_volume
@@ -189,3 +190,17 @@ def test_values_that_are_no_number_are_refused(cli, capsys, checkpoint, tmp_path
     message = refused(capsys, cli, "--ckpt_path", checkpoint, "--input", tmp_path / "ct.nii.gz", "--output=masks")
     assert "ct.nii.gz: 1 of 192 values are NaN or infinite" in message
     assert not list(Path("masks").glob("*"))
+
+
+def test_scenes_become_maps_by_name_or_in_a_folder(cli, checkpoint, tmp_path):
+    (tmp_path / "scenes").mkdir()
+    for name in ("a", "b"):
+        array = np.random.default_rng(0).normal(0, 100, (1, 70, 90)).astype(np.float32)
+        write_scene(tmp_path / f"scenes/{name}.tif", array)
+    rest = ("--ckpt_path", checkpoint, "--window=32", "--overlap=0.25")
+    cli("predict", *rest, "--input", tmp_path / "scenes/a.tif", "--output=maps/one.tif")
+    cli("predict", *rest, "--input", tmp_path / "scenes", "--output=maps", "--cog=true")
+    assert sorted(path.name for path in Path("maps").iterdir()) == ["a.tif", "b.tif", "one.tif"]
+    with rasterio.open("maps/one.tif") as one, rasterio.open("maps/a.tif") as other:
+        np.testing.assert_array_equal(one.read(), other.read())
+        assert one.transform == PLACE

@@ -11,6 +11,7 @@ import torch
 
 import layouts
 from conftest import ROOT, TINY
+from layouts import write_scene
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = list(dict.fromkeys(re.findall(r"python cli\.py [^`\n|]+", README)))
@@ -30,6 +31,7 @@ def workplace(cli, tmp_path):
 
 @pytest.mark.slow
 def test_every_command_runs(workplace, cli, checkpoint, phantom_root):
+    scene = write_scene(workplace / "scene.tif", np.zeros((1, 40, 50), np.int16))
     for command in COMMANDS:
         arguments = shlex.split(command)[2:]
         if arguments[0] in ("fit", "test"):
@@ -40,10 +42,12 @@ def test_every_command_runs(workplace, cli, checkpoint, phantom_root):
             **dict.fromkeys(("best.ckpt", "a.ckpt", "b.ckpt"), str(checkpoint)),
             "FILE_OR_FOLDER": str(phantom_root / "test_vol_h5"),
             "FOLDER": "masks",
+            "scene.tif": str(scene),
         }
         cli(*[here.get(argument, argument) for argument in arguments])
     assert len(list((workplace / "predictions").glob("*.h5"))) == 4
     assert len(list((workplace / "masks").glob("*.h5"))) == 4
+    assert (workplace / "map.tif").is_file()
     assert len(COMMANDS) >= 8
 
 

@@ -17,13 +17,14 @@ from mlla_seg.data.arrays import IMAGE_KEYS, MASK_KEYS, read_h5, read_npz, write
 from mlla_seg.data.dicom import is_series, read_dicom, write_dicom_seg
 from mlla_seg.data.photos import read_photo, write_png
 from mlla_seg.data.picture import Array, Picture, require_same_grid, stored_values
+from mlla_seg.data.rasters import RASTER_SUFFIXES, read_raster
 from mlla_seg.data.volumes import ITK_SUFFIXES, read_itk, read_nifti, write_itk, write_nifti, write_segmentation
 from mlla_seg.errors import InputError, lookup
 
 Reader = Callable[[Path, str, Sequence[str]], Picture]
 Writer = Callable[[Path, Array, Sequence[Mapping[str, Any]], Path, str], None]
 
-PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 ARRAY_SUFFIXES = (".h5", ".npy.h5", ".npz")
 SERIES = "a folder of DICOM"
 """Stands for the suffix of a DICOM series, which is a folder."""
@@ -37,6 +38,7 @@ READERS: dict[str, Reader] = {
     ".npy.h5": read_h5,
     ".npz": read_npz,
     **dict.fromkeys(PHOTO_SUFFIXES, read_photo),
+    **dict.fromkeys(RASTER_SUFFIXES, read_raster),
 }
 WRITERS: dict[str, Writer] = {
     ".nii": write_nifti,
@@ -59,7 +61,13 @@ FORMATS = {
     "dicom-seg": ".dcm",
 }
 """Formats that any volume's mask can be written in, and their suffixes."""
-MASK_SUFFIXES = {".nhdr": ".nrrd", ".mhd": ".mha", SERIES: ".nii.gz", **dict.fromkeys(PHOTO_SUFFIXES, ".png")}
+MASK_SUFFIXES = {
+    ".nhdr": ".nrrd",
+    ".mhd": ".mha",
+    SERIES: ".nii.gz",
+    **dict.fromkeys(PHOTO_SUFFIXES, ".png"),
+    **dict.fromkeys(RASTER_SUFFIXES, ".tif"),
+}
 """Suffixes of masks whose images have another one."""
 
 
@@ -160,7 +168,7 @@ def mask_path(source: Path, folder: Path, format: str | None = None) -> Path:
     """
     suffix = suffix_of(source)
     stem = source.name if suffix == SERIES else source.name[: -len(suffix)]
-    if suffix not in ARRAY_SUFFIXES + PHOTO_SUFFIXES:
+    if suffix not in ARRAY_SUFFIXES + PHOTO_SUFFIXES + RASTER_SUFFIXES:
         stem = stem.removesuffix("_0000")
     if format is not None:
         return folder / f"{stem}{lookup(FORMATS, format, 'format')}"

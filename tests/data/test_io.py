@@ -271,7 +271,7 @@ def test_writer_that_fails_leaves_what_was_there(tmp_path, monkeypatch, name):
         ("case_0000.nii.gz", "case.nii.gz"),
         ("case0001.npy.h5", "case0001.npy.h5"),
         ("photo.v2.jpeg", "photo.v2.png"),
-        ("tile.tif", "tile.png"),
+        ("tile.tif", "tile.tif"),
     ],
 )
 def test_mask_has_the_name_of_its_image(tmp_path, source, target):

@@ -1,0 +1,70 @@
+"""Memory and pace of mapping a scene: python benchmarks/scene.py [SIDE ...], 4000 and 20000 unless said.
+
+Writes scenes of SIDE x SIDE pixels of four uint8 bands and a small network of six classes into a temporary folder, runs
+the real command line in a process of its own for each, and prints its largest resident size and the pixels per second.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import rasterio
+
+from mlla_seg import create_model
+
+BANDS, CLASSES = 4, 6
+
+
+def main() -> None:
+    sides = [int(side) for side in sys.argv[1:]] or [4000, 20000]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        network = create_model("mlla_test", "unet", num_classes=CLASSES, in_channels=BANDS)
+        network.spec = {
+            "name": "scene",
+            "modality": "aerial",
+            "channels": [f"band {k}" for k in range(BANDS)],
+            "classes": [{"name": f"class {k}", "colour": [40 * k, k, 0], "id": k} for k in range(CLASSES)],
+            "background": None,
+            "normalisation": {"mean": 128.0, "std": 60.0},
+            "resize": None,
+            "window": [512, 512],
+            "context": 0,
+            "plane": "axial",
+            "array_units": None,
+        }
+        network.save_pretrained(folder / "network")
+        print(f"{BANDS} bands uint8, windows of 512 overlapping by a quarter, {platform.processor()}")
+        for side in sides:
+            _write_scene(folder / "scene.tif", side)
+            command = [sys.executable, Path(__file__).parents[1] / "cli.py", "predict", "--overlap=0.25"]
+            command += ["--ckpt_path", folder / "network", "--input", folder / "scene.tif"]
+            command += ["--output", folder / "map.tif"]
+            started = time.perf_counter()
+            process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)
+            _, status, usage = os.wait4(process.pid, 0)
+            seconds = time.perf_counter() - started
+            assert status == 0
+            print(
+                f"{side:>6}: peak {usage.ru_maxrss / 2**20:.2f} GiB, {side**2 / seconds / 1e6:.3f} Mpixel/s", flush=True
+            )
+
+
+def _write_scene(path: Path, side: int) -> None:
+    profile = {"driver": "GTiff", "count": BANDS, "height": side, "width": side, "dtype": "uint8", "tiled": True}
+    place = {"crs": "EPSG:32636", "transform": rasterio.transform.from_origin(0, 0, 0.5, 0.5)}
+    rng = np.random.default_rng(0)
+    with rasterio.open(path, "w", **profile, **place) as file:
+        for _, part in file.block_windows(1):
+            file.write(rng.integers(0, 255, (BANDS, part.height, part.width), dtype=np.uint8), window=part)
+
+
+if __name__ == "__main__":
+    main()
