@@ -19,7 +19,7 @@ from mlla_seg.data.splits import Splits, fold_cases, split_cases
 from mlla_seg.data.store import (
     build_store,
     check_class_sizes,
-    foreground_normalisation,
+    measured_normalisation,
     note_absent_classes,
     open_store,
 )
@@ -107,10 +107,10 @@ class SegmentationDataModule(LightningDataModule):
     def spec(self) -> dict[str, Any]:
         """What the network must remember of its data: the card's spec and how slices are brought to the network."""
         spec = self.card.spec()
-        if spec["normalisation"].get("foreground"):
+        if {"foreground", "measured"} & set(spec["normalisation"]):
             build_store(self.card, self.splits.train, self.root, self.store)
             training = open_store(self.card, self.splits.train, self.store)
-            spec["normalisation"] = foreground_normalisation(self.card, training)
+            spec["normalisation"] = measured_normalisation(self.card, training)
         return {
             **spec,
             "resize": self.resize,

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mlla_seg.data.arrays import MASK_KEYS
 from mlla_seg.data.picture import Array, Picture, compact, stored_values
 from mlla_seg.errors import InputError
 
@@ -63,17 +64,30 @@ def read_part(dataset: Any, top: int, left: int, height: int, width: int) -> Arr
 
     stored = dataset.read(window=Window(left, top, width, height))
     array = stored.astype(np.float32)
-    for band, nodata in enumerate(dataset.nodatavals):
-        if nodata is not None and not np.isnan(nodata):
-            array[band][stored[band] == nodata] = np.nan
-    array[~np.isfinite(array)] = np.nan
+    for k, nodata in enumerate(dataset.nodatavals):
+        array[k][~_present(stored[k], nodata)] = np.nan
     return array
 
 
 def read_raster(path: Path, plane: str, keys: Sequence[str]) -> Picture:
-    """Reads a whole raster as one slice with its bands as channels, as stored."""
+    """Reads a whole raster as one slice with its bands as channels; gaps of an image hold the mean of their band."""
     with open_raster(path) as dataset:
-        return Picture(compact(dataset.read()[None]))
+        array = dataset.read()
+        present = np.stack([_present(band, nodata) for band, nodata in zip(array, dataset.nodatavals, strict=True)])
+    if present.all():
+        return Picture(compact(array[None]))
+    if keys is not MASK_KEYS:
+        for k, known in enumerate(present):
+            array[k][~known] = array[k][known].mean() if known.any() else 0
+    return Picture(compact(array[None]), valid=present.all(axis=0)[None])
+
+
+def _present(band: Array, nodata: float | None) -> Array:
+    """Where a band ``(H, W)`` has data."""
+    present: Array = np.isfinite(band)
+    if nodata is not None and not np.isnan(nodata):
+        present &= band != nodata
+    return present
 
 
 def write_map(

@@ -19,7 +19,7 @@ PLANES = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}
 """Directions in which slices, rows and columns of a volume run: axial slices go up, their rows to the back (posterior),
 their columns to the patient's left, which is how a radiologist looks at them."""
 
-NORMALISATION_KEYS = {"mean", "std", "window", "per_image", "foreground"}
+NORMALISATION_KEYS = {"mean", "std", "window", "per_image", "foreground", "measured"}
 SPLITS = ("train", "val", "test")
 
 NOTHING = type(None)
@@ -189,10 +189,9 @@ def _validate(card: Card, path: Path) -> None:
         ),
         f"spacing_mm is [slices, rows, columns] in mm, null where it stays as it is, found {card.spacing_mm}.",
     )
-    demand(
-        not card.normalisation.get("foreground") or (len(card.channels) == 1 and len(card.normalisation) == 1),
-        "normalisation foreground measures everything itself, for images of one channel; leave out the other keys.",
-    )
+    measures = {"foreground", "measured"} & set(card.normalisation)
+    demand(not measures or len(card.normalisation) == 1, "what is measured leaves no other key to normalisation.")
+    demand("foreground" not in measures or len(card.channels) == 1, "foreground is for images of one channel.")
     demand(
         card.layout.get("format") in ("files", "nnunet") and "tree" in card.layout,
         "layout needs format (files or nnunet) and tree (how the folder looks, shown when it is missing).",

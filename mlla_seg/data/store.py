@@ -1,7 +1,7 @@
 """Memory-mapped arrays, built once per data set, so that training never decodes gzip or npz in its loop.
 
 One case is four files: ``<case>.image.npy`` (S, C, H, W), ``<case>.mask.npy`` (S, H, W) of class indices,
-``<case>.foreground.npy``, a sample of the values under the mask, and ``<case>.json``, which says from which sources it
+``<case>.values.npy``, a sample of its values, and ``<case>.json``, which says from which sources it
 was built. The JSON is written last and everything under a temporary name first, so a build
 that is killed goes on where it was, and a case is built again when its sources, or the way of reading them, change.
 """
@@ -26,11 +26,11 @@ from mlla_seg.data.picture import Array, Picture, require_finite, require_same_g
 from mlla_seg.data.spec import Card
 from mlla_seg.errors import InputError
 
-VERSION = 2
+VERSION = 3
 """Raised when the meaning of the stored arrays changes, so that old ones are built again."""
 THREADS = 4
 SAMPLE = 10_000
-"""Values that are kept of each case to measure the foreground."""
+"""Values per channel that are kept of each case, to measure what a data set is like."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,9 @@ class StoredCase:
     def mask(self) -> Array:
         return np.load(f"{self.stem}.mask.npy", mmap_mode="r")
 
-    def foreground(self) -> Array:
-        return np.load(f"{self.stem}.foreground.npy")
+    def values(self) -> Array:
+        """A sample ``(C, n)`` of the image's values, to measure what a data set is like."""
+        return np.load(f"{self.stem}.values.npy")
 
 
 def build_store(card: Card, cases: Sequence[Case], root: Path, folder: Path) -> None:
@@ -130,7 +131,7 @@ def note_absent_classes(card: Card, cases: Sequence[StoredCase]) -> None:
 
 def _stored(folder: Path, name: str) -> dict[str, Any]:
     """What the store says of a case; nothing where any of its files is missing or damaged."""
-    if not all((folder / f"{name}.{kind}.npy").is_file() for kind in ("image", "mask", "foreground")):
+    if not all((folder / f"{name}.{kind}.npy").is_file() for kind in ("image", "mask", "values")):
         return {}
     try:
         return json.loads((folder / f"{name}.json").read_text())
@@ -141,7 +142,16 @@ def _stored(folder: Path, name: str) -> dict[str, Any]:
 def _fingerprint(card: Card, case: Case, root: Path) -> str:
     sources = [(str(path.relative_to(root)), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in case.files]
     ids = [*card.ids.items()]
-    reading = (VERSION, card.plane, card.array_units, card.class_names, ids, card.channels, card.ignore_index)
+    reading = (
+        VERSION,
+        card.normalisation,
+        card.plane,
+        card.array_units,
+        card.class_names,
+        ids,
+        card.channels,
+        card.ignore_index,
+    )
     return hashlib.sha256(json.dumps([sources, reading]).encode()).hexdigest()
 
 
@@ -167,7 +177,11 @@ def _build_case(card: Card, case: Case, root: Path, folder: Path) -> None:
         "spacing_mm": first.spacing_mm,
     }
     background = card.class_names.index(card.background) if card.background in card.class_names else None
-    arrays["foreground"] = _foreground_sample(arrays["image"], arrays["mask"], background)
+    valid = [np.ones(labels.shape, bool) if image.valid is None else image.valid for image, labels, _ in entries]
+    where = np.concatenate(valid)
+    if card.normalisation.get("foreground"):
+        where &= (arrays["mask"] != 255) & (arrays["mask"] != background)
+    arrays["values"] = _value_sample(arrays["image"], where)
     for kind, array in arrays.items():
         temporary = folder / f".{os.getpid()}.{case.name}.{kind}.npy"
         np.save(temporary, np.ascontiguousarray(array))
@@ -194,7 +208,11 @@ def _read_entry(card: Card, files: tuple[Path, ...], mask_path: Path) -> tuple[P
             f"({', '.join(card.channels)})."
         )
     require_finite(files[0], image)
-    return image, *_check_mask(card, mask.array[:, 0], mask_path)
+    labels = mask.array[:, 0]
+    for valid in (image.valid, mask.valid):
+        if valid is not None:  # what has no data is neither learned nor scored
+            labels = np.where(valid, labels, card.ignore_index)
+    return image, *_check_mask(card, labels, mask_path)
 
 
 def _check_mask(card: Card, mask: Array, path: Path) -> tuple[Array, list[int]]:
@@ -225,24 +243,28 @@ def _listed(ids: Mapping[int, int]) -> str:
     return f"0 to {values[-1]}" if values == list(range(len(values))) else ", ".join(map(str, values))
 
 
-def _foreground_sample(image: Array, mask: Array, background: int | None) -> Array:
-    """At most ``SAMPLE`` values of the first channel under the classes, evenly drawn."""
-    labelled = np.flatnonzero((mask != 255) & (mask != background))
-    return image[:, 0].ravel()[labelled[:: max(1, len(labelled) // SAMPLE)][:SAMPLE]].astype(np.float32)
+def _value_sample(image: Array, where: Array) -> Array:
+    """At most ``SAMPLE`` voxels of ``(S, C, H, W)`` among those of ``(S, H, W)``, evenly drawn: ``(C, n)`` float32."""
+    chosen = np.flatnonzero(where)
+    chosen = chosen[:: max(1, len(chosen) // SAMPLE)][:SAMPLE]
+    slices, rows, columns = np.unravel_index(chosen, where.shape)
+    return image[slices, :, rows, columns].T.astype(np.float32)
 
 
-def foreground_normalisation(card: Card, cases: Sequence[StoredCase]) -> dict[str, Any]:
-    """The numbers of ``normalisation: {foreground: true}``, from the values under the masks of the training cases.
+def measured_normalisation(card: Card, cases: Sequence[StoredCase]) -> dict[str, Any]:
+    """The numbers of ``normalisation: {foreground: true}`` or ``{measured: true}``, from the training cases.
 
-    As in nnU-Net: clipped to the 0.5th and 99.5th percentile, then standardised by mean and standard deviation.
+    ``foreground``, as in nnU-Net: values under the masks are clipped to their 0.5th and 99.5th percentile, then
+    standardised by their mean and standard deviation. ``measured``: mean and standard deviation of each channel.
 
     Raises:
         InputError: No mask holds anything but background.
     """
-    values = np.concatenate([case.foreground() for case in cases]).astype(np.float64)
+    values = np.concatenate([case.values() for case in cases], axis=1).astype(np.float64)
     if values.size == 0:
-        raise InputError(
-            f"{card.name}: no training mask holds anything but {card.background}, so there is no foreground."
-        )
+        raise InputError(f"{card.name}: no training mask holds anything but {card.background}; there is no foreground.")
+    std = np.maximum(values.std(axis=1), 1e-6)
+    if card.normalisation.get("measured"):
+        return {"mean": values.mean(axis=1).tolist(), "std": std.tolist()}
     low, high = np.percentile(values, (0.5, 99.5)).tolist()
-    return {"window": [low, high], "mean": float(values.mean()), "std": float(max(values.std(), 1e-6))}
+    return {"window": [low, high], "mean": float(values.mean()), "std": float(std[0])}

@@ -137,7 +137,7 @@ def test_ids_are_positions_unless_given(tmp_path):
     [
         ({"spacing_mm": [1, 2]}, "spacing_mm is [slices, rows, columns] in mm"),
         ({"spacing_mm": [1, 0, 1]}, "found [1, 0, 1]"),
-        ({"normalisation": {"foreground": True, "mean": 3}}, "leave out the other keys"),
+        ({"normalisation": {"foreground": True, "mean": 3}}, "leaves no other key to normalisation"),
         ({"channels": ["a", "b"], "normalisation": {"foreground": True}}, "images of one channel"),
         ({"classes": [{"name": "a", "colour": [0, 0, 0], "id": 1}, {"name": "b", "colour": [0, 0, 1]}]}, "have one id"),
         ({"classes": [{"name": "a", "colour": [0, 0, 0]}, {"name": "b", "colour": [0, 0, 1], "id": []}]}, "of b is a"),

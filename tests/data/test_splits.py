@@ -40,10 +40,8 @@ def test_every_patient_outside_the_test_split_is_held_out_once(card, tmp_path, f
 
 
 def test_folds_stay_the_same_for_good_and_do_not_depend_on_the_order_of_files(card, tmp_path):
-    assert sorted(names(fold_cases(card, CASES, tmp_path, 0, 5).val)) == ["p03_a", "p03_b", "p10_a", "p10_b"]
-    assert names(fold_cases(card, CASES[::-1], tmp_path, 1, 5).val) == names(
-        fold_cases(card, CASES, tmp_path, 1, 5).val
-    )
+    first = names(fold_cases(card, CASES, tmp_path, 0, 5).val)
+    assert first == names(fold_cases(card, CASES[::-1], tmp_path, 0, 5).val) == {"p02_a", "p02_b", "p07_a", "p07_b"}
 
 
 def test_folds_of_nnunet_decide(card, tmp_path, capsys):
