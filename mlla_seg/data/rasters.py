@@ -73,7 +73,9 @@ def read_raster(path: Path, plane: str, keys: Sequence[str]) -> Picture:
     """Reads a whole raster as one slice with its bands as channels; gaps of an image hold the mean of their band."""
     with open_raster(path) as dataset:
         array = dataset.read()
-        present = np.stack([_present(band, nodata) for band, nodata in zip(array, dataset.nodatavals, strict=True)])
+        present: Array = np.stack(
+            [_present(band, nodata) for band, nodata in zip(array, dataset.nodatavals, strict=True)]
+        )
     if present.all():
         return Picture(compact(array[None]))
     if keys is not MASK_KEYS:

@@ -141,17 +141,8 @@ def _stored(folder: Path, name: str) -> dict[str, Any]:
 
 def _fingerprint(card: Card, case: Case, root: Path) -> str:
     sources = [(str(path.relative_to(root)), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in case.files]
-    ids = [*card.ids.items()]
-    reading = (
-        VERSION,
-        card.normalisation,
-        card.plane,
-        card.array_units,
-        card.class_names,
-        ids,
-        card.channels,
-        card.ignore_index,
-    )
+    values = (card.array_units, [*card.ids.items()], card.ignore_index, card.normalisation.get("foreground"))
+    reading = (VERSION, card.plane, values, card.class_names, card.channels)
     return hashlib.sha256(json.dumps([sources, reading]).encode()).hexdigest()
 
 
