@@ -81,7 +81,7 @@ def read_raster(path: Path, plane: str, keys: Sequence[str]) -> Picture:
     if keys is not MASK_KEYS:
         for k, known in enumerate(present):
             array[k][~known] = array[k][known].mean() if known.any() else 0
-    return Picture(compact(array[None]), valid=present.all(axis=0)[None])
+    return Picture(compact(array[None]), valid=np.logical_and.reduce(present)[None])
 
 
 def _present(band: Array, nodata: float | None) -> Array:
