@@ -149,6 +149,35 @@ def nnunet(root: Path, channel: str = "CT") -> None:
     (root / "dataset.json").write_text(json.dumps({"name": "Kidney Stones", **content}))
 
 
+def kampala(root: Path) -> None:
+    root.mkdir(parents=True)
+    for seed, (name, height, width) in enumerate((("A", 90, 140), ("B", 64, 70))):
+        mask = (blobs(seed, 1, 150, 150, 2)[1][:, :height, :width]).astype(np.uint8)
+        write_scene(root / f"mosaic_{name}_image.tif", np.concatenate([mask * 90 + 40 * k for k in range(1, 4)]))
+        write_scene(root / f"mosaic_{name}_mask.tif", mask)
+
+
+def sentinel2_india(root: Path) -> None:
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for n in range(6):
+        mask = blobs(n, 1, 80, 80, 4)[1][:, : 70 + n]
+        image = np.concatenate([mask * 20 + k for k in range(4)]).astype(np.uint8)
+        write_scene(root / f"images/{n:03d}.tif", image)
+        Image.fromarray(mask[0]).save(root / f"masks/{n:03d}.png")
+
+
+def wildfire(root: Path) -> None:
+    for folder in ("post_fire", "masks"):
+        (root / folder).mkdir(parents=True)
+    for n, name in enumerate(("APACHE_20240624", "CODY_20240608", "RANCH_20240601", "SKY_20240619", "WATER_20240621")):
+        mask = blobs(n, 1, 60, 60, 2)[1][:, :50]
+        image = np.concatenate([mask * 1000.0 + 100 * k for k in range(5)])
+        image[:, 5:9, 5:9] = np.nan
+        write_scene(root / f"post_fire/{name}.tif", image, crs="EPSG:4326")
+        write_scene(root / f"masks/{name}.tif", mask, crs="EPSG:4326")
+
+
 def phantom(root: Path) -> None:
     write_synapse_layout(root, range(1, 13), range(13, 17), slices=2, size=32)
 
@@ -165,6 +194,9 @@ WRITERS = {
     "btcv": btcv,
     "atlas23": atlas23,
     "nnunet": nnunet,
+    "kampala": kampala,
+    "sentinel2_india": sentinel2_india,
+    "wildfire": wildfire,
 }
 """By card; a new shipped config needs its writer here."""
 

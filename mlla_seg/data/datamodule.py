@@ -47,6 +47,7 @@ class SegmentationDataModule(LightningDataModule):
         context: Neighbouring slices on each side that the network sees as further channels (2.5-D).
         augment: ``none``, ``transunet``, ``anatomy`` or ``aerial``.
         intensity: Strength of random changes of contrast, brightness, gamma and noise; 0 for none.
+        balance: Draw training crops around pixels of every class equally often, for classes that are rare.
         num_workers: Processes that load training slices, per device.
         fold: The fold of a cross-validation that is held out as validation split; none for the card's splits.
         folds: Number of folds, unless ``splits_final.json`` in the root says them.
@@ -64,6 +65,7 @@ class SegmentationDataModule(LightningDataModule):
         context: int = 0,
         augment: str = "anatomy",
         intensity: float = 0.0,
+        balance: bool = False,
         num_workers: int = 2,
         fold: int | None = None,
         folds: int = 5,
@@ -98,6 +100,7 @@ class SegmentationDataModule(LightningDataModule):
         self.context = context
         self.augment = augment
         self.intensity = intensity
+        self.balance = balance
         self.num_workers = num_workers
         self.seed = seed
         place = hashlib.sha256(str(self.root.absolute()).encode()).hexdigest()[:8]
@@ -143,7 +146,7 @@ class SegmentationDataModule(LightningDataModule):
             name: open_store(self.card, getattr(self.splits, name), self.store) for name in ("train", "val", "test")
         }
         augment = Augment(self.augment, self.crop, self.intensity)
-        self.train_set = SliceDataset(opened["train"], augment, self.spec)
+        self.train_set = SliceDataset(opened["train"], augment, self.spec, self.balance)
         self.val_set = CaseDataset(opened["val"])
         self.test_set = CaseDataset(opened["test"])
         for needed, split in (("validate", "val"), ("test", "test")):

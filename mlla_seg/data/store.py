@@ -1,9 +1,9 @@
 """Memory-mapped arrays, built once per data set, so that training never decodes gzip or npz in its loop.
 
-One case is four files: ``<case>.image.npy`` (S, C, H, W), ``<case>.mask.npy`` (S, H, W) of class indices,
-``<case>.values.npy``, a sample of its values, and ``<case>.json``, which says from which sources it
-was built. The JSON is written last and everything under a temporary name first, so a build
-that is killed goes on where it was, and a case is built again when its sources, or the way of reading them, change.
+One case is ``<case>.image.npy`` (S, C, H, W), ``<case>.mask.npy`` (S, H, W) of class indices, ``<case>.values.npy`` and
+``<case>.places.npy``, samples of its values and of where its classes are, and ``<case>.json``, which says from which
+sources it was built. The JSON is written last and everything under a temporary name first, so a build that is killed
+goes on where it was, and a case is built again when its sources, or the way of reading them, change.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ from mlla_seg.data.picture import Array, Picture, require_finite, require_same_g
 from mlla_seg.data.spec import Card
 from mlla_seg.errors import InputError
 
-VERSION = 3
+VERSION = 4
 """Raised when the meaning of the stored arrays changes, so that old ones are built again."""
 THREADS = 4
 SAMPLE = 10_000
 """Values per channel that are kept of each case, to measure what a data set is like."""
+PLACES = 500
+"""Pixels of each class whose places are kept of each case, for balanced sampling."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,10 @@ class StoredCase:
     def values(self) -> Array:
         """A sample ``(C, n)`` of the image's values, to measure what a data set is like."""
         return np.load(f"{self.stem}.values.npy")
+
+    def places(self) -> Array:
+        """Pixels of every class, rows of class, slice, row and column."""
+        return np.load(f"{self.stem}.places.npy")
 
 
 def build_store(card: Card, cases: Sequence[Case], root: Path, folder: Path) -> None:
@@ -131,7 +137,7 @@ def note_absent_classes(card: Card, cases: Sequence[StoredCase]) -> None:
 
 def _stored(folder: Path, name: str) -> dict[str, Any]:
     """What the store says of a case; nothing where any of its files is missing or damaged."""
-    if not all((folder / f"{name}.{kind}.npy").is_file() for kind in ("image", "mask", "values")):
+    if not all((folder / f"{name}.{kind}.npy").is_file() for kind in ("image", "mask", "values", "places")):
         return {}
     try:
         return json.loads((folder / f"{name}.json").read_text())
@@ -172,6 +178,7 @@ def _build_case(card: Card, case: Case, root: Path, folder: Path) -> None:
     where = np.concatenate(valid)
     if card.normalisation.get("foreground"):
         where &= (arrays["mask"] != 255) & (arrays["mask"] != background)
+    arrays["places"] = _class_places(arrays["mask"])
     arrays["values"] = _value_sample(arrays["image"], where)
     for kind, array in arrays.items():
         temporary = folder / f".{os.getpid()}.{case.name}.{kind}.npy"
@@ -240,6 +247,16 @@ def _value_sample(image: Array, where: Array) -> Array:
     chosen = chosen[:: max(1, len(chosen) // SAMPLE)][:SAMPLE]
     slices, rows, columns = np.unravel_index(chosen, where.shape)
     return image[slices, :, rows, columns].T.astype(np.float32)
+
+
+def _class_places(mask: Array) -> Array:
+    """Pixels of every class, at most ``PLACES`` each, evenly drawn: rows of class, slice, row and column, int32."""
+    places = []
+    for k in sorted({*np.unique(mask).tolist()} - {255}):
+        chosen = np.flatnonzero(mask == k)
+        chosen = chosen[:: max(1, len(chosen) // PLACES)][:PLACES]
+        places.append(np.column_stack([np.full(len(chosen), k), *np.unravel_index(chosen, mask.shape)]))
+    return np.concatenate(places).astype(np.int32) if places else np.zeros((0, 4), np.int32)
 
 
 def measured_normalisation(card: Card, cases: Sequence[StoredCase]) -> dict[str, Any]:

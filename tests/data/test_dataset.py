@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from mlla_seg.data.dataset import CaseDataset, SliceDataset
-from mlla_seg.data.store import StoredCase
+from mlla_seg.data.dataset import CaseDataset, SliceDataset, crop_around
+from mlla_seg.data.store import StoredCase, _class_places
 from mlla_seg.data.transforms import Augment
 
 SLICES = (3, 1, 4)
@@ -76,6 +76,83 @@ def test_slices_are_drawn_on_the_grid_of_the_target_spacing(cases):
     for index, mask in enumerate(masks):
         assert dataset[index]["mask"].shape == (6, 24)
         np.testing.assert_array_equal(dataset[index]["mask"][:, ::2], mask[1::2])
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """A scene of 40 x 60 whose bands are its rows and columns, with a rare class in one corner."""
+    rows, columns = np.mgrid[:40, :60].astype(np.float32)
+    mask = np.zeros((1, 40, 60), np.uint8)
+    mask[0, 35:37, 55:57], mask[0, 0] = 1, 255
+    np.save(tmp_path / "scene.image.npy", np.stack([rows, columns])[None])
+    np.save(tmp_path / "scene.mask.npy", mask)
+    np.save(tmp_path / "scene.places.npy", _class_places(mask))
+    return StoredCase("scene", tmp_path / "scene", (1, 2, 40, 60), (0, 0), None)
+
+
+def test_scene_has_a_sample_for_every_crop_of_its_area(scene):
+    dataset = SliceDataset([scene, scene], Augment("none", (20, 10)), {})
+    assert len(dataset) == 2 * (40 * 60) // (20 * 10)
+    corners = set()
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        top, left = (int(n) for n in sample["image"][:, 0, 0])
+        assert torch.equal(sample["image"][0, :, 0], torch.arange(top, top + 20.0))
+        assert torch.equal(sample["image"][1, 0], torch.arange(left, left + 10.0))
+        np.testing.assert_array_equal(sample["mask"], scene.mask()[0, top : top + 20, left : left + 10])
+        corners.add((top, left))
+    assert len(corners) > 15
+    assert len(SliceDataset([scene], Augment("none", (100, 100)), {})) == 1
+    assert len(SliceDataset([scene], Augment("none", None), {})) == 1
+
+
+def test_only_the_crop_is_read(scene, monkeypatch):
+    seen = []
+
+    class Watched(np.ndarray):
+        def __getitem__(self, key):
+            found = super().__getitem__(key)
+            seen.append(found.shape)
+            return found
+
+    monkeypatch.setattr(StoredCase, "image", lambda self: np.load(f"{self.stem}.image.npy").view(Watched))
+    SliceDataset([scene], Augment("none", (20, 10)), {})[0]
+    assert seen[0] == (1, 2, 20, 10)
+
+
+def test_balanced_samples_show_rare_classes_as_often_as_others(scene):
+    torch.manual_seed(0)
+    plain, balanced = (SliceDataset([scene] * 20, Augment("none", (20, 10)), {}, balance) for balance in (False, True))
+    rare = [sum((1 in sample["mask"]) for sample in (d[i] for i in range(len(d)))) / len(d) for d in (plain, balanced)]
+    assert rare[0] < 0.15
+    assert 0.45 < rare[1] < 0.65
+    sample = balanced[0]
+    assert sample["image"].shape == (2, 20, 10)
+
+
+def test_balanced_samples_of_a_volume_choose_its_slices(cases, tmp_path):
+    mask = np.zeros((4, 12, 12), np.uint8)
+    mask[2, 5, 5] = 1
+    np.save(tmp_path / "case2.mask.npy", mask)
+    np.save(tmp_path / "case2.places.npy", _class_places(mask))
+    torch.manual_seed(0)
+    dataset = SliceDataset([cases[2]] * 100, Augment("none", (8, 8)), {}, balance=True)
+    shown = [int(sample["mask"].sum()) for sample in (dataset[i] for i in range(len(dataset)))]
+    assert (
+        0.5 < np.mean(shown) < 0.75
+    )  # half of them, and of the others those in its slice, are around the one pixel of the rare class
+
+
+@pytest.mark.parametrize(("size", "crop"), [((40, 60), (20, 10)), ((8, 30), (16, 16)), ((5, 5), (5, 5))])
+def test_crops_stay_inside_and_contain_their_pixel(size, crop):
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        around = [int(rng.integers(n)) for n in size]
+        parts = crop_around(size, crop, around, rng)
+        for part, n, c, place in zip(parts, size, crop, around, strict=True):
+            assert part.stop - part.start == c
+            assert 0 <= part.start <= place < part.stop
+            assert part.start == 0 if c >= n else part.stop <= n
 
 
 def test_store_is_not_changed_by_augmentation(cases):
