@@ -177,7 +177,7 @@ def predict(
     overlap: float = 0.5,
     cog: bool = False,
     device: str = "auto",
-    batch_size: int = 16,
+    batch_size: int = 4,
     tta: bool = False,
     probabilities: bool = False,
     overwrite: bool = True,
@@ -198,7 +198,7 @@ def predict(
         overlap: Of these windows, as a fraction.
         cog: Write maps of rasters as Cloud Optimized GeoTIFF.
         device: cpu, cuda, ... or auto.
-        batch_size: Slices that go through the network at once.
+        batch_size: Slices, or windows of a raster, that go through the network at once; decides the memory.
         tta: Mean over the four mirror images of each slice.
         probabilities: Also write the probabilities of every class, as an h5 file beside the mask.
         overwrite: Write masks that exist already again; false goes on where an earlier run stopped.
