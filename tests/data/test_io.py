@@ -314,9 +314,10 @@ def test_affines_may_differ_by_rounding_only(tmp_path):
         require_same_grid(first, picture, last, moved)
 
 
-def test_another_scale_is_found_at_the_far_corner(tmp_path):
+@pytest.mark.parametrize("sign", [1, -1])
+def test_another_scale_is_found_at_the_far_corner(tmp_path, sign):
     volume = np.zeros((200, 4, 4), np.int16)
-    paths = [write_nifti(tmp_path / f"{k}.nii", volume, np.diag([1 + k * 1e-3, 1, 1, 1])) for k in range(2)]
+    paths = [write_nifti(tmp_path / f"{k}.nii", volume, np.diag([sign * (1 + k * 1e-3), 1, 1, 1])) for k in range(2)]
     with pytest.raises(InputError, match=r"up to 0\.199 mm elsewhere"):
         require_same_grid(paths[0], read_image(paths[0]), paths[1], read_image(paths[1]))
 
