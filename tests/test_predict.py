@@ -169,6 +169,20 @@ def test_probabilities_are_written_beside_the_mask(cli, checkpoint, phantom_root
     assert not [path for path in Path("masks").iterdir() if path.name.startswith(".")]
 
 
+def test_probabilities_say_where_they_lie(cli, checkpoint, tmp_path):
+    affine = np.array([[0.0, 0, 5, -3], [-0.7, 0, 0, 9], [0, 0.8, 0, 2], [0, 0, 0, 1]])
+    volume = np.random.default_rng(0).normal(0, 300, (12, 10, 4)).astype(np.float32)
+    nib.save(nib.Nifti1Image(volume, affine), tmp_path / "ct.nii.gz")
+    cli("predict", "--ckpt_path", checkpoint, "--input", tmp_path / "ct.nii.gz", "--output=m", "--probabilities=true")
+    mask = nib.load("m/ct.nii.gz")
+    with h5py.File("m/ct.probabilities.h5") as file:
+        labels = file["probabilities"][()].argmax(axis=0)
+        place = file["probabilities"].attrs["affine"]
+    for index in ((0, 0, 0), (2, 3, 1), tuple(n - 1 for n in labels.shape)):
+        voxel = np.linalg.inv(mask.affine) @ place @ (*index, 1)
+        assert labels[index] == np.asarray(mask.dataobj)[tuple(np.rint(voxel[:3]).astype(int))]
+
+
 def test_a_dicom_folder_and_its_patient_folder_are_predicted(cli, capsys, checkpoint, tmp_path):
     for name in ("first", "second"):
         dicom_series(tmp_path / "patient" / name)

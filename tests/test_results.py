@@ -127,17 +127,20 @@ def test_two_processes_score_as_one(tmp_path, phantom_root, checkpoint):
     assert written[0] == written[1]
 
 
-def changed(checkpoint, output, **spec):
-    """A copy of a checkpoint that says other things of its data."""
+def changed(checkpoint, output, noise=0.0, **spec):
+    """A copy of a checkpoint that says other things of its data, or predicts others."""
     content = torch.load(checkpoint, weights_only=True)
     content["hyper_parameters"]["spec"] |= spec
+    torch.manual_seed(0)
+    head = content["state_dict"]["network.head.weight"]
+    head += noise * head.std() * torch.randn_like(head)
     torch.save(content, output)
     return output
 
 
 def test_ensembles_are_scored_with_the_mean_of_their_probabilities(cli, options, trained, phantom_root, tmp_path):
-    both = [changed(path, tmp_path / path.name, mirrored=True) for path in sorted(trained.rglob("*.ckpt"))]
-    assert len(both) == 2
+    (path, *_) = trained.rglob("last.ckpt")
+    both = [changed(path, tmp_path / f"{noise}.ckpt", noise, mirrored=True) for noise in (0.0, 3.0)]
     cli("test", *options, "--ckpt_path", *both, "--tta=true")
     summary = json.loads(Path("runs/demo/version_0/summary.json").read_text())
     assert summary["ensemble with"] == str(both[1])
@@ -148,6 +151,9 @@ def test_ensembles_are_scored_with_the_mean_of_their_probabilities(cli, options,
         predicted = read_mask(Path(f"masks/{case}.npy.h5")).array
         voxels = [int(row["tp"]) + int(row["fp"]) for row in rows if row["case"] == case]
         assert voxels == [(predicted == k).sum() for k in range(9)]
+    cli("predict", "--ckpt_path", both[0], "--tta=true", "--input", phantom_root / "test_vol_h5", "--output=alone")
+    alone = read_mask(Path("alone/case0013.npy.h5")).array
+    assert (alone != read_mask(Path("masks/case0013.npy.h5")).array).any()
 
 
 def test_mirror_images_are_refused_where_training_showed_none(cli, capsys, options, checkpoint):
