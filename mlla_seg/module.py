@@ -144,6 +144,15 @@ class SegmentationModule(LightningModule):
         grid = network_grid((len(image), *image.shape[-2:]), spacing_mm, self.spec)
         return predict_case(self._scorer(), image, self.device, grid, self.spec["window"], **self._batches())
 
+    def predict_slice(self, image: Tensor, position: int, spacing_mm: Sequence[float] | None = None) -> Tensor:
+        """Labels ``(H, W)`` of one slice of a case, without predicting the others where they do not matter."""
+        shape = (len(image), *image.shape[-2:])
+        if network_grid(shape, spacing_mm, self.spec)[0] != len(image):  # resampled between slices
+            return self.predict_case(image, spacing_mm)[position]
+        first = max(0, position - self.spec["context"])
+        around = image[first : position + self.spec["context"] + 1]
+        return self.predict_case(around, spacing_mm)[position - first]
+
     def _batches(self) -> dict[str, int]:
         return {"context": self.spec["context"], "batch_size": self.hparams["eval_batch_size"]}
 

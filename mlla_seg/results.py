@@ -100,13 +100,13 @@ def chosen_cases(evaluation: Evaluation) -> dict[str, str]:
 def overlay(module: SegmentationModule, case: Mapping[str, Any]) -> Any:
     """A function that draws image, truth and prediction of a case, at its richest slice, into a file."""
     module.eval()  # Lightning has put it back into the mode of training
-    prediction = module.predict_case(case["image"], case["spacing_mm"]).numpy()
     image, mask = case["image"].numpy(), case["mask"].numpy()
     position = richest_slice(mask, module.spec["background"])
+    prediction = module.predict_slice(case["image"], position, case["spacing_mm"]).numpy()
     return partial(
         _draw,
         image[position],
-        {"truth": mask[position], "prediction": prediction[position]},
+        {"truth": mask[position], "prediction": prediction},
         module.spec,
         f"{case['name']}, slice {position}",
     )

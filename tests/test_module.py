@@ -84,3 +84,18 @@ def test_the_order_of_batches_is_that_of_the_seed_and_changes_by_epoch(data):
 def test_a_module_without_spec_is_refused():
     with pytest.raises(ValueError, match="needs the spec of its data"):
         SegmentationModule()
+
+
+@pytest.mark.parametrize(
+    ("spec", "spacing"),
+    [({}, None), ({"context": 1}, None), ({"context": 2, "spacing_mm": [4.0, 0.5, 2.0]}, (2.0, 1.0, 1.0))],
+    ids=["plain", "neighbours", "resampled"],
+)
+def test_a_slice_alone_is_the_slice_of_its_case(data, spec, spacing):
+    torch.manual_seed(0)
+    module = SegmentationModule("mlla_test", decoder_depths=[1, 1, 1], spec={**data.spec, **spec}).eval()
+    image = 100 * torch.randn(6, 1, 32, 32)
+    whole = module.predict_case(image, spacing)
+    assert len(whole.unique()) > 2
+    for position in range(6):
+        assert torch.equal(module.predict_slice(image, position, spacing), whole[position])
