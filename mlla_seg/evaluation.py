@@ -8,7 +8,7 @@ the image, NSD is 0, and the case is counted as missed or hallucinated. So a net
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mlla_seg import surface, transunet
-from mlla_seg.metrics import OVERLAP_SCORES, mean_scores
+from mlla_seg.metrics import OVERLAP_SCORES, dice_score, iou_score, mean_scores, precision_score, recall_score
 
 STATUSES = ("found", "missed", "hallucinated", "absent")
 """Of a class in a case: in truth and prediction, in one of them, in neither."""
@@ -32,6 +32,14 @@ PROTOCOLS = {
     "missing from the prediction scores 0 and 0 even where it is absent, one that only the prediction has 1 and 0.",
 }
 """Each way of evaluating in one sentence."""
+
+POOLED_SCORES: dict[str, Callable[[Tensor], Tensor]] = {
+    "iou": iou_score,
+    "f1": dice_score,
+    "precision": precision_score,
+    "recall": recall_score,
+}
+"""What is said of all voxels together; F1 is the Dice of their counts."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,31 @@ class Evaluation:
             means[score] = float(mean)
             means |= dict(zip((f"{score}_{name}" for name in self.classes), per_class.tolist(), strict=True))
         return means
+
+    def pooled(self) -> dict[str, float]:
+        """Scores of all voxels of the split together, from one confusion matrix, as is usual for maps.
+
+        ``iou``, ``f1``, ``precision`` and ``recall`` by class, ``iou_water``, and their means without the background;
+        overall ``accuracy``, and Cohen's ``kappa`` over all classes.
+        """
+        counts = self.counts.sum(dim=0)
+        tp, fp, fn = counts.double().unbind(-1)
+        pooled = {}
+        for name, score in POOLED_SCORES.items():
+            values = score(counts)
+            pooled[name] = float(values[self.foreground].nanmean())
+            pooled |= {f"{name}_{label}": float(value) for label, value in zip(self.classes, values, strict=True)}
+        total = (tp + fn).sum()
+        agreed, by_chance = tp.sum() / total, ((tp + fn) * (tp + fp)).sum() / total**2
+        return pooled | {"accuracy": float(agreed), "kappa": float((agreed - by_chance) / (1 - by_chance))}
+
+    def pooled_table(self) -> tuple[list[str], list[list[Any]]]:
+        """Header and rows of :meth:`pooled`: a row per class but the background, and their mean."""
+        pooled = self.pooled()
+        rows: list[list[Any]] = [
+            [self.classes[k], *(pooled[f"{name}_{self.classes[k]}"] for name in POOLED_SCORES)] for k in self.foreground
+        ]
+        return ["class", "IoU", "F1", "precision", "recall"], [*rows, ["mean", *(pooled[n] for n in POOLED_SCORES)]]
 
     def numbers_of_cases(self) -> dict[str, dict[str, int]]:
         """How many cases each class is found, missed, hallucinated and absent in."""

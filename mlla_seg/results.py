@@ -20,10 +20,12 @@ DISTANCES = {
     "voxel": "Distances in voxels: not every image of the split says its spacing.",
 }
 
+POOLED = {"iou": "mean IoU", "f1": "mean F1", "accuracy": "overall accuracy", "kappa": "kappa"}
+
 
 def score_table(evaluation: Evaluation) -> str:
     """The table for the terminal, and in what unit its distances are."""
-    text = report.format_table(*evaluation.table()) + f"\n{DISTANCES[evaluation.unit]}"
+    text = report.format_table(*evaluation.table()) + f"\n{DISTANCES[evaluation.unit]}\n{_pooled_line(evaluation)}"
     if evaluation.published is not None:
         text += f"\n\n{report.format_table(*evaluation.comparison())}\ntransunet: {PROTOCOLS['transunet']}"
     return text
@@ -35,6 +37,7 @@ def summary(evaluation: Evaluation, split: str, about: Mapping[str, Any]) -> dic
         **{f"{split}/{name}": value for name, value in evaluation.means().items()},
         "cases": len(evaluation.cases),
         "cases_by_class": evaluation.numbers_of_cases(),
+        "pooled": evaluation.pooled(),
         "unit": evaluation.unit,
         "nsd_tolerance": evaluation.tolerance,
         "protocols": {name: PROTOCOLS[name] for name in _protocols(evaluation)},
@@ -134,6 +137,11 @@ def _tables(evaluation: Evaluation) -> list[str]:
         webpage.table(*evaluation.table(), last=True),
         webpage.note(f"{DISTANCES[evaluation.unit]} {PROTOCOLS['native']}"),
     ]
+    parts += [
+        webpage.heading("All voxels of the split together"),
+        webpage.table(*evaluation.pooled_table(), last=True),
+        webpage.note(_pooled_line(evaluation)),
+    ]
     if evaluation.published is not None:
         parts += [
             webpage.heading("The same predictions by two protocols"),
@@ -141,6 +149,12 @@ def _tables(evaluation: Evaluation) -> list[str]:
             webpage.note(PROTOCOLS["transunet"]),
         ]
     return parts
+
+
+def _pooled_line(evaluation: Evaluation) -> str:
+    pooled = evaluation.pooled()
+    numbers = ", ".join(f"{title} {pooled[name]:.4f}" for name, title in POOLED.items())
+    return f"All voxels together: {numbers}."
 
 
 def _boxes(evaluation: Evaluation, colours: Sequence[Sequence[int]]) -> list[str]:

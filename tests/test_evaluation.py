@@ -88,3 +88,29 @@ def test_both_protocols_side_by_side(masks):
     assert rows[-1][1:] == pytest.approx([1, 0, 0.5, 2])
     row = evaluation.rows()[1]
     assert (row["transunet_dice"], row["transunet_hd95"]) == pytest.approx((0.8, 4))
+
+
+def test_pooled_scores_are_those_of_one_confusion_matrix(masks):
+    from torchmetrics.functional import classification as reference
+
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(3, masks.shape, generator=generator, dtype=torch.uint8)
+    predictions = torch.where(torch.rand(masks.shape, generator=generator) < 0.2, noise, masks)
+    evaluation = evaluate(predictions, masks)
+    pooled = evaluation.pooled()
+    pair = predictions.flatten().long(), masks.flatten().long()
+    how = {"num_classes": 3, "average": "none"}
+    for name, function in (
+        ("iou", reference.multiclass_jaccard_index),
+        ("f1", reference.multiclass_f1_score),
+        ("precision", reference.multiclass_precision),
+        ("recall", reference.multiclass_recall),
+    ):
+        expected = function(*pair, **how).tolist()
+        assert [pooled[f"{name}_{label}"] for label in CLASSES] == pytest.approx(expected, abs=1e-6)
+        assert pooled[name] == pytest.approx(sum(expected[1:]) / 2, abs=1e-6)
+    assert pooled["accuracy"] == pytest.approx(float((pair[0] == pair[1]).float().mean()))
+    assert pooled["kappa"] == pytest.approx(float(reference.multiclass_cohen_kappa(*pair, 3)), abs=1e-6)
+    header, rows = evaluation.pooled_table()
+    assert header == ["class", "IoU", "F1", "precision", "recall"]
+    assert rows[-1][1] == pooled["iou"]
