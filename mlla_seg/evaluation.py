@@ -122,8 +122,8 @@ class Evaluation:
     def pooled(self) -> dict[str, float]:
         """Scores of all voxels of the split together, from one confusion matrix, as is usual for maps.
 
-        ``iou``, ``f1``, ``precision`` and ``recall`` by class, ``iou_water``, and their means without the background;
-        overall ``accuracy``, and Cohen's ``kappa`` over all classes.
+        ``iou``, ``f1``, ``precision`` and ``recall``: by class, as ``iou_water``, their means without the background,
+        and with it, as ``iou_with_all``; overall ``accuracy``, and Cohen's ``kappa`` over all classes.
         """
         counts = self.counts.sum(dim=0)
         tp, fp, fn = counts.double().unbind(-1)
@@ -131,6 +131,7 @@ class Evaluation:
         for name, score in POOLED_SCORES.items():
             values = score(counts)
             pooled[name] = float(values[self.foreground].nanmean())
+            pooled[f"{name}_with_all"] = float(values.nanmean())
             pooled |= {f"{name}_{label}": float(value) for label, value in zip(self.classes, values, strict=True)}
         total = (tp + fn).sum()
         agreed, by_chance = tp.sum() / total, ((tp + fn) * (tp + fp)).sum() / total**2

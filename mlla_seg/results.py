@@ -20,7 +20,7 @@ DISTANCES = {
     "voxel": "Distances in voxels: not every image of the split says its spacing.",
 }
 
-POOLED = {"iou": "mean IoU", "f1": "mean F1", "accuracy": "overall accuracy", "kappa": "kappa"}
+POOLED = {"f1": "mean F1", "accuracy": "overall accuracy", "kappa": "kappa"}
 
 
 def score_table(evaluation: Evaluation) -> str:
@@ -153,8 +153,12 @@ def _tables(evaluation: Evaluation) -> list[str]:
 
 def _pooled_line(evaluation: Evaluation) -> str:
     pooled = evaluation.pooled()
+    left_out = evaluation.classes[evaluation.background] if evaluation.background is not None else None
+    means = f"mean IoU {pooled['iou']:.4f}"
+    if left_out:
+        means += f" without {left_out} ({pooled['iou_with_all']:.4f} with it)"
     numbers = ", ".join(f"{title} {pooled[name]:.4f}" for name, title in POOLED.items())
-    return f"All voxels together: {numbers}."
+    return f"All voxels together: {means}, {numbers}."
 
 
 def _boxes(evaluation: Evaluation, colours: Sequence[Sequence[int]]) -> list[str]:

@@ -178,6 +178,40 @@ def wildfire(root: Path) -> None:
         write_scene(root / f"masks/{name}.tif", mask, crs="EPSG:4326")
 
 
+def isprs(root: Path, names: dict[str, tuple[str, str, str]]) -> None:
+    """``{case: (image, label, eroded label)}``: colour-coded labels, the eroded ones black between classes."""
+    colours = np.array([(255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0)], np.uint8)
+    for seed, (image, label, eroded) in enumerate(names.values()):
+        mask = blobs(seed, 1, 70, 70, 6)[1]
+        coloured = np.moveaxis(colours[mask[0]], 2, 0)
+        bare = coloured.copy()
+        bare[:, :, ::7] = 0
+        for path, array in ((image, np.repeat(mask * 40, 3, axis=0)), (label, coloured), (eroded, bare)):
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            write_scene(root / path, array)
+
+
+def potsdam(root: Path) -> None:
+    tiles = ["2_10", "3_11", "7_12", "2_13", "7_13"]
+    names = ("2_Ortho_RGB/top_potsdam_{}_RGB.tif", "5_Labels_all/top_potsdam_{}_label.tif")
+    eroded = "5_Labels_all_noBoundary/top_potsdam_{}_label_noBoundary.tif"
+    isprs(root, {tile: tuple(name.format(tile) for name in (*names, eroded)) for tile in tiles})
+
+
+def vaihingen(root: Path) -> None:
+    names = ("top/top_mosaic_09cm_area{}.tif", "gts_for_participants/top_mosaic_09cm_area{}.tif")
+    eroded = "gts_eroded_for_participants/top_mosaic_09cm_area{}_noBoundary.tif"
+    isprs(root, {tile: tuple(name.format(tile) for name in (*names, eroded)) for tile in ("1", "3", "5", "2", "38")})
+
+
+def loveda(root: Path) -> None:
+    for n, place in enumerate(("Train/Urban", "Train/Urban", "Train/Rural", "Val/Urban", "Val/Rural")):
+        mask = blobs(n, 1, 64, 64, 8)[1][0]
+        for folder, array in (("images_png", np.repeat(mask[..., None] * 30, 3, axis=2)), ("masks_png", mask)):
+            (root / place / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(root / place / folder / f"{1366 + n}.png")
+
+
 def phantom(root: Path) -> None:
     write_synapse_layout(root, range(1, 13), range(13, 17), slices=2, size=32)
 
@@ -197,6 +231,9 @@ WRITERS = {
     "kampala": kampala,
     "sentinel2_india": sentinel2_india,
     "wildfire": wildfire,
+    "potsdam": potsdam,
+    "vaihingen": vaihingen,
+    "loveda": loveda,
 }
 """By card; a new shipped config needs its writer here."""
 

@@ -36,7 +36,7 @@ def test_every_command_runs(workplace, cli, checkpoint, phantom_root):
         arguments = shlex.split(command)[2:]
         if arguments[0] in ("fit", "test"):
             arguments += STEPS
-        if "configs/kampala.yaml" in arguments:
+        if "configs/potsdam.yaml" in arguments:
             arguments.append("--data.crop=[32,32]")
         if arguments[0] == "phantom":
             arguments += ["--size=32", "--slices=2"]

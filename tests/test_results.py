@@ -55,7 +55,7 @@ def test_every_file_is_there_and_every_case_once(cli, capsys, options, checkpoin
         if known:
             assert summary[f"{split}/dice_{name}"] == pytest.approx(sum(known) / len(known), abs=1e-6)
     printed = capsys.readouterr().out
-    assert f"All voxels together: mean IoU {summary['pooled']['iou']:.4f}, mean F1" in printed
+    assert f"All voxels together: mean IoU {summary['pooled']['iou']:.4f} without background (" in printed
     assert "NSD 1.5 voxel" in printed
     assert "Distances in voxels: not every image of the split says its spacing." in printed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlla_seg.data.spec import Card
@@ -20,12 +20,18 @@ class Case:
     """Files of the image: one entry per slice in order (or one for a whole volume), each with one file per channel."""
     masks: tuple[Path, ...] = ()
     """Files of the mask, one per entry of ``images``; empty where image and mask lie in the same file."""
+    test_masks: tuple[Path, ...] = ()
+    """Masks by which the case is scored where it is tested, such as those without boundaries; empty for the same."""
     split: str | None = None
     """The split that the file's own place says, where it says one."""
 
     @property
     def files(self) -> list[Path]:
         return [path for entry in self.images for path in entry] + list(self.masks)
+
+    def tested(self) -> Case:
+        """The case as it is tested."""
+        return replace(self, masks=self.test_masks or self.masks)
 
 
 def missing_data(card: Card, root: Path, problem: str) -> str:

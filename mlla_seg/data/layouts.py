@@ -59,7 +59,7 @@ def _pattern_cases(card: Card, root: Path) -> list[Case]:
     Groups: ``case`` (name of the case), ``patient`` (unit of the split, by default the case), ``slice`` (index of a
     slice in its volume), ``channel`` (sorts the files of one image), ``split`` (where the folder says it). Earlier
     patterns win: a volume found by the first is not assembled again from slices found by the second. Masks lie in the
-    files of the images, or where the template ``mask`` says.
+    files of the images, or where the template ``mask`` says; ``test_mask`` is where those for testing lie.
     """
     apart = "mask" in card.layout
     names = sorted(
@@ -77,7 +77,7 @@ def _pattern_cases(card: Card, root: Path) -> list[Case]:
             if name in found:
                 continue
             case = _assemble(card, root, name, sorted(entries, key=lambda match: match.place))
-            if all(path.exists() for path in case.masks):
+            if all(path.exists() for path in (*case.masks, *case.test_masks)):
                 found[name] = case
             else:
                 unlabelled.append(entries[0].path.name)
@@ -99,18 +99,23 @@ def _assemble(card: Card, root: Path, name: str, entries: Sequence[_Match]) -> C
     if len(folders) > 1:
         raise InputError(f"{root}: the slices of {name} lie in {' and '.join(folders)}; a case is in one split.")
     known = {key.lower(): split for key, split in card.layout.get("split_folders", SPLIT_FOLDERS).items()}
+    masks, test_masks = (
+        tuple(_fill(card.layout[key], root, files[0]) for files in slices.values()) if key in card.layout else ()
+        for key in ("mask", "test_mask")
+    )
     return Case(
         name,
-        entries[0].groups.get("patient", name),
-        tuple(tuple(match.path for match in files) for files in slices.values()),
-        tuple(_mask_of(card, root, files[0]) for files in slices.values()) if "mask" in card.layout else (),
-        lookup(known, folders[0].lower(), f"split folder of {root}:") if folders else None,
+        patient=entries[0].groups.get("patient", name),
+        images=tuple(tuple(match.path for match in files) for files in slices.values()),
+        masks=masks,
+        test_masks=test_masks,
+        split=lookup(known, folders[0].lower(), f"split folder of {root}:") if folders else None,
     )
 
 
-def _mask_of(card: Card, root: Path, match: _Match) -> Path:
-    """Where the card's template says that the mask of an image lies; never outside the root."""
-    name = PurePosixPath(card.layout["mask"].format(**match.groups))
+def _fill(template: str, root: Path, match: _Match) -> Path:
+    """Where a card's template says that the mask of an image lies; never outside the root."""
+    name = PurePosixPath(template.format(**match.groups))
     if name.is_absolute() or ".." in name.parts:
         raise InputError(f"{match.path}: the card's mask template leads to {name}, outside of {root}.")
     return root / name

@@ -112,6 +112,7 @@ def _by_patient(card: Card, cases: Sequence[Case], patients: Mapping[str, set[st
         if shared := sorted(patients.get(a, set()) & patients.get(b, set())):
             raise InputError(f"{card.name}: patient {shared[0]} is in both {a} and {b} ({len(shared)} such patients).")
     splits = Splits(*([case for case in cases if case.patient in patients.get(split, set())] for split in SPLITS))
+    splits.test = [case.tested() for case in splits.test]
     if not splits.train:
         raise InputError(
             f"{card.name}: {len(cases)} cases found, but none of them is in the training split of the card."

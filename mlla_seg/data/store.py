@@ -14,13 +14,14 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlla_seg.data.cases import Case
+from mlla_seg.data.colours import values_of_colours
 from mlla_seg.data.io import read_channels, read_mask
 from mlla_seg.data.picture import Array, Picture, require_finite, require_same_grid
 from mlla_seg.data.spec import Card
@@ -147,7 +148,8 @@ def _stored(folder: Path, name: str) -> dict[str, Any]:
 
 def _fingerprint(card: Card, case: Case, root: Path) -> str:
     sources = [(str(path.relative_to(root)), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in case.files]
-    values = (card.array_units, [*card.ids.items()], card.ignore_index, card.normalisation.get("foreground"))
+    colours = card.layout.get("coloured_masks") and [card.classes, card.layout.get("ignored_colours")]
+    values = (card.array_units, [*card.ids.items()], card.ignore_index, card.normalisation.get("foreground"), colours)
     reading = (VERSION, card.plane, values, card.class_names, card.channels)
     return hashlib.sha256(json.dumps([sources, reading]).encode()).hexdigest()
 
@@ -193,10 +195,12 @@ def _read_entry(card: Card, files: tuple[Path, ...], mask_path: Path) -> tuple[P
     """One volume or slice, checked: its image, its labels as stored ``(S, H, W)``, and its voxels per class."""
     image = read_channels(files, card.plane, card.array_units)
     mask = read_mask(mask_path, card.plane)
+    if card.layout.get("coloured_masks"):
+        mask = replace(mask, array=values_of_colours(mask.array, card, mask_path))
     if mask.array.shape[1] != 1:
         raise InputError(
             f"{mask_path}: has {mask.array.shape[1]} channels; a mask holds one class index per pixel. "
-            "Convert colours to indices first."
+            "Say coloured_masks in the card's layout if these are the colours of its classes."
         )
     require_same_grid(files[0], image, mask_path, mask)
     channels = image.array.shape[1]

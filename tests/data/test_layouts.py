@@ -336,3 +336,13 @@ def test_patients_of_nnunet_cases_are_found_by_the_cards_expression(tmp_path):
     base = load_card("hippocampus")
     card = replace(base, layout={**base.layout, "patient": r"hippocampus_\d"})
     assert {case.patient for case in find_cases(card, tmp_path)} == {"hippocampus_0"}
+
+
+def test_tiles_are_tested_by_the_masks_without_boundaries(tmp_path):
+    layouts.vaihingen(tmp_path)
+    splits = split_cases(load_card("vaihingen"), find_cases(load_card("vaihingen"), tmp_path))
+    assert [case.masks[0].parent.name for case in splits.train] == ["gts_for_participants"] * 3
+    assert [case.masks[0].name for case in splits.test] == [
+        "top_mosaic_09cm_area2_noBoundary.tif",
+        "top_mosaic_09cm_area38_noBoundary.tif",
+    ]

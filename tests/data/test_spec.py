@@ -38,7 +38,7 @@ def test_shipped_card_is_found_by_name_and_its_spec_is_plain(path, monkeypatch, 
     assert json.loads(json.dumps(spec)) == spec
     assert set(types_in(spec)) <= {dict, list, str, int, float, bool, type(None)}
     assert [entry["name"] for entry in spec["classes"]] == card.class_names
-    assert spec["background"] in (0, None)
+    assert spec["background"] == (None if card.background is None else card.class_names.index(card.background))
 
 
 def test_card_in_the_current_folder_comes_before_the_shipped_one(tmp_path, monkeypatch):
