@@ -184,26 +184,40 @@ class _Partial:
             _create(self.folder / "labels.npy", scene, NODATA)
             _create(self.folder / "done.npy", (blocks,), 0)
             note.write_text(job)
-        self.labels: Array = np.load(self.folder / "labels.npy", mmap_mode="r+")
-        self.done: Array = np.load(self.folder / "done.npy", mmap_mode="r+")
+        self.scene = scene
+        self.done: Array = np.load(self.folder / "done.npy")
+
+    def _labels(self, mode: Any) -> Array:
+        """The labels, mapped into memory anew each time, so that pages that were written do not stay there."""
+        return np.load(self.folder / "labels.npy", mmap_mode=mode)
 
     def keep(self, k: int, place: tuple[int, int, int, int], labels: Array) -> None:
         """Keeps a block; it counts as done only once its labels are in the file."""
         top, left, height, width = place
-        self.labels[top : top + height, left : left + width] = labels
-        self.labels.flush()  # type: ignore[attr-defined]  # of a memory-mapped array
-        self.done[k] = 1
-        self.done.flush()  # type: ignore[attr-defined]
+        mapped = self._labels("r+")
+        mapped[top : top + height, left : left + width] = labels
+        mapped.flush()  # type: ignore[attr-defined]  # of a memory-mapped array
+        done = np.load(self.folder / "done.npy", mmap_mode="r+")
+        done[k] = 1
+        done.flush()
 
     def finish(self, output: Path, classes: Sequence[Mapping[str, Any]], source: Path, cog: bool) -> None:
         """Writes the map and removes the folder."""
         temporary = self.folder / output.name
-        write_map(temporary, self.labels, classes, source, cog)
+        write_map(
+            temporary,
+            lambda rows, columns: np.array(self._labels("r")[rows, columns]),
+            self.scene,
+            classes,
+            source,
+            cog,
+        )
         os.replace(temporary, output)
         shutil.rmtree(self.folder)
 
 
 def _create(path: Path, shape: tuple[int, ...], value: int) -> None:
     array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-    array[:] = value
+    for row in range(0, len(array), 1024):  # and not all of it in memory at once
+        array[row : row + 1024] = value
     array.flush()

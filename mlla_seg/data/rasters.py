@@ -7,7 +7,7 @@ and go to the map that is made of it. Pixels without data are those of the file'
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ NODATA = 255
 """Of maps: where the scene has no data."""
 TILE = 512
 """Side of the tiles that maps are stored in."""
+CACHE_MB = 128
+"""GDAL keeps blocks that were read or written, by default a twentieth of the machine's memory."""
 
 
 @contextmanager
@@ -36,7 +38,7 @@ def open_raster(path: Path) -> Iterator[Any]:
     if not path.exists():
         raise InputError(f"{path}: no such file.")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
             with rasterio.open(path) as dataset:
                 yield dataset
@@ -94,7 +96,8 @@ def _present(band: Array, nodata: float | None) -> Array:
 
 def write_map(
     path: Path,
-    labels: Array,
+    labels: Callable[[slice, slice], Array],
+    shape: tuple[int, int],
     classes: Sequence[Mapping[str, Any]],
     source: Path,
     cog: bool = False,
@@ -103,13 +106,14 @@ def write_map(
 
     Args:
         path: A GeoTIFF; written as it is, so give a temporary name.
-        labels: ``(H, W)`` class indices, ``NODATA`` where there is no data; may be a memory-mapped file.
+        labels: Gives the class indices of some rows and columns, ``NODATA`` where there is no data.
+        shape: H and W.
         classes: Names and colours, and ids where they are not the positions.
         source: The raster whose CRS and geotransform it takes.
         cog: Cloud Optimized GeoTIFF: overviews before the data, for reading over a network.
     """
     rasterio = _rasterio(path)
-    height, width = labels.shape
+    height, width = shape
     with open_raster(source) as dataset:
         place = {"crs": dataset.crs, "transform": dataset.transform}
     profile = {"driver": "GTiff", "dtype": "uint8", "count": 1, "height": height, "width": width, "nodata": NODATA}
@@ -118,13 +122,13 @@ def write_map(
     lookup[: len(classes)] = stored_values(np.arange(len(classes)), classes)
     colours = {int(lookup[k]): (*entry["colour"], 255) for k, entry in enumerate(classes)}
     plain = path.with_name(path.name + ".plain") if cog else path
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         with rasterio.open(plain, "w", **profile, **place) as target:
             target.write_colormap(1, {**colours, NODATA: (0, 0, 0, 0)})
             target.update_tags(1, **{f"class_{int(lookup[k])}": entry["name"] for k, entry in enumerate(classes)})
             for _, part in target.block_windows(1):
-                target.write(lookup[labels[part.toslices()]], 1, window=part)
+                target.write(lookup[labels(*part.toslices())], 1, window=part)
             smaller = [2**k for k in range(1, 16) if max(height, width) / 2**k >= TILE / 2]
             target.build_overviews(smaller, rasterio.enums.Resampling.nearest)
         if cog:
