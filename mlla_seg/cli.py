@@ -57,7 +57,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
 
 def gather_members(argv: Sequence[str]) -> list[str]:
     """Writes ``--ckpt_path a.ckpt b.ckpt``, an ensemble, as ``--ckpt_path a.ckpt --members [b.ckpt]``."""
-    argv = list(argv)
+    argv = [part for word in argv for part in (word.split("=", 1) if word.startswith("--ckpt_path=") else [word])]
     if "--ckpt_path" not in argv:
         return argv
     first = argv.index("--ckpt_path") + 2

@@ -13,7 +13,7 @@ from typing import Any
 from mlla_seg import report
 from mlla_seg.errors import InputError
 
-SAME_IN_ALL = ("card", "folds", "unit", "nsd_tolerance", "background")
+SAME_IN_ALL = ("card", "folds", "unit", "nsd_tolerance", "background", "protocols", "test-time augmentation")
 """What the summaries of all folds must agree on."""
 POOLED = ("dice", "iou", "hd95", "assd", "nsd", "precision", "recall")
 
@@ -52,7 +52,10 @@ def newest_by_fold(runs: Path) -> dict[int, tuple[Path, dict[str, Any]]]:
     """
     found: dict[int, tuple[Path, dict[str, Any]]] = {}
     for path in sorted(runs.glob("**/summary.json"), key=lambda path: path.stat().st_mtime):
-        content = json.loads(path.read_text())
+        try:
+            content = json.loads(path.read_text())
+        except ValueError as error:
+            raise InputError(f"{path} is not valid JSON ({error}). Score the fold again.") from error
         if content.get("fold") is not None and content.get("split") == "val":
             found[content["fold"]] = (path.parent, content)
     how = "score each with: python cli.py validate --config ... --ckpt_path last --data.fold K"
@@ -63,9 +66,9 @@ def newest_by_fold(runs: Path) -> dict[int, tuple[Path, dict[str, Any]]]:
         raise InputError(f"{runs}: folds {', '.join(map(str, missing))} of {first['folds']} are not scored; {how}")
     for other, content in found.values():
         for key in SAME_IN_ALL:
-            if content[key] != first[key]:
+            if content.get(key) != first.get(key):
                 raise InputError(
-                    f"{other}: {key} is {content[key]}, in {folder} it is {first[key]}. "
+                    f"{other}: {key} is {content.get(key)}, in {folder} it is {first.get(key)}. "
                     "Score all folds with the same options."
                 )
     return dict(sorted(found.items()))

@@ -47,6 +47,8 @@ class Scoring:
 
     def __post_init__(self) -> None:
         lookup(PROTOCOLS, self.evaluation, "evaluation")
+        if self.nsd_tolerance < 0:
+            raise InputError(f"--nsd_tolerance is a distance, 0 or more, got {self.nsd_tolerance}.")
 
 
 class SegmentationModule(LightningModule):
@@ -153,6 +155,12 @@ class SegmentationModule(LightningModule):
         around = image[first : position + self.spec["context"] + 1]
         return self.predict_case(around, spacing_mm)[position - first]
 
+    @property
+    def published_size(self) -> Sequence[int]:
+        """Height and width at which the evaluation of TransUNet shows slices to the network."""
+        resize = self.spec["resize"]
+        return resize if isinstance(resize, (list, tuple)) else SIZE
+
     def _batches(self) -> dict[str, int]:
         return {"context": self.spec["context"], "batch_size": self.hparams["eval_batch_size"]}
 
@@ -183,8 +191,7 @@ class SegmentationModule(LightningModule):
             how = {"tolerance": self.scoring.nsd_tolerance, "background": self.spec["background"]}
             self.tables["surfaces"].update(index, case_surface_scores(prediction, mask, classes, spacing, **how))
         if "published" in self.tables:
-            size = self.spec["resize"] if isinstance(self.spec["resize"], list) else SIZE
-            labels = transunet_labels(self._scorer(), image, self.device, size, **self._batches())
+            labels = transunet_labels(self._scorer(), image, self.device, self.published_size, **self._batches())
             self.tables["published"].update(index, transunet_scores(labels, mask, classes))
 
     def _conclude(self, split: str, loader: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -154,7 +155,12 @@ def find_images(source: Path, channels: int) -> list[tuple[Path, ...]]:
     """The images of a folder, or the one file or series: each as its files, one per channel by nnU-Net's names."""
     if not source.exists():
         raise InputError(f"{source}: no such file or folder.")
-    if source.is_file() or is_readable(source):  # a folder may be one DICOM series
+    if source.is_file():
+        return [(source,)]
+    if is_readable(source):  # a folder may be one DICOM series
+        others = [path.name for path in source.iterdir() if path.is_file() and is_readable(path)]
+        if others:
+            print(f"note: {source} is taken as a DICOM series; left out: {', '.join(sorted(others))}", file=sys.stderr)
         return [(source,)]
     files = sorted(path for path in source.iterdir() if is_readable(path))
     if not files:
@@ -206,6 +212,8 @@ def predict(
     """
     from tqdm import tqdm
 
+    if batch_size < 1:
+        raise InputError(f"--batch_size is a number of slices or windows, 1 or more, got {batch_size}.")
     predictor = Predictor.from_checkpoint(ckpt_path, *(members or ()), device=device, tta=tta)
     images = find_images(Path(input), len(predictor.spec["channels"]))
     folder = Path(output)
@@ -215,15 +223,17 @@ def predict(
         targets = [mask_path(files[0], folder, format) for files in images]
     if folder.is_file():
         raise InputError(f"{folder}: is a file; --output takes a folder for the masks.")
-    claims = Counter(targets)
-    for files, target in zip(images, targets, strict=True):
+    besides = [probabilities_path(target, suffix_of(target)) for target in targets]
+    claims = Counter(targets + besides if probabilities else targets)
+    for files, target, beside in zip(images, targets, besides, strict=True):
         if target.resolve() == files[0].resolve():
             raise InputError(f"{target}: the mask would overwrite its image. Choose another folder for --output.")
-        if claims[target] > 1:
+        if claims[target] > 1 or claims[beside] > 1:
             raise InputError(f"{target}: would be the mask of several images of {input}; give them one by one.")
     written, problems = 0, []
-    for files, target in zip(tqdm(images, desc="Predicting", unit="image"), targets, strict=True):
-        if not overwrite and target.exists():
+    progress = tqdm(images, desc="Predicting", unit="image")
+    for files, target, beside in zip(progress, targets, besides, strict=True):
+        if not overwrite and target.exists() and (beside.exists() or not probabilities):
             continue
         try:
             if suffix_of(files[0]) in RASTER_SUFFIXES:
@@ -241,8 +251,7 @@ def predict(
                     job=job,
                 )
             else:
-                beside = probabilities_path(target, suffix_of(target)) if probabilities else None
-                predictor.predict_file(files, target, batch_size, beside)
+                predictor.predict_file(files, target, batch_size, beside if probabilities else None)
             written += 1
         except InputError as error:  # the other images are not to blame
             problems.append(str(error))

@@ -125,6 +125,7 @@ def plot_overlay(
     output: Any,
     title: str = "",
     window: Sequence[float] | None = None,
+    aspect: float = 1.0,
 ) -> None:
     """Draws an image beside label maps laid over it.
 
@@ -135,6 +136,7 @@ def plot_overlay(
         output: A path or an open file for the PNG.
         title: Above everything.
         window: Range of values from black to white, by default the 1st to 99th percentile.
+        aspect: Height of a pixel relative to its width.
     """
     plt = _pyplot()
     picture = np.moveaxis(image[:3] if len(image) >= 3 else image[:1].repeat(3, axis=0), 0, 2).astype(np.float32)
@@ -147,10 +149,10 @@ def plot_overlay(
         tint = colours[np.where(shown, mask, 0)]
         panels.append((name, np.where(shown[..., None], 0.5 * picture + 0.5 * tint, picture)))
     present = sorted({int(k) for mask in masks.values() for k in np.unique(mask) if 0 < k < len(classes)})
-    height = 3.4 * picture.shape[0] / picture.shape[1]
+    height = 3.4 * aspect * picture.shape[0] / picture.shape[1]
     figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), min(height, 6) + 0.8), layout="constrained")
     for axis, (name, panel) in zip(np.atleast_1d(axes), panels, strict=True):
-        axis.imshow(panel, interpolation="nearest")
+        axis.imshow(panel, interpolation="nearest", aspect=aspect)
         axis.set_title(name, fontsize=10)
         axis.axis("off")
     handles = [

@@ -69,7 +69,7 @@ def write_results(
         draw = overlay(module, cases[index[name]])
         dice = float(evaluation.case_means()[evaluation.cases.index(name)])
         pictures.append(webpage.picture(draw, f"{title}: {name}, mean Dice {report.format_cell(dice)}"))
-        if title == "median":
+        if title == ("median" if "median" in shown else "worst"):
             draw(files[3])
     colours = [module.spec["classes"][k]["colour"] for k in evaluation.foreground]
     webpage.write_page(
@@ -96,27 +96,38 @@ def chosen_cases(evaluation: Evaluation) -> dict[str, str]:
     order = [i for i in means.argsort(descending=True, stable=True).tolist() if not means[i].isnan()]
     order = order or list(range(len(evaluation.cases)))
     best, median, worst = order[0], order[len(order) // 2], order[-1]
-    titles = {worst: "worst", best: "best", median: "median"}
-    return {titles[i]: evaluation.cases[i] for i in dict.fromkeys((best, median, worst))}
+    if len(order) == 1:
+        return {"median": evaluation.cases[best]}
+    chosen = {"best": best, "median": median, "worst": worst} if len(order) > 2 else {"best": best, "worst": worst}
+    return {title: evaluation.cases[i] for title, i in chosen.items()}
 
 
 def overlay(module: SegmentationModule, case: Mapping[str, Any]) -> Any:
     """A function that draws image, truth and prediction of a case, at its richest slice, into a file."""
     module.eval()  # Lightning has put it back into the mode of training
     image, mask = case["image"].numpy(), case["mask"].numpy()
-    position = richest_slice(mask, module.spec["background"])
-    prediction = module.predict_slice(case["image"], position, case["spacing_mm"]).numpy()
+    background, spacing = module.spec["background"], case["spacing_mm"]
+    if (mask[mask != 255] == (background or 0)).all():  # nothing is there: where was something hallucinated?
+        labels = module.predict_case(case["image"], spacing).numpy()
+        position = richest_slice(labels, background)
+        prediction = labels[position]
+    else:
+        position = richest_slice(mask, background)
+        prediction = module.predict_slice(case["image"], position, spacing).numpy()
     return partial(
         _draw,
         image[position],
         {"truth": mask[position], "prediction": prediction},
         module.spec,
         f"{case['name']}, slice {position}",
+        spacing[1] / spacing[2] if spacing else 1.0,
     )
 
 
-def _draw(image: Array, masks: Mapping[str, Array], spec: Mapping[str, Any], title: str, to: Any) -> None:
-    report.plot_overlay(image, masks, spec["classes"], to, title, spec["normalisation"].get("window"))
+def _draw(
+    image: Array, masks: Mapping[str, Array], spec: Mapping[str, Any], title: str, aspect: float, to: Any
+) -> None:
+    report.plot_overlay(image, masks, spec["classes"], to, title, spec["normalisation"].get("window"), aspect)
 
 
 def richest_slice(mask: Array, background: int | None) -> int:

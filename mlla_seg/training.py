@@ -20,7 +20,14 @@ from lightning.pytorch.plugins import LayerSync
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mlla_seg import __version__, report
-from mlla_seg.checkpoint import fitting_weights, load_members, read_checkpoint, require_mirrored
+from mlla_seg.checkpoint import (
+    SHARED_BY_MEMBERS,
+    fitting_weights,
+    load_members,
+    read_checkpoint,
+    require_mirrored,
+)
+from mlla_seg.data.cases import Case
 from mlla_seg.data.datamodule import SegmentationDataModule, card_of
 from mlla_seg.data.dataset import CaseDataset
 from mlla_seg.data.splits import number_of_folds
@@ -94,8 +101,15 @@ class SegmentationCLI(LightningCLI):
         if path := config.get("ckpt_path"):
             content = read_checkpoint(path)
             fitting_weights(path, content, self.model.network)
-            if config.tta and self.subcommand != "fit":
-                require_mirrored(path, content["hyper_parameters"]["spec"])
+            splits = self.datamodule.splits
+            scored = splits.test if self.subcommand == "test" else splits.val
+            for name in (path, *config.members):
+                if Path(name).is_file():
+                    require_unseen(name, read_checkpoint(name), scored)
+            if self.subcommand != "fit":
+                require_same_view(path, content["hyper_parameters"]["spec"], self.datamodule.spec)
+                if config.tta:
+                    require_mirrored(path, content["hyper_parameters"]["spec"])
         if config.members:
             self.model.members = load_members([path, *config.members])[1:]
         if os.environ.get("LOCAL_RANK", "0") == "0":
@@ -159,8 +173,9 @@ class SegmentationCLI(LightningCLI):
             "fold": self.datamodule.fold,
             "folds": number_of_folds(self.datamodule.root, self.datamodule.folds),
             "checkpoint": config.ckpt_path,
-            **({"ensemble with": ", ".join(config.members)} if config.members else {}),
+            "ensemble with": ", ".join(config.members) or "none",
             "test-time augmentation": config.tta,
+            **({"transunet at": list(self.model.published_size)} if config.evaluation == "transunet" else {}),
             "version": __version__,
         }
         saved = folder / "config.yaml"  # without a logger there is none
@@ -208,11 +223,6 @@ def find_checkpoint(name: str, config: Any) -> Path:
             )
         path = chosen[-1]
     content = read_checkpoint(path)
-    if _fold_of(content) != _fold_in(config):
-        raise InputError(
-            f"{path}: learned with --data.fold {_in_words(_fold_of(content))}, the options say "
-            f"{_in_words(_fold_in(config))}: it would be scored on cases that it has learned from."
-        )
     _require_same_network(path, content["hyper_parameters"], config)
     return path
 
@@ -228,8 +238,32 @@ def _fold_of(content: Mapping[str, Any]) -> tuple[int, int] | None:
     return None if saved.get("fold") is None else (saved["fold"], saved["folds"])
 
 
-def _in_words(fold: tuple[int, int] | None) -> str:
-    return "none" if fold is None else f"{fold[0]} of {fold[1]}"
+def require_unseen(path: str | Path, content: Mapping[str, Any], cases: Sequence[Case]) -> None:
+    """Refuses to score a network on patients that it has learned from.
+
+    Raises:
+        InputError: Says how many and one of them.
+    """
+    learned = set(content.get(SegmentationDataModule.__qualname__, {}).get("patients", ()))
+    if seen := sorted({case.patient for case in cases} & learned):
+        raise InputError(
+            f"{path}: has learned from {len(seen)} of the patients it would be scored on, such as {seen[0]}. "
+            "Use the checkpoint of the same --data.fold, data and splits."
+        )
+
+
+def require_same_view(path: str | Path, saved: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
+    """Refuses to score a network on data that are brought to it in another way than in training and prediction.
+
+    Raises:
+        InputError: Says what differs.
+    """
+    for key in SHARED_BY_MEMBERS:
+        if key in saved and saved[key] != spec[key]:
+            raise InputError(
+                f"{path}: was trained with {key} {saved[key]}, the options and the card say {spec[key]}. "
+                "Score it with those of its training, as predict would use it."
+            )
 
 
 def _require_same_network(path: Path, saved: dict[str, Any], config: Any) -> None:

@@ -53,9 +53,10 @@ def transunet_scores(prediction: Tensor, mask: Tensor, num_classes: int) -> Tens
 
     Args:
         prediction: Class indices ``(S, H, W)``.
-        mask: True class indices ``(S, H, W)``.
+        mask: True class indices ``(S, H, W)``; what is ignored counts as class 0, in the prediction too.
         num_classes: Classes K.
     """
+    prediction = torch.where(mask < num_classes, prediction, 0)
     scores = torch.full((num_classes, len(MEASURES)), torch.nan, dtype=torch.float64)
     for k in range(1, num_classes):
         predicted, truth = prediction == k, mask == k

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import layouts
 from conftest import ROOT, TINY
-from mlla_seg import report
+from mlla_seg import SegmentationDataModule, report
 from mlla_seg.errors import InputError
 from mlla_seg.folds import folds
 
@@ -91,10 +92,9 @@ def test_cross_validation_from_the_command_line(cli, capsys, phantom_root):
     assert set(cases) == {f"case{n:04d}" for n in range(1, 13)}
     assert sorted(cases.values()) == ["0"] * 6 + ["1"] * 6
     for arguments, problem in (
-        (["--data.fold=0", "--ckpt_path=runs/demo/version_1/checkpoints/last.ckpt"], "with --data.fold 1 of 2"),
         (
-            ["--ckpt_path=runs/demo/version_0/checkpoints/last.ckpt"],
-            "the options say none: it would be scored on cases",
+            ["--data.fold=0", "--ckpt_path=runs/demo/version_1/checkpoints/last.ckpt"],
+            "has learned from 6 of the patients it would be scored on, such as 00",
         ),
         (["--ckpt_path=last"], "No checkpoint below"),
         (["--data.fold=2", "--ckpt_path=last"], "No checkpoint of fold 2 below"),
@@ -102,3 +102,37 @@ def test_cross_validation_from_the_command_line(cli, capsys, phantom_root):
         with pytest.raises(SystemExit):
             cli("validate", *options, *arguments)
         assert problem in capsys.readouterr().err
+    both = [f"runs/demo/version_{k}/checkpoints/last.ckpt" for k in (0, 1)]
+    with pytest.raises(SystemExit):
+        cli("validate", *options, "--data.fold=0", "--ckpt_path", *both)
+    assert "version_1/checkpoints/last.ckpt: has learned from 6 of" in capsys.readouterr().err
+    cli("test", *options, "--ckpt_path", *both)  # neither has seen the test split
+
+
+def test_a_case_that_moved_to_the_test_split_is_not_scored(cli, capsys, tmp_path):
+    """The draw of a split depends on who is there; a checkpoint remembers whom it learned from."""
+    layouts.nnunet(tmp_path / "data")
+    options = ["--data.root=data", "--data.crop=[32,32]", *TINY]
+
+    def splits():
+        return SegmentationDataModule(root="data", crop=[32, 32]).splits
+
+    cli("fit", *options, "--trainer.max_epochs=1", "--trainer.limit_train_batches=1")
+    learned = {case.patient for case in splits().train}
+    for path in sorted((tmp_path / "data/labelsTr").iterdir()):  # whose loss changes the draw
+        path.rename(tmp_path / path.name)
+        if {case.patient for case in splits().test} & learned:
+            break
+        (tmp_path / path.name).rename(path)
+    with pytest.raises(SystemExit):
+        cli("test", *options, "--ckpt_path=last")
+    assert "of the patients it would be scored on" in capsys.readouterr().err
+
+
+def test_folds_scored_in_different_ways_or_damaged_are_refused(runs):
+    write_fold(runs, 9, 1, {"c": 0.5}, **{"test-time augmentation": True})
+    with pytest.raises(InputError, match=r"version_9: test-time augmentation is True, in .* it is None"):
+        folds(str(runs))
+    (runs / "version_9/summary.json").write_text("{")
+    with pytest.raises(InputError, match=r"summary\.json is not valid JSON"):
+        folds(str(runs))

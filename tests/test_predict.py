@@ -197,6 +197,28 @@ def test_a_dicom_folder_and_its_patient_folder_are_predicted(cli, capsys, checkp
     assert "Did you mean nii.gz" in refused(capsys, cli, *rest, "--input", tmp_path / "patient", "--format=nii.g")
 
 
+def test_probabilities_of_two_images_do_not_overwrite_each_other(cli, capsys, checkpoint, tmp_path):
+    (tmp_path / "in").mkdir()
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), tmp_path / "in/x.nii.gz")
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), tmp_path / "in/x.nii")
+    rest = ("--ckpt_path", checkpoint, "--input", tmp_path / "in", "--output=masks")
+    message = refused(capsys, cli, *rest, "--probabilities=true")
+    assert "would be the mask of several images" in message
+    cli("predict", *rest)
+    cli(
+        "predict",
+        "--ckpt_path",
+        checkpoint,
+        "--input",
+        tmp_path / "in/x.nii",
+        "--output=masks",
+        "--overwrite=false",
+        "--probabilities=true",
+    )
+    assert Path("masks/x.probabilities.h5").is_file()
+    assert "--batch_size is a number" in refused(capsys, cli, *rest, "--batch_size=0")
+
+
 def test_values_that_are_no_number_are_refused(cli, capsys, checkpoint, tmp_path):
     volume = np.zeros((8, 8, 3), np.float32)
     volume[2, 3, 1] = np.nan

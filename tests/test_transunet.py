@@ -65,3 +65,10 @@ def test_distances_between_slices_are_voxels_too():
     scores = transunet_scores(torch.from_numpy(prediction), torch.from_numpy(truth), 2)
     assert scores[1].tolist() == pytest.approx(published_scores(prediction == 1, truth == 1))
     assert scores[1, 1] == 5
+
+
+def test_ignored_voxels_are_not_scored():
+    truth = np.zeros((2, 8, 8), int)
+    truth[:, :, 4:] = 255
+    prediction = np.where(truth == 255, 1, 0)
+    assert transunet_scores(torch.from_numpy(prediction), torch.from_numpy(truth), 2)[1].tolist() == [0, 0]

@@ -131,8 +131,9 @@ class SegmentationDataModule(LightningDataModule):
         return fold_cases(self.card, cases, self.root, self.fold, self.folds)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint remembers of its data, so that no fold is scored with another one's network."""
-        return {"fold": self.fold, "folds": self.folds}
+        """What a checkpoint remembers of its data: whom it learned from, so that it is never scored on them."""
+        learned = sorted({case.patient for case in self.splits.train})
+        return {"fold": self.fold, "folds": self.folds, "patients": learned}
 
     def prepare_data(self) -> None:
         """Checks every file and builds the memory-mapped arrays; runs in one process per machine."""

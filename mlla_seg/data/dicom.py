@@ -75,7 +75,7 @@ def _slice_distance(folder: Path, files: Sequence[Path]) -> float:
     tags = [_tags(path) for path in files]
     for key, what in ((ORIENTATION, "orientation"), (PIXEL_SPACING, "pixel spacing"), ("size", "size")):
         for path, tag in zip(files[1:], tags[1:], strict=True):
-            if tag.get(key) != tags[0].get(key):
+            if not _alike(tag.get(key), tags[0].get(key)):
                 raise InputError(
                     f"{path}: its {what} is {tag.get(key)}, that of {files[0].name} {tags[0].get(key)}. "
                     "The slices of a series must be alike; remove localisers and other images."
@@ -112,6 +112,13 @@ def _slice_distance(folder: Path, files: Sequence[Path]) -> float:
             "Resample the series to a straight grid first, for instance with dcm2niix."
         )
     return float(np.abs(along[-1])) / (len(files) - 1)
+
+
+def _alike(value: Any, first: Any) -> bool:
+    """Whether two slices say the same, up to rounding by the scanner."""
+    if not (isinstance(value, str) and isinstance(first, str)):
+        return bool(value == first)
+    return bool(np.allclose(_numbers(value), _numbers(first), rtol=0, atol=1e-4))
 
 
 def _tags(path: Path) -> dict[str, Any]:

@@ -90,9 +90,13 @@ def _assemble(card: Card, root: Path, name: str, entries: Sequence[_Match]) -> C
     slices: dict[int, list[_Match]] = defaultdict(list)
     for match in entries:
         slices[match.place[0]].append(match)
-    absent: object = sorted(set(range(min(slices), max(slices))) - set(slices))
-    if not absent and any(len({m.place for m in files}) < len(files) for files in slices.values()):
-        absent = "some twice"
+    absent = sorted(set(range(min(slices), max(slices))) - set(slices))
+    for files in slices.values():
+        if len({match.place for match in files}) < len(files):
+            raise InputError(
+                f"{files[0].path}: is {name} by the card's patterns, and so is {files[1].path.name}; a case has one "
+                "file per slice and channel. Make the pattern's group case tell them apart."
+            )
     if absent:
         raise InputError(f"{entries[0].path.parent}: the slices of {name} are not consecutive (missing: {absent}).")
     folders = sorted({match.groups["split"] for match in entries if "split" in match.groups})

@@ -39,6 +39,10 @@ def nnunet_card(root: Path) -> Card:
     content = _read(path)
     labels = _labels(content, path)
     channels = content.get("channel_names") or content.get("modality") or {}
+    if not all(str(key).isdigit() for key in channels):
+        raise InputError(
+            f"{path}: channel_names are {channels}; expected numbers from 0 to names, such as {{'0': 'CT'}}."
+        )
     names = [str(channels[key]) for key in sorted(channels, key=int)]
     if not names or len(labels) < 2:
         raise InputError(f"{path}: needs channel_names (or modality) and at least two labels.")
@@ -83,6 +87,11 @@ def nnunet_cases(card: Card, root: Path) -> list[Case]:
         images = tuple(channels) or (root / "imagesTr" / mask.name,)
         if not images[0].is_file():
             raise InputError(f"{mask} has no image: expected {images[0]} or {name}_0000{ending} beside it.")
+        numbers = [int(path.name[len(name) + 1 :][:4]) for path in channels]
+        if numbers != list(range(len(numbers))):
+            raise InputError(
+                f"{images[0]}: the channels of {name} are {numbers}, they should count from 0 without gap."
+            )
         cases.append(Case(name, _patient(card, name), (images,), (mask,)))
     known = {path.name for case in cases for files in case.images for path in files}
     present = (root / "imagesTr").glob(f"[!.]*{ending}")

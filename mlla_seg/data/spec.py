@@ -7,8 +7,11 @@ classes are, how the files lie, who is in which split, where to get it. What a t
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 import yaml
@@ -200,8 +203,54 @@ def _validate(card: Card, path: Path) -> None:
         card.layout["format"] == "nnunet" or bool(card.layout.get("patterns")),
         "layout with format 'files' needs patterns: one regular expression per kind of file, relative to the root.",
     )
+    _validate_patterns(card, demand)
+    _validate_numbers(card, demand)
     for split in card.splits:
         lookup(dict.fromkeys((*SPLITS, "seed")), split, f"split in {path}:")
     demand(
         "train" in card.splits or "seed" in card.splits, "splits needs train: a file, or seed, val and test fractions."
     )
+
+
+def _validate_patterns(card: Card, demand: Callable[[bool, str], None]) -> None:
+    """Expressions that compile and find a case, and templates that only use what they find."""
+    patterns = card.layout.get("patterns", [])
+    demand(isinstance(patterns, list), f"patterns is a list of regular expressions, found {patterns!r}.")
+    for pattern in patterns:
+        try:
+            groups = re.compile(pattern).groupindex
+        except (re.error, TypeError) as error:
+            demand(False, f"the pattern {pattern!r} is no regular expression ({error}).")
+        demand("case" in groups, f"the pattern {pattern!r} needs a group (?P<case>...), which names the case.")
+        for key in ("mask", "test_mask"):
+            used = {name for _, name, _, _ in Formatter().parse(card.layout.get(key, "")) if name is not None}
+            demand(
+                used <= set(groups), f"{key} uses {sorted(used - set(groups))}, which the pattern {pattern!r} lacks."
+            )
+
+
+def _validate_numbers(card: Card, demand: Callable[[bool, str], None]) -> None:
+    """Fractions of splits, and numbers of the normalisation."""
+    for split, value in card.splits.items():
+        if "seed" not in card.splits:
+            demand(isinstance(value, str), f"the split {split} is a file with a patient a line, found {value!r}.")
+        elif split != "seed":
+            demand(
+                _is_number(value) and 0 <= value < 1, f"the split {split} is a fraction from 0 to 1, found {value!r}."
+            )
+    for key in ("mean", "std"):
+        values = card.normalisation.get(key, 1)
+        numbers = values if isinstance(values, list) else [values]
+        demand(
+            all(map(_is_number, numbers)),
+            f"{key} of the normalisation is a number or one per channel, found {values!r}.",
+        )
+    window = card.normalisation.get("window", [0, 1])
+    demand(
+        isinstance(window, list) and len(window) == 2 and all(map(_is_number, window)) and window[0] < window[1],
+        f"window of the normalisation is [low, high], found {window!r}.",
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -96,6 +96,10 @@ def _nnunet_fold(card: Card, cases: Sequence[Case], path: Path, fold: int) -> Sp
     for split, listed in names.items():
         _note_absent(listed, {case.name for case in cases}, f"cases of {split} in {path}")
     patients = {split: {case.patient for case in cases if case.name in listed} for split, listed in names.items()}
+    if not patients["train"]:
+        raise InputError(
+            f"{path}: none of its cases is in the data, such as {sorted(names['train'] or {'(none)'})[0]}."
+        )
     patients["test"] = {case.patient for case in cases} - patients["train"] - patients["val"]
     return _by_patient(card, cases, patients)
 

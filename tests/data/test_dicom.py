@@ -135,3 +135,11 @@ def test_dicom_segmentation_needs_a_series(tmp_path):
     np.savez(tmp_path / "ct.npz", image=np.zeros(DICOM_SHAPE))
     with pytest.raises(InputError, match=r"ct\.npz: a DICOM segmentation refers to the DICOM series it belongs to"):
         write_mask(tmp_path / "mask.dcm", np.zeros(DICOM_SHAPE), CLASSES, tmp_path / "ct.npz")
+
+
+def test_orientations_may_differ_by_rounding(series):
+    path = file_of(series, 3)
+    data = pydicom.dcmread(path)
+    data.ImageOrientationPatient = [0.999999, 0.0, 0.0, 0.0, 1.0, 0.0]
+    data.save_as(path)
+    assert read_image(series).array.shape[0] == 6

@@ -128,10 +128,16 @@ def test_slices_are_in_numerical_order(tmp_path, card, name):
     assert case.files == [tmp_path / name.format(i) for i in range(12)]
 
 
-@pytest.mark.parametrize(("indices", "found"), [(["0", "1", "3"], r"\[2\]"), (["0", "1", "01"], "some twice")])
+@pytest.mark.parametrize(
+    ("indices", "found"),
+    [
+        (["0", "1", "3"], r"are not consecutive \(missing: \[2\]\)"),
+        (["0", "1", "01"], r"_0?1\.h5; a case has one file per"),
+    ],
+)
 def test_slices_that_are_not_consecutive_are_refused(tmp_path, indices, found):
     touch(tmp_path, *(f"ACDC_training_slices/patient003_frame01_slice_{i}.h5" for i in indices))
-    with pytest.raises(InputError, match=rf"ACDC_training_slices: .*patient003_frame01 .*{found}"):
+    with pytest.raises(InputError, match=rf"ACDC_training_slices.*patient003_frame01 .*{found}"):
         find_cases(load_card("acdc"), tmp_path)
 
 

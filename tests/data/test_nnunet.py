@@ -55,6 +55,7 @@ def test_colours_differ_and_the_first_is_black(tmp_path):
     [
         ({"labels": {"background": 0, "a": 1}}, "needs channel_names"),
         ({"channel_names": {"0": "CT"}, "labels": {"background": 0}}, "at least two labels"),
+        ({"channel_names": {"CT": 0}, "labels": {"background": 0, "a": 1}}, "expected numbers from 0 to names"),
         ({"channel_names": {"0": "CT"}}, "should be a mapping with labels"),
         (
             {"channel_names": {"0": "CT"}, "labels": {"background": 0, "whole": [1, 2]}},
@@ -117,3 +118,12 @@ def test_masks_without_foreground_are_refused(tmp_path):
     data = SegmentationDataModule(root=str(tmp_path / "data"), crop=[8, 8], cache_dir=str(tmp_path / "cache"))
     with pytest.raises(InputError, match="no training mask holds anything but background"):
         data.spec  # noqa: B018  measured when it is asked for
+
+
+def test_channels_count_from_zero(tmp_path):
+    layouts.nnunet(tmp_path / "data")
+    image = tmp_path / "data/imagesTr/scan_0_0000.nii.gz"
+    image.rename(image.with_name("scan_0_0001.nii.gz"))
+    data = SegmentationDataModule(root=str(tmp_path / "data"), crop=[8, 8])
+    with pytest.raises(InputError, match=r"scan_0_0001\.nii\.gz: the channels of scan_0 are \[1\], they should count"):
+        data.splits  # noqa: B018  found when they are asked for

@@ -153,3 +153,25 @@ def test_spacing_of_the_card_is_in_the_spec(tmp_path):
     card = load_card(write_card(tmp_path / "a", "hippocampus", spacing_mm=[None, 1.5, 1.5]))
     assert card.spec()["spacing_mm"] == [None, 1.5, 1.5]
     assert load_card("hippocampus").spec()["spacing_mm"] is None
+
+
+def layout_of(**changes):
+    return {"format": "files", "tree": "x", "patterns": [r"(?P<case>\w+)\.nii"], **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"layout": layout_of(patterns=["(x"])}, "the pattern '(x' is no regular expression"),
+        ({"layout": layout_of(patterns=["x"])}, "needs a group (?P<case>...)"),
+        ({"layout": layout_of(patterns="x")}, "patterns is a list of regular expressions"),
+        ({"layout": layout_of(mask="{cas}.nii")}, "mask uses ['cas'], which the pattern"),
+        ({"splits": {"seed": 0, "val": "0.1"}}, "the split val is a fraction from 0 to 1, found '0.1'"),
+        ({"splits": {"seed": 0, "test": 20}}, "the split test is a fraction from 0 to 1, found 20"),
+        ({"splits": {"train": 3}}, "the split train is a file with a patient a line, found 3"),
+        ({"normalisation": {"mean": "x"}}, "mean of the normalisation is a number or one per channel, found 'x'"),
+        ({"normalisation": {"window": [5, 1]}}, "window of the normalisation is [low, high], found [5, 1]"),
+    ],
+)
+def test_what_would_fail_later_is_named_at_once(tmp_path, changes, problem):
+    assert problem in refused(write_card(tmp_path / "a", "hippocampus", **changes))
