@@ -21,6 +21,7 @@ demo: setup
 		--input data/phantom/test_vol_h5/case0013.npy.h5 --output predictions/demo
 	@echo
 	@echo "Checkpoint:            $(RUN)/checkpoints/best.ckpt"
+	@echo "Report:                runs/demo/version_1/report.html"
 	@echo "Table of every case:   runs/demo/version_1/per_case.csv"
 	@echo "Loss and Dice curve:   $(RUN)/training.png"
 	@echo "Truth and prediction:  runs/demo/version_1/overlay.png"
