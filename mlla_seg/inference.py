@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mlla_seg.slices import Grid, between, resize_images, slices_at
+from mlla_seg.slices import Grid, between, fill_gaps, resize_images, slices_at
+from mlla_seg.windows import seen_by_network, window_logits
 
 OVERLAP = 0.5
 """Overlap of neighbouring windows, as a fraction of their size."""
@@ -42,29 +43,47 @@ class Ensemble(nn.Module):
 
 
 def predict_logits(
-    network: nn.Module, images: Tensor, size: tuple[int, int] | None = None, window: Sequence[int] | None = None
+    network: nn.Module,
+    images: Tensor,
+    size: tuple[int, int] | None = None,
+    window: Sequence[int] | None = None,
+    batch_size: int = 16,
 ) -> Tensor:
     """Logits ``(B, K, H, W)`` for images ``(B, C, H, W)`` of any size.
 
     Args:
         network: Maps ``(B, C, h, w)`` to ``(B, K, h, w)``.
-        images: In raw units.
+        images: In raw units, NaN where there is no data.
         size: ``(height, width)`` at which the network sees whole images, by default their own; logits are brought back.
         window: ``(height, width)`` above which images are taken by overlapping windows, blended by a Gaussian.
+        batch_size: Windows that go through the network at once.
     """
     original = images.shape[-2:]
     if size is not None:
-        images = resize_images(images, size)
+        images = resize_images(fill_gaps(images), size)
     if window is not None and any(n > w for n, w in zip(images.shape[-2:], window, strict=True)):
-        from monai.inferers import sliding_window_inference
-
-        roi = tuple(min(n, w) for n, w in zip(images.shape[-2:], window, strict=True))
-        logits = sliding_window_inference(images, roi, len(images), network, overlap=OVERLAP, mode="gaussian")
+        logits = torch.stack([_by_windows(network, image, window, batch_size) for image in images])
     else:
-        logits = network(images)
+        logits = network(fill_gaps(images))
     if logits.shape[-2:] != original:
         logits = F.interpolate(logits.float(), original, mode="bilinear", align_corners=False)
     return logits
+
+
+def _by_windows(network: nn.Module, image: Tensor, window: Sequence[int], batch_size: int) -> Tensor:
+    """Logits ``(K, H, W)`` of an image ``(C, H, W)``."""
+    height, width = image.shape[-2:]
+    seen = (min(window[0], height), min(window[1], width))
+    bands = window_logits(
+        network,
+        lambda top, left, rows, columns: image[:, top : top + rows, left : left + columns],
+        (height, width),
+        seen,
+        device=image.device,
+        overlap=OVERLAP,
+        batch_size=batch_size,
+    )
+    return torch.cat([logits for _, logits in bands], dim=1)
 
 
 @torch.inference_mode()
@@ -97,7 +116,7 @@ def case_logits(
 
     def run(positions: list[int]) -> Tensor:
         chunk = slices_at(image, positions, context, slices).to(device, torch.float32)
-        return predict_logits(network, chunk, (size[0], size[1]), window)
+        return predict_logits(network, chunk, (size[0], size[1]), window, batch_size)
 
     if slices == stored:
         for block in torch.arange(stored).split(batch_size):
@@ -124,5 +143,21 @@ def predict_case(
     batch_size: int = 16,
 ) -> Tensor:
     """Label map ``(S, H, W)`` uint8, on the CPU, of a case ``(S, C, H, W)``; arguments: see :func:`case_logits`."""
-    blocks = case_logits(network, image, device, grid, window, context, batch_size)
-    return torch.cat([logits.argmax(dim=1).to(torch.uint8).cpu() for logits in blocks])
+    if len(image) > 1 or window is None:
+        blocks = case_logits(network, image, device, grid, window, context, batch_size)
+        return torch.cat([logits.argmax(dim=1).to(torch.uint8).cpu() for logits in blocks])
+    # A scene: its labels need far less memory than its logits.
+    shape = (image.shape[-2], image.shape[-1])
+    seen, size = seen_by_network(shape, grid[1:] if grid else shape, window)
+    chunk = slices_at(image, [0], context)[0]
+    bands = window_logits(
+        network,
+        lambda top, left, rows, columns: chunk[:, top : top + rows, left : left + columns].float(),
+        shape,
+        seen,
+        device=device,
+        size=size,
+        overlap=OVERLAP,
+        batch_size=batch_size,
+    )
+    return torch.cat([logits.argmax(dim=0).to(torch.uint8).cpu() for _, logits in bands])[None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,19 @@ import torch
 from mlla_seg.checkpoint import load_members, require_mirrored
 from mlla_seg.data.io import READERS, SERIES, is_readable, mask_path, read_channels, suffix_of, write_mask
 from mlla_seg.data.picture import Array, require_finite
+from mlla_seg.data.polygons import require_polygons
 from mlla_seg.data.probabilities import probabilities_path, write_probabilities
 from mlla_seg.data.rasters import RASTER_SUFFIXES
 from mlla_seg.errors import InputError
 from mlla_seg.inference import Ensemble, Flips, case_logits
-from mlla_seg.scenes import predict_scene
+from mlla_seg.scenes import MapOptions, map_files, predict_scene
 from mlla_seg.slices import network_grid
 
 Spacing = tuple[float, float, float]
 CHANNEL_SUFFIX = re.compile(r"_\d{4}$")
 """nnU-Net's number of a channel at the end of a name."""
+LIST = ".txt"
+"""Suffix of lists of images."""
 
 
 class Predictor:
@@ -152,11 +155,18 @@ def _labels(logits: torch.Tensor) -> Array:
 
 
 def find_images(source: Path, channels: int) -> list[tuple[Path, ...]]:
-    """The images of a folder, or the one file or series: each as its files, one per channel by nnU-Net's names."""
+    """The images of a folder or a list, or the one file or series: each as its files.
+
+    In folders nnU-Net's names say which files are channels of one image. A list (``.txt``) has an image a line,
+    relative to its own folder; several files of one image are separated by commas.
+
+    Raises:
+        InputError: Nothing is there, or something in the list is not.
+    """
     if not source.exists():
         raise InputError(f"{source}: no such file or folder.")
     if source.is_file():
-        return [(source,)]
+        return _listed(source) if source.suffix.lower() == LIST else [(source,)]
     if is_readable(source):  # a folder may be one DICOM series
         others = [path.name for path in source.iterdir() if path.is_file() and is_readable(path)]
         if others:
@@ -174,6 +184,15 @@ def find_images(source: Path, channels: int) -> list[tuple[Path, ...]]:
     return [tuple(group) for group in groups.values()]
 
 
+def _listed(source: Path) -> list[tuple[Path, ...]]:
+    lines = [line.strip() for line in source.read_text().splitlines()]
+    images = [tuple(source.parent / name.strip() for name in line.split(",")) for line in lines if line]
+    absent = [path for files in images for path in files if not path.exists()]
+    if absent or not images:
+        raise InputError(f"{source}: " + (f"lists {absent[0]}, which is not there." if absent else "lists no image."))
+    return images
+
+
 def predict(
     ckpt_path: str,
     input: str,
@@ -181,7 +200,9 @@ def predict(
     format: str | None = None,
     window: int | None = None,
     overlap: float = 0.5,
+    blend: str = "gaussian",
     cog: bool = False,
+    polygons: str | None = None,
     device: str = "auto",
     batch_size: int = 4,
     tta: bool = False,
@@ -196,17 +217,20 @@ def predict(
 
     Args:
         ckpt_path: Checkpoint written by fit, or a folder written by save_pretrained.
-        input: An image file or a folder of them.
+        input: An image file, a folder of them, or a list of them (.txt with a path a line).
         output: Folder for the masks; for a single raster also the name of the map.
         format: Write the masks of volumes as nii.gz, nii, nrrd, mha, seg.nrrd (3D Slicer, with names and colours) or
             dicom-seg.
         window: Side of the windows in which rasters are seen, by default that of the training crops.
         overlap: Of these windows, as a fraction.
+        blend: Weights of overlapping windows of rasters: gaussian or cosine.
         cog: Write maps of rasters as Cloud Optimized GeoTIFF.
+        polygons: Also write the regions of maps as polygons, as gpkg or geojson, beside the map.
         device: cpu, cuda, ... or auto.
         batch_size: Slices, or windows of a raster, that go through the network at once; decides the memory.
         tta: Mean over the four mirror images of each slice.
-        probabilities: Also write the probabilities of every class, as an h5 file beside the mask.
+        probabilities: Also write the probabilities of every class, as an h5 file beside the mask, or as GeoTIFF with a
+            band per class beside a map.
         overwrite: Write masks that exist already again; false goes on where an earlier run stopped.
         members: Further checkpoints, an ensemble; `--ckpt_path a.ckpt b.ckpt` is short for it.
     """
@@ -214,44 +238,39 @@ def predict(
 
     if batch_size < 1:
         raise InputError(f"--batch_size is a number of slices or windows, 1 or more, got {batch_size}.")
+    options = MapOptions(window, overlap, blend, batch_size, cog, probabilities, polygons)
+    if polygons is not None:
+        require_polygons(polygons)
     predictor = Predictor.from_checkpoint(ckpt_path, *(members or ()), device=device, tta=tta)
     images = find_images(Path(input), len(predictor.spec["channels"]))
     folder = Path(output)
-    if Path(input).is_file() and suffix_of(folder) in RASTER_SUFFIXES and suffix_of(Path(input)) in RASTER_SUFFIXES:
+    if len(images) == 1 and suffix_of(folder) in RASTER_SUFFIXES and _is_scene(images[0]):
         targets, folder = [folder], folder.parent
     else:
         targets = [mask_path(files[0], folder, format) for files in images]
     if folder.is_file():
         raise InputError(f"{folder}: is a file; --output takes a folder for the masks.")
-    besides = [probabilities_path(target, suffix_of(target)) for target in targets]
-    claims = Counter(targets + besides if probabilities else targets)
-    for files, target, beside in zip(images, targets, besides, strict=True):
-        if target.resolve() == files[0].resolve():
+    written_by = [
+        map_files(target, options) if _is_scene(files) else _mask_files(target, probabilities)
+        for files, target in zip(images, targets, strict=True)
+    ]
+    claims = Counter(path for paths in written_by for path in paths)
+    for files, target, paths in zip(images, targets, written_by, strict=True):
+        if target.resolve() in [path.resolve() for path in files]:
             raise InputError(f"{target}: the mask would overwrite its image. Choose another folder for --output.")
-        if claims[target] > 1 or claims[beside] > 1:
+        if any(claims[path] > 1 for path in paths):
             raise InputError(f"{target}: would be the mask of several images of {input}; give them one by one.")
     written, problems = 0, []
     progress = tqdm(images, desc="Predicting", unit="image")
-    for files, target, beside in zip(progress, targets, besides, strict=True):
-        if not overwrite and target.exists() and (beside.exists() or not probabilities):
+    for files, target, paths in zip(progress, targets, written_by, strict=True):
+        if not overwrite and all(path.exists() for path in paths):
             continue
         try:
-            if suffix_of(files[0]) in RASTER_SUFFIXES:
+            if _is_scene(files):
                 job = f"{ckpt_path} {members} {tta}"
-                predict_scene(
-                    predictor.network,
-                    predictor.spec,
-                    files[0],
-                    target,
-                    predictor.device,
-                    window,
-                    overlap,
-                    batch_size=batch_size,
-                    cog=cog,
-                    job=job,
-                )
+                predict_scene(predictor.network, predictor.spec, files, target, options, predictor.device, job)
             else:
-                predictor.predict_file(files, target, batch_size, beside if probabilities else None)
+                predictor.predict_file(files, target, batch_size, paths[1] if probabilities else None)
             written += 1
         except InputError as error:  # the other images are not to blame
             problems.append(str(error))
@@ -260,6 +279,15 @@ def predict(
     if problems:
         count = f"{len(problems)} of {len(images)} images have no mask:\n" if len(images) > 1 else ""
         raise InputError(count + "\n".join(problems))
+
+
+def _is_scene(files: Sequence[Path]) -> bool:
+    return any(suffix_of(path) in RASTER_SUFFIXES for path in files)
+
+
+def _mask_files(target: Path, probabilities: bool) -> list[Path]:
+    """A mask and what is written beside it."""
+    return [target, *([probabilities_path(target, suffix_of(target))] if probabilities else [])]
 
 
 def _legend(spec: Mapping[str, Any]) -> Iterator[str]:

@@ -14,11 +14,15 @@ from mlla_seg.data.dataset import CaseDataset
 from mlla_seg.data.picture import Array
 from mlla_seg.evaluation import PROTOCOLS, Evaluation
 from mlla_seg.module import SegmentationModule
+from mlla_seg.slices import fill_gaps
 
 DISTANCES = {
     "mm": "Distances in millimetres, from the spacing of each image.",
     "voxel": "Distances in voxels: not every image of the split says its spacing.",
 }
+
+SHOWN = 1500
+"""Pixels along a side of a picture from which on every second, third, ... is shown."""
 
 POOLED = {"f1": "mean F1", "accuracy": "overall accuracy", "kappa": "kappa"}
 
@@ -105,7 +109,7 @@ def chosen_cases(evaluation: Evaluation) -> dict[str, str]:
 def overlay(module: SegmentationModule, case: Mapping[str, Any]) -> Any:
     """A function that draws image, truth and prediction of a case, at its richest slice, into a file."""
     module.eval()  # Lightning has put it back into the mode of training
-    image, mask = case["image"].numpy(), case["mask"].numpy()
+    mask = case["mask"].numpy()
     background, spacing = module.spec["background"], case["spacing_mm"]
     if (mask[mask != 255] == (background or 0)).all():  # nothing is there: where was something hallucinated?
         labels = module.predict_case(case["image"], spacing).numpy()
@@ -114,10 +118,11 @@ def overlay(module: SegmentationModule, case: Mapping[str, Any]) -> Any:
     else:
         position = richest_slice(mask, background)
         prediction = module.predict_slice(case["image"], position, spacing).numpy()
+    step = max(1, max(mask.shape[1:]) // SHOWN)
     return partial(
         _draw,
-        image[position],
-        {"truth": mask[position], "prediction": prediction},
+        fill_gaps(case["image"][position, :, ::step, ::step].float()).numpy(),
+        {"truth": mask[position, ::step, ::step], "prediction": prediction[::step, ::step]},
         module.spec,
         f"{case['name']}, slice {position}",
         spacing[1] / spacing[2] if spacing else 1.0,

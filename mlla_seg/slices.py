@@ -86,6 +86,15 @@ def resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(images, size, mode="bicubic", align_corners=False, antialias=True)
 
 
+def fill_gaps(images: Tensor) -> Tensor:
+    """Puts the mean of its channel in place of NaN in ``(..., C, H, W)``, 0 in channels without any value."""
+    gaps = images.isnan()
+    if not gaps.any():
+        return images
+    means = images.nanmean(dim=(-2, -1), keepdim=True).nan_to_num(0)
+    return torch.where(gaps, means, images)
+
+
 def resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """Resizes class indices ``(B, H, W)`` by the nearest pixel."""
     if tuple(masks.shape[-2:]) == size:

@@ -268,10 +268,10 @@ def require_same_view(path: str | Path, saved: Mapping[str, Any], spec: Mapping[
 
 def _require_same_network(path: Path, saved: dict[str, Any], config: Any) -> None:
     """Refuses a checkpoint whose weights cannot fit the network that the config describes."""
-    card = card_of(config.data.card, config.data.root)
+    card = card_of(config.data.card, config.data.root, config.data.channels)
     both = {key: (saved[key], config.model[key]) for key in ("encoder", "decoder", "decoder_depths", "mixer")}
     both["classes"] = ([entry["name"] for entry in saved["spec"]["classes"]], card.class_names)
-    both["channels"] = (saved["spec"]["channels"], list(card.channels))
+    both["channels"] = (saved["spec"]["channels"], list(card.seen))
     both["context"] = (saved["spec"]["context"], config.data.context)
     for key, (was, now) in both.items():
         if was != now:

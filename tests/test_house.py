@@ -26,6 +26,9 @@ OPTIONAL = {
     "albumentations",
     "segmentation_models_pytorch",
     "cv2",
+    "rasterio",
+    "pyogrio",
+    "shapely",
 }
 # What each room may import of this package, besides itself.
 SHARED = {"mlla_seg.errors", "mlla_seg.slices"}
@@ -41,8 +44,9 @@ ALLOWED = {
     "mlla_seg.transunet": {"mlla_seg.slices", "mlla_seg.surface"},
     "mlla_seg.evaluation": {"mlla_seg", "mlla_seg.metrics"},
     "mlla_seg.optim": {"mlla_seg.errors"},
-    "mlla_seg.inference": {"mlla_seg.slices"},
-    "mlla_seg.scenes": {"mlla_seg.data", "mlla_seg.errors", "mlla_seg.inference", "mlla_seg.slices"},
+    "mlla_seg.windows": {"mlla_seg.errors", "mlla_seg.slices"},
+    "mlla_seg.inference": {"mlla_seg.slices", "mlla_seg.windows"},
+    "mlla_seg.scenes": {"mlla_seg.data", "mlla_seg.errors", "mlla_seg.slices", "mlla_seg.windows"},
     "mlla_seg.data": {"mlla_seg", *SHARED},
     "mlla_seg.report": {"mlla_seg.data"},
     "mlla_seg.webpage": {"mlla_seg.report"},

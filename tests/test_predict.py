@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -137,8 +138,12 @@ def test_bad_images_are_refused(capsys, cli, checkpoint, phantom_root, tmp_path)
     assert "holds no image" in run("empty")
     (tmp_path / "text.nii.gz").write_text("hello")
     assert "text.nii.gz: cannot be read as .nii.gz" in run("text.nii.gz")
-    (tmp_path / "notes.txt").write_text("hello")
-    assert "notes.txt: unknown format .txt" in run("notes.txt")
+    (tmp_path / "notes.md").write_text("hello")
+    assert "notes.md: unknown format .md" in run("notes.md")
+    (tmp_path / "list.txt").write_text("hello.png\n")
+    assert re.search(r"list\.txt: lists .*hello\.png, which is not there", run("list.txt"))
+    (tmp_path / "list.txt").write_text("\n")
+    assert "list.txt: lists no image" in run("list.txt")
     shutil.copytree(phantom_root / "test_vol_h5", tmp_path / "here")
     assert "would overwrite its image" in run("here", output="here")
     assert not list(tmp_path.glob("masks/.*"))

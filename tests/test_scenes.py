@@ -1,4 +1,4 @@
-"""Scenes of any size: the same map for any block, in the same place, and after being killed half-way."""
+"""Scenes of any size: the same map for any stripes, in the same place, and after being killed half-way."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from rasterio.transform import Affine
 from torch import nn
 
 from layouts import PLACE, write_scene
-from mlla_seg.data.rasters import NODATA, open_raster, read_part
+from mlla_seg.data.maps import NODATA
+from mlla_seg.data.rasters import open_rasters
 from mlla_seg.errors import InputError
-from mlla_seg.inference import predict_logits
 from mlla_seg.models import create_model
-from mlla_seg.scenes import block_logits, fill_gaps, predict_scene, window_starts
+from mlla_seg.scenes import MapOptions, predict_scene
 
 CLASSES = [
     {"name": "ground", "colour": [120, 110, 90], "id": 0},
@@ -26,6 +26,17 @@ CLASSES = [
 def spec_of(bands, **changes):
     channels = [f"band {k}" for k in range(bands)]
     return {"channels": channels, "classes": CLASSES, "resize": None, "window": [64, 64], **changes}
+
+
+def make_map(network, spec, source, output, job="", **options):
+    predict_scene(
+        network, spec, [source] if not isinstance(source, list) else source, output, MapOptions(**options), job=job
+    )
+
+
+def read(path):
+    with open_rasters([path]) as raster:
+        return raster.read(0, 0, *raster.shape)
 
 
 def noise(*shape, dtype=np.uint8):
@@ -47,48 +58,9 @@ def network():
     return create_model("mlla_test", "unet", num_classes=3, in_channels=3, normalisation=normalisation).eval()
 
 
-@pytest.mark.parametrize(
-    ("size", "window", "overlap", "starts"),
-    [
-        (100, 40, 0.5, [0, 20, 40, 60]),
-        (101, 40, 0.5, [0, 20, 40, 60, 61]),
-        (40, 40, 0.5, [0]),
-        (41, 40, 0.0, [0, 1]),
-        (80, 40, 0.0, [0, 40]),
-    ],
-)
-def test_windows_cover_the_scene_and_stay_in_it(size, window, overlap, starts):
-    assert window_starts(size, window, overlap) == starts
-
-
-@pytest.mark.parametrize("block", [50, 64, 97, 1000])
-def test_blocks_change_nothing_and_the_map_is_that_of_the_scene_in_memory(network, block):
-    scene = torch.from_numpy(noise(3, 150, 213)).float()
-    with torch.inference_mode():
-        whole = predict_logits(network, scene[None], window=(64, 96))[0]
-    found = torch.full_like(whole, torch.nan)
-    for top in range(0, 150, block):
-        for left in range(0, 213, block):
-            place = (top, left, min(block, 150 - top), min(block, 213 - left))
-            part = block_logits(
-                network,
-                lambda t, c, h, w: scene[:, t : t + h, c : c + w],
-                (150, 213),
-                place,
-                (64, 96),
-                0.5,
-                "cpu",
-                3,
-                {"resize": None},
-            )
-            found[:, top : top + place[2], left : left + place[3]] = part
-    torch.testing.assert_close(found, whole, atol=1e-4, rtol=0)
-    assert torch.equal(found.argmax(0), whole.argmax(0))
-
-
 def test_map_lies_where_the_scene_does_and_shows_its_classes(tmp_path):
     source = write_scene(tmp_path / "scene.tif", noise(3, 700, 900))
-    predict_scene(Bright(), spec_of(3), source, tmp_path / "map.tif", block=256)
+    make_map(Bright(), spec_of(3), source, tmp_path / "map.tif", stripe=256)
     with rasterio.open(tmp_path / "map.tif") as found:
         assert (found.crs, found.transform, found.shape) == (rasterio.crs.CRS.from_epsg(32636), PLACE, (700, 900))
         assert (found.count, found.dtypes[0], found.nodata) == (1, "uint8", NODATA)
@@ -98,16 +70,14 @@ def test_map_lies_where_the_scene_does_and_shows_its_classes(tmp_path):
         assert [found.colormap(1)[k][:3] for k in range(3)] == [tuple(entry["colour"]) for entry in CLASSES]
         assert found.tags(1)["class_1"] == "roof"
         labels = found.read(1)
-    with open_raster(source) as dataset:
-        image = torch.from_numpy(read_part(dataset, 0, 0, 700, 900))
-    np.testing.assert_array_equal(labels, Bright()(image[None]).argmax(1)[0])
+    np.testing.assert_array_equal(labels, Bright()(torch.from_numpy(read(source))[None]).argmax(1)[0])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["map.tif", "scene.tif"]
 
 
 def test_cloud_optimised_map_has_the_same_labels(tmp_path):
     source = write_scene(tmp_path / "scene.tif", noise(3, 600, 600))
     for cog in (False, True):
-        predict_scene(Bright(), spec_of(3), source, tmp_path / f"{cog}.tif", cog=cog)
+        make_map(Bright(), spec_of(3), source, tmp_path / f"{cog}.tif", cog=cog)
     with rasterio.open(tmp_path / "False.tif") as plain, rasterio.open(tmp_path / "True.tif") as found:
         np.testing.assert_array_equal(found.read(), plain.read())
         assert found.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
@@ -135,17 +105,17 @@ class Mortal(Bright):
 
 def test_killed_half_way_it_goes_on_and_ends_with_the_same_bytes(tmp_path, capsys):
     source = write_scene(tmp_path / "scene.tif", noise(3, 300, 500))
-    predict_scene(Bright(), spec_of(3), source, tmp_path / "whole.tif", block=128)
+    make_map(Bright(), spec_of(3), source, tmp_path / "whole.tif", stripe=128)
     network = Mortal(40)
     with pytest.raises(Killed):
-        predict_scene(network, spec_of(3), source, tmp_path / "map.tif", block=128)
+        make_map(network, spec_of(3), source, tmp_path / "map.tif", stripe=128)
     assert not (tmp_path / "map.tif").exists()
     finished = np.load(tmp_path / ".map.tif.partial/done.npy")
-    assert 0 < finished.sum() < len(finished)
+    assert finished.tolist() == [9, 9, 6, 0]  # bands of 32 rows, by stripe
     counting = Mortal(10_000)
-    predict_scene(counting, spec_of(3), source, tmp_path / "map.tif", block=128)
+    make_map(counting, spec_of(3), source, tmp_path / "map.tif", stripe=128)
     fresh = Mortal(10_000)
-    predict_scene(fresh, spec_of(3), source, tmp_path / "again.tif", block=128)
+    make_map(fresh, spec_of(3), source, tmp_path / "again.tif", stripe=128)
     assert counting.lives > fresh.lives  # what was done was not done again
     assert (tmp_path / "map.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
     assert not list(tmp_path.glob(".*.partial"))
@@ -154,11 +124,11 @@ def test_killed_half_way_it_goes_on_and_ends_with_the_same_bytes(tmp_path, capsy
 def test_another_job_starts_anew(tmp_path):
     source = write_scene(tmp_path / "scene.tif", noise(3, 200, 200))
     with pytest.raises(Killed):
-        predict_scene(Mortal(12), spec_of(3), source, tmp_path / "map.tif", block=64, job="a")
+        make_map(Mortal(12), spec_of(3), source, tmp_path / "map.tif", stripe=64, job="a")
     counting = Mortal(10_000)
-    predict_scene(counting, spec_of(3), source, tmp_path / "map.tif", block=64, job="b")
+    make_map(counting, spec_of(3), source, tmp_path / "map.tif", stripe=64, job="b")
     fresh = Mortal(10_000)
-    predict_scene(fresh, spec_of(3), source, tmp_path / "fresh.tif", block=64)
+    make_map(fresh, spec_of(3), source, tmp_path / "fresh.tif", stripe=64)
     assert counting.lives == fresh.lives
 
 
@@ -170,7 +140,7 @@ def test_what_is_missing_comes_out_as_nodata_in_every_type(tmp_path, dtype):
     nodata = {} if dtype == np.float64 else {"nodata": 0}
     source = write_scene(tmp_path / "scene.tif", array, **nodata)
     for block in (32, 1000):
-        predict_scene(Bright(), spec_of(2, window=[32, 32]), source, tmp_path / f"{block}.tif", block=block)
+        make_map(Bright(), spec_of(2, window=[32, 32]), source, tmp_path / f"{block}.tif", stripe=block)
     with rasterio.open(tmp_path / "32.tif") as small, rasterio.open(tmp_path / "1000.tif") as large:
         labels = large.read(1)
         np.testing.assert_array_equal(small.read(1), labels)
@@ -180,17 +150,10 @@ def test_what_is_missing_comes_out_as_nodata_in_every_type(tmp_path, dtype):
     assert (labels[~expected] < 3).all()
 
 
-def test_gaps_are_filled_with_the_mean_of_their_band():
-    image = torch.tensor([[[1.0, 3.0, torch.nan]], [[torch.nan] * 3]])
-    assert fill_gaps(image).tolist() == [[[1, 3, 2]], [[0, 0, 0]]]
-    whole = torch.ones(1, 2, 2)
-    assert fill_gaps(whole) is whole
-
-
 @pytest.mark.parametrize(("height", "width"), [(20, 30), (1, 1), (64, 200)])
 def test_scene_smaller_than_a_window(tmp_path, network, height, width):
     source = write_scene(tmp_path / "scene.tif", noise(3, height, width))
-    predict_scene(network, spec_of(3), source, tmp_path / "map.tif")
+    make_map(network, spec_of(3), source, tmp_path / "map.tif")
     with rasterio.open(tmp_path / "map.tif") as found:
         assert found.shape == (height, width)
         assert found.read(1).max() < 3
@@ -200,14 +163,14 @@ def test_scene_smaller_than_a_window(tmp_path, network, height, width):
 def test_rotated_and_unreferenced_scenes_keep_what_they_say(tmp_path):
     rotated = PLACE * Affine.rotation(30)
     source = write_scene(tmp_path / "rotated.tif", noise(1, 40, 50), transform=rotated)
-    predict_scene(Bright(), spec_of(1), source, tmp_path / "map.tif")
+    make_map(Bright(), spec_of(1), source, tmp_path / "map.tif")
     with rasterio.open(tmp_path / "map.tif") as found:
         assert found.transform.almost_equals(rotated)
     source = write_scene(tmp_path / "plain.tif", noise(12, 40, 50), transform=None, crs=None)
-    predict_scene(Bright(), spec_of(12), source, tmp_path / "map.tif")
-    with open_raster(tmp_path / "map.tif") as found:
-        assert found.crs is None
-        assert found.transform == Affine.identity()
+    make_map(Bright(), spec_of(12), source, tmp_path / "map.tif")
+    with open_rasters([tmp_path / "map.tif"]) as found:
+        assert found.datasets[0].crs is None
+        assert found.ground is None
 
 
 def test_scenes_that_cannot_be_used_are_named(tmp_path):
@@ -215,15 +178,15 @@ def test_scenes_that_cannot_be_used_are_named(tmp_path):
         tmp_path / "scene.tif", noise(3, 300, 300), tiled=True, blockxsize=64, blockysize=64, compress="deflate"
     )
     with pytest.raises(InputError, match=r"scene\.tif: has 3 bands; this network was trained on 4 \(band 0, band 1"):
-        predict_scene(Bright(), spec_of(4), source, tmp_path / "map.tif")
+        make_map(Bright(), spec_of(4), source, tmp_path / "map.tif")
     with pytest.raises(InputError, match=r"--overlap is a fraction .* got 1"):
-        predict_scene(Bright(), spec_of(3), source, tmp_path / "map.tif", overlap=1)
+        make_map(Bright(), spec_of(3), source, tmp_path / "map.tif", overlap=1)
     data = bytearray(source.read_bytes())
     data[len(data) // 2 : len(data) // 2 + 2000] = b"x" * 2000
     source.write_bytes(data)
     with pytest.raises(InputError, match=r"scene\.tif: cannot be read as \.tif \(.*Is it complete\? Copy or"):
-        predict_scene(Bright(), spec_of(3), source, tmp_path / "map.tif")
+        make_map(Bright(), spec_of(3), source, tmp_path / "map.tif")
     (tmp_path / "text.tif").write_text("hello")
     with pytest.raises(InputError, match=r"text\.tif: cannot be read as \.tif"):
-        predict_scene(Bright(), spec_of(3), tmp_path / "text.tif", tmp_path / "map.tif")
+        make_map(Bright(), spec_of(3), tmp_path / "text.tif", tmp_path / "map.tif")
     assert not (tmp_path / "map.tif").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,24 +13,27 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, DistributedSampler
 
 from mlla_seg.data.dataset import CaseDataset, SliceDataset
+from mlla_seg.data.ground import note_overlaps
 from mlla_seg.data.layouts import find_cases
 from mlla_seg.data.nnunet import nnunet_card
-from mlla_seg.data.spec import Card, load_card
+from mlla_seg.data.spec import SPLITS, Card, load_card
 from mlla_seg.data.splits import Splits, fold_cases, split_cases
 from mlla_seg.data.store import (
     build_store,
     check_class_sizes,
     measured_normalisation,
     note_absent_classes,
+    note_warped,
     open_store,
 )
 from mlla_seg.data.transforms import AUGMENTATIONS, MIRRORED, QUARTER_TURNS, Augment
 from mlla_seg.errors import InputError, lookup
 
 
-def card_of(card: str | None, root: str | Path) -> Card:
-    """The card by its name or path, or, without one, what ``dataset.json`` in the root says."""
-    return load_card(card) if card else nnunet_card(Path(root))
+def card_of(card: str | None, root: str | Path, channels: Sequence[str] | None = None) -> Card:
+    """The card by its name or path, or, without one, what ``dataset.json`` in the root says; and which channels."""
+    known = load_card(card) if card else nnunet_card(Path(root))
+    return known if channels is None else known.using(channels)
 
 
 class SegmentationDataModule(LightningDataModule):
@@ -45,6 +49,7 @@ class SegmentationDataModule(LightningDataModule):
         crop: ``[height, width]`` of random training crops, padded where slices are smaller; larger slices are evaluated
             and predicted by a sliding window of this size.
         context: Neighbouring slices on each side that the network sees as further channels (2.5-D).
+        channels: Names of the card's channels that the network sees, in their order, by default what the card uses.
         augment: ``none``, ``transunet``, ``anatomy`` or ``aerial``.
         intensity: Strength of random changes of contrast, brightness, gamma and noise; 0 for none.
         balance: Draw training crops around pixels of every class equally often, for classes that are rare.
@@ -63,6 +68,7 @@ class SegmentationDataModule(LightningDataModule):
         resize: list[int] | float | None = None,
         crop: list[int] | None = None,
         context: int = 0,
+        channels: list[str] | None = None,
         augment: str = "anatomy",
         intensity: float = 0.0,
         balance: bool = False,
@@ -90,7 +96,7 @@ class SegmentationDataModule(LightningDataModule):
             raise InputError(f"--data.context is a number of neighbouring slices, 0 or more, got {context}.")
         if crop is None and not isinstance(resize, list):
             raise InputError("Training slices need one size: set --data.crop or --data.resize to [height, width].")
-        self.card = card_of(card, root)
+        self.card = card_of(card, root, channels)
         self.root = Path(root)
         self.fold = fold
         self.folds = folds
@@ -103,7 +109,8 @@ class SegmentationDataModule(LightningDataModule):
         self.balance = balance
         self.num_workers = num_workers
         self.seed = seed
-        place = hashlib.sha256(str(self.root.absolute()).encode()).hexdigest()[:8]
+        what = [str(self.root.absolute()), *(self.card.use or ())]
+        place = hashlib.sha256("|".join(what).encode()).hexdigest()[:8]
         self.store = Path(cache_dir) / f"{self.card.name}-{place}"
 
     @cached_property
@@ -137,15 +144,17 @@ class SegmentationDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Checks every file and builds the memory-mapped arrays; runs in one process per machine."""
-        used = self.splits.train + self.splits.val + self.splits.test
+        splits = {name: getattr(self.splits, name) for name in SPLITS}
+        used = [case for cases in splits.values() for case in cases]
         build_store(self.card, used, self.root, self.store)
-        check_class_sizes(self.card, open_store(self.card, used, self.store))
-        note_absent_classes(self.card, open_store(self.card, self.splits.train, self.store))
+        stored = open_store(self.card, used, self.store)
+        check_class_sizes(self.card, stored)
+        note_absent_classes(self.card, stored[: len(self.splits.train)])
+        note_warped(stored)
+        note_overlaps({name: open_store(self.card, cases, self.store) for name, cases in splits.items()})
 
     def setup(self, stage: str) -> None:
-        opened = {
-            name: open_store(self.card, getattr(self.splits, name), self.store) for name in ("train", "val", "test")
-        }
+        opened = {name: open_store(self.card, getattr(self.splits, name), self.store) for name in SPLITS}
         augment = Augment(self.augment, self.crop, self.intensity)
         self.train_set = SliceDataset(opened["train"], augment, self.spec, self.balance)
         self.val_set = CaseDataset(opened["val"])

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from mlla_seg.data.store import StoredCase
 from mlla_seg.data.transforms import Augment
-from mlla_seg.slices import Grid, nearest_slice, network_grid, slices_at
+from mlla_seg.slices import Grid, fill_gaps, nearest_slice, network_grid, slices_at
 
 
 class SliceDataset(Dataset[dict[str, torch.Tensor]]):
@@ -61,6 +61,7 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
             rows, columns = crop_around(size, self.augment.crop, around, rng)
             image, mask, size = image[:, :, rows, columns], mask[:, rows, columns], []
         piece = slices_at(image, [position], self.context, slices)[0].astype(np.float32)
+        piece = fill_gaps(torch.from_numpy(piece)).numpy()
         labels = np.array(mask[nearest_slice(position, slices, case.shape[0])])
         piece, labels = self.augment(piece, labels, seed, (size[0], size[1]) if size else None)
         return {"image": torch.from_numpy(piece), "mask": torch.from_numpy(labels).long()}
@@ -79,9 +80,10 @@ def crop_around(
 
 
 class CaseDataset(Dataset[dict[str, Any]]):
-    """Whole cases, image and mask as they are stored, so that a large volume is in memory once.
+    """Whole cases, image and mask as they are stored and still in their files, so that a scene of any size will do.
 
-    ``{"image": (S, C, H, W), "mask": (S, H, W) uint8, "index": int, "name": str, "spacing_mm": tuple or None}``
+    ``{"image": (S, C, H, W), "mask": (S, H, W) uint8, "index": int, "name": str, "spacing_mm": tuple or None}``; the
+    image is NaN where there is no data.
     """
 
     def __init__(self, cases: Sequence[StoredCase]) -> None:
@@ -92,12 +94,9 @@ class CaseDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         case = self.cases[index]
-        image = np.array(case.image())
-        if image.dtype == np.uint16:
-            image = image.astype(np.int32)  # torch hardly computes with uint16
         return {
-            "image": torch.from_numpy(image),
-            "mask": torch.from_numpy(np.array(case.mask())),
+            "image": torch.from_numpy(case.image()),
+            "mask": torch.from_numpy(case.mask()),
             "index": index,
             "name": case.name,
             "spacing_mm": case.spacing_mm,

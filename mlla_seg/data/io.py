@@ -121,8 +121,7 @@ def read_channels(
     if len(channels) == 1:
         return channels[0]
     array = np.concatenate([channel.array for channel in channels], axis=1)
-    known = [channel.valid for channel in channels if channel.valid is not None]
-    return Picture(array, channels[0].spacing_mm, channels[0].affine, np.all(known, axis=0) if known else None)
+    return Picture(array, channels[0].spacing_mm, channels[0].affine, any(channel.gaps for channel in channels))
 
 
 def read_mask(path: Path, plane: str = "axial") -> Picture:

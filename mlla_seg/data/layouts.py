@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path, PurePosixPath
 
 from mlla_seg.data.cases import Case, missing_data, note_unlabelled
@@ -104,22 +105,43 @@ def _assemble(card: Card, root: Path, name: str, entries: Sequence[_Match]) -> C
         raise InputError(f"{root}: the slices of {name} lie in {' and '.join(folders)}; a case is in one split.")
     known = {key.lower(): split for key, split in card.layout.get("split_folders", SPLIT_FOLDERS).items()}
     masks, test_masks = (
-        tuple(_fill(card.layout[key], root, files[0]) for files in slices.values()) if key in card.layout else ()
+        tuple(_first_there(card.layout[key], root, files[0]) for files in slices.values()) if key in card.layout else ()
         for key in ("mask", "test_mask")
     )
+    further = {
+        files[0].path: tuple(_first_there(place, root, files[0]) for place in card.further.values())
+        for files in slices.values()
+    }
+    for path, others in further.items():
+        for channel, other in zip(card.further, others, strict=True):
+            if not other.exists():
+                raise InputError(f"{path}: its channel {channel} should lie in {other}, which is not there.")
     return Case(
         name,
         patient=entries[0].groups.get("patient", name),
-        images=tuple(tuple(match.path for match in files) for files in slices.values()),
+        images=tuple((*(match.path for match in files), *further[files[0].path]) for files in slices.values()),
         masks=masks,
         test_masks=test_masks,
         split=lookup(known, folders[0].lower(), f"split folder of {root}:") if folders else None,
     )
 
 
-def _fill(template: str, root: Path, match: _Match) -> Path:
-    """Where a card's template says that the mask of an image lies; never outside the root."""
-    name = PurePosixPath(template.format(**match.groups))
-    if name.is_absolute() or ".." in name.parts:
-        raise InputError(f"{match.path}: the card's mask template leads to {name}, outside of {root}.")
-    return root / name
+def _first_there(templates: str | Sequence[str], root: Path, match: _Match) -> Path:
+    """The first of the places that a card's templates name at which a file lies, or the first of all.
+
+    Raises:
+        InputError: A template leads out of the root, or its ``*`` fits several files.
+    """
+    places = []
+    for template in [templates] if isinstance(templates, str) else templates:
+        name = PurePosixPath(template.format(**match.groups))
+        if name.is_absolute() or ".." in name.parts:
+            raise InputError(f"{match.path}: the card's template leads to {name}, outside of {root}.")
+        found = [root / name]
+        if "*" in template:
+            pattern = template.format(**{key: escape(value) for key, value in match.groups.items()})
+            found = sorted(path for path in root.glob(pattern) if not path.name.startswith(".")) or found
+        if len(found) > 1:
+            raise InputError(f"{match.path}: both {found[0].name} and {found[1].name} may be its mask; keep one.")
+        places += found
+    return next((path for path in places if path.exists()), places[0])

@@ -25,8 +25,8 @@ class Picture:
     """Distance between slices, rows and columns; none where the file does not say it."""
     affine: Array | None = None
     """``(4, 4)`` from slice, row and column to millimetres (right, anterior, superior), if the file says it."""
-    valid: Array | None = None
-    """``(S, H, W)`` bool, false where there is no data; none where all of it is."""
+    gaps: bool = False
+    """Whether NaN stands for no data, as in rasters; elsewhere it is damage."""
 
 
 def compact(array: Array) -> Array:

@@ -8,8 +8,8 @@ classes are, how the files lie, who is in which split, where to get it. What a t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -32,7 +32,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("normalisation", "layout", "splits"), (dict,)),
     **dict.fromkeys(("background", "largest_class", "smallest_class"), (str, NOTHING)),
     "array_units": (dict, NOTHING),
-    "spacing_mm": (list, NOTHING),
+    **dict.fromkeys(("spacing_mm", "use"), (list, NOTHING)),
     "ignore_index": (int,),
 }
 """What each key of a card holds."""
@@ -60,6 +60,42 @@ class Card:
     spacing_mm: list[float | None] | None = None
     largest_class: str | None = None
     smallest_class: str | None = None
+    use: tuple[str, ...] | None = None
+
+    @property
+    def seen(self) -> tuple[str, ...]:
+        """Channels that the network sees, in their order: all bands of the image files unless ``use`` says others."""
+        return self.use or self.channels
+
+    @property
+    def further(self) -> dict[str, str]:
+        """Channels that lie in files of their own and are used: where, as a template."""
+        return {name: place for name, place in self.layout.get("extra_channels", {}).items() if name in self.seen}
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """What the files of one image hold, one after the other."""
+        return (*self.channels, *self.further)
+
+    def using(self, names: Sequence[str]) -> Card:
+        """The card of a network that sees these channels, in this order.
+
+        Raises:
+            InputError: One that the card does not know, or one twice.
+        """
+        known = dict.fromkeys([*self.channels, *self.layout.get("extra_channels", {})])
+        for name in names:
+            lookup(known, name, f"channel of {self.name}:")
+        if not names or len(set(names)) < len(names):
+            raise InputError(f"{self.name}: channels are one or more names, each once, got {', '.join(names)}.")
+        for key in ("mean", "std"):
+            value = self.normalisation.get(key)
+            if isinstance(value, list) and len(value) != len(names):
+                raise InputError(
+                    f"{self.name}: the card's {key} is for {len(value)} channels, not for {', '.join(names)}. "
+                    "Say measured: true in its normalisation."
+                )
+        return replace(self, use=tuple(names))
 
     @property
     def class_names(self) -> list[str]:
@@ -77,7 +113,8 @@ class Card:
         return {
             "name": self.name,
             "modality": self.modality,
-            "channels": list(self.channels),
+            "channels": list(self.seen),
+            "bands": list(self.bands),
             "classes": [
                 {"name": entry["name"], "colour": list(entry["colour"]), "id": values[k]}
                 for k, entry in enumerate(self.classes)
@@ -139,11 +176,11 @@ def load_card(name: str | Path) -> Card:
         if not isinstance(value, TYPES[key]):
             found = "nothing" if value is None else f"{value!r}"
             raise InputError(f"{path}: {key} should be {TYPES[key][0].__name__}, found {found}.")
-    for key in ("channels", "classes"):
-        content[key] = tuple(content[key])
+    for key in ("channels", "classes", "use"):
+        content[key] = tuple(content[key]) if content.get(key) is not None else None
     card = Card(folder=path.parent, **content)
     _validate(card, path)
-    return card
+    return card.using(card.use) if card.use else card
 
 
 def _validate(card: Card, path: Path) -> None:
@@ -154,7 +191,8 @@ def _validate(card: Card, path: Path) -> None:
     demand(len(card.channels) > 0, "channels is empty; name at least one.")
     demand(len(card.classes) >= 2, f"classes needs at least two entries, found {len(card.classes)}.")
     demand(len(card.classes) <= 255, f"at most 255 classes fit into a mask, found {len(card.classes)}.")
-    demand(all(isinstance(name, str) for name in card.channels), f"channels are names, found {list(card.channels)}.")
+    names = [*card.channels, *(card.use or ())]
+    demand(all(isinstance(name, str) for name in names), f"channels are names, found {names}.")
     for entry in card.classes:
         demand(
             isinstance(entry, dict)
@@ -177,6 +215,11 @@ def _validate(card: Card, path: Path) -> None:
     demand(
         card.ignore_index not in card.ids,
         f"ignore_index {card.ignore_index} is also the id of a class; 255 is usual.",
+    )
+    threshold = card.layout.get("mask_threshold")
+    demand(
+        threshold is None or (_is_number(threshold) and len(card.classes) == 2),
+        f"mask_threshold is a number, above which a pixel is of the second of two classes, found {threshold!r}.",
     )
     lookup(PLANES, card.plane, f"plane in {path}:")
     for key in ("largest_class", "smallest_class"):
@@ -222,11 +265,25 @@ def _validate_patterns(card: Card, demand: Callable[[bool, str], None]) -> None:
         except (re.error, TypeError) as error:
             demand(False, f"the pattern {pattern!r} is no regular expression ({error}).")
         demand("case" in groups, f"the pattern {pattern!r} needs a group (?P<case>...), which names the case.")
-        for key in ("mask", "test_mask"):
-            used = {name for _, name, _, _ in Formatter().parse(card.layout.get(key, "")) if name is not None}
+        for key, template in _templates(card, demand):
+            used = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
             demand(
                 used <= set(groups), f"{key} uses {sorted(used - set(groups))}, which the pattern {pattern!r} lacks."
             )
+
+
+def _templates(card: Card, demand: Callable[[bool, str], None]) -> list[tuple[str, str]]:
+    """Every template of the layout with its key."""
+    extra = card.layout.get("extra_channels", {})
+    demand(isinstance(extra, dict), f"extra_channels maps names to where they lie, found {extra!r}.")
+    demand(not set(extra) & set(card.channels), f"extra_channels repeats {sorted(set(extra) & set(card.channels))}.")
+    found = [(f"extra_channels {name}", template) for name, template in extra.items()]
+    for key in ("mask", "test_mask"):
+        value = card.layout.get(key, [])
+        found += [(key, template) for template in (value if isinstance(value, list) else [value])]
+    for key, template in found:
+        demand(isinstance(template, str), f"{key} is a path below the root, found {template!r}.")
+    return found
 
 
 def _validate_numbers(card: Card, demand: Callable[[bool, str], None]) -> None:

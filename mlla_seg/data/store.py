@@ -2,8 +2,8 @@
 
 One case is ``<case>.image.npy`` (S, C, H, W), ``<case>.mask.npy`` (S, H, W) of class indices, ``<case>.values.npy`` and
 ``<case>.places.npy``, samples of its values and of where its classes are, and ``<case>.json``, which says from which
-sources it was built. The JSON is written last and everything under a temporary name first, so a build that is killed
-goes on where it was, and a case is built again when its sources, or the way of reading them, change.
+sources it was built and where a scene lies. The JSON is written last and everything under a temporary name first, so a
+build that is killed goes on where it was. A case is built again when its sources, or the way of reading them, change.
 """
 
 from __future__ import annotations
@@ -12,28 +12,30 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.format import open_memmap
 
 from mlla_seg.data.cases import Case
-from mlla_seg.data.colours import values_of_colours
-from mlla_seg.data.io import read_channels, read_mask
-from mlla_seg.data.picture import Array, Picture, require_finite, require_same_grid
+from mlla_seg.data.ground import Ground
+from mlla_seg.data.labels import IGNORED
+from mlla_seg.data.picture import Array
+from mlla_seg.data.reading import open_case
+from mlla_seg.data.sampling import class_places, statistics, value_sample
 from mlla_seg.data.spec import Card
 from mlla_seg.errors import InputError
 
-VERSION = 4
+VERSION = 5
 """Raised when the meaning of the stored arrays changes, so that old ones are built again."""
 THREADS = 4
-SAMPLE = 10_000
-"""Values per channel that are kept of each case, to measure what a data set is like."""
-PLACES = 500
-"""Pixels of each class whose places are kept of each case, for balanced sampling."""
+KINDS = ("image", "mask", "values", "places")
+"""Arrays of a case."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,17 @@ class StoredCase:
     voxels: tuple[int, ...]
     """Voxels per class; ignored ones are not counted."""
     spacing_mm: tuple[float, float, float] | None
+    ground: Ground | None = None
+    """Where a scene lies on the ground, if its file says it."""
+    warped: tuple[str, ...] = ()
+    """Files that lay on another grid than the image and were brought to it."""
 
+    # What is written to these arrays stays in memory: torch takes no array that it could not write to.
     def image(self) -> Array:
-        return np.load(f"{self.stem}.image.npy", mmap_mode="r")
+        return np.load(f"{self.stem}.image.npy", mmap_mode="c")
 
     def mask(self) -> Array:
-        return np.load(f"{self.stem}.mask.npy", mmap_mode="r")
+        return np.load(f"{self.stem}.mask.npy", mmap_mode="c")
 
     def values(self) -> Array:
         """A sample ``(C, n)`` of the image's values, to measure what a data set is like."""
@@ -97,7 +104,10 @@ def open_store(card: Card, cases: Sequence[Case], folder: Path) -> list[StoredCa
         if not entry:
             raise InputError(f"{folder} has no arrays of {case.name}. Run again; they are built before the first step.")
         spacing = tuple(entry["spacing_mm"]) if entry["spacing_mm"] else None
-        opened.append(StoredCase(case.name, folder / case.name, tuple(entry["shape"]), tuple(entry["voxels"]), spacing))
+        place = entry["ground"]
+        ground = Ground(place["crs"], tuple(place["transform"]), tuple(place["shape"])) if place else None
+        facts = (tuple(entry["shape"]), tuple(entry["voxels"]), spacing, ground, tuple(entry["warped"]))
+        opened.append(StoredCase(case.name, folder / case.name, *facts))
     return opened
 
 
@@ -132,13 +142,27 @@ def note_absent_classes(card: Card, cases: Sequence[StoredCase]) -> None:
     totals = np.sum([case.voxels for case in cases], axis=0)
     absent = [name for name, total in zip(card.class_names, totals, strict=True) if total == 0]
     if absent:
-        ignored = f" Is it stored as {card.ignore_index}, which is ignored?" if len(absent) == 1 else ""
+        ignored = ""
+        if len(absent) == 1:
+            ignored = f" Is it stored as {card.ignore_index}, which is ignored?"
+            if len(card.classes) == 2 and card.ignore_index == 255:
+                ignored += " Then say mask_threshold: 127 in the card's layout."
         print(f"note: no training mask of {card.name} holds {', '.join(absent)}.{ignored}", file=sys.stderr)
+
+
+def note_warped(cases: Sequence[StoredCase]) -> None:
+    """Says that files lie on another grid than their image."""
+    warped = [name for case in cases for name in case.warped]
+    if warped:
+        print(
+            f"note: {len(warped)} files lie on another grid than their image and are warped to it: {warped[0]}, ...",
+            file=sys.stderr,
+        )
 
 
 def _stored(folder: Path, name: str) -> dict[str, Any]:
     """What the store says of a case; nothing where any of its files is missing or damaged."""
-    if not all((folder / f"{name}.{kind}.npy").is_file() for kind in ("image", "mask", "values", "places")):
+    if not all((folder / f"{name}.{kind}.npy").is_file() for kind in KINDS):
         return {}
     try:
         return json.loads((folder / f"{name}.json").read_text())
@@ -148,135 +172,59 @@ def _stored(folder: Path, name: str) -> dict[str, Any]:
 
 def _fingerprint(card: Card, case: Case, root: Path) -> str:
     sources = [(str(path.relative_to(root)), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in case.files]
-    colours = card.layout.get("coloured_masks") and [card.classes, card.layout.get("ignored_colours")]
-    values = (card.array_units, [*card.ids.items()], card.ignore_index, card.normalisation.get("foreground"), colours)
-    reading = (VERSION, card.plane, values, card.class_names, card.channels)
+    masks = [card.layout.get(key) for key in ("coloured_masks", "ignored_colours", "mask_threshold")]
+    values = (card.array_units, [*card.ids.items()], card.ignore_index, card.normalisation.get("foreground"))
+    colours = card.layout.get("coloured_masks") and card.classes
+    reading = (VERSION, card.plane, values, card.class_names, card.bands, card.seen, masks, colours)
     return hashlib.sha256(json.dumps([sources, reading]).encode()).hexdigest()
 
 
 def _build_case(card: Card, case: Case, root: Path, folder: Path) -> None:
     fingerprint = _fingerprint(card, case, root)
-    mask_paths = case.masks or tuple(files[0] for files in case.images)
-    entries = [_read_entry(card, files, mask) for files, mask in zip(case.images, mask_paths, strict=True)]
-    first = entries[0][0]
-    for files, (image, _, _) in zip(case.images, entries, strict=True):
-        if image.array.shape[2:] != first.array.shape[2:]:
-            raise InputError(
-                f"{files[0]}: shape {image.array.shape[2:]} differs from {case.images[0][0].name} with "
-                f"{first.array.shape[2:]}; slices of one volume must have one shape."
-            )
-    arrays = {
-        "image": np.concatenate([image.array for image, _, _ in entries]),
-        "mask": np.concatenate([labels for _, labels, _ in entries]),
-    }
-    entry = {
-        "fingerprint": fingerprint,
-        "shape": arrays["image"].shape,
-        "voxels": np.sum([voxels for _, _, voxels in entries], axis=0).tolist(),
-        "spacing_mm": first.spacing_mm,
-    }
-    background = card.class_names.index(card.background) if card.background in card.class_names else None
-    valid = [np.ones(labels.shape, bool) if image.valid is None else image.valid for image, labels, _ in entries]
-    where = np.concatenate(valid)
-    if card.normalisation.get("foreground"):
-        where &= (arrays["mask"] != 255) & (arrays["mask"] != background)
-    arrays["places"] = _class_places(arrays["mask"])
-    arrays["values"] = _value_sample(arrays["image"], where)
-    for kind, array in arrays.items():
-        temporary = folder / f".{os.getpid()}.{case.name}.{kind}.npy"
-        np.save(temporary, np.ascontiguousarray(array))
-        os.replace(temporary, folder / f"{case.name}.{kind}.npy")
-    temporary = folder / f".{os.getpid()}.{case.name}.json"
-    temporary.write_text(json.dumps(entry))
-    os.replace(temporary, folder / f"{case.name}.json")
-
-
-def _read_entry(card: Card, files: tuple[Path, ...], mask_path: Path) -> tuple[Picture, Array, list[int]]:
-    """One volume or slice, checked: its image, its labels as stored ``(S, H, W)``, and its voxels per class."""
-    image = read_channels(files, card.plane, card.array_units)
-    mask = read_mask(mask_path, card.plane)
-    if card.layout.get("coloured_masks"):
-        mask = replace(mask, array=values_of_colours(mask.array, card, mask_path))
-    if mask.array.shape[1] != 1:
-        raise InputError(
-            f"{mask_path}: has {mask.array.shape[1]} channels; a mask holds one class index per pixel. "
-            "Say coloured_masks in the card's layout if these are the colours of its classes."
-        )
-    require_same_grid(files[0], image, mask_path, mask)
-    channels = image.array.shape[1]
-    if channels != len(card.channels):
-        raise InputError(
-            f"{files[0]}: has {channels} channels, the card {card.name} expects {len(card.channels)} "
-            f"({', '.join(card.channels)})."
-        )
-    require_finite(files[0], image)
-    labels = mask.array[:, 0]
-    for valid in (image.valid, mask.valid):
-        if valid is not None:  # what has no data is neither learned nor scored
-            labels = np.where(valid, labels, card.ignore_index)
-    return image, *_check_mask(card, labels, mask_path)
-
-
-def _check_mask(card: Card, mask: Array, path: Path) -> tuple[Array, list[int]]:
-    """The mask as uint8 and its voxels per class; refuses values that are no class."""
-    values, counts = np.unique(mask, return_counts=True)
-    ids = card.ids
-    wrong = [
-        (value, count)
-        for value, count in zip(values.tolist(), counts.tolist(), strict=True)
-        if value != card.ignore_index and value not in ids
-    ]
-    if wrong:
-        value, count = wrong[0]
-        others = f" and {len(wrong) - 1} other such values" if len(wrong) > 1 else ""
-        raise InputError(
-            f"{path}: mask value {value:g} in {count} voxels{others}; expected {_listed(ids)} "
-            f"({', '.join(card.class_names)}) or {card.ignore_index} (ignored). Correct the mask or the card's classes."
-        )
-    indices = np.array([255 if value == card.ignore_index else ids[value] for value in values.tolist()], np.uint8)
-    stored = np.stack([indices[np.searchsorted(values, piece)] for piece in mask])  # by slices, to need little memory
-    voxels = np.bincount(indices, weights=counts, minlength=256)[: len(card.classes)].astype(int).tolist()
-    return stored, voxels
-
-
-def _listed(ids: Mapping[int, int]) -> str:
-    """Values as ``0 to 8`` where they have no gap."""
-    values = sorted(ids)
-    return f"0 to {values[-1]}" if values == list(range(len(values))) else ", ".join(map(str, values))
-
-
-def _value_sample(image: Array, where: Array) -> Array:
-    """At most ``SAMPLE`` voxels of ``(S, C, H, W)`` among those of ``(S, H, W)``, evenly drawn: ``(C, n)`` float32."""
-    chosen = np.flatnonzero(where)
-    chosen = chosen[:: max(1, len(chosen) // SAMPLE)][:SAMPLE]
-    slices, rows, columns = np.unravel_index(chosen, where.shape)
-    return image[slices, :, rows, columns].T.astype(np.float32)
-
-
-def _class_places(mask: Array) -> Array:
-    """Pixels of every class, at most ``PLACES`` each, evenly drawn: rows of class, slice, row and column, int32."""
-    places = []
-    for k in sorted({*np.unique(mask).tolist()} - {255}):
-        chosen = np.flatnonzero(mask == k)
-        chosen = chosen[:: max(1, len(chosen) // PLACES)][:PLACES]
-        places.append(np.column_stack([np.full(len(chosen), k), *np.unravel_index(chosen, mask.shape)]))
-    return np.concatenate(places).astype(np.int32) if places else np.zeros((0, 4), np.int32)
+    with ExitStack() as stack:
+        temporary = {kind: folder / f".{os.getpid()}.{case.name}.{kind}.npy" for kind in KINDS}
+        for path in temporary.values():
+            stack.callback(path.unlink, missing_ok=True)
+        with open_case(card, case) as source:
+            image = open_memmap(temporary["image"], "w+", source.dtype, source.shape)
+            mask = open_memmap(temporary["mask"], "w+", np.uint8, (source.shape[0], *source.shape[2:]))
+            voxels = np.zeros(256, np.int64)
+            for piece in source.pieces:
+                slices, _, height, _ = piece.image.shape
+                place = (slice(piece.first, piece.first + slices), slice(piece.top, piece.top + height))
+                image[place[0], :, place[1]] = piece.image
+                mask[place] = piece.labels
+                voxels += np.bincount(piece.labels.ravel(), minlength=256)
+        counts = voxels[: len(card.classes)].tolist()
+        background = card.class_names.index(card.background) if card.background in card.class_names else None
+        left_out = (IGNORED, background) if card.normalisation.get("foreground") else ()
+        np.save(temporary["places"], class_places(mask, counts))
+        np.save(temporary["values"], value_sample(image, mask, left_out))
+        del image, mask  # which writes what is left of them
+        entry = {
+            "fingerprint": fingerprint,
+            "shape": source.shape,
+            "voxels": counts,
+            "spacing_mm": source.spacing_mm,
+            "ground": source.ground and asdict(source.ground),
+            "warped": source.warped,
+        }
+        for kind, path in temporary.items():
+            os.replace(path, folder / f"{case.name}.{kind}.npy")
+        note = folder / f".{os.getpid()}.{case.name}.json"
+        note.write_text(json.dumps(entry))
+        os.replace(note, folder / f"{case.name}.json")
 
 
 def measured_normalisation(card: Card, cases: Sequence[StoredCase]) -> dict[str, Any]:
     """The numbers of ``normalisation: {foreground: true}`` or ``{measured: true}``, from the training cases.
 
-    ``foreground``, as in nnU-Net: values under the masks are clipped to their 0.5th and 99.5th percentile, then
-    standardised by their mean and standard deviation. ``measured``: mean and standard deviation of each channel.
-
     Raises:
-        InputError: No mask holds anything but background.
+        InputError: There is nothing to measure.
     """
-    values = np.concatenate([case.values() for case in cases], axis=1).astype(np.float64)
+    values = np.concatenate([case.values() for case in cases], axis=1)
     if values.size == 0:
-        raise InputError(f"{card.name}: no training mask holds anything but {card.background}; there is no foreground.")
-    std = np.maximum(values.std(axis=1), 1e-6)
-    if card.normalisation.get("measured"):
-        return {"mean": values.mean(axis=1).tolist(), "std": std.tolist()}
-    low, high = np.percentile(values, (0.5, 99.5)).tolist()
-    return {"window": [low, high], "mean": float(values.mean()), "std": float(std[0])}
+        what = f"mask holds anything but {card.background}"
+        what = what if card.normalisation.get("foreground") else "scene has a pixel with data"
+        raise InputError(f"{card.name}: no training {what}; there is nothing to measure.")
+    return statistics(values, foreground=bool(card.normalisation.get("foreground")))

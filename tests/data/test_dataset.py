@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from mlla_seg.data.dataset import CaseDataset, SliceDataset, crop_around
-from mlla_seg.data.store import StoredCase, _class_places
+from mlla_seg.data.sampling import class_places
+from mlla_seg.data.store import StoredCase
 from mlla_seg.data.transforms import Augment
 
 SLICES = (3, 1, 4)
@@ -86,7 +87,7 @@ def scene(tmp_path):
     mask[0, 35:37, 55:57], mask[0, 0] = 1, 255
     np.save(tmp_path / "scene.image.npy", np.stack([rows, columns])[None])
     np.save(tmp_path / "scene.mask.npy", mask)
-    np.save(tmp_path / "scene.places.npy", _class_places(mask))
+    np.save(tmp_path / "scene.places.npy", class_places(mask, np.bincount(mask.ravel(), minlength=2)[:2]))
     return StoredCase("scene", tmp_path / "scene", (1, 2, 40, 60), (0, 0), None)
 
 
@@ -134,7 +135,7 @@ def test_balanced_samples_of_a_volume_choose_its_slices(cases, tmp_path):
     mask = np.zeros((4, 12, 12), np.uint8)
     mask[2, 5, 5] = 1
     np.save(tmp_path / "case2.mask.npy", mask)
-    np.save(tmp_path / "case2.places.npy", _class_places(mask))
+    np.save(tmp_path / "case2.places.npy", class_places(mask, np.bincount(mask.ravel(), minlength=2)[:2]))
     torch.manual_seed(0)
     dataset = SliceDataset([cases[2]] * 100, Augment("none", (8, 8)), {}, balance=True)
     shown = [int(sample["mask"].sum()) for sample in (dataset[i] for i in range(len(dataset)))]

@@ -319,7 +319,7 @@ def test_folders_of_dicom_are_images(tmp_path):
 def test_masks_never_lie_outside_of_the_root(tmp_path):
     card = separate(tmp_path, patterns=[r"(?P<case>\d)\.nii"], mask="../{case}.nii")
     touch(tmp_path, "1.nii")
-    with pytest.raises(InputError, match=r"1\.nii: the card's mask template leads to \.\./1\.nii, outside of"):
+    with pytest.raises(InputError, match=r"1\.nii: the card's template leads to \.\./1\.nii, outside of"):
         find_cases(card, tmp_path)
 
 

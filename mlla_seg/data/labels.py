@@ -1,0 +1,116 @@
+"""From what mask files hold (ids, colours or greys) to class indices."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from mlla_seg.data.picture import Array
+from mlla_seg.data.spec import Card
+from mlla_seg.errors import InputError
+
+IGNORED = 255
+"""Class index of what is neither learned nor scored."""
+
+
+def class_indices(card: Card, mask: Array, path: Path, gaps: bool = False) -> tuple[Array, Counter[float]]:
+    """Class indices of a mask, or of a part of one.
+
+    Args:
+        card: Says whether ids, colours (``coloured_masks``) or greys (``mask_threshold``) stand for classes.
+        mask: ``(S, C, H, W)`` as read.
+        path: Where from, for messages.
+        gaps: Whether NaN stands for no data.
+
+    Returns:
+        ``(S, H, W)`` uint8, ``IGNORED`` where nothing is known; and how many voxels have each value that is no class,
+        see :func:`refuse_unknown`.
+
+    Raises:
+        InputError: Not the number of channels that such a mask has.
+    """
+    missing: Array | None = np.any(np.isnan(mask), axis=1) if gaps and mask.dtype.kind == "f" else None
+    if missing is not None:
+        mask = np.where(missing[:, None], 0, mask)
+    if card.layout.get("coloured_masks"):
+        values, known = _codes_of_colours(mask, card, path), _known_colours(card)
+    elif (threshold := card.layout.get("mask_threshold")) is not None:
+        if not (mask == mask[:, :1]).all():
+            raise InputError(
+                f"{path}: has {mask.shape[1]} channels that differ; a grey mask to be cut at {threshold} has one value "
+                "per pixel."
+            )
+        values, known = (mask[:, 0] > threshold).astype(np.uint8), {0: 0, 1: 1}
+    else:
+        if mask.shape[1] != 1:
+            raise InputError(
+                f"{path}: has {mask.shape[1]} channels; a mask holds one class index per pixel. "
+                "Say coloured_masks in the card's layout if these are the colours of its classes."
+            )
+        values, known = mask[:, 0], {**card.ids, card.ignore_index: IGNORED}
+    if missing is not None:
+        values = np.where(missing, next(iter(known)), values)  # any class, so that they are not found to be unknown
+    found, counts = np.unique(values, return_counts=True)
+    indices = np.array([known.get(value, IGNORED) for value in found.tolist()], np.uint8)
+    stored = np.stack([indices[np.searchsorted(found, piece)] for piece in values])  # by slices, to need little memory
+    unknown = Counter({v: int(n) for v, n in zip(found.tolist(), counts.tolist(), strict=True) if v not in known})
+    if missing is not None:
+        stored[missing] = IGNORED
+    return stored, unknown
+
+
+def refuse_unknown(card: Card, unknown: Mapping[float, int], path: Path) -> None:
+    """Raises where a mask holds values that are no class.
+
+    Raises:
+        InputError: Says the lowest of them and in how many voxels it is.
+    """
+    if not unknown:
+        return
+    value = min(unknown)
+    others = f" and {len(unknown) - 1} other such values" if len(unknown) > 1 else ""
+    if card.layout.get("coloured_masks"):
+        code = int(value)
+        listed = ", ".join(str([known >> 16, known >> 8 & 255, known & 255]) for known in _known_colours(card))
+        raise InputError(
+            f"{path}: colour {[code >> 16, code >> 8 & 255, code & 255]} in {unknown[value]} pixels{others} is none of "
+            f"the card {card.name}: {listed}. Correct the mask, or add the colour to classes or ignored_colours."
+        )
+    expected = f"{_listed(card.ids)} ({', '.join(card.class_names)})"
+    grey = " For a mask of greys say mask_threshold in the card's layout." if len(unknown) > 1 else ""
+    raise InputError(
+        f"{path}: mask value {value:g} in {unknown[value]} voxels{others}; expected {expected} or {card.ignore_index} "
+        f"(ignored). Correct the mask or the card's classes.{grey if len(card.classes) == 2 else ''}"
+    )
+
+
+def _known_colours(card: Card) -> dict[int, int]:
+    """Class index, or ``IGNORED``, by colour; where classes share one the first has it."""
+    colours = [(card.classes[k]["colour"], k) for k in card.ids.values()]
+    colours += [(colour, IGNORED) for colour in card.layout.get("ignored_colours", [])]
+    known: dict[int, int] = {}
+    for (red, green, blue), k in colours:
+        known.setdefault(red << 16 | green << 8 | blue, k)
+    return known
+
+
+def _codes_of_colours(mask: Array, card: Card, path: Path) -> Array:
+    """One number per pixel ``(S, H, W)`` for the colours of ``(S, 3, H, W)``."""
+    if mask.shape[1] == 4 and (mask[:, 3] == 255).all():  # opaque
+        mask = mask[:, :3]
+    if mask.shape[1] != 3 or mask.min() < 0 or mask.max() > 255:
+        raise InputError(
+            f"{path}: has {mask.shape[1]} channels of values from {mask.min():g} to {mask.max():g}; the card "
+            f"{card.name} expects colours, 3 channels of 0 to 255."
+        )
+    red, green, blue = np.moveaxis(mask.astype(np.int32), 1, 0)
+    return red << 16 | green << 8 | blue
+
+
+def _listed(ids: Mapping[int, int]) -> str:
+    """Values as ``0 to 8`` where they have no gap."""
+    values = sorted(ids)
+    return f"0 to {values[-1]}" if values == list(range(len(values))) else ", ".join(map(str, values))

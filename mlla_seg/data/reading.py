@@ -1,0 +1,142 @@
+"""From the files of a case to checked pieces of image and labels: volumes whole, scenes a strip of rows at a time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlla_seg.data.cases import Case
+from mlla_seg.data.ground import Ground
+from mlla_seg.data.io import PHOTO_SUFFIXES, read_channels, read_mask, suffix_of
+from mlla_seg.data.labels import IGNORED, class_indices, refuse_unknown
+from mlla_seg.data.picture import Array, Picture, require_finite, require_same_grid
+from mlla_seg.data.rasters import RASTER_SUFFIXES, Raster, open_rasters
+from mlla_seg.data.spec import Card
+from mlla_seg.errors import InputError
+
+STRIP = 2**24
+"""Pixels of a scene that are read at once."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some slices and rows of a case."""
+
+    first: int
+    """Its first slice."""
+    top: int
+    """Its first row."""
+    image: Array
+    """``(S, C, H, W)``."""
+    labels: Array
+    """``(S, H, W)`` class indices uint8, 255 where nothing is known."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A case that is open: what it holds, and its pieces, which together are all of it."""
+
+    shape: tuple[int, int, int, int]
+    dtype: Any
+    pieces: Iterator[Piece]
+    spacing_mm: tuple[float, float, float] | None = None
+    ground: Ground | None = None
+    warped: tuple[str, ...] = ()
+    """Files that lie on another grid than the image, and are brought to it."""
+
+
+@contextmanager
+def open_case(card: Card, case: Case) -> Iterator[Source]:
+    """Opens a case; its pieces are read one by one.
+
+    Raises:
+        InputError: A file is damaged, the files do not fit together or to the card, or the mask holds unknown values.
+    """
+    if any(suffix_of(path) in RASTER_SUFFIXES for path in case.images[0]):
+        with _open_scene(card, case) as source:
+            yield source
+        return
+    entries: list[Piece] = []
+    spacing = None
+    first = 0
+    for files, mask_path in zip(case.images, case.masks or [files[0] for files in case.images], strict=True):
+        image, labels = _read_entry(card, files, mask_path)
+        if entries and image.array.shape[2:] != entries[0].image.shape[2:]:
+            raise InputError(
+                f"{files[0]}: shape {image.array.shape[2:]} differs from {case.images[0][0].name} with "
+                f"{entries[0].image.shape[2:]}; slices of one volume must have one shape."
+            )
+        spacing = spacing if entries else image.spacing_mm
+        entries.append(Piece(first, 0, image.array, labels))
+        first += len(labels)
+    _, channels, height, width = entries[0].image.shape
+    dtype = np.result_type(*(piece.image.dtype for piece in entries))
+    yield Source((first, channels, height, width), dtype, iter(entries), spacing)
+
+
+def _read_entry(card: Card, files: tuple[Path, ...], mask_path: Path) -> tuple[Picture, Array]:
+    """One volume or slice: its image and its labels."""
+    image = read_channels(files, card.plane, card.array_units)
+    mask = read_mask(mask_path, card.plane)
+    require_same_grid(files[0], image, mask_path, mask)
+    array = chosen_bands(card, files, image.array, axis=1)
+    image = Picture(array, image.spacing_mm, image.affine, image.gaps)
+    if not image.gaps:
+        require_finite(files[0], image)
+    labels, unknown = class_indices(card, mask.array, mask_path, mask.gaps)
+    refuse_unknown(card, unknown, mask_path)
+    if image.gaps and array.dtype.kind == "f":
+        labels[np.isnan(array).any(axis=1)] = IGNORED
+    return image, labels
+
+
+def chosen_bands(card: Card, files: tuple[Path, ...], array: Array, axis: int) -> Array:
+    """The channels that the network sees, of those in the files.
+
+    Raises:
+        InputError: The files hold another number of bands than the card says.
+    """
+    if array.shape[axis] != len(card.bands):
+        raise InputError(
+            f"{files[0]}: has {array.shape[axis]} channels, the card {card.name} expects {len(card.bands)} "
+            f"({', '.join(card.bands)})."
+        )
+    if card.bands == card.seen:
+        return array
+    return np.take(array, [card.bands.index(name) for name in card.seen], axis=axis)
+
+
+@contextmanager
+def _open_scene(card: Card, case: Case) -> Iterator[Source]:
+    files, mask_path = case.images[0], (case.masks or case.images[0])[0]
+    if suffix_of(mask_path) not in (*RASTER_SUFFIXES, *PHOTO_SUFFIXES):
+        raise InputError(f"{mask_path}: the mask of a scene is a raster or an image file, such as .tif or .png.")
+    with (
+        open_rasters(files, counts=[len(card.bands)]) as image,
+        open_rasters([mask_path], like=image, labels=True) as mask,
+    ):
+        shape = (1, len(card.seen), *image.shape)
+        warped = tuple(path.name for path in (*image.warped, *mask.warped))
+        pieces = _strips(card, image, mask)
+        yield Source(shape, image.dtype, pieces, ground=image.ground, warped=warped)
+
+
+def _strips(card: Card, image: Raster, mask: Raster) -> Iterator[Piece]:
+    """Rows of a scene from above; what is wrong with its mask is said once, for all of it."""
+    height, width = image.shape
+    rows = max(1, STRIP // width)
+    unknown: Counter[float] = Counter()
+    for top in range(0, height, rows):
+        part = (top, 0, min(rows, height - top), width)
+        pixels = chosen_bands(card, tuple(image.paths), image.read(*part), axis=0)
+        labels, wrong = class_indices(card, mask.read(*part)[None], mask.paths[0], gaps=True)
+        unknown.update(wrong)
+        labels[0, np.isnan(pixels).any(axis=0)] = IGNORED  # what has no data is neither learned nor scored
+        yield Piece(0, top, pixels.astype(image.dtype)[None], labels)
+    refuse_unknown(card, unknown, mask.paths[0])

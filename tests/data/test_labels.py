@@ -1,0 +1,113 @@
+"""From masks of ids, colours and greys to classes, and what is none of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlla_seg.data.labels import class_indices, refuse_unknown
+from mlla_seg.data.spec import load_card
+from mlla_seg.errors import InputError
+
+PATH = Path("tile.tif")
+KAMPALA = load_card("kampala")
+
+
+@pytest.fixture
+def card():
+    base = load_card("vaihingen")
+    return replace(base, layout={**base.layout, "ignored_colours": [[0, 0, 0], [1, 2, 3]]})
+
+
+def painted(colours):
+    return np.array(colours, np.uint8).T[None, :, None]  # one row of pixels, (1, 3, 1, n)
+
+
+def refused(card, mask):
+    with pytest.raises(InputError) as caught:
+        refuse_unknown(card, class_indices(card, mask, PATH)[1], PATH)
+    return str(caught.value)
+
+
+def test_colours_become_classes_and_ignored(card):
+    colours = [entry["colour"] for entry in card.classes]
+    found, unknown = class_indices(card, painted([*colours[::-1], [0, 0, 0], [1, 2, 3]]), PATH)
+    assert found.dtype == np.uint8
+    assert found.tolist() == [[[5, 4, 3, 2, 1, 0, 255, 255]]]
+    assert not unknown
+
+
+def test_colours_are_those_of_classes_whatever_their_ids(card):
+    classes = tuple({**entry, "id": 10 * k} for k, entry in enumerate(card.classes))
+    found, _ = class_indices(replace(card, classes=classes), painted([[255, 0, 0], [0, 0, 255]]), PATH)
+    assert found.tolist() == [[[5, 1]]]
+
+
+def test_opaque_colours_lose_their_alpha(card):
+    mask = np.concatenate([painted([[255, 0, 0], [0, 0, 255]]), np.full((1, 1, 1, 2), 255, np.uint8)], axis=1)
+    assert class_indices(card, mask, PATH)[0].tolist() == [[[5, 1]]]
+    mask[0, 3, 0, 0] = 0
+    with pytest.raises(InputError, match=r"tile\.tif: has 4 channels of values from 0 to 255; the card vaihingen"):
+        class_indices(card, mask, PATH)
+
+
+def test_what_is_no_colour_of_the_card_is_named(card):
+    message = refused(card, painted([[255, 0, 0], [9, 8, 7], [9, 8, 7], [200, 0, 0]]))
+    assert message.startswith(
+        "tile.tif: colour [9, 8, 7] in 2 pixels and 1 other such values is none of the card vaihingen: [255, 255, 255]"
+    )
+    assert message.endswith("[0, 0, 0], [1, 2, 3]. Correct the mask, or add the colour to classes or ignored_colours.")
+    with pytest.raises(
+        InputError, match=r"tile\.tif: has 1 channels of values from 0 to 0; the card vaihingen expects"
+    ):
+        class_indices(card, np.zeros((1, 1, 4, 4), np.uint8), PATH)
+
+
+def greys(*values, channels=1, dtype=np.uint8):
+    return np.array(values, dtype)[None, None, None].repeat(channels, axis=1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_greys_are_cut_at_the_threshold(channels):
+    card = replace(KAMPALA, layout={**KAMPALA.layout, "mask_threshold": 127})
+    found, unknown = class_indices(card, greys(0, 3, 127, 128, 254, 255, channels=channels), PATH)
+    assert found.tolist() == [[[0, 0, 0, 1, 1, 1]]]
+    assert not unknown
+    coloured = greys(0, 255, channels=3)
+    coloured[0, 0, 0, 0] = 9
+    with pytest.raises(
+        InputError, match=r"tile\.tif: has 3 channels that differ; a grey mask to be cut at 127 has one"
+    ):
+        class_indices(card, coloured, PATH)
+
+
+def test_greys_without_a_threshold_are_told_of_it():
+    message = refused(KAMPALA, greys(0, 254, 253, 253))
+    assert (
+        "tile.tif: mask value 253 in 2 voxels and 1 other such values; expected 0 to 1 (background, building)"
+        in message
+    )
+    assert message.endswith("For a mask of greys say mask_threshold in the card's layout.")
+    assert "threshold" not in refused(KAMPALA, greys(0, 2))
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_gaps_are_ignored_and_damage_is_not(gaps):
+    mask = greys(0, 1, np.nan, np.nan, dtype=np.float32)
+    if gaps:
+        found, unknown = class_indices(KAMPALA, mask, PATH, gaps=True)
+        assert found.tolist() == [[[0, 1, 255, 255]]]
+        assert not unknown
+    else:
+        assert "mask value nan in 2 voxels" in refused(KAMPALA, mask)
+
+
+def test_gaps_hide_no_value_of_their_own():
+    card = replace(KAMPALA, classes=tuple({**entry, "id": k + 1} for k, entry in enumerate(KAMPALA.classes)))
+    found, unknown = class_indices(card, greys(1, 2, np.nan, dtype=np.float32), PATH, gaps=True)  # 0 is no class
+    assert found.tolist() == [[[0, 1, 255]]]
+    assert not unknown
+    assert class_indices(card, greys(0, 2, np.nan, dtype=np.float32), PATH, gaps=True)[1] == {0: 1}
