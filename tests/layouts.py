@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import h5py
 import nibabel as nib
 import numpy as np
 import rasterio
+import rasterio.errors
 import rasterio.transform
 import yaml
 from PIL import Image
@@ -153,8 +156,9 @@ def kampala(root: Path) -> None:
     root.mkdir(parents=True)
     for seed, (name, height, width) in enumerate((("A", 90, 140), ("B", 64, 70))):
         mask = (blobs(seed, 1, 150, 150, 2)[1][:, :height, :width]).astype(np.uint8)
-        write_scene(root / f"mosaic_{name}_image.tif", np.concatenate([mask * 90 + 40 * k for k in range(1, 4)]))
-        write_scene(root / f"mosaic_{name}_mask.tif", mask)
+        image = np.concatenate([mask * 90 + 40 * k for k in range(1, 4)])
+        write_scene(root / f"mosaic_{name}_image.tif", image, transform=away(seed))
+        write_scene(root / f"mosaic_{name}_mask.tif", mask, transform=away(seed))
 
 
 def sentinel2_india(root: Path) -> None:
@@ -163,7 +167,7 @@ def sentinel2_india(root: Path) -> None:
     for n in range(6):
         mask = blobs(n, 1, 80, 80, 4)[1][:, : 70 + n]
         image = np.concatenate([mask * 20 + k for k in range(4)]).astype(np.uint8)
-        write_scene(root / f"images/{n:03d}.tif", image)
+        write_scene(root / f"images/{n:03d}.tif", image, transform=None, crs=None)
         Image.fromarray(mask[0]).save(root / f"masks/{n:03d}.png")
 
 
@@ -174,34 +178,77 @@ def wildfire(root: Path) -> None:
         mask = blobs(n, 1, 60, 60, 2)[1][:, :50]
         image = np.concatenate([mask * 1000.0 + 100 * k for k in range(5)])
         image[:, 5:9, 5:9] = np.nan
-        write_scene(root / f"post_fire/{name}.tif", image, crs="EPSG:4326")
-        write_scene(root / f"masks/{name}.tif", mask, crs="EPSG:4326")
+        place = rasterio.transform.from_origin(-120 + n, 39, 0.00018, 0.00018)
+        write_scene(root / f"post_fire/{name}.tif", image, crs="EPSG:4326", transform=place)
+        write_scene(root / f"masks/{name}.tif", mask, crs="EPSG:4326", transform=place)
 
 
-def isprs(root: Path, names: dict[str, tuple[str, str, str]]) -> None:
-    """``{case: (image, label, eroded label)}``: colour-coded labels, the eroded ones black between classes."""
+def isprs(root: Path, tiles: Sequence[str], names: Mapping[str, str], images: Mapping[str, int]) -> None:
+    """Colour-coded labels, the eroded ones black between classes, images and DSM with world files but without a CRS."""
     colours = np.array([(255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0)], np.uint8)
-    for seed, (image, label, eroded) in enumerate(names.values()):
+    for seed, tile in enumerate(tiles):
         mask = blobs(seed, 1, 70, 70, 6)[1]
         coloured = np.moveaxis(colours[mask[0]], 2, 0)
-        bare = coloured.copy()
-        bare[:, :, ::7] = 0
-        for path, array in ((image, np.repeat(mask * 40, 3, axis=0)), (label, coloured), (eroded, bare)):
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            write_scene(root / path, array)
+        eroded = coloured.copy()
+        eroded[:, :, ::7] = 0
+        row, _, column = tile.partition("_")
+        files = {name: np.repeat(mask * 40, bands, axis=0) for name, bands in images.items()}
+        files |= {names["dsm"]: mask * np.float32(2.5) + 30, names["label"]: coloured, names["eroded"]: eroded}
+        for name, array in files.items():
+            path = root / name.format(tile=tile, row=row, column=column)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            placed = array is not coloured and array is not eroded
+            write_scene(path, array, transform=away(seed) if placed else None, crs=None)
 
 
 def potsdam(root: Path) -> None:
-    tiles = ["2_10", "3_11", "7_12", "2_13", "7_13"]
-    names = ("2_Ortho_RGB/top_potsdam_{}_RGB.tif", "5_Labels_all/top_potsdam_{}_label.tif")
-    eroded = "5_Labels_all_noBoundary/top_potsdam_{}_label_noBoundary.tif"
-    isprs(root, {tile: tuple(name.format(tile) for name in (*names, eroded)) for tile in tiles})
+    names = {
+        "dsm": "1_DSM/dsm_potsdam_{row:0>2}_{column:0>2}.tif",
+        "label": "5_Labels_all/top_potsdam_{tile}_label.tif",
+        "eroded": "5_Labels_all_noBoundary/top_potsdam_{tile}_label_noBoundary.tif",
+    }
+    images = {"2_Ortho_RGB/top_potsdam_{tile}_RGB.tif": 3, "4_Ortho_RGBIR/top_potsdam_{tile}_RGBIR.tif": 4}
+    isprs(root, ["2_10", "3_11", "7_12", "2_13", "7_13"], names, images)
 
 
 def vaihingen(root: Path) -> None:
-    names = ("top/top_mosaic_09cm_area{}.tif", "gts_for_participants/top_mosaic_09cm_area{}.tif")
-    eroded = "gts_eroded_for_participants/top_mosaic_09cm_area{}_noBoundary.tif"
-    isprs(root, {tile: tuple(name.format(tile) for name in (*names, eroded)) for tile in ("1", "3", "5", "2", "38")})
+    names = {
+        "dsm": "dsm/dsm_09cm_matching_area{tile}.tif",
+        "label": "gts_for_participants/top_mosaic_09cm_area{tile}.tif",
+        "eroded": "gts_eroded_for_participants/top_mosaic_09cm_area{tile}_noBoundary.tif",
+    }
+    isprs(root, ["1", "3", "5", "2", "38"], names, {"top/top_mosaic_09cm_area{tile}.tif": 3})
+
+
+def image_folder(root: Path) -> None:
+    for folder in ("images/town", "masks/town"):
+        (root / folder).mkdir(parents=True)
+    for n in range(6):
+        mask = blobs(n, 1, 60, 60, 2)[1][0]
+        suffix = ("png", "JPG", "bmp")[n % 3]
+        Image.fromarray(np.repeat(mask[..., None] * 90 + 40, 3, axis=2)).save(root / f"images/town/{n}.{suffix}")
+        Image.fromarray(mask * 255).save(root / f"masks/town/{n}.{'jpg' if n == 4 else 'png'}", quality=60)
+
+
+def geotiff_pairs(root: Path) -> None:
+    root.mkdir(parents=True)
+    for n in range(6):
+        mask = blobs(n, 1, 90, 60, 2)[1]
+        image = np.concatenate([mask * np.uint16(900) + 400 * k for k in range(1, 4)]).astype(np.uint16)
+        write_scene(root / f"scene {n}.tif", image, transform=away(n), nodata=0)
+        write_scene(root / f"scene {n}_mask.tif", mask, transform=away(n))
+        (root / f"scene {n}_mask.tif.aux.xml").write_text("<PAMDataset/>")  # which GIS programs leave
+
+
+def new_brunswick(root: Path) -> None:
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for n in (1, 2):
+        mask = blobs(n, 1, 150, 130, 5)[1]
+        mask[:, :4] = 255
+        image = np.repeat(mask % 5 * 40, 3, axis=0)
+        write_scene(root / f"images/23322E759967N_clipped_1m_{n}of2.tif", image, transform=away(n))
+        write_scene(root / f"masks/mask_{n}of2.tif", mask, transform=away(n))
 
 
 def loveda(root: Path) -> None:
@@ -234,6 +281,9 @@ WRITERS = {
     "potsdam": potsdam,
     "vaihingen": vaihingen,
     "loveda": loveda,
+    "image_folder": image_folder,
+    "geotiff_pairs": geotiff_pairs,
+    "new_brunswick": new_brunswick,
 }
 """By card; a new shipped config needs its writer here."""
 
@@ -300,10 +350,17 @@ PLACE = rasterio.transform.Affine(0.5, 0, 500_000, 0, -0.5, 35_000)
 """Half a metre per pixel, somewhere in Uganda."""
 
 
+def away(n: int) -> rasterio.transform.Affine:
+    """``PLACE`` some kilometres away, so that scenes do not overlap."""
+    return rasterio.transform.Affine.translation(5000 * n, 0) * PLACE
+
+
 def write_scene(path: Path, array: np.ndarray, transform=PLACE, crs="EPSG:32636", **profile: object) -> Path:
     """A GeoTIFF of ``(C, H, W)``."""
     count, height, width = array.shape
     facts = {"driver": "GTiff", "count": count, "height": height, "width": width, "dtype": array.dtype, **profile}
-    with rasterio.open(path, "w", crs=crs, transform=transform, **facts) as file:
-        file.write(array)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with rasterio.open(path, "w", crs=crs, transform=transform, **facts) as file:
+            file.write(array)
     return path

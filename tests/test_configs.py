@@ -18,13 +18,15 @@ from conftest import ROOT, TINY
 from mlla_seg import Predictor
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+SCENES = ("kampala", "sentinel2_india", "wildfire", "potsdam", "potsdam_rgbir", "vaihingen", "loveda")
+SCENES += ("image_folder", "geotiff_pairs", "new_brunswick")
 ON_TWO_PROCESSES = [path for path in CONFIGS if path.stem in ("acdc", "nnunet")]  # demo: see test_distributed
 
 
 def run_all(cli, config: Path, root: Path, *options: str) -> None:
     name = config.stem
     small = [f"--data.root={root}", *TINY, "--trainer.precision=32-true", *options]
-    if name in ("kampala", "sentinel2_india", "wildfire", "potsdam", "vaihingen", "loveda"):
+    if name in SCENES:
         small.append("--data.crop=[32,32]")  # the tiny scenes have room for a batch of these
     cli("fit", "--config", config, "--trainer.max_epochs=1", "--trainer.limit_train_batches=2", *small)
     run = Path("runs", name, "version_0")

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from mlla_seg.data.cases import Case, missing_data, note_unlabelled
 from mlla_seg.data.dicom import is_series
+from mlla_seg.data.io import is_readable
 from mlla_seg.data.nnunet import nnunet_cases
 from mlla_seg.data.spec import Card
 from mlla_seg.errors import InputError, lookup
@@ -140,7 +141,7 @@ def _first_there(templates: str | Sequence[str], root: Path, match: _Match) -> P
         found = [root / name]
         if "*" in template:
             pattern = template.format(**{key: escape(value) for key, value in match.groups.items()})
-            found = sorted(path for path in root.glob(pattern) if not path.name.startswith(".")) or found
+            found = sorted(path for path in root.glob(pattern) if is_readable(path)) or found
         if len(found) > 1:
             raise InputError(f"{match.path}: both {found[0].name} and {found[1].name} may be its mask; keep one.")
         places += found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,8 +100,7 @@ def _tiled(
     profile |= {"tiled": True, "blockxsize": TILE, "blockysize": TILE, "compress": "deflate", "BIGTIFF": "IF_SAFER"}
     profile |= {"photometric": "minisblack", "alpha": "unspecified"} if count > 1 else {}  # no colours, no alpha
     plain = path.with_name(path.name + ".plain") if cog else path
-    with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
         with rasterio.open(plain, "w", **profile, **place) as target:
             yield target
             smaller = [2**k for k in range(1, 16) if max(height, width) / 2**k >= TILE / 2]

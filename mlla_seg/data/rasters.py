@@ -119,9 +119,7 @@ def open_rasters(
     """
     rasterio = import_rasterio(paths[0])
     with ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE_MB))
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         datasets: list[Any] = [*like.datasets[:1]] if like else []
         warped = []
         for path in paths:
@@ -204,4 +202,6 @@ def import_rasterio(path: Path) -> Any:
         import rasterio.shutil
     except ImportError as error:
         raise InputError(f"{path}: this format needs rasterio: pip install 'mlla_seg[geo]'") from error
+    # Scenes that do not say where they lie are as good. For good, as filters cannot be set for one thread.
+    warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
     return rasterio
