@@ -245,3 +245,23 @@ def test_scenes_become_maps_by_name_or_in_a_folder(cli, checkpoint, tmp_path):
     with rasterio.open("maps/one.tif") as one, rasterio.open("maps/a.tif") as other:
         np.testing.assert_array_equal(one.read(), other.read())
         assert one.transform == PLACE
+    (tmp_path / "list.txt").write_text("scenes/b.tif\n\n")
+    beside = ("--probabilities=true", "--polygons=geojson", "--blend=cosine")
+    cli("predict", *rest, "--input", tmp_path / "list.txt", "--output=listed", *beside)
+    assert sorted(path.name for path in Path("listed").iterdir()) == ["b.geojson", "b.probabilities.tif", "b.tif"]
+
+
+def test_scenes_that_cannot_be_mapped_are_named(capsys, cli, checkpoint, tmp_path):
+    source = write_scene(tmp_path / "scene.tif", np.zeros((2, 40, 40), np.uint8))
+    rest = ("--ckpt_path", checkpoint, "--input", source)
+    assert "scene.tif: has 2 bands; this network was trained on 1 (CT in HU)." in refused(
+        capsys, cli, *rest, "--output=m"
+    )
+    assert "Unknown format of polygons 'shp'" in refused(capsys, cli, *rest, "--output=m", "--polygons=shp")
+    assert "the mask would overwrite its image" in refused(capsys, cli, *rest, "--output", source)
+    listed = tmp_path / "list.txt"
+    (tmp_path / "sub").mkdir()
+    write_scene(tmp_path / "sub/scene.tif", np.zeros((1, 40, 40), np.uint8))
+    listed.write_text("scene.tif\nsub/scene.tif\n")
+    message = refused(capsys, cli, "--ckpt_path", checkpoint, "--input", listed, "--output=m")
+    assert "scene.tif: would be the mask of several images of" in message

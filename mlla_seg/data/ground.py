@@ -101,7 +101,10 @@ def _boxes(scenes: Sequence[Placed]) -> tuple[Array, Array]:
         if scene.ground.crs is not None:
             from rasterio.warp import transform_bounds
 
-            box = transform_bounds(scene.ground.crs, "EPSG:4326", *box)
+            try:
+                box = transform_bounds(scene.ground.crs, "EPSG:4326", *box)
+            except Exception:  # coordinates that its CRS does not have: it overlaps nothing
+                box = (np.nan,) * 4
         boxes.append(box)
     corners = np.array(boxes)
     return corners[:, :2], corners[:, 2:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,15 +67,17 @@ def write_polygons(
         "area": shapely.area(geometry).astype(np.float64),
     }
     options = {"RFC7946": "YES"} if format == "geojson" and crs else {}
-    pyogrio.raw.write(
-        path,
-        geometry=shapely.to_wkb(geometry),
-        field_data=list(fields.values()),
-        fields=list(fields),
-        geometry_type="Polygon",
-        crs=crs,
-        driver=FORMATS[format],
-        layer="classes",
-        layer_options=options,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "'crs' was not provided")  # as the scene has none
+        pyogrio.raw.write(
+            path,
+            geometry=shapely.to_wkb(geometry),
+            field_data=list(fields.values()),
+            fields=list(fields),
+            geometry_type="Polygon",
+            crs=crs,
+            driver=FORMATS[format],
+            layer="classes",
+            layer_options=options,
+        )
     return len(ids)

@@ -1,0 +1,198 @@
+"""Scenes into the store: by strips as in one piece, chosen bands, masks on another grid, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from rasterio.transform import Affine
+
+from layouts import PLACE, away, write_scene
+from mlla_seg.data import reading, sampling
+from mlla_seg.data.datamodule import SegmentationDataModule
+from mlla_seg.data.layouts import find_cases
+from mlla_seg.data.spec import load_card
+from mlla_seg.data.store import build_store, open_store
+from mlla_seg.errors import InputError
+
+BASE = load_card("kampala")
+CARD = replace(
+    BASE,
+    channels=("a", "b", "c"),
+    layout={"format": "files", "patterns": [r"(?P<case>\w+)\.tif"], "mask": "{case}_mask.*", "tree": ""},
+)
+RNG = np.random.default_rng(0)
+
+
+def pair(root, image=None, mask=None, name="one", place=PLACE, mask_place=None, **profile):
+    image = RNG.integers(1, 250, (3, 50, 40)).astype(np.uint8) if image is None else image
+    mask = RNG.integers(0, 2, (1, 50, 40)).astype(np.uint8) if mask is None else mask
+    root.mkdir(exist_ok=True)
+    write_scene(root / f"{name}.tif", image, transform=place, **profile)
+    write_scene(root / f"{name}_mask.tif", mask, transform=mask_place or place)
+    return image, mask
+
+
+def build(root, card=CARD):
+    card = replace(card, layout={**card.layout, "patterns": [r"(?P<case>[a-z]+)\.tif"]})
+    cases = find_cases(card, root)
+    build_store(card, cases, root, root / "store")
+    return open_store(card, cases, root / "store")
+
+
+def refused(root, card=CARD):
+    with pytest.raises(InputError) as caught:
+        build(root, card)
+    assert not [path for path in (root / "store").iterdir() if path.name.startswith(".")]  # nothing half-written
+    return str(caught.value)
+
+
+@pytest.fixture(params=["whole", "by strips"])
+def strips(request, monkeypatch):
+    if request.param == "by strips":
+        monkeypatch.setattr(reading, "STRIP", 7 * 40)
+        monkeypatch.setattr(sampling, "PART", 7 * 40)
+
+
+@pytest.mark.usefixtures("strips")
+def test_arrays_equal_the_scene(tmp_path):
+    image, mask = pair(tmp_path)
+    (case,) = build(tmp_path)
+    assert case.shape == (1, 3, 50, 40)
+    assert case.image().dtype == np.uint8
+    np.testing.assert_array_equal(case.image()[0], image)
+    np.testing.assert_array_equal(case.mask(), mask)
+    assert case.voxels == tuple(np.bincount(mask.ravel()))
+    assert (case.ground.shape, case.warped) == ((50, 40), ())
+    assert Affine(*case.ground.transform) == PLACE
+
+
+@pytest.mark.usefixtures("strips")
+def test_what_has_no_data_is_nan_and_ignored(tmp_path):
+    image = RNG.integers(1, 250, (3, 50, 40)).astype(np.uint16)
+    image[1, 10:20, 5:9] = 0
+    _, mask = pair(tmp_path, image, nodata=0)
+    (case,) = build(tmp_path)
+    assert case.image().dtype == np.float32
+    expected = image.astype(np.float32)
+    expected[1, 10:20, 5:9] = np.nan
+    np.testing.assert_array_equal(case.image()[0], expected)
+    labels = mask.copy()
+    labels[0, 10:20, 5:9] = 255
+    np.testing.assert_array_equal(case.mask(), labels)
+    assert sum(case.voxels) == 50 * 40 - 40
+    assert np.isfinite(case.values()).all()
+
+
+@pytest.mark.usefixtures("strips")
+def test_samples_are_even_and_of_what_they_say(tmp_path, monkeypatch):
+    monkeypatch.setattr(sampling, "SAMPLE", 100)
+    monkeypatch.setattr(sampling, "PLACES", 30)
+    rows = np.arange(50)[:, None].repeat(40, axis=1)
+    mask = (rows % 10 == 3).astype(np.uint8)[None]
+    pair(tmp_path, np.stack([rows, rows * 2, rows * 3]).astype(np.uint8), mask)
+    (case,) = build(tmp_path)
+    values, places = case.values(), case.places()
+    assert values.shape == (3, 100)
+    np.testing.assert_array_equal(values[1], values[0] * 2)
+    assert values[0].mean() == pytest.approx(24.5, abs=1)
+    for k in (0, 1):
+        own = places[places[:, 0] == k]
+        assert len(own) == 30
+        assert len({tuple(row) for row in own.tolist()}) == 30
+        assert (mask[own[:, 1], own[:, 2], own[:, 3]] == k).all()
+        assert own[:, 2].max() - own[:, 2].min() >= 40  # from everywhere
+
+
+@pytest.mark.usefixtures("strips")
+def test_wrong_values_of_all_strips_are_counted_together(tmp_path):
+    mask = np.zeros((1, 50, 40), np.uint8)
+    mask[0, ::10, 0] = 7
+    pair(tmp_path, mask=mask)
+    assert "one_mask.tif: mask value 7 in 5 voxels; expected 0 to 1" in refused(tmp_path)
+
+
+def test_mask_on_another_grid_is_brought_to_the_image(tmp_path):
+    mask = RNG.integers(0, 2, (1, 60, 60)).astype(np.uint8)
+    pair(tmp_path, mask=mask, mask_place=PLACE * Affine.translation(-4, 5))
+    (case,) = build(tmp_path)
+    np.testing.assert_array_equal(case.mask()[0, 5:], mask[0, :45, 4:44])
+    assert (case.mask()[0, :5] == 255).all()  # where the mask does not reach nothing is known
+    assert case.warped == ("one_mask.tif",)
+
+
+def test_mask_may_be_an_image_file(tmp_path):
+    pair(tmp_path)
+    mask = RNG.integers(0, 2, (50, 40)).astype(np.uint8)
+    (tmp_path / "one_mask.tif").unlink()
+    Image.fromarray(mask).save(tmp_path / "one_mask.png")
+    np.testing.assert_array_equal(build(tmp_path)[0].mask()[0], mask)
+    (tmp_path / "one_mask.png").unlink()
+    np.savez(tmp_path / "one_mask.npz", label=mask)
+    assert "one_mask.npz: the mask of a scene is a raster or an image file" in refused(tmp_path)
+
+
+def test_two_masks_for_one_image_are_refused(tmp_path):
+    pair(tmp_path)
+    Image.fromarray(np.zeros((50, 40), np.uint8)).save(tmp_path / "one_mask.png")
+    with pytest.raises(InputError, match=r"one\.tif: both one_mask\.png and one_mask\.tif may be its mask; keep one"):
+        build(tmp_path)
+
+
+def test_channels_are_chosen_by_name(tmp_path):
+    image, _ = pair(tmp_path)
+    (case,) = build(tmp_path, CARD.using(["c", "a"]))
+    np.testing.assert_array_equal(case.image()[0], image[[2, 0]])
+    with pytest.raises(InputError, match=r"Unknown channel of kampala: 'd'\. .*Known: a, b, c"):
+        CARD.using(["d"])
+    with pytest.raises(InputError, match="channels are one or more names, each once, got a, a"):
+        CARD.using(["a", "a"])
+    fixed = replace(CARD, normalisation={"mean": [1, 2, 3], "std": 1})
+    with pytest.raises(InputError, match="mean is for 3 channels, not for a, b"):
+        fixed.using(["a", "b"])
+
+
+def test_channels_may_lie_in_files_of_their_own(tmp_path):
+    card = replace(
+        CARD, layout={**CARD.layout, "extra_channels": {"height": "dsm_{case}.tif", "slope": "no_{case}.tif"}}
+    )
+    image, _ = pair(tmp_path)
+    height = RNG.normal(100, 10, (1, 50, 40)).astype(np.float32)
+    whole = np.pad(height, ((0, 0), (3, 3), (2, 2)))
+    write_scene(tmp_path / "dsm_one.tif", whole, transform=PLACE * Affine.translation(-2, -3))  # covers more
+    (case,) = build(tmp_path, card.using(["height", "b"]))
+    np.testing.assert_array_equal(case.image()[0], np.stack([height[0], image[1]]))
+    assert case.warped == ("dsm_one.tif",)
+    assert build(tmp_path, card)[0].shape == (1, 3, 50, 40)  # not used, not needed
+    with pytest.raises(
+        InputError, match=r"one\.tif: its channel slope should lie in .*no_one\.tif, which is not there"
+    ):
+        build(tmp_path, card.using(["a", "slope"]))
+
+
+def test_other_numbers_of_bands_are_refused(tmp_path):
+    pair(tmp_path, RNG.integers(1, 9, (2, 50, 40)).astype(np.uint8))
+    assert "one.tif: has 2 channels, the card kampala expects 3 (a, b, c)" in refused(tmp_path)
+
+
+def test_damaged_block_is_named(tmp_path):
+    pair(tmp_path, compress="deflate", tiled=True, blockxsize=16, blockysize=16)
+    data = bytearray((tmp_path / "one.tif").read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 500] = b"x" * 500
+    (tmp_path / "one.tif").write_bytes(data)
+    assert "one.tif: cannot be read as .tif (" in refused(tmp_path)
+
+
+def test_scenes_of_two_splits_that_overlap_are_said(tmp_path, capsys):
+    for name, place in (("mosaic_A", PLACE), ("mosaic_B", PLACE * Affine.translation(20, 0))):
+        pair(tmp_path / "data", name=f"{name}_image", place=place)
+        (tmp_path / f"data/{name}_image_mask.tif").rename(tmp_path / f"data/{name}_mask.tif")
+    module = SegmentationDataModule("kampala", tmp_path / "data", crop=[16, 16], cache_dir=tmp_path / "cache")
+    module.prepare_data()
+    assert "note: B (test) overlaps A (train) on the ground, 50% of it: its scores" in capsys.readouterr().err
+    pair(tmp_path / "data", name="mosaic_B_image", place=away(1))
+    (tmp_path / "data/mosaic_B_image_mask.tif").rename(tmp_path / "data/mosaic_B_mask.tif")
+    module.prepare_data()
+    assert "overlaps" not in capsys.readouterr().err
