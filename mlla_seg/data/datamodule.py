@@ -108,6 +108,7 @@ class SegmentationDataModule(LightningDataModule):
         self.intensity = intensity
         self.balance = balance
         self.num_workers = num_workers
+        self.prepared = False
         self.seed = seed
         what = [str(self.root.absolute()), *(self.card.use or ())]
         place = hashlib.sha256("|".join(what).encode()).hexdigest()[:8]
@@ -144,6 +145,9 @@ class SegmentationDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Checks every file and builds the memory-mapped arrays; runs in one process per machine."""
+        if self.prepared:  # before the trainer, which asks again
+            return
+        self.prepared = True
         splits = {name: getattr(self.splits, name) for name in SPLITS}
         used = [case for cases in splits.values() for case in cases]
         build_store(self.card, used, self.root, self.store)

@@ -192,7 +192,10 @@ def test_scenes_of_two_splits_that_overlap_are_said(tmp_path, capsys):
     module = SegmentationDataModule("kampala", tmp_path / "data", crop=[16, 16], cache_dir=tmp_path / "cache")
     module.prepare_data()
     assert "note: B (test) overlaps A (train) on the ground, 50% of it: its scores" in capsys.readouterr().err
+    module.prepare_data()  # as Lightning does
+    assert "overlaps" not in capsys.readouterr().err
     pair(tmp_path / "data", name="mosaic_B_image", place=away(1))
     (tmp_path / "data/mosaic_B_image_mask.tif").rename(tmp_path / "data/mosaic_B_mask.tif")
+    module = SegmentationDataModule("kampala", tmp_path / "data", crop=[16, 16], cache_dir=tmp_path / "cache")
     module.prepare_data()
     assert "overlaps" not in capsys.readouterr().err

@@ -1,0 +1,60 @@
+"""How a map depends on the window: python benchmarks/window.py CKPT SCENE MASK [SIDE ...], 128 to 1024 unless said.
+
+The network sees one window at a time, and attention all of it: a larger window is more context, and one that training
+never showed. Prints, for every side and both blends, the mean IoU by the mask, the pixels that agree with the map of the
+training's own window, and the pace.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mlla_seg import Predictor
+from mlla_seg.data.rasters import open_rasters
+from mlla_seg.evaluation import Evaluation
+from mlla_seg.metrics import case_counts
+from mlla_seg.report import format_table
+from mlla_seg.scenes import MapOptions, predict_scene
+
+
+def main() -> None:
+    checkpoint, scene, mask_path, *rest = sys.argv[1:]
+    predictor = Predictor.from_checkpoint(checkpoint, device="auto")
+    spec = predictor.spec
+    own = spec["window"][0]
+    sides = sorted({own, *map(int, rest or (128, 256, 384, 512, 1024))})
+    names = [entry["name"] for entry in spec["classes"]]
+    ids = {entry["id"]: k for k, entry in enumerate(spec["classes"])}
+    truth = np.vectorize(lambda value: ids.get(value, 255))(_read(Path(mask_path)))
+    maps, rows = {}, []
+    for blend, side in [("gaussian", own), *(("gaussian", side) for side in sides), ("cosine", own)]:
+        if (blend, side) in maps:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            started = time.perf_counter()
+            options = MapOptions(window=side, blend=blend, batch_size=max(1, 512**2 * 4 // side**2))
+            output = Path(folder) / "map.tif"
+            predict_scene(predictor.network, spec, [Path(scene)], output, options, predictor.device)
+            seconds = time.perf_counter() - started
+            maps[blend, side] = found = _read(output)
+        labels = np.vectorize(lambda value: ids.get(value, 0))(found)
+        counts = case_counts(torch.from_numpy(labels), torch.from_numpy(truth), len(names))
+        iou = Evaluation(["scene"], names, spec["background"], counts[None]).pooled()["iou"]
+        agree = float((found == maps["gaussian", own]).mean())
+        rows.append([f"{side} {blend}", iou, f"{agree:.2%}", found.size / seconds / 1e6])
+    print(format_table(["window", "mean IoU", f"as with {own}", "Mpixel/s"], rows))
+
+
+def _read(path: Path) -> np.ndarray:
+    with open_rasters([path]) as raster:
+        return np.nan_to_num(raster.read(0, 0, *raster.shape)[0], nan=-1).astype(int)
+
+
+if __name__ == "__main__":
+    main()
