@@ -1,8 +1,8 @@
 """How a map depends on the window: python benchmarks/window.py CKPT SCENE MASK [SIDE ...], 128 to 1024 unless said.
 
 The network sees one window at a time, and attention all of it: a larger window is more context, and one that training
-never showed. Prints, for every side and both blends, the mean IoU by the mask, the pixels that agree with the map of the
-training's own window, and the pace.
+never showed. Prints, for every side and both blends, the mean IoU by the mask, the pixels that agree with the map of
+the training's own window, and the pace.
 """
 
 from __future__ import annotations

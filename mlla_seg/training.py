@@ -165,11 +165,14 @@ class SegmentationCLI(LightningCLI):
             return
         config = self.config[self.subcommand]
         print("\n" + score_table(self.model.evaluation))
+        if "test_mask" in self.datamodule.card.layout:
+            print(f"Masks: {', '.join(folders_of_masks(self.datamodule, split))}")
         about = {
             "title": self.datamodule.card.title,
             "card": self.datamodule.card.name,
             "background": self.datamodule.card.background,
             "split": split,
+            "masks": ", ".join(folders_of_masks(self.datamodule, split)),
             "fold": self.datamodule.fold,
             "folds": number_of_folds(self.datamodule.root, self.datamodule.folds),
             "checkpoint": config.ckpt_path,
@@ -193,6 +196,12 @@ class SegmentationCLI(LightningCLI):
         if metrics.is_file():
             report.plot_training(metrics, folder / "training.png")
             print(f"Metrics:        {metrics}\nTraining curve: {folder / 'training.png'}")
+
+
+def folders_of_masks(data: SegmentationDataModule, split: str) -> list[str]:
+    """Where the masks lie by which a split is scored, below the root: with boundaries and without are two scores."""
+    cases = getattr(data.splits, split)
+    return sorted({path.parent.relative_to(data.root).as_posix() for case in cases for path in case.masks})
 
 
 def run_folder(config: Any) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ class SegmentationDataModule(LightningDataModule):
         augment: ``none``, ``transunet``, ``anatomy`` or ``aerial``.
         intensity: Strength of random changes of contrast, brightness, gamma and noise; 0 for none.
         balance: Draw training crops around pixels of every class equally often, for classes that are rare.
+        full_labels: Score the test split by the masks of training where the card has others for testing, such as those
+            without boundaries.
         num_workers: Processes that load training slices, per device.
         fold: The fold of a cross-validation that is held out as validation split; none for the card's splits.
         folds: Number of folds, unless ``splits_final.json`` in the root says them.
@@ -72,6 +75,7 @@ class SegmentationDataModule(LightningDataModule):
         augment: str = "anatomy",
         intensity: float = 0.0,
         balance: bool = False,
+        full_labels: bool = False,
         num_workers: int = 2,
         fold: int | None = None,
         folds: int = 5,
@@ -107,6 +111,7 @@ class SegmentationDataModule(LightningDataModule):
         self.augment = augment
         self.intensity = intensity
         self.balance = balance
+        self.full_labels = full_labels
         self.num_workers = num_workers
         self.prepared = False
         self.seed = seed
@@ -134,6 +139,8 @@ class SegmentationDataModule(LightningDataModule):
     def splits(self) -> Splits:
         """The cases found below the root, by split."""
         cases = find_cases(self.card, self.root)
+        if self.full_labels:
+            cases = [replace(case, test_masks=()) for case in cases]
         if self.fold is None:
             return split_cases(self.card, cases)
         return fold_cases(self.card, cases, self.root, self.fold, self.folds)

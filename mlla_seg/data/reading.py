@@ -20,7 +20,7 @@ from mlla_seg.data.rasters import RASTER_SUFFIXES, Raster, open_rasters
 from mlla_seg.data.spec import Card
 from mlla_seg.errors import InputError
 
-STRIP = 2**24
+STRIP = 2**22
 """Pixels of a scene that are read at once."""
 
 

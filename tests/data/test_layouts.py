@@ -12,10 +12,12 @@ from samples import write_card
 
 import layouts
 from mlla_seg.data.cases import Case
+from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.layouts import find_cases
 from mlla_seg.data.spec import load_card
 from mlla_seg.data.splits import split_cases
 from mlla_seg.errors import InputError
+from mlla_seg.training import folders_of_masks
 
 PUBLISHED = {
     "train": [5, 6, 7, 9, 10, 21, 23, 24, 26, 27, 28, 30, 31, 33, 34, 37, 39, 40],
@@ -352,3 +354,26 @@ def test_tiles_are_tested_by_the_masks_without_boundaries(tmp_path):
         "top_mosaic_09cm_area2_noBoundary.tif",
         "top_mosaic_09cm_area38_noBoundary.tif",
     ]
+    for full, folder in ((False, "gts_eroded_for_participants"), (True, "gts_for_participants")):
+        data = SegmentationDataModule("vaihingen", tmp_path, crop=[32, 32], full_labels=full)
+        assert folders_of_masks(data, "test") == [folder]
+        assert folders_of_masks(data, "train") == ["gts_for_participants"]
+
+
+def test_of_several_places_the_first_with_a_file_is_taken(tmp_path):
+    layouts.potsdam(tmp_path)
+    participants = tmp_path / "5_Labels_for_participants"
+    participants.mkdir()
+    shutil.copy(tmp_path / "5_Labels_all/top_potsdam_2_10_label.tif", participants)
+    cases = {case.name: case for case in find_cases(load_card("potsdam"), tmp_path)}
+    assert cases["2_10"].masks[0].parent == participants
+    assert cases["3_11"].masks[0].parent.name == "5_Labels_all"
+
+
+def test_further_channels_lie_where_the_card_says_with_zeros_before_their_numbers(tmp_path):
+    layouts.potsdam(tmp_path)
+    card = load_card("potsdam_rgbir").using(["red", "height"])
+    case = next(case for case in find_cases(card, tmp_path) if case.name == "3_11")
+    assert [path.name for path in case.images[0]] == ["top_potsdam_3_11_RGBIR.tif", "dsm_potsdam_03_11.tif"]
+    assert card.spec()["bands"] == ["red", "green", "blue", "near infrared", "height"]
+    assert card.spec()["channels"] == ["red", "height"]

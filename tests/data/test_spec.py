@@ -166,6 +166,13 @@ def layout_of(**changes):
         ({"layout": layout_of(patterns=["x"])}, "needs a group (?P<case>...)"),
         ({"layout": layout_of(patterns="x")}, "patterns is a list of regular expressions"),
         ({"layout": layout_of(mask="{cas}.nii")}, "mask uses ['cas'], which the pattern"),
+        ({"layout": layout_of(mask=["{case}.nii", 3])}, "mask is a path below the root, found 3"),
+        ({"layout": layout_of(extra_channels=["dsm"])}, "extra_channels maps names to where they lie"),
+        ({"layout": layout_of(extra_channels={"MR": "{case}"}), "channels": ["MR"]}, "extra_channels repeats ['MR']"),
+        ({"layout": layout_of(extra_channels={"dsm": "{row}.tif"})}, "extra_channels dsm uses ['row'], which"),
+        ({"layout": layout_of(mask_threshold=127)}, "above which a pixel is of the second of two classes, found 127"),
+        ({"use": ["CT"]}, "Unknown channel of hippocampus: 'CT'"),
+        ({"use": [1]}, "channels are names, found"),
         ({"splits": {"seed": 0, "val": "0.1"}}, "the split val is a fraction from 0 to 1, found '0.1'"),
         ({"splits": {"seed": 0, "test": 20}}, "the split test is a fraction from 0 to 1, found 20"),
         ({"splits": {"train": 3}}, "the split train is a file with a patient a line, found 3"),
@@ -175,3 +182,11 @@ def layout_of(**changes):
 )
 def test_what_would_fail_later_is_named_at_once(tmp_path, changes, problem):
     assert problem in refused(write_card(tmp_path / "a", "hippocampus", **changes))
+
+
+def test_network_sees_the_channels_that_the_card_uses(tmp_path):
+    path = write_card(tmp_path / "a", "hippocampus", channels=["T1", "T2", "flair"], use=["flair", "T1"])
+    card = load_card(path)
+    assert (card.bands, card.seen) == (("T1", "T2", "flair"), ("flair", "T1"))
+    assert card.spec()["channels"] == ["flair", "T1"]
+    assert card.using(["T2"]).spec()["channels"] == ["T2"]  # what the command line says comes last
