@@ -126,6 +126,7 @@ def plot_overlay(
     title: str = "",
     window: Sequence[float] | None = None,
     aspect: float = 1.0,
+    background: int | None = 0,
 ) -> None:
     """Draws an image beside label maps laid over it.
 
@@ -137,6 +138,7 @@ def plot_overlay(
         title: Above everything.
         window: Range of values from black to white, by default the 1st to 99th percentile.
         aspect: Height of a pixel relative to its width.
+        background: Class index that is left open as well, if any.
     """
     plt = _pyplot()
     picture = np.moveaxis(image[:3] if len(image) >= 3 else image[:1].repeat(3, axis=0), 0, 2).astype(np.float32)
@@ -145,10 +147,10 @@ def plot_overlay(
     colours = np.array([entry["colour"] for entry in classes], dtype=np.float32) / 255
     panels = [("image", picture)]
     for name, mask in masks.items():
-        shown = (mask > 0) & (mask < len(classes))
+        shown = (mask != background) & (mask < len(classes))
         tint = colours[np.where(shown, mask, 0)]
         panels.append((name, np.where(shown[..., None], 0.5 * picture + 0.5 * tint, picture)))
-    present = sorted({int(k) for mask in masks.values() for k in np.unique(mask) if 0 < k < len(classes)})
+    present = sorted({int(k) for mask in masks.values() for k in np.unique(mask) if k < len(classes)} - {background})
     height = 3.4 * aspect * picture.shape[0] / picture.shape[1]
     figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), min(height, 6) + 0.8), layout="constrained")
     for axis, (name, panel) in zip(np.atleast_1d(axes), panels, strict=True):

@@ -124,7 +124,7 @@ def overlay(module: SegmentationModule, case: Mapping[str, Any]) -> Any:
         fill_gaps(case["image"][position, :, ::step, ::step].float()).numpy(),
         {"truth": mask[position, ::step, ::step], "prediction": prediction[::step, ::step]},
         module.spec,
-        f"{case['name']}, slice {position}",
+        case["name"] if len(mask) == 1 else f"{case['name']}, slice {position}",
         spacing[1] / spacing[2] if spacing else 1.0,
     )
 
@@ -132,7 +132,8 @@ def overlay(module: SegmentationModule, case: Mapping[str, Any]) -> Any:
 def _draw(
     image: Array, masks: Mapping[str, Array], spec: Mapping[str, Any], title: str, aspect: float, to: Any
 ) -> None:
-    report.plot_overlay(image, masks, spec["classes"], to, title, spec["normalisation"].get("window"), aspect)
+    window = spec["normalisation"].get("window")
+    report.plot_overlay(image, masks, spec["classes"], to, title, window, aspect, spec["background"])
 
 
 def richest_slice(mask: Array, background: int | None) -> int:

@@ -27,7 +27,7 @@ from mlla_seg.data.store import (
     note_warped,
     open_store,
 )
-from mlla_seg.data.transforms import AUGMENTATIONS, MIRRORED, QUARTER_TURNS, Augment
+from mlla_seg.data.transforms import AUGMENTATIONS, MIRRORED, MOST_CHANNELS, QUARTER_TURNS, Augment
 from mlla_seg.errors import InputError, lookup
 
 
@@ -101,6 +101,11 @@ class SegmentationDataModule(LightningDataModule):
         if crop is None and not isinstance(resize, list):
             raise InputError("Training slices need one size: set --data.crop or --data.resize to [height, width].")
         self.card = card_of(card, root, channels)
+        stacked = len(self.card.seen) * (2 * context + 1)
+        if augment != "none" and stacked > MOST_CHANNELS:
+            raise InputError(
+                f"--data.augment {augment} moves at most {MOST_CHANNELS} channels, got {stacked}: say none."
+            )
         self.root = Path(root)
         self.fold = fold
         self.folds = folds

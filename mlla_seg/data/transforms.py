@@ -76,6 +76,10 @@ MIRRORED = ("transunet", "aerial")
 """Augmentations that show the network mirror images; one that never saw them fails on them."""
 
 
+MOST_CHANNELS = 127
+"""What OpenCV, below albumentations, moves at once."""
+
+
 class Augment:
     """What happens to a training sample: resize, pad and crop to one size, then move, then change intensities.
 
