@@ -18,7 +18,7 @@ import torch
 from mlla_seg import Predictor
 from mlla_seg.data.rasters import open_rasters
 from mlla_seg.evaluation import Evaluation
-from mlla_seg.metrics import case_counts
+from mlla_seg.metrics import case_confusion
 from mlla_seg.report import format_table
 from mlla_seg.scenes import MapOptions, predict_scene
 
@@ -44,8 +44,8 @@ def main() -> None:
             seconds = time.perf_counter() - started
             maps[blend, side] = found = _read(output)
         labels = np.vectorize(lambda value: ids.get(value, 0))(found)
-        counts = case_counts(torch.from_numpy(labels), torch.from_numpy(truth), len(names))
-        iou = Evaluation(["scene"], names, spec["background"], counts[None]).pooled()["iou"]
+        confusion = case_confusion(torch.from_numpy(labels), torch.from_numpy(truth), len(names))
+        iou = Evaluation(["scene"], names, spec["background"], confusion[None]).pooled()["iou"]
         agree = float((found == maps["gaussian", own]).mean())
         rows.append([f"{side} {blend}", iou, f"{agree:.2%}", found.size / seconds / 1e6])
     print(format_table(["window", "mean IoU", f"as with {own}", "Mpixel/s"], rows))

@@ -16,7 +16,15 @@ import torch
 from torch import Tensor
 
 from mlla_seg import surface, transunet
-from mlla_seg.metrics import OVERLAP_SCORES, dice_score, iou_score, mean_scores, precision_score, recall_score
+from mlla_seg.metrics import (
+    OVERLAP_SCORES,
+    counts_of,
+    dice_score,
+    iou_score,
+    mean_scores,
+    precision_score,
+    recall_score,
+)
 
 STATUSES = ("found", "missed", "hallucinated", "absent")
 """Of a class in a case: in truth and prediction, in one of them, in neither."""
@@ -50,8 +58,10 @@ class Evaluation:
         cases: N names.
         classes: K names.
         background: Index of the class that is left out of means, if any.
-        counts: ``(N, K, 3)`` voxels: true positives, false positives, false negatives.
-        surfaces: ``(N, K, 3)`` HD95, ASSD and NSD, or none where only overlap was measured.
+        confusion: ``(N, K, K)`` voxels, a row per true class, a column per predicted one.
+        surfaces: ``(N, K, 3)`` HD95, ASSD and NSD, or none where they were not measured.
+        boundaries: ``(N, K, 2)`` pixels in both and in either boundary of prediction and truth, or none where cases are
+            volumes.
         unit: Of distances: ``mm``, or ``voxel`` where a case does not say its spacing.
         tolerance: Of NSD, in that unit.
         voxel_ml: Volume of a voxel of each case in millilitres, NaN where it is not known.
@@ -61,8 +71,9 @@ class Evaluation:
     cases: Sequence[str]
     classes: Sequence[str]
     background: int | None
-    counts: Tensor
+    confusion: Tensor
     surfaces: Tensor | None = None
+    boundaries: Tensor | None = None
     unit: str = "voxel"
     tolerance: float = 2.0
     voxel_ml: Sequence[float] = ()
@@ -72,6 +83,11 @@ class Evaluation:
     def foreground(self) -> list[int]:
         """Indices of the classes that count in means."""
         return [k for k in range(len(self.classes)) if k != self.background]
+
+    @property
+    def counts(self) -> Tensor:
+        """``(N, K, 3)`` voxels: true positives, false positives, false negatives."""
+        return counts_of(self.confusion)
 
     def scores(self) -> dict[str, Tensor]:
         """Every score by name, ``(N, K)`` float64, NaN where a class is absent from truth and prediction."""
@@ -119,31 +135,41 @@ class Evaluation:
             means |= dict(zip((f"{score}_{name}" for name in self.classes), per_class.tolist(), strict=True))
         return means
 
+    def pooled_scores(self) -> dict[str, Tensor]:
+        """Scores by name and class, ``(K,)``, of all voxels of the split together; boundary IoU of maps alone."""
+        counts = counts_of(self.confusion.sum(dim=0))
+        scores = {name: score(counts) for name, score in POOLED_SCORES.items()}
+        if self.boundaries is not None:
+            both, either = self.boundaries.sum(dim=0).double().unbind(-1)
+            scores["boundary_iou"] = both / either
+        return scores
+
     def pooled(self) -> dict[str, float]:
         """Scores of all voxels of the split together, from one confusion matrix, as is usual for maps.
 
-        ``iou``, ``f1``, ``precision`` and ``recall``: by class, as ``iou_water``, their means without the background,
-        and with it, as ``iou_with_all``; overall ``accuracy``, and Cohen's ``kappa`` over all classes.
+        Each of :meth:`pooled_scores` by class, as ``iou_water``, its mean without the background, ``iou``, and with it,
+        ``iou_with_all``; overall ``accuracy``, and Cohen's ``kappa`` over all classes.
         """
-        counts = self.counts.sum(dim=0)
-        tp, fp, fn = counts.double().unbind(-1)
         pooled = {}
-        for name, score in POOLED_SCORES.items():
-            values = score(counts)
+        for name, values in self.pooled_scores().items():
             pooled[name] = float(values[self.foreground].nanmean())
             pooled[f"{name}_with_all"] = float(values.nanmean())
             pooled |= {f"{name}_{label}": float(value) for label, value in zip(self.classes, values, strict=True)}
-        total = (tp + fn).sum()
-        agreed, by_chance = tp.sum() / total, ((tp + fn) * (tp + fp)).sum() / total**2
+        confusion = self.confusion.sum(dim=0).double()
+        total = confusion.sum()
+        agreed, by_chance = confusion.trace() / total, (confusion.sum(0) * confusion.sum(1)).sum() / total**2
         return pooled | {"accuracy": float(agreed), "kappa": float((agreed - by_chance) / (1 - by_chance))}
 
     def pooled_table(self) -> tuple[list[str], list[list[Any]]]:
-        """Header and rows of :meth:`pooled`: a row per class but the background, and their mean."""
-        pooled = self.pooled()
+        """Header and rows of :meth:`pooled`: a row per class, their mean without the background, and with it."""
+        scores, pooled = self.pooled_scores(), self.pooled()
         rows: list[list[Any]] = [
-            [self.classes[k], *(pooled[f"{name}_{self.classes[k]}"] for name in POOLED_SCORES)] for k in self.foreground
+            [label, *(float(values[k]) for values in scores.values())] for k, label in enumerate(self.classes)
         ]
-        return ["class", "IoU", "F1", "precision", "recall"], [*rows, ["mean", *(pooled[n] for n in POOLED_SCORES)]]
+        if self.background is not None:
+            rows.append([f"mean without {self.classes[self.background]}", *(pooled[name] for name in scores)])
+        rows.append(["mean of all", *(pooled[f"{name}_with_all"] for name in scores)])
+        return ["class", *(POOLED_TITLES[name] for name in scores)], rows
 
     def numbers_of_cases(self) -> dict[str, dict[str, int]]:
         """How many cases each class is found, missed, hallucinated and absent in."""
@@ -186,3 +212,12 @@ TITLES = {
     "recall": "recall",
 }
 """Scores as headings."""
+
+POOLED_TITLES = {
+    "iou": "IoU",
+    "f1": "F1",
+    "precision": "precision",
+    "recall": "recall",
+    "boundary_iou": "boundary IoU",
+}
+"""Pooled scores as headings."""

@@ -38,9 +38,8 @@ def folds(runs: str, output: str = "") -> None:
     report.write_csv(folder / "per_case.csv", [{"fold": fold, **row} for fold in rows for row in rows[fold]])
     print(report.format_table([*table[0]], [list(row.values()) for row in table]))
     cases = sum(len({row["case"] for row in part}) for part in rows.values())
-    print(
-        f"{cases} cases in {len(rows)} folds, distances in {first['unit']}; the last columns are means over all cases."
-    )
+    distances = f", distances in {first['unit']}" if first["unit"] else ""
+    print(f"{cases} cases in {len(rows)} folds{distances}; the last columns are means over all cases.")
     print(f"\nTable:      {folder / 'folds.csv'}\nEvery case: {folder / 'per_case.csv'}")
 
 

@@ -1,8 +1,9 @@
 """Scores per case, never per batch: the same numbers for any batch size, number of devices and order.
 
-A case (a volume, a photo) is counted once: true positives, false positives and false negatives per class. The overlap
-scores follow from the counts. A class absent from both truth and prediction of a case has no score there (NaN) and is
-left out of the mean over cases; one that is in only one of them scores 0 in each of them.
+A case (a volume, a photo, a scene) is counted once, in a confusion matrix of its own; from that follow true positives,
+false positives and false negatives per class, and from those the overlap scores. A class absent from both truth and
+prediction of a case has no score there (NaN) and is left out of the mean over cases; one that is in only one of them
+scores 0 in each of them.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ BLOCK = 2**24
 """Voxels counted at once, so that a large volume needs little memory beside itself."""
 
 
-def case_counts(prediction: Tensor, mask: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
-    """True positives, false positives and false negatives per class of one case.
+def case_confusion(prediction: Tensor, mask: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
+    """Confusion matrix of one case.
 
     Args:
         prediction: Class indices of any shape.
@@ -27,16 +28,20 @@ def case_counts(prediction: Tensor, mask: Tensor, num_classes: int, ignore_index
         ignore_index: Class index that is not counted.
 
     Returns:
-        ``(K, 3)`` int64.
+        ``(K, K)`` int64 voxels: a row per true class, a column per predicted one.
     """
     confusion = torch.zeros(num_classes**2, dtype=torch.int64, device=mask.device)
     for predicted, true in zip(prediction.flatten().split(BLOCK), mask.flatten().split(BLOCK), strict=True):
         valid = true != ignore_index
         pairs = true[valid].long() * num_classes + predicted[valid].long()
         confusion += torch.bincount(pairs, minlength=num_classes**2)
-    confusion = confusion.view(num_classes, num_classes)  # (truth, prediction)
-    hits = confusion.diagonal()
-    return torch.stack((hits, confusion.sum(0) - hits, confusion.sum(1) - hits), dim=1)
+    return confusion.view(num_classes, num_classes)
+
+
+def counts_of(confusion: Tensor) -> Tensor:
+    """True positives, false positives and false negatives per class, ``(..., K, 3)``, from ``(..., K, K)``."""
+    hits = confusion.diagonal(dim1=-2, dim2=-1)
+    return torch.stack((hits, confusion.sum(-2) - hits, confusion.sum(-1) - hits), dim=-1)
 
 
 def dice_score(counts: Tensor) -> Tensor:
@@ -101,9 +106,9 @@ class CaseTable(Metric):
         return self.rows
 
 
-def seen_cases(counts: Tensor) -> Tensor:
-    """Indices of the cases that were scored, from the counts ``(cases, K, 3)`` of a :class:`CaseTable`."""
-    return (counts >= 0).all(dim=-1).all(dim=-1).nonzero()[:, 0]
+def seen_cases(confusion: Tensor) -> Tensor:
+    """Indices of the cases that were scored, from the matrices ``(cases, K, K)`` of a :class:`CaseTable`."""
+    return (confusion >= 0).all(dim=-1).all(dim=-1).nonzero()[:, 0]
 
 
 def mean_scores(scores: Tensor, background: int | None) -> tuple[Tensor, Tensor]:

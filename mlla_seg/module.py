@@ -14,12 +14,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from mlla_seg import __version__
+from mlla_seg.boundary import WIDTH, boundary_counts
 from mlla_seg.checkpoint import CHECKPOINT_KEY, build_network
 from mlla_seg.errors import InputError, lookup
 from mlla_seg.evaluation import PROTOCOLS, Evaluation
 from mlla_seg.inference import Ensemble, Flips, predict_case
 from mlla_seg.losses import SegmentationLoss
-from mlla_seg.metrics import CaseTable, case_counts, seen_cases
+from mlla_seg.metrics import CaseTable, case_confusion, seen_cases
 from mlla_seg.models.segmenter import Segmenter
 from mlla_seg.models.weights import load_pretrained
 from mlla_seg.optim import SCHEDULES, learning_rate_factor, parameter_groups
@@ -34,19 +35,27 @@ class Scoring:
 
     Args:
         evaluation: ``native``, or ``transunet`` to add the evaluation of the papers on Synapse and ACDC.
+        distances: Whether to measure HD95, ASSD and NSD as well, which takes time and says little of maps.
         nsd_tolerance: Distance up to which surfaces agree, in millimetres, or voxels where the spacing is not known.
+        boundary_width: Pixels from the edge of a region that count for the boundary IoU of images of one slice.
         tta: Mean over the four mirror images of each slice.
         members: Further checkpoints, whose probabilities are averaged with those of ``ckpt_path``;
             ``--ckpt_path a.ckpt b.ckpt`` is short for it.
     """
 
     evaluation: str = "native"
+    distances: bool = True
     nsd_tolerance: float = 2.0
+    boundary_width: int = WIDTH
     tta: bool = False
     members: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         lookup(PROTOCOLS, self.evaluation, "evaluation")
+        if self.evaluation == "transunet" and not self.distances:
+            raise InputError("--evaluation transunet is made of distances: leave out --distances false.")
+        if self.boundary_width < 1:
+            raise InputError(f"--boundary_width is a number of pixels, 1 or more, got {self.boundary_width}.")
         if self.nsd_tolerance < 0:
             raise InputError(f"--nsd_tolerance is a distance, 0 or more, got {self.nsd_tolerance}.")
 
@@ -174,9 +183,12 @@ class SegmentationModule(LightningModule):
         """Makes a table for everything that is measured: between epochs of training only what overlaps."""
         cases, classes = loader.dataset.cases, len(self.class_names)
         self.unit = "mm" if all(case.spacing_mm for case in cases) else "voxel"
-        self.tables = {"counts": CaseTable(len(cases), classes, 3)}
+        self.tables = {"confusion": CaseTable(len(cases), classes, classes)}
         if self.trainer.state.fn is not TrainerFn.FITTING:
-            self.tables["surfaces"] = CaseTable(len(cases), classes, 3, dtype=torch.float32)
+            if self.scoring.distances:
+                self.tables["surfaces"] = CaseTable(len(cases), classes, 3, dtype=torch.float32)
+            if all(case.shape[0] == 1 for case in cases):
+                self.tables["boundaries"] = CaseTable(len(cases), classes, 2)
             if self.scoring.evaluation == "transunet":
                 self.tables["published"] = CaseTable(len(cases), classes, 2, dtype=torch.float32)
         for table in self.tables.values():
@@ -185,7 +197,10 @@ class SegmentationModule(LightningModule):
     def _score(self, case: dict[str, Any]) -> None:
         index, image, mask, classes = case["index"], case["image"].cpu(), case["mask"].cpu(), len(self.class_names)
         prediction = self.predict_case(image, case["spacing_mm"])
-        self.tables["counts"].update(index, case_counts(prediction, mask, classes))
+        self.tables["confusion"].update(index, case_confusion(prediction, mask, classes))
+        if "boundaries" in self.tables:
+            counts = boundary_counts(prediction, mask, classes, self.scoring.boundary_width)
+            self.tables["boundaries"].update(index, counts)
         if "surfaces" in self.tables:
             spacing = case["spacing_mm"] if self.unit == "mm" else (1.0, 1.0, 1.0)
             how = {"tolerance": self.scoring.nsd_tolerance, "background": self.spec["background"]}
@@ -196,7 +211,7 @@ class SegmentationModule(LightningModule):
 
     def _conclude(self, split: str, loader: Any) -> None:
         tables = {name: table.compute().cpu() for name, table in self.tables.items()}  # the same in every process
-        seen = seen_cases(tables["counts"])
+        seen = seen_cases(tables["confusion"])
         cases = [loader.dataset.cases[i] for i in seen.tolist()]
         self.evaluation = Evaluation(
             [case.name for case in cases],
@@ -208,7 +223,7 @@ class SegmentationModule(LightningModule):
             **{name: table[seen] for name, table in tables.items()},
         )
         for name, value in self.evaluation.means().items():
-            if "surfaces" in tables or name.startswith(("dice", "iou")):
+            if self.trainer.state.fn is not TrainerFn.FITTING or name.startswith(("dice", "iou")):
                 self.log(f"{split}/{name}", value, prog_bar=name == "dice", rank_zero_only=False)
 
     def configure_optimizers(self) -> Any:

@@ -118,6 +118,32 @@ def plot_boxes(values: Mapping[str, Sequence[float]], colours: Sequence[Sequence
     _save(figure, to)
 
 
+def plot_confusion(confusion: Array, names: Sequence[str], to: Any) -> None:
+    """Draws a confusion matrix, each row in percent of its sum.
+
+    Args:
+        confusion: ``(K, K)`` voxels, a row per true class, a column per predicted one.
+        names: Of the classes.
+        to: A path or an open file for the PNG.
+    """
+    plt = _pyplot()
+    total = confusion.sum(axis=1, keepdims=True)
+    percent = np.divide(100.0 * confusion, total, out=np.full(confusion.shape, np.nan), where=total > 0)
+    side = 1.6 + 0.42 * max(len(names), 3)
+    figure, axis = plt.subplots(figsize=(side + 0.8, side), layout="constrained")
+    picture = axis.imshow(percent, cmap="Blues", vmin=0, vmax=100)
+    for (i, j), value in np.ndenumerate(percent):
+        text = "-" if np.isnan(value) else f"{value:.1f}" if 0.05 <= value < 9.95 else f"{value:.0f}"
+        axis.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if value > 55 else "black")
+    rows = [name if count else f"{name} (none)" for name, count in zip(names, total[:, 0], strict=True)]
+    axis.set_yticks(range(len(names)), rows, fontsize=8)
+    axis.set_xticks(range(len(names)), names, fontsize=8, rotation=45, ha="right", rotation_mode="anchor")
+    axis.set_ylabel("truth")
+    axis.set_xlabel("prediction")
+    figure.colorbar(picture, ax=axis, label="% of the true class", shrink=0.8)
+    _save(figure, to)
+
+
 def plot_overlay(
     image: Array,
     masks: Mapping[str, Array],

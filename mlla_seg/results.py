@@ -28,22 +28,29 @@ POOLED = {"f1": "mean F1", "accuracy": "overall accuracy", "kappa": "kappa"}
 
 
 def score_table(evaluation: Evaluation) -> str:
-    """The table for the terminal, and in what unit its distances are."""
-    text = report.format_table(*evaluation.table()) + f"\n{DISTANCES[evaluation.unit]}\n{_pooled_line(evaluation)}"
+    """The tables for the terminal, and in what unit distances are; of maps the scores of all pixels together too."""
+    parts = [report.format_table(*evaluation.table())]
+    if evaluation.surfaces is not None:
+        parts.append(DISTANCES[evaluation.unit])
+    if evaluation.boundaries is not None:
+        parts += ["", report.format_table(*evaluation.pooled_table())]
+    parts.append(_pooled_line(evaluation))
     if evaluation.published is not None:
-        text += f"\n\n{report.format_table(*evaluation.comparison())}\ntransunet: {PROTOCOLS['transunet']}"
-    return text
+        parts += ["", report.format_table(*evaluation.comparison()), f"transunet: {PROTOCOLS['transunet']}"]
+    return "\n".join(parts)
 
 
 def summary(evaluation: Evaluation, split: str, about: Mapping[str, Any]) -> dict[str, Any]:
     """What ``summary.json`` holds: means such as ``test/dice``, numbers of cases, and how it was measured."""
+    measured = evaluation.surfaces is not None
     return {
         **{f"{split}/{name}": value for name, value in evaluation.means().items()},
         "cases": len(evaluation.cases),
         "cases_by_class": evaluation.numbers_of_cases(),
         "pooled": evaluation.pooled(),
-        "unit": evaluation.unit,
-        "nsd_tolerance": evaluation.tolerance,
+        "confusion": _confusion(evaluation),
+        "unit": evaluation.unit if measured else None,
+        "nsd_tolerance": evaluation.tolerance if measured else None,
         "protocols": {name: PROTOCOLS[name] for name in _protocols(evaluation)},
         **about,
     }
@@ -152,12 +159,20 @@ def _tables(evaluation: Evaluation) -> list[str]:
     parts = [
         webpage.heading("Scores: means over cases"),
         webpage.table(*evaluation.table(), last=True),
-        webpage.note(f"{DISTANCES[evaluation.unit]} {PROTOCOLS['native']}"),
+        webpage.note(
+            PROTOCOLS["native"]
+            if evaluation.surfaces is None
+            else f"{DISTANCES[evaluation.unit]} {PROTOCOLS['native']}"
+        ),
     ]
     parts += [
         webpage.heading("All voxels of the split together"),
         webpage.table(*evaluation.pooled_table(), last=True),
         webpage.note(_pooled_line(evaluation)),
+        webpage.picture(
+            partial(report.plot_confusion, evaluation.confusion.sum(dim=0).numpy(), evaluation.classes),
+            "Confusion matrix: how many of the voxels of a class (row) were given each class (column), in percent",
+        ),
     ]
     if evaluation.published is not None:
         parts += [
@@ -178,9 +193,20 @@ def _pooled_line(evaluation: Evaluation) -> str:
     return f"All voxels together: {means}, {numbers}."
 
 
+def _confusion(evaluation: Evaluation) -> dict[str, dict[str, int]]:
+    """Voxels by true and then by predicted class."""
+    rows = evaluation.confusion.sum(dim=0).tolist()
+    return {
+        name: dict(zip(evaluation.classes, row, strict=True))
+        for name, row in zip(evaluation.classes, rows, strict=True)
+    }
+
+
 def _boxes(evaluation: Evaluation, colours: Sequence[Sequence[int]]) -> list[str]:
     scores, parts = evaluation.scores(), []
     for name, label in (("dice", "Dice"), ("hd95", f"HD95 in {evaluation.unit}")):
+        if name not in scores:
+            continue
         columns = {evaluation.classes[k]: scores[name][:, k].tolist() for k in evaluation.foreground}
         caption = (
             f"{label}: a dot per case, the box from the first to the third quartile; in brackets the number of cases"

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from mlla_seg.evaluation import STATUSES, Evaluation
-from mlla_seg.metrics import case_counts
+from mlla_seg.metrics import case_confusion
 from mlla_seg.surface import case_surface_scores
 
 CLASSES = ["background", "liver", "spleen"]
 
 
 def evaluate(predictions, masks, **how):
-    counts = torch.stack([case_counts(p, m, 3) for p, m in zip(predictions, masks, strict=True)])
+    confusion = torch.stack([case_confusion(p, m, 3) for p, m in zip(predictions, masks, strict=True)])
     surfaces = [case_surface_scores(p, m, 3, (1, 1, 1), 1.0) for p, m in zip(predictions, masks, strict=True)]
     names = [f"case{i}" for i in range(len(masks))]
-    return Evaluation(names, CLASSES, 0, counts, torch.stack(surfaces), tolerance=1.0, **how)
+    return Evaluation(names, CLASSES, 0, confusion, torch.stack(surfaces), tolerance=1.0, **how)
 
 
 @pytest.fixture
@@ -111,6 +112,35 @@ def test_pooled_scores_are_those_of_one_confusion_matrix(masks):
         assert pooled[name] == pytest.approx(sum(expected[1:]) / 2, abs=1e-6)
     assert pooled["accuracy"] == pytest.approx(float((pair[0] == pair[1]).float().mean()))
     assert pooled["kappa"] == pytest.approx(float(reference.multiclass_cohen_kappa(*pair, 3)), abs=1e-6)
+    expected = reference.multiclass_confusion_matrix(*pair, 3)
+    assert torch.equal(evaluation.confusion.sum(dim=0), expected)
+
+
+def test_means_with_and_without_the_class_left_out_stand_side_by_side(masks):
+    predictions = masks.clone()
+    predictions[:, :, :3] = 0
+    evaluation = evaluate(predictions, masks)
+    pooled = evaluation.pooled()
     header, rows = evaluation.pooled_table()
     assert header == ["class", "IoU", "F1", "precision", "recall"]
-    assert rows[-1][1] == pooled["iou"]
+    assert [row[0] for row in rows] == [*CLASSES, "mean without background", "mean of all"]
+    found, beyond = 4 * 3 * 5 * 6, 4 * 3 * 6  # of the liver one row of six is lost
+    empty = 4 * 3 * 16 * 16 - found - beyond - 2 * 3 * 16
+    liver, background = found / (found + beyond), empty / (empty + beyond)
+    assert [row[1] for row in rows] == pytest.approx(
+        [background, liver, 1, (liver + 1) / 2, (background + liver + 1) / 3]
+    )
+    assert (rows[-2][1], rows[-1][1]) == (pooled["iou"], pooled["iou_with_all"])
+    everything = replace(evaluation, background=None).pooled_table()[1]
+    assert [row[0] for row in everything] == [*CLASSES, "mean of all"]
+
+
+def test_boundary_iou_is_that_of_all_boundaries_together(masks):
+    boundaries = torch.tensor([[[5, 10], [3, 4], [0, 0]]] * 3 + [[[1, 1], [0, 4], [0, 0]]])
+    evaluation = replace(evaluate(masks, masks), boundaries=boundaries)
+    pooled = evaluation.pooled()
+    assert pooled["boundary_iou_background"] == pytest.approx(16 / 31)
+    assert pooled["boundary_iou_liver"] == pytest.approx(9 / 16)
+    assert math.isnan(pooled["boundary_iou_spleen"])
+    assert pooled["boundary_iou"] == pytest.approx(9 / 16)
+    assert evaluation.pooled_table()[0][-1] == "boundary IoU"

@@ -41,6 +41,7 @@ ALLOWED = {
     "mlla_seg.losses": {"mlla_seg.distributed", "mlla_seg.models.ops"},
     "mlla_seg.metrics": set(),
     "mlla_seg.surface": set(),
+    "mlla_seg.boundary": set(),
     "mlla_seg.transunet": {"mlla_seg.slices", "mlla_seg.surface"},
     "mlla_seg.evaluation": {"mlla_seg", "mlla_seg.metrics"},
     "mlla_seg.optim": {"mlla_seg.errors"},
@@ -55,6 +56,7 @@ ALLOWED = {
     "mlla_seg.checkpoint": {"mlla_seg", "mlla_seg.errors", "mlla_seg.models"},
     "mlla_seg.module": {
         "mlla_seg",
+        "mlla_seg.boundary",
         "mlla_seg.checkpoint",
         "mlla_seg.errors",
         "mlla_seg.evaluation",

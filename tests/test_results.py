@@ -55,6 +55,10 @@ def test_every_file_is_there_and_every_case_once(cli, capsys, options, checkpoin
         if known:
             assert summary[f"{split}/dice_{name}"] == pytest.approx(sum(known) / len(known), abs=1e-6)
     printed = capsys.readouterr().out
+    assert sum(sum(row.values()) for row in summary["confusion"].values()) == sum(
+        int(row["tp"]) + int(row["fn"]) for row in rows
+    )
+    assert not any("boundary" in name for name in summary["pooled"])  # cases are volumes
     assert f"All voxels together: mean IoU {summary['pooled']['iou']:.4f} without background (" in printed
     assert "NSD 1.5 voxel" in printed
     assert "Distances in voxels: not every image of the split says its spacing." in printed
@@ -82,7 +86,7 @@ def test_report_is_one_file_that_says_how_it_was_measured(cli, options, checkpoi
     cli("test", *options, "--ckpt_path", checkpoint, "--evaluation=transunet")
     page = Path("runs/demo/version_0/report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]{12})', page)
-    assert sources == ["data:image/p"] * 5  # two box plots; best, median and worst case
+    assert sources == ["data:image/p"] * 6  # confusion matrix; two box plots; best, median and worst case
     assert "http" not in page and "<script" not in page
     for text in ("best: case", "median: case", "worst: case", "left out of its mean", "medpy", "HD95 in voxel"):
         assert text in page

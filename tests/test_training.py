@@ -16,7 +16,7 @@ import layouts
 from conftest import ROOT, TINY
 from mlla_seg import Predictor
 from mlla_seg.data.io import read_image, read_mask
-from mlla_seg.metrics import case_counts, dice_score
+from mlla_seg.metrics import case_confusion, counts_of, dice_score
 
 CONFIG = ROOT / "configs/demo.yaml"
 
@@ -91,7 +91,9 @@ def test_scores_are_those_of_the_files_that_predict_writes(cli, capsys, options,
     for case in ("case0013", "case0014", "case0015", "case0016"):
         truth = read_mask(phantom_root / f"test_vol_h5/{case}.npy.h5").array
         predicted = read_mask(tmp_path / f"masks/{case}.npy.h5").array
-        counts = case_counts(torch.from_numpy(predicted.astype(int)), torch.from_numpy(truth.astype(int)), 9)
+        counts = counts_of(
+            case_confusion(torch.from_numpy(predicted.astype(int)), torch.from_numpy(truth.astype(int)), 9)
+        )
         assert counts[:, 0].tolist() == [int(table[case, name]["tp"]) for name in class_names(checkpoint)]
         scores.append(dice_score(counts)[1:].nan_to_num(float("nan")))
     mean = torch.stack(scores).nanmean(0).nanmean().item()
