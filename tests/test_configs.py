@@ -101,9 +101,17 @@ def test_without_a_card_the_description_is_asked_for(cli, capsys):
 
 @pytest.mark.real_data
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["acdc", "hippocampus"])
-def test_config_runs_on_real_data(cli, real_data, name, tmp_path):
-    root = real_data / name
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("acdc", "acdc"),
+        ("hippocampus", "hippocampus"),
+        ("wildfire", "wildfire_s2"),
+        ("kampala", "kampala_buildings"),
+    ],
+)
+def test_config_runs_on_real_data(cli, real_data, name, folder, tmp_path):
+    root = real_data / folder
     if name == "hippocampus":  # a dozen of the 260 volumes, to be quick
         root = tmp_path / name
         for folder in ("imagesTr", "labelsTr"):

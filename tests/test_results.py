@@ -14,9 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
+import layouts
 from conftest import ROOT, TINY
 from mlla_seg import Predictor
 from mlla_seg.data.io import read_image, read_mask
+from mlla_seg.errors import InputError
+from mlla_seg.module import Scoring
 from mlla_seg.surface import case_surface_scores
 from mlla_seg.transunet import transunet_labels, transunet_scores
 
@@ -101,6 +104,45 @@ def test_one_case_and_no_spacing_and_no_class_are_no_trouble(cli, options, check
     assert "median: case0013" in page
     assert "best:" not in page
     assert len(read_csv(Path("runs/demo/version_0/per_case.csv"))) == 9
+
+
+def test_maps_are_scored_at_boundaries_and_without_distances(cli, capsys, tmp_path):
+    layouts.geotiff_pairs(tmp_path / "scenes")
+    options = ["--config", ROOT / "configs/geotiff_pairs.yaml", f"--data.root={tmp_path / 'scenes'}", *TINY]
+    options += ["--data.crop=[32,32]", "--trainer.max_epochs=1", "--trainer.precision=32-true"]
+    cli("fit", *options)
+    capsys.readouterr()
+    cli("test", *options, "--ckpt_path=last")
+    printed = capsys.readouterr().out
+    summary = json.loads(Path("runs/geotiff_pairs/version_1/summary.json").read_text())
+    assert (summary["unit"], summary["nsd_tolerance"]) == (None, None)
+    assert not any(score in name for score in ("hd95", "assd", "nsd") for name in summary if name.startswith("test/"))
+    assert "boundary IoU" in printed
+    assert "Distances" not in printed
+    boundary_iou = summary["pooled"]["boundary_iou_with_all"]
+    assert f"{boundary_iou:.4f}" in next(line for line in printed.splitlines() if line.startswith("mean of all"))
+    rows = read_csv(Path("runs/geotiff_pairs/version_1/per_case.csv"))
+    assert "iou" in rows[0]
+    assert "hd95" not in rows[0]
+    assert "hd95" not in Path("runs/geotiff_pairs/version_1/report.html").read_text().lower().split("configuration")[0]
+    cli("test", *options, "--ckpt_path=last", "--boundary_width=100", "--distances=true")
+    summary = json.loads(Path("runs/geotiff_pairs/version_2/summary.json").read_text())
+    assert summary["pooled"]["boundary_iou_with_all"] == pytest.approx(summary["pooled"]["iou_with_all"])  # all is edge
+    assert summary["pooled"]["boundary_iou_with_all"] != pytest.approx(boundary_iou)
+    assert summary["unit"] == "voxel"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"distances": False, "evaluation": "transunet"}, "transunet is made of distances"),
+        ({"boundary_width": 0}, "a number of pixels, 1 or more, got 0"),
+        ({"nsd_tolerance": -1}, "a distance, 0 or more, got -1"),
+    ],
+)
+def test_scoring_that_cannot_be_is_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        Scoring(**changes)
 
 
 @pytest.mark.slow

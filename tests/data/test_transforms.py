@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlla_seg.data.datamodule import SegmentationDataModule
-from mlla_seg.data.transforms import AUGMENTATIONS, QUARTER_TURNS, Augment, change_intensity, pad_to
+from mlla_seg.data.transforms import AUGMENTATIONS, MOST_CHANNELS, QUARTER_TURNS, Augment, change_intensity, pad_to
 from mlla_seg.errors import InputError
 
 SEEDS = range(12)
@@ -73,6 +73,15 @@ def test_quarter_turns_need_square_samples(name):
             SegmentationDataModule("phantom", "data/phantom", augment=name, **sizes)
     # What is turned is the crop; the slices that it is cut from may have any shape.
     SegmentationDataModule("phantom", "data/phantom", augment=name, resize=[48, 64], crop=[32, 32])
+
+
+def test_more_channels_than_can_be_moved_are_refused_before_training(mask):
+    for name in AUGMENTATIONS:
+        assert Augment(name, (24, 24))(noise(MOST_CHANNELS, 48, 48), mask, 0)[0].shape == (MOST_CHANNELS, 24, 24)
+    sizes = {"crop": [24, 24], "context": MOST_CHANNELS // 2 + 1}
+    with pytest.raises(InputError, match=rf"at most {MOST_CHANNELS} channels, got 129: say none"):
+        SegmentationDataModule("phantom", "data/phantom", augment="anatomy", **sizes)
+    SegmentationDataModule("phantom", "data/phantom", augment="none", **sizes)
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
