@@ -103,12 +103,15 @@ class Segmenter(nn.Module, HubMixin):
         if x.shape[1] != self.in_channels:
             raise InputError(f"The network takes images of {self.in_channels} channels, got {x.shape[1]}.")
         x = self.normalise(x)
-        # Repeating the border leaves no edge for the network to see, unlike zeros.
-        x = F.pad(x, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
+        # Repeating the border leaves no edge for the network to see, unlike zeros. The crop at the end is a negative
+        # padding: with a slice, exported graphs would hold only for sizes that are cropped, or for those that are not.
+        below, right = -height % self.stride, -width % self.stride
+        padded = (height + below, width + right)
+        x = F.pad(x, (0, right, 0, below), mode="replicate")
         logits = self.head(self.decoder(self.encoder(x)))
-        if logits.shape[-2:] != x.shape[-2:]:
-            logits = F.interpolate(logits, x.shape[-2:], mode="bilinear", align_corners=False)
-        return logits[..., :height, :width]
+        if logits.shape[-2:] != padded:
+            logits = F.interpolate(logits, padded, mode="bilinear", align_corners=False)
+        return F.pad(logits, (0, -right, 0, -below))
 
 
 class MLLAUNet(Segmenter):
