@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mlla_seg.slices import Grid, between, fill_gaps, resize_images, slices_at
-from mlla_seg.windows import seen_by_network, window_logits
+from mlla_seg.resampling import fill_gaps, resize_images
+from mlla_seg.slices import Grid, between, slices_at
+from mlla_seg.tiling import seen_by_network
+from mlla_seg.windows import window_logits
 
 OVERLAP = 0.5
 """Overlap of neighbouring windows, as a fraction of their size."""

@@ -23,6 +23,7 @@ from mlla_seg.errors import InputError
 from mlla_seg.inference import Ensemble, Flips, case_logits
 from mlla_seg.scenes import MapOptions, map_files, predict_scene
 from mlla_seg.slices import network_grid
+from mlla_seg.windows import array_windows
 
 Spacing = tuple[float, float, float]
 CHANNEL_SUFFIX = re.compile(r"_\d{4}$")
@@ -268,7 +269,8 @@ def predict(
         try:
             if _is_scene(files):
                 job = f"{ckpt_path} {members} {tta}"
-                predict_scene(predictor.network, predictor.spec, files, target, options, predictor.device, job)
+                windows = array_windows(predictor.network, predictor.device)
+                predict_scene(windows, predictor.spec, files, target, options, job)
             else:
                 predictor.predict_file(files, target, batch_size, paths[1] if probabilities else None)
             written += 1

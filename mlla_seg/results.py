@@ -14,7 +14,7 @@ from mlla_seg.data.dataset import CaseDataset
 from mlla_seg.data.picture import Array
 from mlla_seg.evaluation import PROTOCOLS, Evaluation
 from mlla_seg.module import SegmentationModule
-from mlla_seg.slices import fill_gaps
+from mlla_seg.resampling import fill_gaps
 
 DISTANCES = {
     "mm": "Distances in millimetres, from the spacing of each image.",

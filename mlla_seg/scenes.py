@@ -1,8 +1,8 @@
-"""From a network and a scene of any size to a map: memory does not grow with the scene.
+"""From a sliding window and a scene of any size to a map: memory does not grow with the scene.
 
-The scene is gone through by stripes of columns, each from above by the sliding window (``windows.py``), and the map is
-the same for any width of the stripes. What is done is kept in a folder beside the map, from which a run that was killed
-goes on.
+The scene is gone through by stripes of columns, each from above by a sliding window (``windows.py``, or that of the
+runtime), and the map is the same for any width of the stripes. What is done is kept in a folder beside the map, from
+which a run that was killed goes on.
 """
 
 from __future__ import annotations
@@ -12,15 +12,13 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from mlla_seg.data.maps import FULL, NODATA, write_map, write_probability_map
 from mlla_seg.data.picture import Array
@@ -28,7 +26,11 @@ from mlla_seg.data.polygons import write_polygons
 from mlla_seg.data.rasters import Raster, open_rasters
 from mlla_seg.errors import InputError, lookup
 from mlla_seg.slices import network_grid
-from mlla_seg.windows import BLENDS, Read, row_bands, seen_by_network, window_logits
+from mlla_seg.tiling import BLENDS, row_bands, seen_by_network
+
+Windows = Callable[..., Iterator[tuple[int, Array]]]
+"""Gives the blended logits of an image from above, as arrays: the arguments of :func:`window_logits` but the network,
+where ``read`` gives arrays."""
 
 SUMS = 2**28
 """Bytes that the pixels and the sums of logits of a stripe may take: this decides its width."""
@@ -79,23 +81,21 @@ def map_files(output: Path, options: MapOptions) -> list[Path]:
 
 
 def predict_scene(
-    network: nn.Module,
+    window_logits: Windows,
     spec: Mapping[str, Any],
     sources: Sequence[Path],
     output: Path,
     options: MapOptions,
-    device: torch.device | str = "cpu",
     job: str = "",
 ) -> None:
     """Writes the map of a scene, with a progress bar; goes on where an earlier run of the same job was killed.
 
     Args:
-        network: A trained segmenter, on its device.
-        spec: What it knows of its data.
+        window_logits: A sliding window over a trained segmenter.
+        spec: What the segmenter knows of its data.
         sources: The raster, or several that together hold its bands.
         output: A GeoTIFF.
         options: Windows, and what is written.
-        device: Where the network is.
         job: What else the map depends on, such as the names of the checkpoints: another job starts anew.
 
     Raises:
@@ -117,18 +117,15 @@ def predict_scene(
         facts: list[Any] = [[str(path.absolute()), path.stat().st_mtime_ns] for path in sources]
         facts += [shape, window, size, options.overlap, options.blend, stripes, options.probabilities, job]
         partial = _Partial(output, shape, len(spec["classes"]) if options.probabilities else 0, len(stripes), facts)
-        read: Read = lambda *part: torch.from_numpy(raster.read(*part)[chosen])  # noqa: E731
         done = sum(partial.done)
         with tqdm(desc=sources[0].name, unit="row", initial=done, total=len(stripes) * len(rows)) as progress:
             for k, (left, right) in enumerate(stripes):
                 if partial.done[k] == len(rows):
                     continue
                 blended = window_logits(
-                    network,
-                    read,
+                    lambda *part: raster.read(*part)[chosen],
                     shape,
                     window,
-                    device=device,
                     size=size,
                     overlap=options.overlap,
                     blend=options.blend,
@@ -197,14 +194,13 @@ class _Partial:
         """An array, mapped into memory anew each time, so that pages that were used do not stay there."""
         return np.load(self.folder / f"{name}.npy", mmap_mode=mode)
 
-    def keep(self, stripe: int, top: int, left: int, logits: torch.Tensor, present: Array) -> None:
+    def keep(self, stripe: int, top: int, left: int, logits: Array, present: Array) -> None:
         """Keeps a band of a stripe; it counts as done only once it is in the files."""
         _, height, width = logits.shape
         place = (slice(top, top + height), slice(left, left + width))
-        labels = logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
-        self._write("labels", place, np.where(present, labels, NODATA))
+        self._write("labels", place, np.where(present, logits.argmax(axis=0).astype(np.uint8), NODATA))
         if self.probabilities:
-            stored = logits.softmax(dim=0).mul(FULL).round().nan_to_num(NODATA).to(torch.uint8).cpu().numpy()
+            stored = np.rint(FULL * softmax(np.where(present, logits, 0))).astype(np.uint8)
             self._write("probabilities", (slice(None), *place), np.where(present, stored, NODATA))
         self.done[stripe] += 1
         self._write("done", (slice(stripe, stripe + 1),), np.array([self.done[stripe]]))
@@ -241,6 +237,12 @@ class _Partial:
         for path, target in zip(reversed(ready), reversed(targets), strict=True):  # the map last
             os.replace(path, target)
         shutil.rmtree(self.folder)
+
+
+def softmax(logits: Array, axis: int = 0) -> Array:
+    """Probabilities of the classes along an axis."""
+    powers = np.exp(logits - logits.max(axis=axis, keepdims=True))
+    return powers / powers.sum(axis=axis, keepdims=True)
 
 
 def _create(path: Path, shape: tuple[int, ...], dtype: Any) -> None:

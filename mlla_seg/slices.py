@@ -1,16 +1,19 @@
-"""How slices are brought to a network, the same in training and prediction: the grid that it sees, and neighbours."""
+"""How slices are brought to a network, the same in training, prediction and the runtime: its grid, and neighbours.
+
+Nothing here needs torch: the runtime of exported networks works without it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
-Volume = TypeVar("Volume", np.ndarray[Any, Any], Tensor)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Volume = TypeVar("Volume", np.ndarray[Any, Any], "Tensor")
 Grid = tuple[int, int, int]
 """Slices, height, width."""
 
@@ -56,7 +59,9 @@ def slices_at(volume: Volume, positions: Sequence[int], context: int = 0, slices
     stacked = volume[below]  # (N, 2 k + 1, C, H, W)
     if weight.any():
         weight = weight[..., None, None, None].astype(np.float32)
-        if isinstance(volume, Tensor):
+        if not isinstance(volume, np.ndarray):
+            import torch
+
             weight = torch.from_numpy(weight).to(volume.device)
         stacked = stacked * (1 - weight) + volume[above] * weight
     return stacked.reshape(len(index), -1, *volume.shape[2:])
@@ -77,26 +82,3 @@ def between(index: Any, count: int, stored: int) -> tuple[Any, Any, Any]:
 def nearest_slice(position: int, count: int, stored: int) -> int:
     """The stored slice in which a slice of a volume resampled to ``count`` has its centre."""
     return int((position + 0.5) * stored / count)
-
-
-def resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resizes ``(B, C, H, W)`` by cubic interpolation, smoothed where it shrinks."""
-    if tuple(images.shape[-2:]) == size:
-        return images
-    return F.interpolate(images, size, mode="bicubic", align_corners=False, antialias=True)
-
-
-def fill_gaps(images: Tensor) -> Tensor:
-    """Puts the mean of its channel in place of NaN in ``(..., C, H, W)``, 0 in channels without any value."""
-    gaps = images.isnan()
-    if not gaps.any():
-        return images
-    means = images.nanmean(dim=(-2, -1), keepdim=True).nan_to_num(0)
-    return torch.where(gaps, means, images)
-
-
-def resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resizes class indices ``(B, H, W)`` by the nearest pixel."""
-    if tuple(masks.shape[-2:]) == size:
-        return masks
-    return F.interpolate(masks[:, None].float(), size, mode="nearest-exact")[:, 0].to(masks.dtype)

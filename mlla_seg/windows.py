@@ -6,66 +6,21 @@ windows; what no later row touches is handed out and forgotten. Every window is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mlla_seg.errors import lookup
-from mlla_seg.slices import fill_gaps, resize_images
+from mlla_seg.resampling import fill_gaps, resize_images
+from mlla_seg.tiling import blend_weights, row_bands, window_starts
 
+Array = npt.NDArray[np.float32]
 Read = Callable[[int, int, int, int], Tensor]
 """Gives ``(C, height, width)`` float32 for top, left, height and width, NaN where there is no data."""
-
-
-def _gaussian(size: int) -> Tensor:
-    """A Gaussian whose deviation is an eighth of the window, as nnU-Net and MONAI have it."""
-    place = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
-    return torch.exp(-0.5 * (place / (size / 8)) ** 2)
-
-
-def _cosine(size: int) -> Tensor:
-    """Half a wave of a sine (Hann's window, whose neighbours at half overlap add up to a constant)."""
-    place = torch.arange(size, dtype=torch.float64) + 0.5
-    return torch.sin(torch.pi * place / size) ** 2
-
-
-BLENDS: dict[str, Callable[[int], Tensor]] = {"gaussian": _gaussian, "cosine": _cosine}
-"""Weights of a window's logits along one axis, by name."""
-
-
-def blend_weights(window: Sequence[int], blend: str = "gaussian") -> Tensor:
-    """Weights ``(height, width)`` float32 of a window's logits, from 0.001, as MONAI has them, to at most 1."""
-    rows, columns = (lookup(BLENDS, blend, "blend")(size) for size in window)
-    return (rows[:, None] * columns).clamp(min=1e-3).float()
-
-
-def window_starts(size: int, window: int, overlap: float) -> list[int]:
-    """Where windows begin along an axis, so that they cover it; the last one is moved back to end with it."""
-    step = max(1, int(window * (1 - overlap)))
-    return sorted({min(start, size - window) for start in range(0, max(size - window, 0) + step, step)})
-
-
-def row_bands(height: int, window: int, overlap: float) -> list[tuple[int, int]]:
-    """First and end row of each band that :func:`window_logits` gives."""
-    starts = window_starts(height, window, overlap)
-    return list(zip(starts, [*starts[1:], height], strict=True))
-
-
-def seen_by_network(
-    shape: Sequence[int], grid: Sequence[int], window: Sequence[int]
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """What part of an image a window is, and the size at which the network sees it.
-
-    Args:
-        shape: Height and width of the image.
-        grid: Height and width to which the image is brought for the network.
-        window: Height and width of windows on that grid.
-    """
-    parts = [min(n, max(1, round(w * n / g))) for n, g, w in zip(shape, grid, window, strict=True)]
-    sizes = [max(1, round(part * g / n)) for part, n, g in zip(parts, shape, grid, strict=True)]
-    return (parts[0], parts[1]), (sizes[0], sizes[1])
 
 
 @torch.inference_mode()
@@ -100,7 +55,7 @@ def window_logits(
     """
     left, right = columns or (0, shape[1])
     starts = [c for c in window_starts(shape[1], window[1], overlap) if c < right and c + window[1] > left]
-    weights = blend_weights(window, blend).to(device)
+    weights = torch.from_numpy(blend_weights(window, blend)).to(device)
     bands = row_bands(shape[0], window[0], overlap)
     total = torch.zeros(())
     weight = torch.zeros(window[0], right - left, device=device)
@@ -136,3 +91,13 @@ def _seen_at(network: nn.Module, images: Tensor, size: tuple[int, int] | None) -
     if logits.shape[-2:] != images.shape[-2:]:
         logits = F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=False)
     return logits
+
+
+def array_windows(network: nn.Module, device: torch.device | str) -> Callable[..., Iterator[tuple[int, Array]]]:
+    """:func:`window_logits` of a network for arrays: ``read`` gives arrays, and so do the bands."""
+
+    def by_windows(read: Callable[..., Array], *where: Any, **how: Any) -> Iterator[tuple[int, Array]]:
+        bands = window_logits(network, lambda *part: torch.from_numpy(read(*part)), *where, device=device, **how)
+        return ((top, logits.cpu().numpy()) for top, logits in bands)
+
+    return by_windows

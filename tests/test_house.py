@@ -31,10 +31,12 @@ OPTIONAL = {
     "shapely",
 }
 # What each room may import of this package, besides itself.
-SHARED = {"mlla_seg.errors", "mlla_seg.slices"}
+SHARED = {"mlla_seg.errors", "mlla_seg.resampling", "mlla_seg.slices"}
 ALLOWED = {
     "mlla_seg.errors": set(),
     "mlla_seg.slices": set(),
+    "mlla_seg.resampling": set(),
+    "mlla_seg.tiling": {"mlla_seg.errors"},
     "mlla_seg.averaging": set(),
     "mlla_seg.distributed": {"mlla_seg.models.ops"},
     "mlla_seg.models": {"mlla_seg", "mlla_seg.errors"},
@@ -45,9 +47,9 @@ ALLOWED = {
     "mlla_seg.transunet": {"mlla_seg.slices", "mlla_seg.surface"},
     "mlla_seg.evaluation": {"mlla_seg", "mlla_seg.metrics"},
     "mlla_seg.optim": {"mlla_seg.errors"},
-    "mlla_seg.windows": {"mlla_seg.errors", "mlla_seg.slices"},
-    "mlla_seg.inference": {"mlla_seg.slices", "mlla_seg.windows"},
-    "mlla_seg.scenes": {"mlla_seg.data", "mlla_seg.errors", "mlla_seg.slices", "mlla_seg.windows"},
+    "mlla_seg.windows": {"mlla_seg.resampling", "mlla_seg.tiling"},
+    "mlla_seg.inference": {"mlla_seg.resampling", "mlla_seg.slices", "mlla_seg.tiling", "mlla_seg.windows"},
+    "mlla_seg.scenes": {"mlla_seg.data", "mlla_seg.errors", "mlla_seg.slices", "mlla_seg.tiling"},
     "mlla_seg.data": {"mlla_seg", *SHARED},
     "mlla_seg.report": {"mlla_seg.data"},
     "mlla_seg.webpage": {"mlla_seg.report"},
@@ -76,6 +78,7 @@ ALLOWED = {
         "mlla_seg.checkpoint",
         "mlla_seg.scenes",
         "mlla_seg.slices",
+        "mlla_seg.windows",
     },
 }
 

@@ -20,6 +20,7 @@ from mlla_seg.errors import InputError
 from mlla_seg.inference import predict_case, predict_logits
 from mlla_seg.models import create_model
 from mlla_seg.scenes import MapOptions, predict_scene
+from mlla_seg.windows import array_windows
 
 CLASSES = [
     {"name": "ground", "colour": [120, 110, 90], "id": 0},
@@ -34,9 +35,8 @@ def spec_of(bands, **changes):
 
 
 def make_map(network, spec, source, output, job="", **options):
-    predict_scene(
-        network, spec, [source] if not isinstance(source, list) else source, output, MapOptions(**options), job=job
-    )
+    sources = source if isinstance(source, list) else [source]
+    predict_scene(array_windows(network, "cpu"), spec, sources, output, MapOptions(**options), job)
 
 
 def read(path):

@@ -9,7 +9,8 @@ from torch import nn
 
 from mlla_seg.errors import InputError
 from mlla_seg.models import create_model
-from mlla_seg.windows import BLENDS, blend_weights, row_bands, seen_by_network, window_logits, window_starts
+from mlla_seg.tiling import BLENDS, blend_weights, row_bands, seen_by_network, window_starts
+from mlla_seg.windows import window_logits
 
 SHAPE, WINDOW = (150, 213), (64, 96)
 
@@ -106,7 +107,7 @@ def test_gaps_are_filled_with_the_mean_of_the_window():
 
 @pytest.mark.parametrize("blend", sorted(BLENDS))
 def test_weights_are_symmetric_positive_and_largest_in_the_middle(blend):
-    weights = blend_weights((40, 64), blend)
+    weights = torch.from_numpy(blend_weights((40, 64), blend))
     assert weights.shape == (40, 64)
     torch.testing.assert_close(weights, weights.flip(0, 1))
     assert weights.min() == pytest.approx(1e-3)
@@ -115,7 +116,7 @@ def test_weights_are_symmetric_positive_and_largest_in_the_middle(blend):
 
 
 def test_cosine_weights_of_neighbours_add_up_to_one():
-    middle = blend_weights((64, 65), "cosine")[:, 32]
+    middle = torch.from_numpy(blend_weights((64, 65), "cosine"))[:, 32]
     torch.testing.assert_close(middle[4:28] + middle[36:60], torch.ones(24))  # beside the least weights
 
 

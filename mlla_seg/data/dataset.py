@@ -11,7 +11,8 @@ from torch.utils.data import Dataset
 
 from mlla_seg.data.store import StoredCase
 from mlla_seg.data.transforms import Augment
-from mlla_seg.slices import Grid, fill_gaps, nearest_slice, network_grid, slices_at
+from mlla_seg.resampling import fill_gaps
+from mlla_seg.slices import Grid, nearest_slice, network_grid, slices_at
 
 
 class SliceDataset(Dataset[dict[str, torch.Tensor]]):

@@ -14,7 +14,7 @@ import torch
 
 from mlla_seg.data.picture import Array
 from mlla_seg.errors import lookup
-from mlla_seg.slices import resize_images, resize_masks
+from mlla_seg.resampling import resize_images, resize_masks
 
 # albumentations asks the network for its newest version when it is imported.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")

@@ -1,0 +1,30 @@
+"""Images and masks at another size, and without gaps, as networks are given them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resizes ``(B, C, H, W)`` by cubic interpolation, smoothed where it shrinks."""
+    if tuple(images.shape[-2:]) == size:
+        return images
+    return F.interpolate(images, size, mode="bicubic", align_corners=False, antialias=True)
+
+
+def fill_gaps(images: Tensor) -> Tensor:
+    """Puts the mean of its channel in place of NaN in ``(..., C, H, W)``, 0 in channels without any value."""
+    gaps = images.isnan()
+    if not gaps.any():
+        return images
+    means = images.nanmean(dim=(-2, -1), keepdim=True).nan_to_num(0)
+    return torch.where(gaps, means, images)
+
+
+def resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resizes class indices ``(B, H, W)`` by the nearest pixel."""
+    if tuple(masks.shape[-2:]) == size:
+        return masks
+    return F.interpolate(masks[:, None].float(), size, mode="nearest-exact")[:, 0].to(masks.dtype)
