@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mlla_seg import __version__
 from mlla_seg.errors import InputError
+from mlla_seg.inference import Ensemble, Flips
 from mlla_seg.models import create_model
 from mlla_seg.models.segmenter import Segmenter
 
@@ -98,6 +99,26 @@ def load_members(paths: Sequence[str | Path]) -> list[Segmenter]:
                     "The checkpoints of an ensemble need the same data options."
                 )
     return members
+
+
+def load_network(paths: Sequence[str | Path], tta: bool = False) -> tuple[nn.Module, dict[str, Any]]:
+    """The network of one checkpoint or of several, an ensemble, and the spec of its data.
+
+    Args:
+        paths: Checkpoints or folders of ``save_pretrained``.
+        tta: Mean over the four mirror images of each slice.
+
+    Raises:
+        InputError: One cannot be loaded, they were not trained to do the same, or not on mirror images.
+    """
+    networks = load_members(paths)
+    if tta:
+        for path, member in zip(paths, networks, strict=True):
+            require_mirrored(path, member.spec or {})
+    network: nn.Module = Ensemble(networks) if len(networks) > 1 else networks[0]
+    if networks[0].spec is None:
+        raise InputError(f"{paths[0]}: does not say what the network's classes and channels are; train it here first.")
+    return Flips(network) if tta else network, networks[0].spec
 
 
 def require_mirrored(path: str | Path, spec: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlla_seg.resampling import fill_gaps, resize_images
-from mlla_seg.slices import Grid, between, slices_at
+from mlla_seg.slices import Grid, slices_at, through_slices
 from mlla_seg.tiling import seen_by_network
 from mlla_seg.windows import window_logits
 
@@ -88,7 +88,6 @@ def _by_windows(network: nn.Module, image: Tensor, window: Sequence[int], batch_
     return torch.cat([logits for _, logits in bands], dim=1)
 
 
-@torch.inference_mode()
 def case_logits(
     network: nn.Module,
     image: Tensor,
@@ -116,23 +115,12 @@ def case_logits(
     stored = len(image)
     slices, *size = grid or (stored, *image.shape[-2:])
 
+    @torch.inference_mode()
     def run(positions: list[int]) -> Tensor:
         chunk = slices_at(image, positions, context, slices).to(device, torch.float32)
         return predict_logits(network, chunk, (size[0], size[1]), window, batch_size)
 
-    if slices == stored:
-        for block in torch.arange(stored).split(batch_size):
-            yield run(block.tolist())
-        return
-    # Slices of the case lie between those that the network sees; both are gone through upwards.
-    seen: dict[int, Tensor] = {}
-    for position in range(stored):
-        below, above, weight = (value.item() for value in between(position, stored, slices))
-        while above not in seen:
-            seen = {k: logits for k, logits in seen.items() if k >= below}
-            block = list(range(max(seen, default=below - 1) + 1, slices))[:batch_size]
-            seen |= dict(zip(block, run(block), strict=True))
-        yield torch.lerp(seen[below].float(), seen[above].float(), weight)[None]
+    return through_slices(run, stored, slices, batch_size)
 
 
 def predict_case(

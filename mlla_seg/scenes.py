@@ -22,9 +22,10 @@ import numpy as np
 
 from mlla_seg.data.maps import FULL, NODATA, write_map, write_probability_map
 from mlla_seg.data.picture import Array
-from mlla_seg.data.polygons import write_polygons
+from mlla_seg.data.polygons import require_polygons, write_polygons
 from mlla_seg.data.rasters import Raster, open_rasters
 from mlla_seg.errors import InputError, lookup
+from mlla_seg.progress import progress
 from mlla_seg.slices import network_grid
 from mlla_seg.tiling import BLENDS, row_bands, seen_by_network
 
@@ -64,6 +65,10 @@ class MapOptions:
 
     def __post_init__(self) -> None:
         lookup(BLENDS, self.blend, "blend")
+        if self.batch_size < 1:
+            raise InputError(f"--batch_size is a number of slices or windows, 1 or more, got {self.batch_size}.")
+        if self.polygons is not None:
+            require_polygons(self.polygons)
         if not 0 <= self.overlap <= 0.9:
             raise InputError(f"--overlap is a fraction of the window from 0 to 0.9, got {self.overlap}.")
         if self.window is not None and self.window < 1:
@@ -101,8 +106,6 @@ def predict_scene(
     Raises:
         InputError: Not a raster, or one with other bands than the network was trained on.
     """
-    from tqdm import tqdm
-
     bands = spec.get("bands", spec["channels"])
     with open_rasters(sources, counts=(len(bands), len(spec["channels"]))) as raster:
         chosen = _chosen_bands(raster, sources[0], bands, spec["channels"])
@@ -118,7 +121,7 @@ def predict_scene(
         facts += [shape, window, size, options.overlap, options.blend, stripes, options.probabilities, job]
         partial = _Partial(output, shape, len(spec["classes"]) if options.probabilities else 0, len(stripes), facts)
         done = sum(partial.done)
-        with tqdm(desc=sources[0].name, unit="row", initial=done, total=len(stripes) * len(rows)) as progress:
+        with progress(len(stripes) * len(rows), sources[0].name, "row", initial=done) as bar:
             for k, (left, right) in enumerate(stripes):
                 if partial.done[k] == len(rows):
                     continue
@@ -136,7 +139,7 @@ def predict_scene(
                 for top, logits in blended:
                     pixels = raster.read(top, left, *logits.shape[1:])[chosen]
                     partial.keep(k, top, left, logits, np.all(np.isfinite(pixels), axis=0))
-                    progress.update()
+                    bar.update()
     partial.finish(output, spec, sources[0], options)
 
 

@@ -5,7 +5,7 @@ Nothing here needs torch: the runtime of exported networks works without it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -65,6 +65,30 @@ def slices_at(volume: Volume, positions: Sequence[int], context: int = 0, slices
             weight = torch.from_numpy(weight).to(volume.device)
         stacked = stacked * (1 - weight) + volume[above] * weight
     return stacked.reshape(len(index), -1, *volume.shape[2:])
+
+
+def through_slices(run: Callable[[list[int]], Volume], stored: int, slices: int, batch_size: int) -> Iterator[Volume]:
+    """Logits ``(n, K, H, W)`` of the slices of a case, in order, from those of the slices that the network sees.
+
+    Args:
+        run: Gives logits ``(n, K, H, W)`` of some of the network's slices.
+        stored: Slices of the case.
+        slices: Slices that the network sees; between them logits are interpolated linearly.
+        batch_size: Slices that go through the network at once.
+    """
+    if slices == stored:
+        for start in range(0, stored, batch_size):
+            yield run(list(range(start, min(start + batch_size, stored))))
+        return
+    # Slices of the case lie between those that the network sees; both are gone through upwards.
+    seen: dict[int, Volume] = {}
+    for position in range(stored):
+        below, above, weight = (value.item() for value in between(position, stored, slices))
+        while above not in seen:
+            seen = {k: logits for k, logits in seen.items() if k >= below}
+            block = list(range(max(seen, default=below - 1) + 1, slices))[:batch_size]
+            seen |= dict(zip(block, run(block), strict=True))
+        yield (seen[below] + (seen[above] - seen[below]) * weight)[None]
 
 
 def between(index: Any, count: int, stored: int) -> tuple[Any, Any, Any]:
