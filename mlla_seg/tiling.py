@@ -1,12 +1,14 @@
-"""Where the windows of a sliding window lie, and how much each of their pixels weighs.
+"""The sliding window over an image of any size, a band of rows at a time: memory does not grow with its height.
 
-The image alone decides it, so that training, prediction and the runtime of exported networks, which has no torch, see
-the same windows.
+Windows lie on a grid that the image alone decides. Their logits are summed with weights, row of windows by row of
+windows; what no later row touches is handed out and forgotten. Every window is seen once. Arrays and tensors are
+treated alike, so that training, prediction and the runtime of exported networks, which has no torch, do the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,8 @@ import numpy.typing as npt
 from mlla_seg.errors import lookup
 
 Weights = npt.NDArray[np.float64]
+Read = Callable[[int, int, int, int], Any]
+"""Gives ``(C, height, width)`` float32 for top, left, height and width, NaN where there is no data."""
 
 
 def _gaussian(size: int) -> Weights:
@@ -44,7 +48,7 @@ def window_starts(size: int, window: int, overlap: float) -> list[int]:
 
 
 def row_bands(height: int, window: int, overlap: float) -> list[tuple[int, int]]:
-    """First and end row of each band that :func:`window_logits` gives."""
+    """First and end row of each band that :func:`blended_bands` gives."""
     starts = window_starts(height, window, overlap)
     return list(zip(starts, [*starts[1:], height], strict=True))
 
@@ -62,3 +66,61 @@ def seen_by_network(
     parts = [min(n, max(1, round(w * n / g))) for n, g, w in zip(shape, grid, window, strict=True)]
     sizes = [max(1, round(part * g / n)) for part, n, g in zip(parts, shape, grid, strict=True)]
     return (parts[0], parts[1]), (sizes[0], sizes[1])
+
+
+def blended_bands(
+    run: Callable[[list[Any]], Any],
+    put: Callable[[npt.NDArray[np.float32]], Any],
+    read: Read,
+    shape: tuple[int, int],
+    window: tuple[int, int],
+    *,
+    overlap: float = 0.5,
+    blend: str = "gaussian",
+    batch_size: int = 4,
+    columns: tuple[int, int] | None = None,
+    first: int = 0,
+) -> Iterator[tuple[int, Any]]:
+    """Blended logits of an image, from above: the first row of each band, and ``(K, rows, columns)`` float32.
+
+    Args:
+        run: Maps n windows ``(C, h, w)`` to their logits ``(n, K, h, w)`` float32.
+        put: Brings an array to where logits are.
+        read: Reads a part of the image; windows without any data are not shown to the network.
+        shape: Height and width of the whole image.
+        window: Height and width of the windows, no larger than the image.
+        overlap: Of neighbouring windows, as a fraction of their size.
+        blend: A name in ``BLENDS``.
+        batch_size: Windows that go through the network at once.
+        columns: First and end column that are wanted, by default all.
+        first: Band (see :func:`row_bands`) to begin with; the bands are the same as without.
+    """
+    left, right = columns or (0, shape[1])
+    starts = [c for c in window_starts(shape[1], window[1], overlap) if c < right and c + window[1] > left]
+    weights = put(blend_weights(window, blend))
+    weight = put(np.zeros((window[0], right - left), np.float32))
+    bands = row_bands(shape[0], window[0], overlap)
+    total: Any = None
+    for k, (top, end) in enumerate(bands):
+        if top + window[0] <= bands[first][0]:
+            continue
+        around = read(top, starts[0], window[0], starts[-1] + window[1] - starts[0])
+        pieces = ((c, around[:, :, c - starts[0] :][:, :, : window[1]]) for c in starts)
+        # The first window is shown even without data: it says how many classes there are.
+        seen = [(c, piece) for c, piece in pieces if total is None or (piece == piece).all(0).any()]
+        for i in range(0, len(seen), batch_size):
+            batch = seen[i : i + batch_size]
+            logits = run([piece for _, piece in batch])
+            if total is None:
+                total = put(np.zeros((logits.shape[1], *weight.shape), np.float32))
+            for (start, _), own in zip(batch, logits, strict=True):
+                there = slice(max(start, left) - left, min(start + window[1], right) - left)
+                here = slice(max(left - start, 0), min(right - start, window[1]))
+                total[:, :, there] += own[:, :, here] * weights[:, here]
+                weight[:, there] += weights[:, here]
+        done = end - top
+        if k >= first:
+            yield top, total[:, :done] / weight[:done]
+        for sums in (total, weight):
+            sums[..., : window[0] - done, :] = sums[..., done:, :] + 0  # a copy, as the two overlap
+            sums[..., window[0] - done :, :] = 0
