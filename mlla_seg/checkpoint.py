@@ -101,6 +101,11 @@ def load_members(paths: Sequence[str | Path]) -> list[Segmenter]:
     return members
 
 
+def is_averaged(path: str | Path) -> bool:
+    """Whether the weights of a checkpoint are a moving average; the ones of the last step then lie beside them."""
+    return Path(path).is_file() and "current_model_state" in read_checkpoint(path)
+
+
 def load_network(paths: Sequence[str | Path], tta: bool = False) -> tuple[nn.Module, dict[str, Any]]:
     """The network of one checkpoint or of several, an ensemble, and the spec of its data.
 

@@ -44,6 +44,10 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
         "Segment files with a checkpoint: --ckpt_path ... --input FILE_OR_FOLDER --output FOLDER",
         _tool("mlla_seg.predict:predict"),
     ),
+    "export": (
+        "Export a checkpoint: --ckpt_path ... --format onnx --output model.onnx",
+        _tool("mlla_seg.export:export"),
+    ),
     "folds": (
         "Gather the folds of a cross-validation into one table: --runs runs/NAME",
         _tool("mlla_seg.folds:folds"),

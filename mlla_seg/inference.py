@@ -15,8 +15,6 @@ from mlla_seg.windows import window_logits
 
 OVERLAP = 0.5
 """Overlap of neighbouring windows, as a fraction of their size."""
-FLIPS = ((), (-1,), (-2,), (-2, -1))
-"""Axes of the four mirror images of a slice."""
 
 
 class Flips(nn.Module):
@@ -25,10 +23,14 @@ class Flips(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+        self.mirrored = [[-1], [-2], [-2, -1]]  # axes; TorchScript knows no global values
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(B, C, H, W)`` to logits ``(B, K, H, W)``."""
-        return torch.stack([self.network(x.flip(axes)).flip(axes) for axes in FLIPS]).mean(dim=0)
+        total = self.network(x)
+        for axes in self.mirrored:
+            total = total + self.network(x.flip(axes)).flip(axes)
+        return total / (len(self.mirrored) + 1)
 
 
 class Ensemble(nn.Module):
@@ -37,11 +39,14 @@ class Ensemble(nn.Module):
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
+        self.smallest = torch.finfo(torch.float32).tiny
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(B, C, H, W)`` to logits ``(B, K, H, W)``."""
-        probabilities = torch.stack([member(x).float().softmax(dim=1) for member in self.members]).mean(dim=0)
-        return probabilities.clamp(min=torch.finfo(torch.float32).tiny).log()
+        total = torch.zeros(1, device=x.device)
+        for member in self.members:  # TorchScript knows no list of modules' results
+            total = total + member(x).float().softmax(dim=1)
+        return (total / len(self.members)).clamp(min=self.smallest).log()
 
 
 def predict_logits(

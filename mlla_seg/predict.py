@@ -106,7 +106,7 @@ def predict(
     Args:
         ckpt_path: Checkpoint written by fit, or a folder written by save_pretrained.
         input: An image file, a folder of them, or a list of them (.txt with a path a line).
-        output: Folder for the masks; for a single raster also the name of the map.
+        output: Folder for the masks; for a single image also the name of its mask, such as liver.nii.gz.
         format: Write the masks of volumes as nii.gz, nii, nrrd, mha, seg.nrrd (3D Slicer, with names and colours) or
             dicom-seg.
         window: Side of the windows in which rasters are seen, by default that of the training crops.

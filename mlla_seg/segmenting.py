@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mlla_seg.data.io import READERS, SERIES, is_readable, mask_path, read_channels, suffix_of, write_mask
+from mlla_seg.data.io import FORMATS, READERS, SERIES, is_readable, mask_path, read_channels, suffix_of, write_mask
 from mlla_seg.data.picture import Array, require_finite
 from mlla_seg.data.probabilities import probabilities_path, write_probabilities
 from mlla_seg.data.rasters import RASTER_SUFFIXES
@@ -129,7 +129,7 @@ def segment_files(
     Args:
         segmenter: What segments.
         source: See :func:`find_images`.
-        output: Folder for the masks; for a single raster also the name of the map.
+        output: Folder for the masks; for a single image also the name of its mask.
         options: How maps of rasters are made; ``batch_size`` and ``probabilities`` hold for all images.
         format: Format of the masks of volumes, by default the source's own.
         overwrite: Write masks that exist already again.
@@ -141,14 +141,14 @@ def segment_files(
     """
     images = find_images(source, len(segmenter.spec["channels"]))
     folder = output
-    if len(images) == 1 and suffix_of(folder) in RASTER_SUFFIXES and _is_scene(images[0]):
-        targets, folder = [folder], folder.parent
+    if len(images) == 1 and _names_a_mask(output, images[0]):
+        targets, folder = [output], output.parent
     else:
         targets = [mask_path(files[0], folder, format) for files in images]
     if folder.is_file():
         raise InputError(f"{folder}: is a file; --output takes a folder for the masks.")
     written_by = [
-        map_files(target, options) if _is_scene(files) else _mask_files(target, options.probabilities)
+        map_files(target, options) if is_scene(files) else _mask_files(target, options.probabilities)
         for files, target in zip(images, targets, strict=True)
     ]
     claims = Counter(path for paths in written_by for path in paths)
@@ -163,7 +163,7 @@ def segment_files(
             try:
                 if not overwrite and all(path.exists() for path in paths):
                     pass
-                elif _is_scene(files):
+                elif is_scene(files):
                     predict_scene(segmenter.windows, segmenter.spec, files, target, options, job)
                     written += 1
                 else:
@@ -219,7 +219,17 @@ def _listed(source: Path) -> list[tuple[Path, ...]]:
     return images
 
 
-def _is_scene(files: Sequence[Path]) -> bool:
+def _names_a_mask(output: Path, files: Sequence[Path]) -> bool:
+    """Whether a path is the name of an image's mask, by its suffix, and not of a folder for it."""
+    if is_scene(files):
+        return suffix_of(output) in RASTER_SUFFIXES
+    usual = mask_path(files[0], output.parent)
+    volume = suffix_of(usual) in FORMATS.values()
+    return suffix_of(output) == suffix_of(usual) or (volume and suffix_of(output) in FORMATS.values())
+
+
+def is_scene(files: Sequence[Path]) -> bool:
+    """Whether the files of an image are rasters of any size, which become maps."""
     return any(suffix_of(path) in RASTER_SUFFIXES for path in files)
 
 

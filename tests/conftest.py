@@ -97,3 +97,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory, phantom_root: Path) -> Pat
 def checkpoint(trained: Path) -> Path:
     """A checkpoint of :func:`trained`."""
     return trained / "runs/demo/version_0/checkpoints/best.ckpt"
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
+    """An ONNX of :func:`checkpoint`, written by the command line."""
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    run_main("export", "--ckpt_path", checkpoint, "--output", path)
+    return path

@@ -50,6 +50,7 @@ def test_every_command_runs(workplace, cli, checkpoint, phantom_root):
     assert len(list((workplace / "predictions").glob("*.h5"))) == 4
     assert len(list((workplace / "masks").glob("*.h5"))) == 4
     assert (workplace / "map.tif").is_file()
+    assert (workplace / "model.onnx.parity.json").is_file()
     assert len(COMMANDS) >= 8
 
 

@@ -151,6 +151,8 @@ def write_mask(
     try:
         WRITERS[suffix_of(path)](temporary, mask, classes, source, plane)
         os.replace(temporary, path)
+    except ModuleNotFoundError as error:
+        raise _without(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -175,6 +177,12 @@ def mask_path(source: Path, folder: Path, format: str | None = None) -> Path:
     return folder / f"{stem}{MASK_SUFFIXES.get(suffix, suffix)}"
 
 
+def _without(path: Path, error: ModuleNotFoundError) -> InputError:
+    """What is said where a library is not there, as may be in the runtime."""
+    package = {"PIL": "pillow"}.get(str(error.name), error.name)
+    return InputError(f"{path}: this format needs {package}: pip install {package}")
+
+
 def _read(path: Path, plane: str, keys: Sequence[str]) -> Picture:
     suffix = suffix_of(path)
     if suffix not in READERS:
@@ -185,6 +193,8 @@ def _read(path: Path, plane: str, keys: Sequence[str]) -> Picture:
         picture = READERS[suffix](path, plane, keys)
     except InputError:
         raise
+    except ModuleNotFoundError as error:
+        raise _without(path, error) from error
     except Exception as error:  # each library has its own exceptions for a damaged file
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(

@@ -14,8 +14,6 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-import yaml
-
 from mlla_seg.errors import InputError, lookup
 
 PLANES = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}
@@ -158,6 +156,8 @@ def load_card(name: str | Path) -> Card:
     Raises:
         InputError: No such card, or something in it is missing, unknown or contradictory.
     """
+    import yaml  # volumes know of planes, and the runtime reads them without
+
     path = find_card(name)
     try:
         content = yaml.safe_load(path.read_text())

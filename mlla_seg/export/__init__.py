@@ -1,0 +1,170 @@
+"""Trained segmenters as files that other programs run, each compared with its checkpoint before it is there.
+
+A format is a function ``write(job, path) -> Engine`` that writes the file (or folder) and says how an engine of its own
+runs it; to add one, write it and add a line to ``FORMATS``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from mlla_seg.checkpoint import is_averaged, load_network
+from mlla_seg.errors import InputError, lookup
+from mlla_seg.export.bundle import write_bundle
+from mlla_seg.export.deepness import write_deepness
+from mlla_seg.export.exportable import OUTPUTS, Job
+from mlla_seg.export.folder import write_safetensors
+from mlla_seg.export.onnx import write_onnx
+from mlla_seg.export.openvino import write_openvino
+from mlla_seg.export.parity import Engine, compare
+from mlla_seg.export.programs import write_aoti, write_torch_export, write_torchscript
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a segmenter is exported."""
+
+    write: Callable[[Job, Path], Engine]
+    suffix: str
+    """Of the file; a folder has none."""
+    outputs: tuple[str, ...] = OUTPUTS
+    """What the file can give, first what it gives unless another is asked for."""
+    precisions: tuple[str, ...] = ("float32", "float16")
+    options: tuple[str, ...] = ()
+    """Further options of the command that it takes."""
+    packages: tuple[str, ...] = ()
+    """What it needs of the extra ``export``."""
+
+
+FORMATS = {
+    "onnx": Format(
+        write_onnx,
+        ".onnx",
+        precisions=("float32", "float16", "int8"),
+        options=("opset", "calibration"),
+        packages=("onnx", "onnxscript", "onnxruntime"),
+    ),
+    "torch_export": Format(write_torch_export, ".pt2"),
+    "aoti": Format(write_aoti, ".pt2"),
+    "torchscript": Format(write_torchscript, ".ts"),
+    "openvino": Format(write_openvino, ".xml", packages=("onnx", "onnxscript", "openvino")),
+    "safetensors": Format(write_safetensors, "", outputs=("logits",), precisions=("float32",)),
+    "monai_bundle": Format(write_bundle, "", outputs=("labels",), precisions=("float32",), packages=("monai",)),
+    "deepness": Format(
+        write_deepness,
+        ".onnx",
+        outputs=("probabilities",),
+        options=("opset", "tile", "pixel_size_m"),
+        packages=("onnx", "onnxscript", "onnxruntime"),
+    ),
+}
+"""Formats by name."""
+
+
+def export(
+    ckpt_path: str,
+    output: str,
+    format: str = "onnx",
+    outputs: str | None = None,
+    precision: str = "float32",
+    opset: int | None = None,
+    calibration: str | None = None,
+    tile: int | None = None,
+    pixel_size_m: float | None = None,
+    tta: bool = False,
+    members: list[str] | None = None,
+) -> None:
+    """Export a trained segmenter, and compare the file with its checkpoint.
+
+    Where they differ by more than rounding, nothing is written. The comparison is printed, and kept beside the file as
+    OUTPUT.parity.json. Images come in raw units and of any size: normalisation, padding and cropping are in the file.
+
+    Args:
+        ckpt_path: Checkpoint written by fit, or a folder written by save_pretrained.
+        output: The file, or for safetensors and monai_bundle a new folder.
+        format: onnx, torch_export (.pt2), aoti (compiled .pt2), torchscript (.ts), openvino (.xml), safetensors,
+            monai_bundle, or deepness (ONNX for QGIS).
+        outputs: What the file gives: logits, probabilities or labels.
+        precision: float32, float16, or int8 (onnx alone, with --calibration).
+        opset: Version of ONNX's operators, 18 or more.
+        calibration: An image, a folder or a list of them, as for predict, by which the ranges of int8 are found.
+        tile: Side of the tiles that deepness shows the network, by default that of the training crops.
+        pixel_size_m: Ground sample distance of the training images in metres, at which deepness asks QGIS for pixels.
+        tta: The mean over four mirror images becomes part of the file.
+        members: Further checkpoints, an ensemble in one file; `--ckpt_path a.ckpt b.ckpt` is short for it.
+    """
+    how = lookup(FORMATS, format, "format")
+    given = {"opset": opset, "calibration": calibration, "tile": tile, "pixel_size_m": pixel_size_m}
+    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    outputs = outputs or how.outputs[0]
+    target = Path(output)
+    _require(how, format, target, outputs, precision, options)
+    paths = [ckpt_path, *(members or ())]
+    network, spec = load_network(paths, tta)
+    job = Job(network, spec, outputs, precision, **options)
+    with _place_beside(target) as unfinished:
+        print(f"Exporting {' '.join(paths)}: graphs of any size take a minute or two.", file=sys.stderr)
+        written = Path(unfinished) / target.name
+        engine = how.write(job, written)
+        report = compare(job, engine, written, paths, averaged=all(map(is_averaged, paths)))
+        print(report.table())
+        if report.problem:
+            raise InputError(f"{output}: not written, as it is not what the checkpoint gives: {report.problem}.")
+        report.save(written.with_name(f"{target.name}.parity.json"))
+        for path in Path(unfinished).iterdir():
+            os.replace(path, target.with_name(path.name))
+    print(f"Written: {target}, and the comparison as {target.name}.parity.json beside it.")
+
+
+def _require(how: Format, name: str, target: Path, outputs: str, precision: str, options: dict[str, Any]) -> None:
+    """Checks what can be before anything takes time.
+
+    Raises:
+        InputError: The format has no such option, needs a package that is not there, or the place is not free.
+    """
+    for package in how.packages:
+        if find_spec(package) is None:
+            raise InputError(f"--format {name} needs {package}: pip install 'mlla_seg[export]'")
+    for option, value, known in (("outputs", outputs, how.outputs), ("precision", precision, how.precisions)):
+        if value not in known:
+            raise InputError(f"--{option} {value}: --format {name} has {', '.join(known)}.")
+    for option in options:
+        if option not in how.options:
+            owners = ", ".join(other for other, entry in FORMATS.items() if option in entry.options)
+            raise InputError(f"--{option} belongs to --format {owners}; {name} does not take it.")
+    if ("calibration" in options) != (precision == "int8"):
+        raise InputError("--precision int8 and --calibration IMAGES go together: the ranges of int8 come from images.")
+    if options.get("opset", 18) < 18:
+        raise InputError(f"--opset is 18 or more, got {options['opset']}.")
+    if options.get("tile", 1) < 1:
+        raise InputError(f"--tile is a number of pixels, 1 or more, got {options['tile']}.")
+    if options.get("pixel_size_m", 1) <= 0:
+        raise InputError(f"--pixel_size_m is a length above zero, got {options['pixel_size_m']}.")
+    if how.suffix and target.suffix != how.suffix:
+        raise InputError(f"--output {target}: a file of --format {name} ends with {how.suffix}.")
+    if how.suffix and target.is_dir():
+        raise InputError(f"--output {target}: is a folder; --format {name} writes a file.")
+    if not how.suffix and target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise InputError(f"--output {target}: is there already; --format {name} makes a new folder.")
+
+
+def _place_beside(target: Path) -> TemporaryDirectory[str]:
+    """A folder for what is not finished, beside the target.
+
+    Raises:
+        InputError: Nothing can be written there.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return TemporaryDirectory(dir=target.parent, prefix=".unfinished.")
+    except OSError as error:
+        raise InputError(
+            f"--output {target}: nothing can be written to {target.parent} ({error.strerror}). Choose another folder."
+        ) from error

@@ -1,0 +1,216 @@
+"""A MONAI bundle: a folder that ``python -m monai.bundle``, MONAI Label and MONAI Deploy run without this package.
+
+The network lies in it as one TorchScript that takes whole volumes (:mod:`mlla_seg.export.volume`); MONAI reads files,
+turns them to the plane of the training, and writes masks in the files' own geometry.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlla_seg import __version__
+from mlla_seg.data.picture import Array
+from mlla_seg.data.spec import PLANES
+from mlla_seg.export.exportable import Exportable, Job, example_image
+from mlla_seg.export.parity import Engine
+from mlla_seg.export.programs import quiet, scripted
+from mlla_seg.export.volume import Volume
+from mlla_seg.inference import case_logits
+from mlla_seg.slices import network_grid
+
+NETWORK = "models/model.ts"
+LICENCE = """The licence of these weights is up to whoever trained them, and may depend on the data of the training.
+Replace this text by it before you give the bundle away.
+"""
+
+
+def write_bundle(job: Job, path: Path) -> Engine:
+    """Writes the bundle."""
+    spec = job.spec
+    values = [entry.get("id", k) for k, entry in enumerate(spec["classes"])]
+    network = Exportable(job.network, precision=job.precision)
+    # Masks can be turned back as they are; where voxels change their size, probabilities are resampled instead.
+    volume = Volume(network, spec["context"], spec["resize"], spec["window"], None if spec["spacing_mm"] else values)
+    for folder in ("configs", "models", "docs"):
+        (path / folder).mkdir(parents=True)
+    torch.jit.save(scripted(volume), path / NETWORK)
+    for name, content in (("metadata", metadata(spec)), ("inference", inference(spec, values))):
+        (path / f"configs/{name}.json").write_text(json.dumps(content, indent=4) + "\n")
+    (path / "docs/README.md").write_text(_readme(spec))
+    (path / "LICENSE").write_text(LICENCE)
+    return _engine(job, path, values)
+
+
+def metadata(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """``configs/metadata.json``: what the bundle is, and what its network takes and gives."""
+    names = [entry["name"] for entry in spec["classes"]]
+    ct = "CT" in spec["modality"]
+    image = {
+        "type": "image",
+        "format": "hounsfield" if ct else "magnitude",
+        "modality": spec["modality"],
+        "num_channels": len(spec["channels"]),
+        "spatial_shape": ["*", "*", "*"],
+        "dtype": "float32",
+        "value_range": spec["normalisation"].get("window") or [],
+        "is_patch_data": False,
+        "channel_def": dict(enumerate(spec["channels"])),
+    }
+    ids = [entry.get("id", k) for k, entry in enumerate(spec["classes"])]
+    resampled = bool(spec["spacing_mm"])
+    pred = {
+        "type": "probabilities" if resampled else "image",
+        "format": "segmentation",
+        "num_channels": len(names) if resampled else 1,
+        "spatial_shape": ["*", "*", "*"],
+        "dtype": "float32" if resampled else "uint8" if max(ids) < 256 else "int16",
+        "value_range": [0, 1] if resampled else [min(ids), max(ids)],
+        "is_patch_data": False,
+        "channel_def": dict(zip(ids, names, strict=True)),
+    }
+    return {
+        "version": "1.0.0",
+        "changelog": {"1.0.0": f"exported by mlla_seg {__version__} on {date.today().isoformat()}"},
+        "monai_version": version("monai"),
+        "pytorch_version": torch.__version__.split("+")[0],
+        "numpy_version": version("numpy"),
+        "required_packages_version": {"nibabel": version("nibabel"), "pytorch-ignite": "0.5.0", "fire": "0.6.0"},
+        "name": f"mlla_seg {spec['name']}",
+        "task": f"Segmentation of {', '.join(names[1:] if spec.get('background') == 0 else names)}",
+        "description": f"Slices of {spec['modality']} volumes, segmented by a network with linear attention (MLLA).",
+        "authors": "whoever trained the network",
+        "copyright": "see LICENSE",
+        "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": pred}},
+        "mlla_seg": dict(spec),
+    }
+
+
+def inference(spec: Mapping[str, Any], values: list[int]) -> dict[str, Any]:
+    """``configs/inference.json``: from the files of ``dataset_dir`` to masks in ``output_dir``."""
+    plane = PLANES[spec["plane"]]
+    load: list[dict[str, Any]] = [
+        {"_target_": "LoadImaged", "keys": "image"},
+        {"_target_": "EnsureChannelFirstd", "keys": "image"},
+        {
+            "_target_": "Orientationd",
+            "keys": "image",
+            "axcodes": plane[1:] + plane[0],
+            "labels": [["L", "R"], ["P", "A"], ["I", "S"]],
+        },
+    ]
+    finish: list[dict[str, Any]] = []
+    if spec["spacing_mm"]:
+        along_slices, along_rows, along_columns = (step or -1 for step in spec["spacing_mm"])
+        pixdim = [along_rows, along_columns, along_slices]  # one that is not above zero stays as it is
+        load.append(
+            {"_target_": "Spacingd", "keys": "image", "pixdim": pixdim, "mode": "bilinear", "scale_extent": True}
+        )
+        finish.append({"_target_": "AsDiscreted", "keys": "pred", "argmax": True})
+        if values != list(range(len(values))):
+            classes = list(range(len(values)))
+            finish.append(
+                {"_target_": "MapLabelValued", "keys": "pred", "orig_labels": classes, "target_labels": values}
+            )
+    load.append({"_target_": "EnsureTyped", "keys": "image", "dtype": "$torch.float32", "device": "@device"})
+    back = {
+        "_target_": "Invertd",
+        "keys": "pred",
+        "transform": "@preprocessing",
+        "orig_keys": "image",
+        "nearest_interp": not spec["spacing_mm"],
+        "to_tensor": True,
+    }
+    save = {
+        "_target_": "SaveImaged",
+        "keys": "pred",
+        "output_dir": "@output_dir",
+        "output_postfix": "seg",
+        "output_dtype": "$np.uint8" if max(values) < 256 else "$np.int16",
+        "resample": False,
+        "separate_folder": False,
+    }
+    return {
+        "imports": ["$import glob", "$import numpy as np", "$import torch"],
+        "bundle_root": ".",
+        "dataset_dir": "$@bundle_root + '/images'",
+        "output_dir": "$@bundle_root + '/masks'",
+        "datalist": "$[{'image': f} for f in sorted(glob.glob(@dataset_dir + '/*.nii*'))]",
+        "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
+        "network_def": {
+            "_target_": "torch.jit.load",
+            "f": f"$@bundle_root + '/{NETWORK}'",
+            "map_location": "@device",
+        },
+        "network": "$@network_def.to(@device)",
+        "preprocessing": {"_target_": "Compose", "transforms": load},
+        "dataset": {"_target_": "Dataset", "data": "@datalist", "transform": "@preprocessing"},
+        "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1, "num_workers": 0},
+        "inferer": {"_target_": "SimpleInferer"},
+        "postprocessing": {"_target_": "Compose", "transforms": [back, *finish, save]},
+        "handlers": [],
+        "evaluator": {
+            "_target_": "SupervisedEvaluator",
+            "device": "@device",
+            "val_data_loader": "@dataloader",
+            "network": "@network",
+            "inferer": "@inferer",
+            "postprocessing": "@postprocessing",
+            "val_handlers": "@handlers",
+        },
+        "run": ["$@evaluator.run()"],
+    }
+
+
+def _engine(job: Job, path: Path, values: list[int]) -> Engine:
+    """Runs the TorchScript on ``(S, C, H, W)``, against the path that prediction takes."""
+    spec = job.spec
+    with quiet():
+        volume = torch.jit.load(path / NETWORK)
+
+    def run(image: Array) -> Array:
+        with torch.inference_mode():
+            result = volume(torch.from_numpy(image).permute(1, 2, 3, 0)[None])[0].permute(3, 0, 1, 2).numpy()
+        return result if spec["spacing_mm"] else np.searchsorted(np.sort(values), result[:, 0])
+
+    def expected(image: Tensor) -> Tensor:
+        grid = network_grid((len(image), *image.shape[2:]), None, spec)
+        return torch.cat(list(case_logits(job.network, image, "cpu", grid, spec["window"], spec["context"])))
+
+    sizes = ((5, 70, 90), (6, 225, 257))
+    images = [example_image(spec, (n, len(spec["channels"]), height, width), n) for n, height, width in sizes]
+    return Engine(f"TorchScript {torch.__version__} of the bundle", run, images, expected)
+
+
+def _readme(spec: Mapping[str, Any]) -> str:
+    rows = "\n".join(f"| {entry.get('id', k)} | {entry['name']} |" for k, entry in enumerate(spec["classes"]))
+    spacing = ""
+    if spec["spacing_mm"]:
+        spacing = (
+            f"\nVolumes are resampled to {spec['spacing_mm']} mm (slices, rows, columns; null stays) by MONAI,\n"
+            "linearly; mlla_seg itself uses cubics within slices, so masks differ a little at edges.\n"
+        )
+    return f"""# {spec["name"]}
+
+Segments {spec["modality"]} volumes ({", ".join(spec["channels"])}) with MLLA, slice by slice. Exported by mlla_seg \
+{__version__}.
+
+    python -m monai.bundle run --config_file configs/inference.json --bundle_root . \\
+        --dataset_dir FOLDER_OF_NIFTI --output_dir masks
+
+It needs monai, nibabel, pytorch-ignite and fire. `{NETWORK}` alone takes `(B, C, H, W, S)` float32 in raw units, rows \
+towards
+{PLANES[spec["plane"]][1]}, columns towards {PLANES[spec["plane"]][2]}, slices towards {PLANES[spec["plane"]][0]}.
+{spacing}
+| value | class |
+|---|---|
+{rows}
+"""

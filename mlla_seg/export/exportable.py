@@ -1,0 +1,165 @@
+"""The network as it is exported: raw pixels in, what the user asked for out, batch norms folded into convolutions."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_eval
+
+from mlla_seg import __version__
+from mlla_seg.models.segmenter import Segmenter
+
+OUTPUTS = ("logits", "probabilities", "labels")
+"""What an exported network gives: ``(B, K, H, W)`` float32 twice, or class indices ``(B, H, W)`` uint8."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is exported, and how.
+
+    Args:
+        network: A segmenter, or several as one: ``(B, C, H, W)`` in raw units to logits ``(B, K, H, W)``.
+        spec: What it knows of its data.
+        outputs: A name in ``OUTPUTS``.
+        precision: ``float32``, ``float16``, or ``int8``; images and results are float32 in all of them.
+        opset: Version of ONNX's operators.
+        calibration: An image, a folder or a list of them, by which the ranges of int8 are found.
+        tile: Side of the square images of a graph of one size; none for the format's own choice.
+        pixel_size_m: Ground sample distance of the images of the training, in metres.
+    """
+
+    network: nn.Module
+    spec: Mapping[str, Any]
+    outputs: str = "logits"
+    precision: str = "float32"
+    opset: int = 18
+    calibration: str | None = None
+    tile: int | None = None
+    pixel_size_m: float | None = None
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images that the network takes, with those of neighbouring slices."""
+        return len(self.spec["channels"]) * (2 * self.spec["context"] + 1)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a file says of itself, each as JSON: classes, colours, channels, normalisation, spacing, ..."""
+        content = {"mlla_seg_version": __version__, "outputs": self.outputs, "precision": self.precision, **self.spec}
+        return {key: json.dumps(value) for key, value in content.items()}
+
+
+class Exportable(nn.Module):
+    """A copy of a network, ready for export, with its last step.
+
+    Args:
+        network: Maps ``(B, C, H, W)`` in raw units to logits ``(B, K, H, W)``.
+        outputs: A name in ``OUTPUTS``.
+        precision: ``float32`` or ``float16``.
+    """
+
+    def __init__(self, network: nn.Module, outputs: str = "logits", precision: str = "float32") -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).cpu().eval().requires_grad_(False)
+        self.outputs = outputs
+        fold_batch_norms(self.network)
+        pool_any_size(self.network)
+        if precision == "float16":
+            for module in [module for module in self.network.modules() if isinstance(module, Segmenter)]:
+                normalise = copy.deepcopy(module.normalise)  # raw units go beyond what float16 holds
+                module.half()
+                module.normalise = _ThenHalf(normalise)  # type: ignore[assignment]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Maps ``(B, C, H, W)`` float32 in raw units."""
+        logits = self.network(image).float()
+        if self.outputs == "probabilities":
+            return logits.softmax(dim=1)
+        if self.outputs == "labels":
+            return logits.argmax(dim=1).to(torch.uint8)
+        return logits
+
+
+class _ThenHalf(nn.Module):
+    """A normalisation in float32 before a network in float16."""
+
+    def __init__(self, normalise: nn.Module) -> None:
+        super().__init__()
+        self.normalise = normalise
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.normalise(x).half()
+
+
+def fold_batch_norms(network: nn.Module) -> None:
+    """Folds each batch norm that follows a convolution in a ``Sequential`` into it, in place; for evaluation only."""
+    for module in list(network.modules()):
+        if not isinstance(module, nn.Sequential):
+            continue
+        names = list(module._modules)
+        for before, name in pairwise(names):
+            norm = module._modules[name]
+            if not isinstance(norm, nn.BatchNorm2d):
+                continue
+            parent, last = module, before
+            while isinstance(inner := parent._modules[last], nn.Sequential) and len(inner) > 0:
+                parent, last = inner, list(inner._modules)[-1]
+            if isinstance(inner, (nn.Conv2d, nn.ConvTranspose2d)):
+                transposed = isinstance(inner, nn.ConvTranspose2d)
+                parent._modules[last] = fuse_conv_bn_eval(inner, norm, transposed)
+                module._modules[name] = nn.Identity()
+
+
+class AnyPool(nn.Module):
+    """Adaptive average pooling as two products with matrices: ONNX has it for sizes known in advance alone.
+
+    Args:
+        size: Height and width of the result.
+    """
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = _bins(x, x.shape[-2], self.size[0])
+        columns = _bins(x, x.shape[-1], self.size[1])
+        return rows @ x @ columns.T
+
+
+def _bins(x: Tensor, size: int, count: int) -> Tensor:
+    """Weights ``(count, size)``: bin k is the mean from floor(k size / count) up to ceil((k + 1) size / count)."""
+    k = torch.arange(count, device=x.device)[:, None]
+    place = torch.arange(size, device=x.device)
+    inside = (place >= k * size // count) & (place < ((k + 1) * size + count - 1) // count)
+    return inside.to(x.dtype) / inside.sum(dim=1, keepdim=True)
+
+
+def pool_any_size(network: nn.Module) -> None:
+    """Puts :class:`AnyPool` in place of adaptive average pooling to more than one pixel."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            size = child.output_size if isinstance(child, nn.AdaptiveAvgPool2d) else 1
+            rows, columns = size if isinstance(size, tuple) else (size, size)
+            if rows and columns and (rows, columns) != (1, 1):
+                module._modules[name] = AnyPool((rows, columns))
+
+
+def example_image(spec: Mapping[str, Any], shape: tuple[int, int, int, int], seed: int = 0) -> Tensor:
+    """An image ``(B, C, H, W)`` float32 in raw units: smooth patterns and noise, as bright as those of the training."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(*shape[:2], *(max(2, n // 16) for n in shape[2:]), generator=generator)
+    smooth = nn.functional.interpolate(coarse, shape[2:], mode="bicubic")
+    pixels = smooth + 0.3 * torch.randn(shape, generator=generator)
+    how = spec["normalisation"]
+    mean, std = (torch.as_tensor(how.get(key, default)).float() for key, default in (("mean", 0), ("std", 1)))
+    own = len(spec["channels"])
+    mean, std = (value.expand(own).repeat(shape[1] // own)[:, None, None] for value in (mean, std))
+    return pixels * std + mean

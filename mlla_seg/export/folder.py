@@ -1,0 +1,31 @@
+"""A folder with safetensors, as on the Hugging Face Hub: what ``Segmenter.from_pretrained`` and the program load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from mlla_seg.data.picture import Array
+from mlla_seg.errors import InputError
+from mlla_seg.export.exportable import Job
+from mlla_seg.export.parity import Engine
+from mlla_seg.models.segmenter import Segmenter
+
+
+def write_safetensors(job: Job, path: Path) -> Engine:
+    """Writes config.json, model.safetensors and a model card.
+
+    Raises:
+        InputError: Several networks, or mirror images: a folder holds one network as it is.
+    """
+    if not isinstance(job.network, Segmenter):
+        raise InputError("A folder holds one network as it is: export each checkpoint by itself, without --tta.")
+    job.network.save_pretrained(path)
+    network = Segmenter.from_pretrained(path)
+
+    def run(image: Array) -> Array:
+        with torch.inference_mode():
+            return network(torch.from_numpy(image)).numpy()
+
+    return Engine("Segmenter.from_pretrained", run)

@@ -1,0 +1,93 @@
+"""ONNX: one file for any batch, height and width, padded and cropped inside the graph, with all it needs to know."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from mlla_seg.data.picture import Array
+from mlla_seg.export.exportable import Exportable, Job
+from mlla_seg.export.parity import Engine
+from mlla_seg.export.programs import exported_program, quiet
+
+IN_FILE = 2**31 - 2**24
+"""Bytes of weights that a file can hold; more of them lie in a file beside it."""
+
+
+def write_onnx(job: Job, path: Path) -> Engine:
+    """Writes an ONNX of any size, and quantises it where int8 is asked for."""
+    precision = "float32" if job.precision == "int8" else job.precision
+    program = onnx_program(job, Exportable(job.network, job.outputs, precision))
+    if job.precision == "int8":
+        return _int8(job, program, path)
+    save(program, path, job.facts)
+    return checked(path)
+
+
+def _int8(job: Job, program: Any, path: Path) -> Engine:
+    """Quantises a graph; it is compared on the images by which its ranges were found."""
+    from mlla_seg.export.quantisation import quantise
+
+    with TemporaryDirectory(dir=path.parent) as folder:
+        original = Path(folder) / "float32.onnx"
+        save(program, original, job.facts)
+        images = quantise(job, original, path)
+    return replace(checked(path), images=images[:4])
+
+
+def onnx_program(job: Job, module: torch.nn.Module, size: int | None = None) -> Any:
+    """The ONNX graph of a module from ``image`` to what it gives.
+
+    Args:
+        job: What is exported.
+        module: Maps ``(B, C, H, W)``.
+        size: Batch 1 and this height and width alone, by default any.
+    """
+    axes = {} if size else {0: "batch", 2: "height", 3: "width"}
+    with quiet():
+        return torch.onnx.export(
+            exported_program(job, module, size),
+            dynamo=True,
+            opset_version=job.opset,
+            input_names=["image"],
+            output_names=[job.outputs],
+            dynamic_shapes={"image": axes},
+            verbose=False,
+        )
+
+
+def save(program: Any, path: Path, facts: dict[str, str]) -> None:
+    """Writes a graph; beyond ``IN_FILE`` its weights lie beside it, in a file with ``.data`` at the end of its name."""
+    program.model.metadata_props.update(facts)
+    for node in program.model.graph.all_nodes():  # lines of Python with the paths of this machine
+        node.metadata_props.clear()
+    bytes_of_weights = sum(value.const_value.nbytes for value in program.model.graph.initializers.values())
+    program.save(path, external_data=bytes_of_weights > IN_FILE)
+
+
+def checked(path: Path) -> Engine:
+    """ONNX's own checker with full shape inference has nothing to say of a file, and onnxruntime loads it."""
+    import onnx
+
+    onnx.checker.check_model(path, full_check=True)
+    return onnxruntime_engine(path)
+
+
+def onnxruntime_engine(path: Path) -> Engine:
+    """Runs an ONNX."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def run(image: Array) -> Array:
+        return session.run(None, {name: image})[0]
+
+    return Engine(f"onnxruntime {onnxruntime.__version__}", run)

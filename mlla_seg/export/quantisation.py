@@ -1,0 +1,118 @@
+"""ONNX in int8: convolutions and linear layers by the ranges that onnxruntime finds on images of the user's."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mlla_seg.data.io import read_channels
+from mlla_seg.data.picture import require_finite
+from mlla_seg.export.exportable import Job
+from mlla_seg.export.programs import quiet
+from mlla_seg.predict import Predictor
+from mlla_seg.scenes import MapOptions, predict_scene
+from mlla_seg.segmenting import find_images, is_scene
+
+IMAGES = 32
+"""Slices or windows by which ranges are found, drawn from all that the network would be shown."""
+LAYERS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+
+
+def quantise(job: Job, original: Path, path: Path) -> list[Tensor]:
+    """Writes an ONNX in int8.
+
+    Args:
+        job: What is exported, with ``calibration``.
+        original: The ONNX in float32.
+        path: Where the one in int8 goes.
+
+    Returns:
+        The images ``(1, C, H, W)`` by which ranges were found.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+
+    images = calibration_images(job)
+    print(f"Finding the ranges of int8 on {len(images)} slices or windows of {job.calibration}.", file=sys.stderr)
+
+    class Images(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = iter(images)
+
+        def get_next(self) -> dict[str, Any] | None:
+            image = next(self.left, None)
+            return None if image is None else {"image": image.numpy()}
+
+    with quiet():
+        quantize_static(
+            original,
+            path,
+            Images(),
+            op_types_to_quantize=list(LAYERS),
+            nodes_to_exclude=_without_weights(original),
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            activation_type=QuantType.QUInt8,
+        )
+    return images
+
+
+def calibration_images(job: Job) -> list[Tensor]:
+    """What the network is given while the images of ``job.calibration`` are predicted, ``IMAGES`` of it at most.
+
+    Raises:
+        InputError: Nothing is there, or it is not what the network was trained on.
+    """
+    network = _Sample(len(job.spec["classes"]))
+    predictor = Predictor(network, job.spec)
+    for files in find_images(Path(str(job.calibration)), len(job.spec["channels"])):
+        if is_scene(files):
+            with TemporaryDirectory() as folder:
+                predict_scene(predictor.windows, job.spec, files, Path(folder) / "map.tif", MapOptions(overlap=0))
+            continue
+        picture = read_channels(files, job.spec["plane"], job.spec["array_units"])
+        require_finite(files[0], picture)
+        for _ in predictor.logits(picture.array, spacing_mm=picture.spacing_mm):
+            pass
+    return network.kept
+
+
+class _Sample(nn.Module):
+    """Stands where the network does and keeps a random sample of what it is given."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.kept: list[Tensor] = []
+        self.seen = 0
+        self.random = random.Random(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for image in x.split(1):
+            self.seen += 1
+            if len(self.kept) < IMAGES:
+                self.kept.append(image.clone())
+            elif (place := self.random.randrange(self.seen)) < IMAGES:
+                self.kept[place] = image.clone()
+        return torch.zeros(len(x), self.classes, *x.shape[2:], device=x.device)
+
+
+def _without_weights(path: Path) -> list[str]:
+    """Names of the products of two results, such as those of attention, which stay in float32."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    weights = {entry.name for entry in graph.initializer}
+
+    def names() -> Iterator[str]:
+        for node in graph.node:
+            if node.op_type in LAYERS and not weights & set(node.input[1:2]):
+                yield node.name
+
+    return list(names())

@@ -1,0 +1,114 @@
+"""A segmenter of slices as one TorchScript for whole volumes, with all that is done around the network in Python."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mlla_seg.inference import OVERLAP
+
+CHUNK = 4
+"""Slices that go through the network at once."""
+
+
+class Volume(nn.Module):
+    """Class values, or probabilities, of volumes ``(B, C, H, W, S)`` in raw units, whose slices come last.
+
+    Neighbouring slices, sizes and overlapping windows are those of :func:`mlla_seg.inference.case_logits`, written so
+    that TorchScript takes them; a test holds the two together.
+
+    Args:
+        network: Maps ``(B, (2 context + 1) C, h, w)`` to logits.
+        context: Neighbours of a slice on each side.
+        resize: Height and width at which the network sees slices, a factor, or none for their own.
+        window: Height and width above which slices are seen by overlapping windows, or none.
+        values: What is written for each class; none for probabilities.
+    """
+
+    if TYPE_CHECKING:  # TorchScript cannot read annotations that are text
+        values: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        context: int = 0,
+        resize: list[int] | float | None = None,
+        window: list[int] | None = None,
+        values: list[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.context = context
+        self.size = list(resize) if isinstance(resize, (list, tuple)) else [0, 0]
+        self.factor = float(resize) if isinstance(resize, (int, float)) else 1.0
+        self.window = list(window) if window is not None else [0, 0]
+        self.keep = 1 - OVERLAP
+        self.chunk = CHUNK
+        self.labels = values is not None
+        dtype = torch.uint8 if max(values or [0]) < 256 else torch.int16
+        self.register_buffer("values", torch.tensor(values or [0], dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``(B, C, H, W, S)`` to class values ``(B, 1, H, W, S)`` or probabilities ``(B, K, H, W, S)``."""
+        cases: list[Tensor] = []
+        for case in x.float().unbind(0):
+            volume = case.permute(3, 0, 1, 2)  # (S, C, H, W)
+            blocks: list[Tensor] = []
+            for start in range(0, volume.shape[0], self.chunk):
+                blocks.append(self.segment(volume, start, min(start + self.chunk, volume.shape[0])))
+            cases.append(torch.cat(blocks, dim=0).permute(1, 2, 3, 0))
+        return torch.stack(cases)
+
+    def segment(self, volume: Tensor, start: int, end: int) -> Tensor:
+        """Class values ``(n, 1, H, W)`` or probabilities ``(n, K, H, W)`` of some slices of ``(S, C, H, W)``."""
+        height, width = volume.shape[2], volume.shape[3]
+        near = torch.arange(-self.context, self.context + 1, device=volume.device)
+        index = torch.arange(start, end, device=volume.device)[:, None] + near
+        images = volume[index.clamp(0, volume.shape[0] - 1)].flatten(1, 2)  # (n, (2 context + 1) C, H, W)
+        seen = self.size
+        if seen[0] == 0:
+            seen = [max(1, int(round(n * self.factor))) for n in (height, width)]  # noqa: RUF046 - TorchScript
+        if seen[0] != height or seen[1] != width:
+            images = F.interpolate(images, seen, mode="bicubic", align_corners=False, antialias=True)
+        logits = self.logits(images)
+        if seen[0] != height or seen[1] != width:
+            logits = F.interpolate(logits, [height, width], mode="bilinear", align_corners=False)
+        if self.labels:
+            return self.values[logits.argmax(dim=1, keepdim=True)]
+        return logits.softmax(dim=1)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits of slices ``(n, C, h, w)``, by windows where they are larger than those of the training."""
+        height, width = images.shape[2], images.shape[3]
+        if self.window[0] == 0 or (height <= self.window[0] and width <= self.window[1]):
+            return self.network(images).float()
+        rows, columns = min(self.window[0], height), min(self.window[1], width)
+        weights = torch.clamp(self.bell(rows, images)[:, None] * self.bell(columns, images), min=1e-3)
+        total = torch.zeros(1, device=images.device)
+        weight = torch.zeros(height, width, device=images.device)
+        for top in self.starts(height, rows):
+            for left in self.starts(width, columns):
+                own = self.network(images[:, :, top : top + rows, left : left + columns]).float()
+                if total.numel() == 1:
+                    total = torch.zeros(own.shape[0], own.shape[1], height, width, device=images.device)
+                total[:, :, top : top + rows, left : left + columns] += own * weights
+                weight[top : top + rows, left : left + columns] += weights
+        return total / weight
+
+    def bell(self, size: int, x: Tensor) -> Tensor:
+        """A Gaussian whose deviation is an eighth of the window."""
+        place = torch.arange(size, device=x.device) - (size - 1) / 2
+        return torch.exp(-0.5 * (place / (size / 8)) ** 2)
+
+    def starts(self, size: int, window: int) -> list[int]:
+        """Where windows begin along an axis; the last one is moved back to end with it."""
+        step = max(1, int(window * self.keep))
+        found: list[int] = []
+        for start in range(0, max(size - window, 0) + step, step):
+            place = min(start, size - window)
+            if len(found) == 0 or found[-1] != place:
+                found.append(place)
+        return found

@@ -1,0 +1,148 @@
+"""MONAI bundles: verified and run by MONAI's own commands, where this package cannot be imported, on NIfTI files."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from jobs import Pixelwise, segmenter, spec_of
+
+from mlla_seg import Predictor
+from mlla_seg.errors import InputError
+from mlla_seg.export.bundle import write_bundle
+from mlla_seg.export.exportable import Job
+from mlla_seg.export.parity import compare
+from mlla_seg.export.programs import scripted
+from mlla_seg.export.volume import Volume
+from mlla_seg.inference import case_logits
+from mlla_seg.scenes import MapOptions
+from mlla_seg.segmenting import segment_files
+from mlla_seg.slices import network_grid
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+AFFINE = np.array([[0, -0.8, 0.1, 10], [0.7, 0, 0, -20], [0, 0.1, 5, 30], [0, 0, 0, 1.0]])
+
+
+def monai(folder, *command):
+    """Runs ``python -m monai.bundle`` where this package cannot be imported."""
+    (folder / "block").mkdir(exist_ok=True)
+    (folder / "block/sitecustomize.py").write_text("import sys\nsys.modules['mlla_seg'] = None\n")
+    environment = {**os.environ, "PYTHONPATH": str(folder / "block"), "CUDA_VISIBLE_DEVICES": ""}
+    files = ["--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json"]
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "monai.bundle", *map(str, command), *files],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stderr + result.stdout
+
+
+@pytest.mark.parametrize(("plane", "channels"), [("axial", 1), ("sagittal", 2)])
+@pytest.mark.slow
+def test_monai_verifies_and_runs_a_bundle(tmp_path, plane, channels):
+    network = Pixelwise(3 * channels).eval()
+    job = Job(network, spec_of(channels, plane=plane, context=1, resize=1.5, window=[32, 40]), "labels")
+    write_bundle(job, tmp_path / "bundle")
+    shape = (24, 37, 9) if channels == 1 else (24, 37, 9, channels)
+    volume = np.random.default_rng(0).normal(40, 30, shape).astype(np.float32)
+    (tmp_path / "images").mkdir()
+    nib.save(nib.Nifti1Image(volume, AFFINE), tmp_path / "images/ct.nii.gz")
+    said = monai(tmp_path / "bundle", "verify_net_in_out", "network_def")
+    assert "data shape of network is verified with no error" in said
+    places = ("--bundle_root", ".", "--dataset_dir", tmp_path / "images", "--output_dir", tmp_path / "masks")
+    monai(tmp_path / "bundle", "run", *places)
+    segment_files(Predictor(network, job.spec), tmp_path / "images", tmp_path / "ours", MapOptions())
+    theirs, ours = nib.load(tmp_path / "masks/ct_seg.nii.gz"), nib.load(tmp_path / "ours/ct.nii.gz")
+    np.testing.assert_allclose(theirs.affine, ours.affine, atol=1e-5)
+    assert theirs.get_data_dtype() == np.uint8
+    found, expected = np.asarray(theirs.dataobj), np.asarray(ours.dataobj)
+    assert set(np.unique(expected)) == {0, 1, 4}
+    assert (found == expected).mean() > 0.9995
+
+
+@pytest.mark.slow
+def test_spacing_is_monais_and_nearly_ours(tmp_path):
+    network = Pixelwise().eval()
+    job = Job(network, spec_of(spacing_mm=[None, 1.0, 1.0]), "labels")
+    write_bundle(job, tmp_path / "bundle")
+    (tmp_path / "images").mkdir()
+    smooth = torch.nn.functional.interpolate(torch.randn(1, 1, 6, 8, 9), (48, 61, 9), mode="trilinear")[0, 0]
+    nib.save(nib.Nifti1Image((40 + 30 * smooth).numpy(), np.diag([1.6, 1.6, 4, 1])), tmp_path / "images/ct.nii.gz")
+    monai(tmp_path / "bundle", "verify_net_in_out", "network_def")
+    places = ("--bundle_root", ".", "--dataset_dir", tmp_path / "images", "--output_dir", tmp_path / "masks")
+    monai(tmp_path / "bundle", "run", *places)
+    segment_files(Predictor(network, job.spec), tmp_path / "images", tmp_path / "ours", MapOptions())
+    theirs, ours = nib.load(tmp_path / "masks/ct_seg.nii.gz"), nib.load(tmp_path / "ours/ct.nii.gz")
+    assert theirs.shape == ours.shape
+    found, expected = np.asarray(theirs.dataobj), np.asarray(ours.dataobj)
+    assert set(np.unique(found)) == set(np.unique(expected)) == {1, 4}
+    assert (found == expected).mean() > 0.99
+
+
+def test_metadata_names_channels_and_classes(tmp_path):
+    job = Job(segmenter("segformer"), spec_of(), "labels")
+    write_bundle(job, tmp_path / "bundle")
+    content = json.loads((tmp_path / "bundle/configs/metadata.json").read_text())
+    data = content["network_data_format"]
+    assert data["inputs"]["image"]["channel_def"] == {"0": "channel 0"}
+    assert data["outputs"]["pred"]["channel_def"] == {"0": "background", "1": "liver", "4": "spleen"}
+    assert {"version", "changelog", "monai_version", "pytorch_version", "numpy_version", "task"} <= set(content)
+    assert {"required_packages_version", "description", "authors", "copyright"} <= set(content)
+    files = {str(path.relative_to(tmp_path / "bundle")) for path in (tmp_path / "bundle").rglob("*") if path.is_file()}
+    expected = {"configs/metadata.json", "configs/inference.json", "models/model.ts", "docs/README.md", "LICENSE"}
+    assert files == expected
+
+
+@pytest.mark.parametrize("context", [0, 2])
+@pytest.mark.parametrize("resize", [None, 1.5, [48, 40]])
+@pytest.mark.parametrize("window", [None, [32, 40], [20, 300]])
+@torch.no_grad()
+def test_the_volume_does_what_prediction_does(context, resize, window):
+    network = Mixing(2 * (2 * context + 1))
+    case = torch.randn(6, 2, 33, 47, generator=torch.Generator().manual_seed(0))
+    how = {"resize": resize, "window": window, "context": context}
+    grid = network_grid((6, 33, 47), None, how)
+    expected = torch.cat(list(case_logits(network, case, "cpu", grid, window, context)))
+    volume = case.permute(1, 2, 3, 0)[None]
+    probabilities = scripted(Volume(network, context, resize, window))(volume)
+    torch.testing.assert_close(probabilities[0].permute(3, 0, 1, 2), expected.softmax(dim=1), atol=1e-5, rtol=1e-4)
+    labels = scripted(Volume(network, context, resize, window, [0, 7, 300]))(volume)
+    assert labels.dtype == torch.int16
+    values = torch.tensor([0, 7, 300], dtype=torch.int16)[expected.argmax(dim=1)]
+    assert (labels[0, 0].permute(2, 0, 1) == values).float().mean() > 0.9999
+
+
+class Mixing(torch.nn.Module):
+    """A network that sees around every pixel."""
+
+    def __init__(self, channels):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = torch.nn.Conv2d(channels, 3, 5, padding=2)
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+def test_a_bundle_of_another_network_is_found_out(tmp_path):
+    job = Job(segmenter("segformer"), spec_of(), "labels")
+    assert compare(job, write_bundle(job, tmp_path / "bundle"), tmp_path / "bundle", ["a.ckpt"]).problem == ""
+    other = Job(segmenter("segformer"), spec_of(), "labels")
+    other.network.head.weight.data.neg_()
+    mixed_up = replace(write_bundle(other, tmp_path / "other"), expected=job.network)
+    assert "labels at" in compare(job, mixed_up, tmp_path / "other", ["a.ckpt"]).problem
+
+
+def test_a_network_that_torchscript_cannot_take_is_named(tmp_path):
+    with pytest.raises(InputError, match="TorchScript cannot take this network"):
+        write_bundle(Job(segmenter("unetplusplus"), spec_of(), "labels"), tmp_path / "bundle")

@@ -1,0 +1,168 @@
+"""Every decoder in the formats that hold graphs: loaded by engines of their own, they give the checkpoint's logits."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from jobs import OneBlock, images, segmenter, small_job, spec_of
+
+from mlla_seg.errors import InputError
+from mlla_seg.export import FORMATS, onnx, openvino, programs
+from mlla_seg.export.exportable import Exportable, Job
+
+SIZES = ((64, 64), (224, 224), (224, 352), (225, 257))
+PAIRS = [("mlla_unet", 4), ("unet", 1), ("upernet", 4), ("segformer", 1), ("deeplabv3plus", 4)]
+ALONE = """
+import sys
+sys.modules["mlla_seg"] = None  # cannot be imported
+import numpy as np, torch
+kind, path, images, output = sys.argv[1:]
+if kind == "aoti":
+    from torch._inductor import aoti_load_package
+    run = aoti_load_package(path)
+else:
+    run = torch.export.load(path).module() if kind == "torch_export" else torch.jit.load(path)
+with torch.inference_mode():
+    results = [run(torch.from_numpy(image)).numpy() for image in np.load(images).values()]
+np.savez(output, *results)
+"""
+
+
+@pytest.fixture
+def recorded_once(monkeypatch):
+    """One recording of a network serves all formats of a test: each takes its time."""
+    programs_of, record = {}, programs.exported_program
+
+    def once(job, module, size=None, multiple=1):
+        key = (id(job.network), module.outputs, size, multiple)
+        if key not in programs_of:
+            programs_of[key] = record(job, module, size, multiple)
+        return programs_of[key]
+
+    monkeypatch.setattr(programs, "exported_program", once)
+    monkeypatch.setattr(onnx, "exported_program", once)
+
+
+def run_alone(kind, path, inputs, tmp_path):
+    """Results of a file in a process where this package cannot be imported."""
+    np.savez(tmp_path / "in.npz", *[image.numpy() for image in inputs])
+    command = [sys.executable, "-W", "ignore", "-c", ALONE, kind, path, tmp_path / "in.npz", tmp_path / "out.npz"]
+    subprocess.run(list(map(str, command)), check=True, cwd=tmp_path)
+    with np.load(tmp_path / "out.npz") as results:
+        return [torch.from_numpy(results[name]) for name in results.files]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("decoder", "channels"), PAIRS)
+@torch.no_grad()
+def test_every_engine_gives_the_logits_of_torch(decoder, channels, tmp_path, recorded_once):
+    import onnx as onnx_library
+    import onnxruntime
+
+    network = segmenter(decoder, channels)
+    job = Job(network, spec_of(channels))
+    inputs = [*images(channels, SIZES), *images(channels, ((40, 33),), batch=3)]
+    expected = [network(image) for image in inputs]
+    results = {}
+
+    onnx.write_onnx(job, tmp_path / "m.onnx")
+    onnx_library.checker.check_model(tmp_path / "m.onnx", full_check=True)
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    assert [entry.shape for entry in session.get_inputs()] == [["batch", channels, "height", "width"]]
+    results["onnx"] = [torch.from_numpy(session.run(None, {"image": image.numpy()})[0]) for image in inputs]
+
+    import openvino as openvino_library
+
+    model = openvino_library.Core().read_model(tmp_path / "m.onnx")
+    compiled = openvino_library.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    results["openvino"] = [torch.from_numpy(compiled(image.numpy())[0].copy()) for image in inputs]
+
+    programs.write_torch_export(job, tmp_path / "m.pt2")
+    results["torch_export"] = run_alone("torch_export", tmp_path / "m.pt2", inputs, tmp_path)
+    programs.write_torchscript(job, tmp_path / "m.ts")
+    results["torchscript"] = run_alone("torchscript", tmp_path / "m.ts", inputs, tmp_path)
+
+    for engine, found in results.items():
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=0, msg=lambda text, name=engine: f"{name}: {text}")
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_compiled_code_gives_the_logits_of_torch(tmp_path):
+    network = OneBlock().eval()
+    job = Job(network, spec_of())
+    programs.write_aoti(job, tmp_path / "m.pt2")
+    inputs = [*images(sizes=((64, 64), (224, 352))), *images(sizes=((96, 32),), batch=3)]
+    for found, image in zip(run_alone("aoti", tmp_path / "m.pt2", inputs, tmp_path), inputs, strict=True):
+        torch.testing.assert_close(found, network(image), atol=1e-4, rtol=0)
+
+
+def test_no_compiler_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(InputError, match="needs a C\\+\\+ compiler; there is no no-such-compiler"):
+        programs.write_aoti(small_job(), tmp_path / "m.pt2")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+@pytest.mark.parametrize("outputs", ["probabilities", "labels"])
+@pytest.mark.parametrize("format", ["onnx", "torch_export", "torchscript", "openvino"])
+@torch.no_grad()
+def test_other_outputs(format, outputs, tmp_path):
+    job = small_job(2, outputs)
+    engine = FORMATS[format].write(job, tmp_path / f"m{FORMATS[format].suffix}")
+    for image in images(2):
+        expected = Exportable(job.network, outputs)(image).numpy()
+        found = engine.run(image.numpy())
+        assert found.dtype == expected.dtype
+        if outputs == "labels":
+            assert (found == expected).mean() > 0.9999
+        else:
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+@pytest.mark.parametrize("format", ["torch_export", "torchscript", "openvino"])
+def test_files_say_what_the_network_knows(format, tmp_path):
+    import json
+
+    job = small_job(2)
+    path = tmp_path / f"m{FORMATS[format].suffix}"
+    FORMATS[format].write(job, path)
+    if format == "openvino":
+        import openvino as library
+
+        model = library.Core().read_model(path)
+        facts = {key: model.get_rt_info([openvino.RT_INFO, key]).astype(str) for key in job.facts}
+    else:
+        files = {programs.FACTS: ""}
+        if format == "torch_export":
+            torch.export.load(path, extra_files=files)
+        else:
+            torch.jit.load(path, _extra_files=files)
+        facts = json.loads(files[programs.FACTS])
+    assert facts == job.facts
+
+
+def test_what_torchscript_cannot_take_is_named(tmp_path):
+    job = Job(segmenter("unetplusplus"), spec_of())
+    with pytest.raises(InputError, match=r"TorchScript cannot take this network \(.+\)\. Export it with"):
+        programs.write_torchscript(job, tmp_path / "m.ts")
+
+
+def test_openvino_keeps_weights_in_half_precision_when_asked(tmp_path):
+    openvino.write_openvino(small_job(4), tmp_path / "full.xml")
+    openvino.write_openvino(small_job(4, precision="float16"), tmp_path / "half.xml")
+    assert (tmp_path / "half.bin").stat().st_size < 0.7 * (tmp_path / "full.bin").stat().st_size
+
+
+def test_no_file_tells_where_this_machine_keeps_its_code(tmp_path):
+    job = small_job()
+    for format in ("onnx", "torch_export", "openvino"):
+        FORMATS[format].write(job, tmp_path / f"{format}{FORMATS[format].suffix}")
+    for path in tmp_path.iterdir():
+        assert b"site-packages" not in path.read_bytes(), path
