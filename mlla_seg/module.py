@@ -21,6 +21,7 @@ from mlla_seg.evaluation import PROTOCOLS, Evaluation
 from mlla_seg.inference import Ensemble, Flips, predict_case
 from mlla_seg.losses import SegmentationLoss
 from mlla_seg.metrics import CaseTable, case_confusion, seen_cases
+from mlla_seg.models.recompute import set_checkpointing
 from mlla_seg.models.segmenter import Segmenter
 from mlla_seg.models.weights import load_pretrained
 from mlla_seg.optim import SCHEDULES, learning_rate_factor, parameter_groups
@@ -78,6 +79,8 @@ class SegmentationModule(LightningModule):
         dice_weight: Weight of the Dice loss.
         class_weights: One weight per class in both losses.
         squared_dice: Squared probabilities in Dice's denominator, as in TransUNet's recipe.
+        checkpoint_stages: Memory for time in training: ``none``, or what is computed again in the backward pass instead
+            of being kept: MLLA ``blocks``, or ``all`` of the network.
         eval_batch_size: Slices of a case that go through the network at once in validation and test.
         spec: What the data are, from the data module: classes, channels, normalisation; plain types.
     """
@@ -98,6 +101,7 @@ class SegmentationModule(LightningModule):
         dice_weight: float = 1.0,
         class_weights: list[float] | None = None,
         squared_dice: bool = False,
+        checkpoint_stages: str = "none",
         eval_batch_size: int = 16,
         spec: dict[str, Any] | None = None,
     ) -> None:
@@ -120,8 +124,12 @@ class SegmentationModule(LightningModule):
         self.members: list[Segmenter] = []  # averaged with the network where an ensemble is scored
 
     def setup(self, stage: str) -> None:
+        set_checkpointing(self.network, self.hparams["checkpoint_stages"] if stage == "fit" else "none")
         if stage == "fit" and self.hparams["pretrained"]:
             rank_zero_info(f"{self.hparams['pretrained']}: {load_pretrained(self.network, self.hparams['pretrained'])}")
+
+    def teardown(self, stage: str) -> None:
+        set_checkpointing(self.network, "none")
 
     def forward(self, image: Tensor) -> Tensor:
         """Maps images ``(B, C, H, W)`` in raw units to logits ``(B, K, H, W)``."""

@@ -34,6 +34,23 @@ def test_train_and_score_without_the_command_line(data, tmp_path):
     assert set(scores) >= {f"test/iou_{name}" for name in module.class_names}
 
 
+@pytest.mark.parametrize("what", ["blocks", "all"])
+def test_checkpoint_stages_train_to_the_same_weights(phantom_root, tmp_path, what):
+    def weights(checkpoint_stages):
+        torch.manual_seed(0)
+        data = SegmentationDataModule(
+            "phantom", str(phantom_root), 8, crop=[32, 32], num_workers=0, cache_dir=str(tmp_path / "cache")
+        )
+        module = SegmentationModule("mlla_test", spec=data.spec, checkpoint_stages=checkpoint_stages)
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        trainer = Trainer(accelerator="cpu", max_steps=3, precision="64-true", enable_model_summary=False, **quiet)
+        trainer.fit(module, data)
+        torch.jit.script(module.network.float())  # as plain a network as before
+        return module.network.double().state_dict()
+
+    torch.testing.assert_close(weights(what), weights("none"), atol=1e-9, rtol=1e-7)
+
+
 def test_training_lowers_the_loss_on_one_batch(data):
     data.prepare_data()
     data.setup("fit")

@@ -1,8 +1,10 @@
 """Decoders: five feature maps in, one map of features out.
 
-Contract: ``decoder(features)`` takes the encoder's maps, ``(B, C_i, H / 2^i, W / 2^i)`` for i = 1 .. 5 with H and W
-multiples of 32, and returns ``(B, decoder.out_channels, H / s, W / s)`` for any stride s; the segmenter adds the head
-and brings the logits to the image's size. Maps of dilated encoders stop at a finer stride, see ``OUTPUT_STRIDES``.
+Contract: ``decoder.decode(features)`` takes the encoder's maps, ``(B, C_i, H / 2^i, W / 2^i)`` for i = 1 .. 5 with H
+and W multiples of 32, and ``decoder.enlarge`` of what it returns is ``(B, decoder.out_channels, H / s, W / s)`` for any
+stride s. The segmenter adds the head and brings the logits to the image's size. What makes large maps out of small ones
+belongs into ``enlarge``: training can compute it again, with the head, instead of keeping it. Maps of dilated encoders
+stop at a finer stride, see ``OUTPUT_STRIDES``.
 
 To add one: a class with this contract and one line in ``DECODERS``; the tests over ``DECODERS`` then find it. The
 MLLA-UNet decoder lives here, all others are segmentation_models_pytorch's.
@@ -30,6 +32,17 @@ class Decoder(nn.Module):
         super().__init__()
         self.out_channels = 0
         """Channels of the map that the decoder returns."""
+
+    def decode(self, features: list[Tensor]) -> Tensor:
+        """The decoder but for its last step."""
+        raise NotImplementedError
+
+    def enlarge(self, x: Tensor) -> Tensor:
+        """The last step, if there is one that makes a map much larger."""
+        return x
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        return self.enlarge(self.decode(features))
 
 
 class Upsample(nn.Module):
@@ -66,8 +79,12 @@ class Level(nn.Module):
         self.fuse = nn.Linear(dim + skip_dim, dim)
         self.stage = Stage(dim, num_heads, drop_path_rates, mlp_ratio, mixer)
 
+    def join(self, x: Tensor, skip: Tensor) -> Tensor:
+        """Up, concatenated with the skip and reduced."""
+        return self.fuse(torch.cat((self.up(x), skip), dim=-1))
+
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        return self.stage(self.fuse(torch.cat((self.up(x), skip), dim=-1)))
+        return self.stage(self.join(x, skip))
 
 
 class MLLAUNetDecoder(Decoder):
@@ -116,11 +133,15 @@ class MLLAUNetDecoder(Decoder):
         self.norm_out = nn.LayerNorm(embed_dim)
         self.apply(init_weights)
 
-    def forward(self, features: list[Tensor]) -> Tensor:
+    def decode(self, features: list[Tensor]) -> Tensor:
         skips = [feature.movedim(1, -1) for feature in features]
         x = self.enter(self.norm(skips[4]))
         for level, skip in zip(self.levels, (skips[3], skips[2], skips[1]), strict=True):
             x = level(x, skip)
+        return x
+
+    def enlarge(self, x: Tensor) -> Tensor:
+        """The learned x4 expansion, ``(B, h, w, E)`` to ``(B, E, 4h, 4w)``."""
         x = self.expand(self.norm_up(x)).unflatten(-1, (4, 4, -1))  # (B, h, w, 4, 4, E): order p1, p2, c
         x = x.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2)  # (B, 4h, 4w, E)
         return self.norm_out(x).movedim(-1, 1)
@@ -147,7 +168,7 @@ class SmpDecoder(Decoder):
         self.out_channels = out_channels
         initialize_decoder(self.decoder)
 
-    def forward(self, features: list[Tensor]) -> Tensor:
+    def decode(self, features: list[Tensor]) -> Tensor:
         b, _, h, w = features[0].shape
         image = features[0].new_empty(b, 0, 2 * h, 2 * w)
         return self.decoder([image] + features)  # noqa: RUF005 - TorchScript

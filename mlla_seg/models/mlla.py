@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from mlla_seg.errors import lookup
 from mlla_seg.models.mixers import MIXERS, DepthwiseConv, rope_for
@@ -73,25 +72,18 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks at one resolution, ``(B, H, W, C)`` to the same shape; ``drop_path_rates`` has one entry per block.
-
-    With ``checkpointing`` each block is computed again in the backward pass instead of keeping what is inside it.
-    """
+    """Blocks at one resolution, ``(B, H, W, C)`` to the same shape; ``drop_path_rates`` has one entry per block."""
 
     def __init__(
         self, dim: int, num_heads: int, drop_path_rates: Sequence[float], mlp_ratio: float, mixer: str
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block(dim, num_heads, mlp_ratio, rate, mixer) for rate in drop_path_rates)
-        self.checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
         rope = rope_for(x)
         for block in self.blocks:
-            if self.checkpointing and not torch.jit.is_scripting():
-                x = checkpoint(block, x, rope, use_reentrant=False)
-            else:
-                x = block(x, rope)
+            x = block(x, rope)
         return x
 
 
@@ -255,9 +247,9 @@ class MLLAEncoder(Encoder):
     @torch.jit.unused
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trades time for memory in training: blocks are computed again in the backward pass."""
-        for module in self.modules():
-            if isinstance(module, Stage):
-                module.checkpointing = enable
+        from mlla_seg.models.recompute import set_checkpointing
+
+        set_checkpointing(self, "blocks" if enable else "none")
 
 
 class MLLA(nn.Module):

@@ -98,6 +98,10 @@ class Segmenter(nn.Module, HubMixin):
         self.decoder = decoder
         self.head = nn.Conv2d(decoder.out_channels, num_classes, kernel_size=1, bias=False)
 
+    def classify(self, x: Tensor) -> Tensor:
+        """Logits, at the decoder's stride, of what it has decoded."""
+        return self.head(self.decoder.enlarge(x))
+
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         if x.shape[1] != self.in_channels:
@@ -110,7 +114,7 @@ class Segmenter(nn.Module, HubMixin):
         padded = (rows * self.stride, columns * self.stride)
         below, right = padded[0] - height, padded[1] - width
         x = F.pad(x, (0, right, 0, below), mode="replicate")
-        logits = self.head(self.decoder(self.encoder(x)))
+        logits = self.classify(self.decoder.decode(self.encoder(x)))
         if logits.shape[-2:] != padded:
             logits = F.interpolate(logits, padded, mode="bilinear", align_corners=False)
         return F.pad(logits, (0, -right, 0, -below))

@@ -1,0 +1,92 @@
+"""MLLA as its authors published it, operation by operation: what our own forms are measured and tested against.
+
+Source: arXiv 2405.16605 and the authors' networks. Tokens ``(B, N, C)`` go to maps ``(B, C, H, W)`` and back around
+every convolution, rotations are products of complex numbers, and each step is a call of its own.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mlla_seg.models.mixers import LinearAttention
+from mlla_seg.models.mlla import Block
+from mlla_seg.models.ops import EPSILON, ROPE_BASE
+
+
+class DefinitionalBlock(nn.Module):
+    """The published sequence of operations of one block, with the parameters of ours."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.block = block
+        self.rotations: dict[tuple[int, int], Tensor] = {}
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        """Maps ``(B, H, W, C)`` to the same shape; ``rope`` is not used: rotations are complex numbers here."""
+        own = self.block
+        b, height, width, c = x.shape
+        x = x.reshape(b, height * width, c)
+        x = x + _on_map(own.cpe1, x, height, width)
+        shortcut = x
+        x = own.norm1(x)
+        gate = F.silu(own.gate_proj(x))
+        x = F.silu(_on_map(own.conv, own.in_proj(x), height, width))
+        x = self.attention(x, height, width)
+        x = shortcut + own.out_proj(x * gate)
+        x = x + _on_map(own.cpe2, x, height, width)
+        x = x + own.mlp(own.norm2(x))
+        return x.reshape(b, height, width, c)
+
+    def attention(self, x: Tensor, height: int, width: int) -> Tensor:
+        """Linear attention over tokens ``(B, N, C)``, with the rotations of :func:`rotations` and LePE."""
+        mixer = self.block.mixer
+        assert isinstance(mixer, LinearAttention)
+        b, n, c = x.shape
+        heads = mixer.num_heads
+        qk = mixer.qk(x).reshape(b, n, 2, c).permute(2, 0, 1, 3)
+        q, k, v = F.elu(qk[0]) + 1.0, F.elu(qk[1]) + 1.0, x
+        if (height, width) not in self.rotations:
+            self.rotations = {(height, width): rotations(height, width, c, x.device)}
+        turn = self.rotations[height, width]
+        q_rotated, k_rotated = (
+            torch.view_as_real(torch.view_as_complex(t.float().reshape(b, n, -1, 2)) * turn).flatten(-2).to(t.dtype)
+            for t in (q, k)
+        )
+        q, k, v, q_rotated, k_rotated = (
+            t.reshape(b, n, heads, c // heads).permute(0, 2, 1, 3) for t in (q, k, v, q_rotated, k_rotated)
+        )
+        z = 1 / (q @ k.mean(dim=-2, keepdim=True).transpose(-2, -1) + EPSILON)
+        state = (k_rotated.transpose(-2, -1) * n**-0.5) @ (v * n**-0.5)
+        y = (q_rotated @ state * z).transpose(1, 2).reshape(b, n, c)
+        return y + _on_map(mixer.lepe, x, height, width)
+
+
+def rotations(height: int, width: int, dim: int, device: torch.device | str = "cpu") -> Tensor:
+    """The published table ``(H W, C / 2)`` of complex numbers of modulus one."""
+    frequencies = dim // 4
+    theta = 1 / (ROPE_BASE ** (torch.arange(frequencies, device=device) / frequencies))
+    rows = torch.arange(height, device=device)[:, None, None] * theta
+    columns = torch.arange(width, device=device)[None, :, None] * theta
+    angles = torch.cat((rows.expand(height, width, -1), columns.expand(height, width, -1)), dim=-1)
+    return torch.polar(torch.ones_like(angles), angles).reshape(height * width, -1)
+
+
+def _on_map(conv: nn.Conv2d, tokens: Tensor, height: int, width: int) -> Tensor:
+    """A convolution on tokens ``(B, N, C)``, laid out as a map ``(B, C, H, W)`` for it and back."""
+    b, _, c = tokens.shape
+    x = tokens.reshape(b, height, width, c).permute(0, 3, 1, 2)
+    return F.conv2d(x, conv.weight, conv.bias, padding=1, groups=c).flatten(2).permute(0, 2, 1)
+
+
+def definitional(network: nn.Module) -> nn.Module:
+    """A copy of a network whose MLLA blocks run the published sequence of operations, without stochastic depth."""
+    network = copy.deepcopy(network)
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, Block):
+                module._modules[name] = DefinitionalBlock(child)
+    return network

@@ -1,0 +1,96 @@
+"""Parts of a network that are computed again in the backward pass instead of keeping what is inside them.
+
+Source: arXiv 1604.06174. The networks know nothing of it: :func:`set_checkpointing` puts methods over theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from mlla_seg.errors import InputError
+from mlla_seg.models.decoders import Level, SmpDecoder
+from mlla_seg.models.foreign import ForeignEncoder
+from mlla_seg.models.mixers import rope_for
+from mlla_seg.models.mlla import Block, Downsample, Stage, Stem
+from mlla_seg.models.segmenter import Segmenter
+
+CHECKPOINTING = ("none", "blocks", "all")
+"""What is computed again: nothing; MLLA blocks; blocks, stem, changes of resolution, and decoder."""
+
+PARTS: dict[type[nn.Module], str] = {
+    Stage: "forward",
+    Stem: "forward",
+    Downsample: "forward",
+    Level: "join",
+    SmpDecoder: "decode",
+    ForeignEncoder: "forward",
+    Segmenter: "classify",
+}
+"""Which method of which module is computed again; of a stage, its blocks one by one."""
+
+
+def set_checkpointing(network: nn.Module, what: str = "all") -> None:
+    """Trades time for memory in training; results, gradients and batch norms stay the same.
+
+    Args:
+        network: A segmenter or a part of one.
+        what: ``none``, ``blocks`` or ``all``, see ``CHECKPOINTING``.
+
+    Raises:
+        InputError: An unknown name, or a network without such parts.
+    """
+    if what not in CHECKPOINTING:
+        raise InputError(f"checkpoint_stages is one of {', '.join(CHECKPOINTING)}, got {what!r}.")
+    parts = [(module, kind) for module in network.modules() for kind in PARTS if isinstance(module, kind)]
+    chosen = [part for part in parts if what == "all" or (what == "blocks" and part[1] is Stage)]
+    if what != "none" and not chosen:
+        raise InputError(f"checkpoint_stages {what}: this network has no MLLA blocks; say all or none.")
+    for module, kind in parts:
+        vars(module).pop(PARTS[kind], None)
+    for module, kind in chosen:
+        method: Callable[..., Any] = _by_blocks if kind is Stage else partial(_recomputed, getattr(kind, PARTS[kind]))
+        setattr(module, PARTS[kind], partial(method, module))
+
+
+def _by_blocks(stage: Stage, x: Tensor) -> Tensor:
+    """The blocks of a stage, each with position tables of its own: none has to be kept for the backward pass."""
+    for block in stage.blocks:
+        x = _recomputed(_with_rope, block, x)
+    return x
+
+
+def _with_rope(block: Block, x: Tensor) -> Tensor:
+    return block(x, rope_for(x))
+
+
+def _recomputed(method: Callable[..., Any], module: Any, *inputs: Any) -> Any:
+    """``method(module, *inputs)``, of which only the inputs are kept; batch norms count each image once."""
+    norms = [child for child in module.modules() if isinstance(child, _BatchNorm)]
+    if not norms:
+        return checkpoint(method, module, *inputs, use_reentrant=False)
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _without_counting(norms)
+
+    return checkpoint(method, module, *inputs, use_reentrant=False, context_fn=contexts)
+
+
+@contextmanager
+def _without_counting(norms: list[_BatchNorm]) -> Iterator[None]:
+    """Batch norms see the same batch again: their running mean and variance stay."""
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0  # not track_running_stats, without which other tensors are kept than the first time
+        norm.num_batches_tracked = None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
