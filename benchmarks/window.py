@@ -21,7 +21,6 @@ from mlla_seg.evaluation import Evaluation
 from mlla_seg.metrics import case_confusion
 from mlla_seg.report import format_table
 from mlla_seg.scenes import MapOptions, predict_scene
-from mlla_seg.windows import array_windows
 
 
 def main() -> None:
@@ -41,7 +40,7 @@ def main() -> None:
             started = time.perf_counter()
             options = MapOptions(window=side, blend=blend, batch_size=max(1, 512**2 * 4 // side**2))
             output = Path(folder) / "map.tif"
-            predict_scene(array_windows(predictor.network, predictor.device), spec, [Path(scene)], output, options)
+            predict_scene(predictor.windows, spec, [Path(scene)], output, options)
             seconds = time.perf_counter() - started
             maps[blend, side] = found = _read(output)
         labels = np.vectorize(lambda value: ids.get(value, 0))(found)

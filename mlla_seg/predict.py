@@ -13,6 +13,7 @@ from mlla_seg.checkpoint import load_network
 from mlla_seg.data.picture import Array
 from mlla_seg.errors import InputError
 from mlla_seg.inference import case_logits
+from mlla_seg.models.fast import for_inference
 from mlla_seg.scenes import MapOptions
 from mlla_seg.segmenting import CaseSegmenter, Spacing, segment_files
 from mlla_seg.slices import network_grid
@@ -27,12 +28,19 @@ class Predictor(CaseSegmenter):
             ``(B, C, H, W)`` in raw units to logits ``(B, K, H, W)``.
         spec: What it knows of its data: classes, colours, channels, plane, sizes; by default the segmenter's own.
         device: ``cpu``, ``cuda``, ... or ``auto`` for a GPU where there is one.
+        precision: A name in :data:`mlla_seg.models.fast.PRECISIONS`.
 
     Raises:
-        InputError: Nothing says what the data were.
+        InputError: Nothing says what the data were, or an unknown precision.
     """
 
-    def __init__(self, network: torch.nn.Module, spec: Mapping[str, Any] | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        spec: Mapping[str, Any] | None = None,
+        device: str = "cpu",
+        precision: str = "fp32",
+    ) -> None:
         spec = spec or getattr(network, "spec", None)
         if spec is None:
             raise InputError(
@@ -40,13 +48,14 @@ class Predictor(CaseSegmenter):
                 "Give spec, as SegmentationDataModule(...).spec has it."
             )
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        self.network = network.to(self.device).eval()
+        self.network = network.eval()
+        self.fast = for_inference(network, self.device, precision)  # what is run
         self.spec = spec
-        self.windows = array_windows(self.network, self.device)
+        self.windows = array_windows(self.fast, self.device)
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | Path, *members: str | Path, device: str = "auto", tta: bool = False
+        cls, path: str | Path, *members: str | Path, device: str = "auto", tta: bool = False, precision: str = "fp32"
     ) -> Predictor:
         """Loads checkpoints written by training, or folders written by ``save_pretrained``.
 
@@ -55,12 +64,13 @@ class Predictor(CaseSegmenter):
             members: Further ones, for an ensemble: their probabilities are averaged.
             device: ``cpu``, ``cuda``, ... or ``auto`` for a GPU where there is one.
             tta: Mean over the four mirror images of each slice.
+            precision: A name in :data:`mlla_seg.models.fast.PRECISIONS`.
 
         Raises:
             InputError: No such file, unreadable, not a checkpoint of this program, or members of another task.
         """
         network, spec = load_network([path, *members], tta)
-        return cls(network, spec, device)
+        return cls(network, spec, device, precision)
 
     def logits(self, image: Array, batch_size: int = 16, spacing_mm: Spacing | None = None) -> Iterator[torch.Tensor]:
         """Logits ``(n, K, H, W)`` of the slices of ``(S, C, H, W)``, in order and a few at a time; see ``__call__``."""
@@ -70,7 +80,7 @@ class Predictor(CaseSegmenter):
         grid = network_grid((len(image), *image.shape[-2:]), spacing_mm, self.spec)
         how = {key: self.spec[key] for key in ("window", "context")}
         stack = torch.from_numpy(np.ascontiguousarray(image))
-        return case_logits(self.network, stack, self.device, grid, **how, batch_size=batch_size)
+        return case_logits(self.fast, stack, self.device, grid, **how, batch_size=batch_size)
 
     def labels_of(self, logits: torch.Tensor) -> Array:
         """Class indices ``(n, H, W)`` uint8 of a block of logits."""
@@ -92,6 +102,7 @@ def predict(
     cog: bool = False,
     polygons: str | None = None,
     device: str = "auto",
+    precision: str = "fp32",
     batch_size: int = 4,
     tta: bool = False,
     probabilities: bool = False,
@@ -115,6 +126,7 @@ def predict(
         cog: Write maps of rasters as Cloud Optimized GeoTIFF.
         polygons: Also write the regions of maps as polygons, as gpkg or geojson, beside the map.
         device: cpu, cuda, ... or auto.
+        precision: fp32, or bf16 or fp16: about half the time where the processor or GPU knows them.
         batch_size: Slices, or windows of a raster, that go through the network at once; decides the memory.
         tta: Mean over the four mirror images of each slice.
         probabilities: Also write the probabilities of every class, as an h5 file beside the mask, or as GeoTIFF with a
@@ -123,5 +135,6 @@ def predict(
         members: Further checkpoints, an ensemble; `--ckpt_path a.ckpt b.ckpt` is short for it.
     """
     options = MapOptions(window, overlap, blend, batch_size, cog, probabilities, polygons)
-    predictor = Predictor.from_checkpoint(ckpt_path, *(members or ()), device=device, tta=tta)
-    segment_files(predictor, Path(input), Path(output), options, format, overwrite, f"{ckpt_path} {members} {tta}")
+    predictor = Predictor.from_checkpoint(ckpt_path, *(members or ()), device=device, tta=tta, precision=precision)
+    job = f"{ckpt_path} {members} {tta} {precision}"
+    segment_files(predictor, Path(input), Path(output), options, format, overwrite, job)

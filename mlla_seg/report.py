@@ -194,6 +194,34 @@ def plot_overlay(
     _save(figure, output)
 
 
+def plot_costs(rows: Sequence[Mapping[str, Any]], title: str, output: Path) -> None:
+    """Draws nanoseconds per pixel against the side of the image, a curve per network and a panel per precision."""
+    plt = _pyplot()
+    precisions = list(dict.fromkeys(row["precision"] for row in rows))
+    figure, axes = plt.subplots(
+        1, len(precisions), figsize=(5 * len(precisions) + 2, 4.5), layout="constrained", sharey=True, squeeze=False
+    )
+    names = list(dict.fromkeys(row["network"] for row in rows))
+    for axis, precision in zip(axes[0], precisions, strict=True):
+        for k, name in enumerate(names):
+            own = [row for row in rows if (row["network"], row["precision"]) == (name, precision)]
+            if own:
+                style = {"linewidth": 2.5} if name == "ours" else {}
+                points = [row["size"] for row in own], [row["ns/pixel"] for row in own]
+                axis.plot(*points, marker="o", color=f"C{k}", label=name, **style)
+        sizes = sorted({row["size"] for row in rows})
+        axis.set(xscale="log", xlabel="side of the image in pixels", title=precision)
+        axis.set_xticks(sizes, list(map(str, sizes)))
+        axis.minorticks_off()
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("ns per pixel")
+    handles = {label: line for axis in axes[0] for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside right upper")
+    figure.suptitle(title, fontsize=10)
+    _save(figure, output)
+
+
 def _save(figure: Any, output: Any) -> None:
     if isinstance(output, Path):
         with renamed_when_done(output) as temporary:

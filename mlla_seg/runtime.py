@@ -1,17 +1,15 @@
-"""Exported segmenters without torch: images to masks with NumPy and onnxruntime, by the same steps as in training.
+"""Exported segmenters without torch: images to masks with NumPy and an engine, by the same steps as in training.
 
 ``python -m mlla_seg.runtime model.onnx image.nii.gz mask.nii.gz``, or in Python ``Segmenter("model.onnx")(image)``.
-The file says what the steps are: channels, neighbouring slices, sizes, windows. Formats need what reads them: nibabel
-for NIfTI, SimpleITK, h5py, Pillow, rasterio.
+The file says what the steps are: channels, neighbouring slices, sizes, windows. An ``.onnx`` needs onnxruntime, an
+``.xml`` OpenVINO; formats need what reads them: nibabel for NIfTI, SimpleITK, h5py, Pillow, rasterio.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from mlla_seg.data.picture import Array
+from mlla_seg.engines import open_engine
 from mlla_seg.errors import InputError
 from mlla_seg.interpolation import fill_gaps, resize_images, resize_logits
 from mlla_seg.scenes import MapOptions, softmax
@@ -26,8 +25,6 @@ from mlla_seg.segmenting import CaseSegmenter, Spacing, segment_files
 from mlla_seg.slices import network_grid, slices_at, through_slices
 from mlla_seg.tiling import Read, blended_bands
 
-Run = Callable[[Array], Array]
-PROVIDERS = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider"]}
 OVERLAP = 0.5
 """Overlap of the windows of large slices, as in training."""
 
@@ -36,18 +33,17 @@ class Segmenter(CaseSegmenter):
     """An exported segmenter.
 
     Args:
-        path: An ONNX written by ``python cli.py export``, with logits or probabilities as output.
+        path: An ONNX or OpenVINO's ``.xml``, written by ``python cli.py export``, with logits or probabilities.
         device: ``cpu`` or, with onnxruntime-gpu, ``cuda``.
-        threads: Threads of onnxruntime, by default one per core.
+        threads: Threads of the engine, by default one per core.
+        precision: ``fp32``, or with OpenVINO ``bf16``.
 
     Raises:
-        InputError: No such file, not an ONNX of this program, or one that gives labels.
+        InputError: No such file, not one of this program, or one that gives labels.
     """
 
-    def __init__(self, path: str | Path, device: str = "cpu", threads: int = 0) -> None:
-        session = _session(Path(path), device, threads)
-        self.spec = _facts(session, path)
-        self.run = _logits_of(session, self.spec["outputs"])
+    def __init__(self, path: str | Path, device: str = "cpu", threads: int = 0, precision: str = "fp32") -> None:
+        self.run, self.spec = open_engine(Path(path), device, threads, precision)
 
     def windows(self, read: Read, shape: Any, window: Any, *, size: Any = None, **how: Any) -> Iterator[Any]:
         """Blended logits of an image, from above; see :func:`mlla_seg.tiling.blended_bands`.
@@ -104,58 +100,14 @@ class Segmenter(CaseSegmenter):
         return softmax(logits, axis=1)
 
 
-def _session(path: Path, device: str, threads: int) -> Any:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file. python cli.py export --format onnx writes one.")
-    try:
-        import onnxruntime
-    except ModuleNotFoundError as error:
-        raise InputError("onnxruntime is missing: pip install onnxruntime") from error
-    if device not in PROVIDERS:
-        raise InputError(f"Unknown device {device!r}. Known: {', '.join(PROVIDERS)}.")
-    if not set(PROVIDERS[device]) <= set(onnxruntime.get_available_providers()):
-        raise InputError(f"This onnxruntime cannot use {device}: pip install onnxruntime-gpu, or take the cpu.")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(path, options, PROVIDERS[device])
-    except Exception as error:  # of onnxruntime's own kinds
-        raise InputError(f"{path}: cannot be loaded as ONNX. Is it complete? Export it again.") from error
-
-
-def _facts(session: Any, path: str | Path) -> dict[str, Any]:
-    """What the file knows of its data."""
-    content = session.get_modelmeta().custom_metadata_map
-    if "mlla_seg_version" not in content:
-        raise InputError(f"{path}: was not written by python cli.py export --format onnx: it does not say its classes.")
-    facts = {}
-    for key, value in content.items():
-        with suppress(json.JSONDecodeError):  # which other programs that changed the file have added
-            facts[key] = json.loads(value)
-    return facts
-
-
-def _logits_of(session: Any, outputs: str) -> Run:
-    """Runs the network on ``(B, C, H, W)`` in raw units; logarithms of probabilities are logits as well."""
-    name = session.get_inputs()[0].name
-    if outputs == "labels":
-        raise InputError(
-            "This ONNX gives labels, which cannot be blended over windows. Export it with --outputs logits."
-        )
-    if outputs == "logits":
-        return lambda images: session.run(None, {name: images})[0]
-    smallest = np.finfo(np.float32).tiny
-    return lambda images: np.log(np.maximum(session.run(None, {name: images})[0], smallest))
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line; a mistake of the user ends with its message and status 2, without a traceback."""
-    parser = ArgumentParser("python -m mlla_seg.runtime", description="Segment images with an exported ONNX.")
-    parser.add_argument("model", help="an ONNX of python cli.py export")
+    parser = ArgumentParser("python -m mlla_seg.runtime", description="Segment images with an exported network.")
+    parser.add_argument("model", help="the .onnx, or OpenVINO's .xml, of python cli.py export")
     parser.add_argument("image", help="an image, a folder of them, or a list of them (.txt)")
     parser.add_argument("output", help="the mask of a single image, or a folder")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda with onnxruntime-gpu")
+    parser.add_argument("--precision", default="fp32", help="fp32, or for an .xml bf16, where the processor knows it")
     parser.add_argument("--batch_size", type=int, default=4, help="slices or windows at once; decides the memory")
     parser.add_argument("--window", type=int, help="side of the windows of rasters, by default that of the training")
     parser.add_argument("--overlap", type=float, default=0.5, help="of these windows, as a fraction")
@@ -167,9 +119,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = vars(parser.parse_args(argv))
     try:
         options = MapOptions(**{field.name: given[field.name] for field in fields(MapOptions) if field.name in given})
-        segmenter = Segmenter(given["model"], given["device"])
+        segmenter = Segmenter(given["model"], given["device"], precision=given["precision"])
         where = Path(given["image"]), Path(given["output"])
-        segment_files(segmenter, *where, options, given["format"], job=given["model"])
+        segment_files(segmenter, *where, options, given["format"], job=f"{given['model']} {given['precision']}")
     except InputError as error:
         sys.exit(_complain(str(error)))
 

@@ -18,6 +18,7 @@ from layouts import write_scene
 from mlla_seg import Predictor
 from mlla_seg.export.exportable import Job
 from mlla_seg.export.onnx import write_onnx
+from mlla_seg.export.openvino import write_openvino
 from mlla_seg.runtime import Segmenter, main
 from mlla_seg.scenes import MapOptions
 from mlla_seg.segmenting import segment_files
@@ -102,6 +103,18 @@ def test_scenes_become_the_same_maps(tmp_path, resize):
         assert np.abs(a.read().astype(int) - b.read()).max() <= 1
 
 
+def test_openvino_gives_the_same_and_in_bfloat16_nearly(tmp_path):
+    predictor, _ = both(tmp_path, window=[32, 48], context=1)
+    write_openvino(Job(predictor.network, predictor.spec), tmp_path / "m.xml")
+    volume = np.random.default_rng(0).normal(40, 20, (7, 2, 33, 47)).astype(np.float32)
+    segmenter = Segmenter(tmp_path / "m.xml", threads=1)
+    assert segmenter.spec == Segmenter(tmp_path / "m.onnx").spec
+    for one, other in zip(segmenter.logits(volume, 3), predictor.logits(volume, 3), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+    half = Segmenter(tmp_path / "m.xml", precision="bf16")
+    assert (half(volume) == predictor(volume)).mean() > 0.97
+
+
 @pytest.mark.slow
 def test_a_real_export_segments_a_nifti_by_name(exported, checkpoint, cli, tmp_path):
     volume = np.random.default_rng(0).normal(40, 100, (50, 41, 6)).astype(np.float32)
@@ -160,6 +173,15 @@ def test_mistakes_are_answered_in_a_line(capsys, tmp_path):
     assert "cannot be loaded as ONNX" in refused(capsys, image, image, tmp_path / "out")
     assert "Unknown device 'tpu'" in refused(capsys, tmp_path / "m.onnx", image, tmp_path / "o", "--device", "tpu")
     assert "cannot use cuda" in refused(capsys, tmp_path / "m.onnx", image, tmp_path / "o", "--device", "cuda")
+    assert "absent.xml: no such file. python cli.py export --format openvino" in refused(
+        capsys, tmp_path / "absent.xml", image, tmp_path / "out"
+    )
+    assert "export with --format openvino" in refused(
+        capsys, tmp_path / "m.onnx", image, tmp_path / "o", "--precision", "bf16"
+    )
+    assert "Known: fp32, bf16" in refused(capsys, tmp_path / "m.onnx", image, tmp_path / "o", "--precision", "int8")
+    (tmp_path / "broken.xml").write_text("<net/>")
+    assert "cannot be loaded by OpenVINO" in refused(capsys, tmp_path / "broken.xml", image, tmp_path / "out")
     assert "has 1 channels; this network was trained on 2" in refused(
         capsys, tmp_path / "m.onnx", image, tmp_path / "o"
     )

@@ -7,13 +7,15 @@ every convolution, rotations are products of complex numbers, and each step is a
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mlla_seg.models.decoders import Upsample
 from mlla_seg.models.mixers import LinearAttention
-from mlla_seg.models.mlla import Block
+from mlla_seg.models.mlla import Block, Downsample, Stem
 from mlla_seg.models.ops import EPSILON, ROPE_BASE
 
 
@@ -82,11 +84,30 @@ def _on_map(conv: nn.Conv2d, tokens: Tensor, height: int, width: int) -> Tensor:
     return F.conv2d(x, conv.weight, conv.bias, padding=1, groups=c).flatten(2).permute(0, 2, 1)
 
 
+def _stem(stem: Stem, x: Tensor) -> tuple[Tensor, Tensor]:
+    x = F.relu(stem.conv1(x.contiguous()))
+    half = x + stem.conv3(F.relu(stem.conv2(x)))
+    return half, stem.conv5(F.relu(stem.conv4(half)))
+
+
+def _downsample(module: Downsample, x: Tensor) -> Tensor:
+    x = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2))
+    return module.reduce(F.relu(module.conv(F.relu(module.expand(x)))))
+
+
+def _upsample(module: Upsample, x: Tensor) -> Tensor:
+    x = module.conv(F.relu(module.expand(x.movedim(-1, 1))))
+    return module.norm(module.reduce(x).movedim(1, -1))
+
+
 def definitional(network: nn.Module) -> nn.Module:
-    """A copy of a network whose MLLA blocks run the published sequence of operations, without stochastic depth."""
+    """A copy of a network that runs the published sequence of operations, without stochastic depth."""
     network = copy.deepcopy(network)
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, Block):
                 module._modules[name] = DefinitionalBlock(child)
+        for kind, forward in ((Stem, _stem), (Downsample, _downsample), (Upsample, _upsample)):
+            if isinstance(module, kind):
+                module.forward = partial(forward, module)  # type: ignore[method-assign,arg-type]
     return network

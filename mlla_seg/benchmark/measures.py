@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
-import sys
 import time
+import weakref
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -36,6 +38,43 @@ def saved_bytes(network: nn.Module, image: Tensor) -> int:
     return sum(sizes.values())
 
 
+class _Allocations(TorchDispatchMode):
+    """Counts the bytes of tensors that operations make, as long as they live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, int] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = {tensor.untyped_storage().data_ptr() for tensor in _tensors((args, kwargs))}
+        result = func(*args, **(kwargs or {}))
+        for tensor in _tensors(result):
+            storage = tensor.untyped_storage()
+            key = storage.data_ptr()
+            if key not in before and key not in self.alive:
+                self.alive[key] = storage.nbytes()
+                weakref.finalize(storage, self.alive.pop, key, None)
+        self.peak = max(self.peak, sum(self.alive.values()))
+        return result
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+def peak_bytes(network: Callable[[Tensor], object], image: Tensor) -> int:
+    """Most bytes that tensors take during inference, without parameters and the image; not what is inside a library.
+
+    Args:
+        network: Maps the image to logits.
+        image: ``(B, C, H, W)``.
+    """
+    with torch.inference_mode(), _Allocations() as allocations:
+        network(image)
+    return allocations.peak
+
+
 def macs(network: nn.Module, image: Tensor) -> int:
     """Multiplications with additions of one forward pass; those of convolutions and products of matrices."""
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
@@ -43,20 +82,24 @@ def macs(network: nn.Module, image: Tensor) -> int:
     return counter.get_total_flops() // 2
 
 
-def interleaved(runs: Sequence[Callable[[], object]], repeats: int = 5) -> list[float]:
-    """Median seconds of each run; they take turns, so that what slows the machine slows them all, after one for all."""
-    for run in runs:
-        run()
+def interleaved(
+    runs: Sequence[Callable[[], object]], repeats: int = 5, tick: Callable[[], object] = lambda: None
+) -> list[float]:
+    """Median seconds of each run; they take turns, so that what slows the machine slows them all.
+
+    Args:
+        runs: What is timed.
+        repeats: Turns, after one that does not count.
+        tick: Called after every run.
+    """
     times: list[list[float]] = [[] for _ in runs]
-    for _ in range(repeats):
+    for turn in range(repeats + 1):
         for run, own in zip(runs, times, strict=True):
             started = time.perf_counter()
             run()
-            own.append(time.perf_counter() - started)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if turn > 0:
+                own.append(time.perf_counter() - started)
+            tick()
     return [statistics.median(own) for own in times]
-
-
-def peak_mb() -> float:
-    """Largest resident memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 1024

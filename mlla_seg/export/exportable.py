@@ -6,14 +6,13 @@ import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import fuse_conv_bn_eval
 
 from mlla_seg import __version__
+from mlla_seg.models.fast import fold_batch_norms
 from mlla_seg.models.segmenter import Segmenter
 
 OUTPUTS = ("logits", "probabilities", "labels")
@@ -96,25 +95,6 @@ class _ThenHalf(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.normalise(x).half()
-
-
-def fold_batch_norms(network: nn.Module) -> None:
-    """Folds each batch norm that follows a convolution in a ``Sequential`` into it, in place; for evaluation only."""
-    for module in list(network.modules()):
-        if not isinstance(module, nn.Sequential):
-            continue
-        names = list(module._modules)
-        for before, name in pairwise(names):
-            norm = module._modules[name]
-            if not isinstance(norm, nn.BatchNorm2d):
-                continue
-            parent, last = module, before
-            while isinstance(inner := parent._modules[last], nn.Sequential) and len(inner) > 0:
-                parent, last = inner, list(inner._modules)[-1]
-            if isinstance(inner, (nn.Conv2d, nn.ConvTranspose2d)):
-                transposed = isinstance(inner, nn.ConvTranspose2d)
-                parent._modules[last] = fuse_conv_bn_eval(inner, norm, transposed)
-                module._modules[name] = nn.Identity()
 
 
 class AnyPool(nn.Module):

@@ -69,8 +69,7 @@ def calibration_images(job: Job) -> list[Tensor]:
     Raises:
         InputError: Nothing is there, or it is not what the network was trained on.
     """
-    network = _Sample(len(job.spec["classes"]))
-    predictor = Predictor(network, job.spec)
+    predictor = Predictor(_Sample(len(job.spec["classes"])), job.spec)
     for files in find_images(Path(str(job.calibration)), len(job.spec["channels"])):
         if is_scene(files):
             with TemporaryDirectory() as folder:
@@ -80,7 +79,8 @@ def calibration_images(job: Job) -> list[Tensor]:
         require_finite(files[0], picture)
         for _ in predictor.logits(picture.array, spacing_mm=picture.spacing_mm):
             pass
-    return network.kept
+    assert isinstance(predictor.fast, _Sample)
+    return predictor.fast.kept
 
 
 class _Sample(nn.Module):

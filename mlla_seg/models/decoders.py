@@ -58,7 +58,7 @@ class Upsample(nn.Module):
         self.norm = nn.LayerNorm(dim // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(F.relu(self.expand(x.movedim(-1, 1))))
+        x = self.conv(F.relu(self.expand(x.movedim(-1, 1)), inplace=True))
         return self.norm(self.reduce(x).movedim(1, -1))
 
 

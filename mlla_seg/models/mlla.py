@@ -116,9 +116,9 @@ class Stem(nn.Module):
         self.residual = nn.Identity()  # a name for the sum, where hooks and fx find the map at 1/2
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = F.relu(self.conv1(x))
-        half = self.residual(x + self.conv3(F.relu(self.conv2(x))))
-        return half, self.conv5(F.relu(self.conv4(half)))
+        x = F.relu(self.conv1(x), inplace=True)
+        half = self.residual(x + self.conv3(F.relu(self.conv2(x), inplace=True)))
+        return half, self.conv5(F.relu(self.conv4(half), inplace=True))
 
 
 class MapNorm(nn.LayerNorm):
@@ -139,11 +139,12 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.conv.stride[0] == 1:  # where a dilated decoder has made it so
-            return self.reduce(F.relu(self.conv(F.relu(self.expand(x)))))
+            return self.reduce(F.relu(self.conv(F.relu(self.expand(x), inplace=True)), inplace=True))
         # Padded before the expansion, as the authors do: its bias makes the zeros non-zero afterwards. Two lines more
         # and the last of the output off is one line more for odd sizes and none for even ones; this way no graph that
         # is exported or compiled depends on which it was.
-        x = F.relu(self.conv(F.relu(self.expand(F.pad(x, (0, 2, 0, 2))))))
+        x = F.relu(self.expand(F.pad(x, (0, 2, 0, 2))), inplace=True)
+        x = F.relu(self.conv(x), inplace=True)
         return self.reduce(x[..., :-1, :-1])
 
 
@@ -233,7 +234,8 @@ class MLLAEncoder(Encoder):
 
         With fewer ``maps`` only the finest are computed.
         """
-        half, x = self.stem(x)
+        # Pixel by pixel in memory: the blocks compute so, and convolutions no slower.
+        half, x = self.stem(x.contiguous(memory_format=torch.channels_last))
         features = [half]
         for downsample, stage, norm in zip(self.downsamples, self.stages, self.norms):  # noqa: B905 - TorchScript
             if len(features) < maps:

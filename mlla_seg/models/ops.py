@@ -78,7 +78,21 @@ def rope_tables(
 
 
 def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotates the channel pairs (0, 1), (2, 3), ... of ``x``, ``(..., C)``, by tables ``(..., C / 2)``."""
+    """Rotates the channel pairs (0, 1), (2, 3), ... of ``x``, ``(..., C)``, by tables ``(..., C / 2)``.
+
+    Pairs are complex numbers, whose product is one operation; where a graph is recorded, which compilers and engines
+    take better without them, it is written out.
+    """
+    if torch.jit.is_scripting():
+        return rotate_pairs_reference(x, cos, sin)
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return rotate_pairs_reference(x, cos, sin)
+    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
+    return torch.view_as_real(pairs * torch.complex(cos, sin)).flatten(-2)
+
+
+def rotate_pairs_reference(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The definition of :func:`rotate_pairs`, number by number."""
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
 
@@ -105,21 +119,34 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, 
         ``(B, N, C)`` in the dtype of ``v``.
     """
     if torch.jit.is_scripting():  # which knows no autocast to leave
-        return _linear_attention(q, k, v, cos, sin, num_heads)
+        state, mean = attention_state(k, v, cos, sin, num_heads, v.shape[1])
+        return attend(q, state, mean, cos, sin, num_heads).to(v.dtype)
     with full_precision(v.device):
-        return _linear_attention(q, k, v, cos, sin, num_heads)
+        state, mean = attention_state(k, v, cos, sin, num_heads, v.shape[1])
+        return attend(q, state, mean, cos, sin, num_heads).to(v.dtype)
 
 
-def _linear_attention(
-    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, num_heads: int, epsilon: float = EPSILON
+def attention_state(
+    k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, num_heads: int, total: int
+) -> tuple[Tensor, Tensor]:
+    """What attention keeps of ``n`` of the ``total`` tokens; of parts of an image it adds up to that of the whole.
+
+    Returns:
+        ``sum_j phi~(k_j)^T v_j / total``, ``(B, h, d, d)``, and ``sum_j phi(k_j) / total``, ``(B, 1, C)``; float32.
+    """
+    k, v = elu_plus_one(at_least_float32(k)), at_least_float32(v)
+    state = _heads(rotate_pairs(k, cos, sin), num_heads).transpose(-1, -2) @ (_heads(v, num_heads) / total)
+    return state, k.sum(dim=1, keepdim=True) / total
+
+
+def attend(
+    q: Tensor, state: Tensor, mean: Tensor, cos: Tensor, sin: Tensor, num_heads: int, epsilon: float = EPSILON
 ) -> Tensor:
-    dtype, n = v.dtype, v.shape[1]
-    q, k, v = elu_plus_one(at_least_float32(q)), elu_plus_one(at_least_float32(k)), at_least_float32(v)
-    mean = k.mean(dim=1, keepdim=True)  # transposed below without .mT, which torch's older ONNX exporter does not know
-    normaliser = _heads(q, num_heads) @ _heads(mean, num_heads).transpose(-1, -2) + epsilon  # (B, h, N, 1)
-    state = _heads(rotate_pairs(k, cos, sin), num_heads).transpose(-1, -2) @ (_heads(v, num_heads) / n)  # (B, h, d, d)
+    """The output ``(B, n, C)``, float32, of ``n`` queries for the state and mean of :func:`attention_state`."""
+    q = elu_plus_one(at_least_float32(q))  # transposed without .mT, which torch's older ONNX exporter does not know
+    normaliser = _heads(q, num_heads) @ _heads(mean, num_heads).transpose(-1, -2) + epsilon  # (B, h, n, 1)
     y = _heads(rotate_pairs(q, cos, sin), num_heads) @ state / normaliser
-    return y.transpose(1, 2).flatten(2).to(dtype)
+    return y.transpose(1, 2).flatten(2)
 
 
 def _heads(x: Tensor, num_heads: int) -> Tensor:

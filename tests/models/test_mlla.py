@@ -33,8 +33,10 @@ def test_classifier_equals_the_recording(golden):
     assert not (report.adapted or report.left_out or report.missing)
     torch.testing.assert_close(model(tensors["input"]), tensors["logits"], atol=1e-4, rtol=0)
     for i, feature in enumerate(model.encoder(tensors["input"])[1:]):
-        tokens = feature.flatten(2).transpose(1, 2)
-        torch.testing.assert_close(tokens, tensors[f"stage{i}"], atol=1e-4, rtol=0)
+        tokens, expected = feature.flatten(2).transpose(1, 2), tensors[f"stage{i}"]
+        # Values grow from 22 to 257. The recording, in float32, is itself 1.4e-4 from the network in float64 in the
+        # last stage: 5e-7 of its largest value.
+        torch.testing.assert_close(tokens, expected, atol=1e-6 * expected.abs().max().item(), rtol=0)
 
 
 @torch.no_grad()
