@@ -52,6 +52,10 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
         "Gather the folds of a cross-validation into one table: --runs runs/NAME",
         _tool("mlla_seg.folds:folds"),
     ),
+    "benchmark": (
+        "Measure time and memory beside other networks: --encoder mlla_tiny --sizes 224 512 1024",
+        _tool("mlla_seg.benchmark.command:benchmark"),
+    ),
     "phantom": (
         "Make a small CT-like data set in the Synapse layout: --output FOLDER",
         _tool("mlla_seg.data.synthetic:phantom"),
@@ -59,15 +63,33 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
 }
 
 
-def gather_members(argv: Sequence[str]) -> list[str]:
-    """Writes ``--ckpt_path a.ckpt b.ckpt``, an ensemble, as ``--ckpt_path a.ckpt --members [b.ckpt]``."""
+LISTS = ("sizes", "precision")
+"""Options of ``benchmark`` that take several words."""
+
+
+def gather_words(argv: Sequence[str]) -> list[str]:
+    """Writes options of several words as the parser takes them.
+
+    ``--ckpt_path a.ckpt b.ckpt``, an ensemble, is ``--ckpt_path a.ckpt --members [b.ckpt]``, and ``--sizes 224 512`` of
+    ``benchmark`` is ``--sizes [224,512]``.
+    """
     argv = [part for word in argv for part in (word.split("=", 1) if word.startswith("--ckpt_path=") else [word])]
-    if "--ckpt_path" not in argv:
-        return argv
-    first = argv.index("--ckpt_path") + 2
-    last = next((i for i in range(first, len(argv)) if argv[i].startswith("-")), len(argv))
-    members = argv[first:last]
-    return [*argv[:first], *(["--members", json.dumps(members)] if members else []), *argv[last:]]
+    if "--ckpt_path" in argv:
+        first, last = _words_of("--ckpt_path", argv)
+        members = argv[first + 1 : last]
+        argv[first + 1 : last] = ["--members", json.dumps(members)] if members else []
+    for name in LISTS:
+        if argv[0] == "benchmark" and f"--{name}" in argv:
+            first, last = _words_of(f"--{name}", argv)
+            if first < last and not argv[first].startswith("["):
+                argv[first:last] = [f"[{','.join(argv[first:last])}]"]
+    return argv
+
+
+def _words_of(option: str, argv: Sequence[str]) -> tuple[int, int]:
+    """Where the words after an option begin and end."""
+    first = argv.index(option) + 1
+    return first, next((i for i in range(first, len(argv)) if argv[i].startswith("-")), len(argv))
 
 
 def overview() -> str:
@@ -106,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         _, run = lookup(COMMANDS, argv[0], "command")
-        run(gather_members(argv))
+        run(gather_words(argv))
     except InputError as error:
         sys.exit(_complain(str(error)))
     except ArgumentError as error:

@@ -27,7 +27,7 @@ class DefinitionalBlock(nn.Module):
         self.block = block
         self.rotations: dict[tuple[int, int], Tensor] = {}
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
         """Maps ``(B, H, W, C)`` to the same shape; ``rope`` is not used: rotations are complex numbers here."""
         own = self.block
         b, height, width, c = x.shape

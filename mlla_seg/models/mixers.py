@@ -1,7 +1,7 @@
 """Token mixers: the part of a block in which pixels see each other.
 
 Contract: ``Mixer(dim, num_heads)``; ``forward(x, rope)`` maps ``(B, *spatial, C)`` to the same shape, where ``rope`` is
-the pair from :func:`mlla_seg.models.ops.rope_tables` for this grid. A new mixer is a module here, its formula and plain
+the table of :func:`mlla_seg.models.ops.rope_table` for this grid. A new mixer is a module here, its formula and plain
 definition in ``ops.py``, and one line in ``MIXERS``; the tests over ``MIXERS`` then find it.
 """
 
@@ -33,11 +33,10 @@ class LinearAttention(nn.Module):
         self.qk = nn.Linear(dim, 2 * dim)
         self.lepe = DepthwiseConv(dim)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
         tokens = x.flatten(1, -2)  # (B, N, C)
         q, k = self.qk(tokens).chunk(2, dim=-1)
-        cos, sin = rope[0].flatten(0, -2), rope[1].flatten(0, -2)
-        y = ops.linear_attention(q, k, tokens, cos, sin, self.num_heads)
+        y = ops.linear_attention(q, k, tokens, rope.flatten(0, -3), self.num_heads)
         return y.view(x.shape) + self.lepe(x)
 
 
@@ -47,7 +46,7 @@ class Identity(nn.Module):
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
         return x
 
 
@@ -57,6 +56,6 @@ MIXERS: dict[str, type[nn.Module]] = {
 }
 
 
-def rope_for(x: Tensor) -> tuple[Tensor, Tensor]:
-    """RoPE tables for a channels-last map ``(B, *spatial, C)``; made anew for each stage, so nothing can go stale."""
-    return ops.rope_tables(list(x.shape[1:-1]), x.shape[-1], x.device)
+def rope_for(x: Tensor) -> Tensor:
+    """RoPE's table for a channels-last map ``(B, *spatial, C)``; made anew for each stage, so nothing can go stale."""
+    return ops.rope_table(list(x.shape[1:-1]), x.shape[-1], x.device)

@@ -8,6 +8,7 @@ spatial axis, where A is the number of spatial axes (2 for images).
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,15 +37,39 @@ def elu_plus_one(x: Tensor) -> Tensor:
 
     ``elu(x) + 1`` rounds to 0 below -6.25 in bfloat16 and below -16.6 in float32, which would make attention divide
     zero by epsilon. Taken by branches (x + 1 above zero, exp(x) below, one of the two terms being 0 or 1) it keeps its
-    relative precision.
+    relative precision. For the backward pass the result is kept, and nothing else.
     """
+    if torch.jit.is_scripting():
+        return elu_plus_one_reference(x)
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return elu_plus_one_reference(x)
+    return _EluPlusOne.apply(x)
+
+
+def elu_plus_one_reference(x: Tensor) -> Tensor:
+    """The definition of :func:`elu_plus_one`."""
     positive = torch.relu(x)
     return positive + torch.exp(x - positive)  # not clamp for min(x, 0): its gradient at 0 differs between versions
 
 
-def rope_tables(
-    spatial: list[int], dim: int, device: torch.device | None = None, base: float = ROPE_BASE
-) -> tuple[Tensor, Tensor]:
+class _EluPlusOne(torch.autograd.Function):
+    """Its derivative, 1 above zero and exp(x) below, is the smaller one of the result and 1."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return elu_plus_one_reference(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (result,) = ctx.saved_tensors
+        return grad * result.clamp(max=1)
+
+
+def rope_table(spatial: list[int], dim: int, device: torch.device | None = None, base: float = ROPE_BASE) -> Tensor:
     """Cosines and sines of the rotary position encoding on a grid of any size.
 
     Channel pairs (0, 1), (2, 3), ... are rotated; the first K pairs turn by (index along axis 0) * theta, the next K by
@@ -57,7 +82,7 @@ def rope_tables(
         base: Of the frequencies.
 
     Returns:
-        Cosine and sine, each ``(*spatial, dim / 2)``.
+        ``(*spatial, dim / 2, 2)``: cosine and sine.
 
     Raises:
         ValueError: ``dim`` cannot be divided into pairs for every axis.
@@ -67,37 +92,38 @@ def rope_tables(
         raise ValueError(f"Rotary position encoding on {axes} axes needs a multiple of {2 * axes} channels, got {dim}.")
     frequencies = dim // (2 * axes)
     theta = base ** (-torch.arange(frequencies, dtype=torch.float32, device=device) / frequencies)
-    cos, sin = [], []
+    turns = []
     for axis, size in enumerate(spatial):
         angle = torch.arange(size, dtype=torch.float32, device=device)[:, None] * theta  # (size, K)
-        shape = [1] * axes + [frequencies]
+        shape = [1] * axes + [frequencies, 2]
         shape[axis] = size
-        cos.append(angle.cos().view(shape).expand(spatial + [frequencies]))  # noqa: RUF005 - TorchScript
-        sin.append(angle.sin().view(shape).expand(spatial + [frequencies]))  # noqa: RUF005 - TorchScript
-    return torch.cat(cos, dim=-1), torch.cat(sin, dim=-1)
+        turn = torch.stack((angle.cos(), angle.sin()), dim=-1)
+        turns.append(turn.view(shape).expand(spatial + [frequencies, 2]))  # noqa: RUF005 - TorchScript
+    return torch.cat(turns, dim=-2)
 
 
-def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotates the channel pairs (0, 1), (2, 3), ... of ``x``, ``(..., C)``, by tables ``(..., C / 2)``.
+def rotate_pairs(x: Tensor, rope: Tensor) -> Tensor:
+    """Rotates the channel pairs (0, 1), (2, 3), ... of ``x``, ``(..., C)``, by a table ``(..., C / 2, 2)``.
 
     Pairs are complex numbers, whose product is one operation; where a graph is recorded, which compilers and engines
     take better without them, it is written out.
     """
     if torch.jit.is_scripting():
-        return rotate_pairs_reference(x, cos, sin)
+        return rotate_pairs_reference(x, rope)
     if torch.jit.is_tracing() or torch.compiler.is_compiling():
-        return rotate_pairs_reference(x, cos, sin)
+        return rotate_pairs_reference(x, rope)
     pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
-    return torch.view_as_real(pairs * torch.complex(cos, sin)).flatten(-2)
+    return torch.view_as_real(pairs * torch.view_as_complex(rope)).flatten(-2)
 
 
-def rotate_pairs_reference(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate_pairs_reference(x: Tensor, rope: Tensor) -> Tensor:
     """The definition of :func:`rotate_pairs`, number by number."""
+    cos, sin = rope.unbind(-1)
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
 
 
-def linear_attention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, num_heads: int) -> Tensor:
+def linear_attention(q: Tensor, k: Tensor, v: Tensor, rope: Tensor, num_heads: int) -> Tensor:
     """MLLA's linear attention with rotary position encoding, at a cost linear in the number of tokens.
 
     With phi = ELU + 1 and rotated phi~, for each head:
@@ -111,41 +137,36 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, 
         q: Queries before the feature map, ``(B, N, C)``.
         k: Keys before the feature map, ``(B, N, C)``.
         v: Values, ``(B, N, C)``.
-        cos: Cosines from :func:`rope_tables`, flattened to ``(N, C / 2)``.
-        sin: Sines, likewise.
+        rope: From :func:`rope_table`, flattened to ``(N, C / 2, 2)``.
         num_heads: Heads h, a divisor of C.
 
     Returns:
         ``(B, N, C)`` in the dtype of ``v``.
     """
     if torch.jit.is_scripting():  # which knows no autocast to leave
-        state, mean = attention_state(k, v, cos, sin, num_heads, v.shape[1])
-        return attend(q, state, mean, cos, sin, num_heads).to(v.dtype)
+        state, mean = attention_state(k, v, rope, num_heads, v.shape[1])
+        return attend(q, state, mean, rope, num_heads).to(v.dtype)
     with full_precision(v.device):
-        state, mean = attention_state(k, v, cos, sin, num_heads, v.shape[1])
-        return attend(q, state, mean, cos, sin, num_heads).to(v.dtype)
+        state, mean = attention_state(k, v, rope, num_heads, v.shape[1])
+        return attend(q, state, mean, rope, num_heads).to(v.dtype)
 
 
-def attention_state(
-    k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, num_heads: int, total: int
-) -> tuple[Tensor, Tensor]:
+def attention_state(k: Tensor, v: Tensor, rope: Tensor, num_heads: int, total: int) -> tuple[Tensor, Tensor]:
     """What attention keeps of ``n`` of the ``total`` tokens; of parts of an image it adds up to that of the whole.
 
     Returns:
         ``sum_j phi~(k_j)^T v_j / total``, ``(B, h, d, d)``, and ``sum_j phi(k_j) / total``, ``(B, 1, C)``; float32.
     """
     k, v = elu_plus_one(at_least_float32(k)), at_least_float32(v)
-    state = _heads(rotate_pairs(k, cos, sin), num_heads).transpose(-1, -2) @ (_heads(v, num_heads) / total)
+    state = _heads(rotate_pairs(k, rope), num_heads).transpose(-1, -2) @ (_heads(v, num_heads) / total)
     return state, k.sum(dim=1, keepdim=True) / total
 
 
-def attend(
-    q: Tensor, state: Tensor, mean: Tensor, cos: Tensor, sin: Tensor, num_heads: int, epsilon: float = EPSILON
-) -> Tensor:
+def attend(q: Tensor, state: Tensor, mean: Tensor, rope: Tensor, num_heads: int, epsilon: float = EPSILON) -> Tensor:
     """The output ``(B, n, C)``, float32, of ``n`` queries for the state and mean of :func:`attention_state`."""
     q = elu_plus_one(at_least_float32(q))  # transposed without .mT, which torch's older ONNX exporter does not know
     normaliser = _heads(q, num_heads) @ _heads(mean, num_heads).transpose(-1, -2) + epsilon  # (B, h, n, 1)
-    y = _heads(rotate_pairs(q, cos, sin), num_heads) @ state / normaliser
+    y = _heads(rotate_pairs(q, rope), num_heads) @ state / normaliser
     return y.transpose(1, 2).flatten(2)
 
 

@@ -39,7 +39,7 @@ def strips(size: int, step: int) -> Iterator[slice]:
     return (slice(start, min(start + step, size)) for start in range(0, size, step))
 
 
-def _block(block: Block, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+def _block(block: Block, x: Tensor, rope: Tensor) -> Tensor:
     x = (x + block.cpe1(x)).contiguous()
     tokens = x.flatten(0, 2)  # the same memory
     u = _by_strips(lambda strip: block.in_proj(block.norm1(strip)), tokens).view(x.shape)
@@ -66,23 +66,23 @@ def _by_strips(function: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
     return results
 
 
-def _attention(mixer: LinearAttention, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+def _attention(mixer: LinearAttention, x: Tensor, rope: Tensor) -> Tensor:
     tokens = x.flatten(1, -2)  # (B, N, C)
     batch, total, _ = tokens.shape
-    cos, sin = rope[0].flatten(0, -2), rope[1].flatten(0, -2)
+    rope = rope.flatten(0, -3)
     (q_weight, k_weight), (q_bias, k_bias) = mixer.qk.weight.chunk(2), mixer.qk.bias.chunk(2)
     state: Any = 0
     mean: Any = 0
     for part in strips(total, PIXELS // batch):
         k = F.linear(tokens[:, part], k_weight, k_bias)
         with full_precision(x.device):
-            more = attention_state(k, tokens[:, part], cos[part], sin[part], mixer.num_heads, total)
+            more = attention_state(k, tokens[:, part], rope[part], mixer.num_heads, total)
         state, mean = state + more[0], mean + more[1]
     y = mixer.lepe(x).contiguous()
     for part in strips(total, PIXELS // batch):
         q = F.linear(tokens[:, part], q_weight, q_bias)
         with full_precision(x.device):
-            y.flatten(1, -2)[:, part] += attend(q, state, mean, cos[part], sin[part], mixer.num_heads)
+            y.flatten(1, -2)[:, part] += attend(q, state, mean, rope[part], mixer.num_heads)
     return y
 
 

@@ -17,8 +17,8 @@ def inputs(spatial, dim, requires_grad=False, seed=0):
 
 
 def attention(q, k, v, spatial, num_heads):
-    cos, sin = (table.flatten(0, -2) for table in ops.rope_tables(list(spatial), q.shape[-1]))
-    return ops.linear_attention(q, k, v, cos, sin, num_heads)
+    rope = ops.rope_table(list(spatial), q.shape[-1]).flatten(0, -3)
+    return ops.linear_attention(q, k, v, rope, num_heads)
 
 
 @pytest.mark.parametrize("spatial", GRIDS)
@@ -81,30 +81,49 @@ def test_elu_plus_one_has_finite_gradients_for_large_inputs():
     torch.testing.assert_close(x.grad, torch.tensor([0.0, 0.36788, 1.0, 1.0, 1.0]))
 
 
+def test_elu_plus_one_has_the_gradients_of_its_definition():
+    x = torch.linspace(-20, 20, 41, dtype=torch.float64).requires_grad_()
+    (expected,) = torch.autograd.grad(ops.elu_plus_one_reference(x).sum(), x)
+    (found,) = torch.autograd.grad(ops.elu_plus_one(x).sum(), x)
+    torch.testing.assert_close(found, expected, atol=0, rtol=1e-12)
+    assert torch.autograd.gradgradcheck(ops.elu_plus_one, x[x != 0].detach().requires_grad_())
+
+
 def test_rope_depends_on_relative_positions_only():
-    cos, sin = ops.rope_tables([6, 5], 16)
+    rope = ops.rope_table([6, 5], 16)
     q, k = torch.randn(2, 16)
-    product = ops.rotate_pairs(q, cos, sin) @ ops.rotate_pairs(k, cos, sin).flatten(0, 1).T  # (6, 5, 30)
+    product = ops.rotate_pairs(q, rope) @ ops.rotate_pairs(k, rope).flatten(0, 1).T  # (6, 5, 30)
     product = product.view(6, 5, 6, 5)
     torch.testing.assert_close(product[1:, 1:, 1:, 1:], product[:-1, :-1, :-1, :-1], atol=1e-5, rtol=1e-5)
 
 
+def test_rotation_by_complex_numbers_is_its_definition_forward_and_backward():
+    rope = ops.rope_table([6, 5], 16)
+    results = []
+    for rotate in (ops.rotate_pairs, ops.rotate_pairs_reference):
+        x = torch.randn(2, 6, 5, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        y = rotate(x, rope)
+        (y * torch.linspace(0, 1, y.numel()).view(y.shape)).sum().backward()
+        results.append((y, x.grad))
+    torch.testing.assert_close(results[0], results[1])
+
+
 def test_rope_turns_the_first_half_of_the_pairs_by_rows_and_the_second_by_columns():
-    cos, sin = ops.rope_tables([4, 3], 8)
+    cos, sin = ops.rope_table([4, 3], 8).unbind(-1)
     angles = torch.atan2(sin, cos)  # (4, 3, 4): theta = 1, 0.01 for rows, then for columns
     torch.testing.assert_close(angles[3, 0], torch.tensor([3.0, 0.03, 0.0, 0.0]))
     torch.testing.assert_close(angles[0, 2], torch.tensor([0.0, 0.0, 2.0, 0.02]))
 
 
 def test_rope_is_exact_in_row_1000():
-    _, sin = ops.rope_tables([1001, 1], 64)
+    sin = ops.rope_table([1001, 1], 64)[..., 1]
     exact = torch.sin(1000 * 10000.0 ** (-torch.arange(16, dtype=torch.float64) / 16))
     torch.testing.assert_close(sin[1000, 0, :16].double(), exact, atol=1e-4, rtol=0)
 
 
 def test_rope_refuses_channels_that_do_not_divide():
     with pytest.raises(ValueError, match="multiple of 4 channels, got 6"):
-        ops.rope_tables([2, 2], 6)
+        ops.rope_table([2, 2], 6)
 
 
 def test_drop_path_drops_whole_samples_and_keeps_the_mean():

@@ -1,0 +1,163 @@
+"""``python cli.py benchmark``: our segmenters beside the published sequence of operations and beside other networks."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from mlla_seg import report
+from mlla_seg.benchmark import measures, networks
+from mlla_seg.benchmark.networks import Contestant
+from mlla_seg.errors import InputError, lookup
+from mlla_seg.models.fast import PRECISIONS
+from mlla_seg.progress import progress
+
+MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "4294967296",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+"""glibc keeps freed memory instead of asking the system for it anew, which would be what is measured."""
+
+UNKNOWN = float("nan")
+"""What engines other than torch do not tell."""
+
+PIXELS_PER_BATCH = {"cpu": 1024**2, "cuda": 16 * 1024**2}
+"""Of the batches by which throughput is measured."""
+
+
+def benchmark(
+    encoder: str = "mlla_tiny",
+    decoder: str = "mlla_unet",
+    sizes: list[int] = [224, 512, 1024],  # noqa: B006 - read only, and shown by --help
+    precision: list[str] = ["fp32", "bf16"],  # noqa: B006
+    backward: bool = False,
+    compile: bool = False,
+    engines: bool = False,
+    peers: bool = True,
+    device: str = "auto",
+    repeats: int = 5,
+    output: str = "runs/benchmark",
+) -> None:
+    """Measure time and memory of a segmenter beside its published sequence of operations and other networks.
+
+    All run in one process and take turns; times are medians. Weights are random, images have three channels.
+
+    Args:
+        encoder: Ours, such as mlla_tiny.
+        decoder: Its decoder.
+        sizes: Sides of square images, such as `--sizes 224 512 1024 2048`.
+        precision: fp32, bf16, fp16.
+        backward: Measure a training step (forward, backward, update) and what it keeps, instead of inference.
+        compile: Also by torch.compile.
+        engines: Also exported, by onnxruntime and OpenVINO; inference on the processor alone.
+        peers: Also smp's Unet with ResNet-34, ConvNeXt-T and Swin-T, and MONAI's DynUNet.
+        device: cpu, cuda, ... or auto for a GPU where there is one.
+        repeats: Turns of which the median is taken.
+        output: Folder for benchmark.csv, benchmark.json with the machine, and benchmark.png.
+    """
+    for name in precision:
+        lookup(PRECISIONS, name, "precision")
+    if min(sizes) < 32 or repeats < 1:
+        raise InputError(f"sizes are from 32 pixels on, and repeats from 1: got {sizes} and {repeats}.")
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if engines and (backward or device != "cpu"):
+        raise InputError("engines: onnxruntime and OpenVINO do inference, and here on the processor alone.")
+    _fix_malloc()
+    machine = describe(device)
+    print(f"{machine}\n")
+    with TemporaryDirectory() as folder:
+        kind = networks.training if backward else networks.inference
+        contestants = kind(encoder, decoder, precision, device, peers, compile)
+        if engines:
+            contestants += networks.engines(encoder, decoder, precision, Path(folder))
+        rows = list(_measure(contestants, sorted(sizes), device, repeats, backward))
+    to = Path(output)
+    what = f"{encoder} with {decoder}, {'training step' if backward else 'inference'}"
+    report.write_csv(to / "benchmark.csv", rows)
+    report.write_json(to / "benchmark.json", {"what": what, "machine": machine, "malloc": MALLOC, "rows": rows})
+    report.plot_costs(rows, f"{what}\n{machine}", to / "benchmark.png")
+    print(
+        report.format_table(
+            [*rows[0]],
+            [[f"{value:g}" if isinstance(value, float) else value for value in row.values()] for row in rows],
+        )
+    )
+    print("\n'times' is how many times faster than the definition in fp32; it and every ratio are of one run.")
+    print(f"Table: {to / 'benchmark.csv'}\nPlot:  {to / 'benchmark.png'}")
+
+
+def _measure(
+    contestants: Sequence[Contestant], sizes: Sequence[int], device: str, repeats: int, backward: bool
+) -> Iterator[dict[str, Any]]:
+    macs: dict[str, float] = {}
+    pixels = PIXELS_PER_BATCH[torch.device(device).type]
+    counts = {size: max(1, pixels // size**2) for size in sizes}
+    turns = sum(repeats + 1 + (count > 1) * (repeats // 2 + 2) for count in counts.values())
+    with progress(turns * len(contestants), "benchmark", "run") as bar:
+        for size, count in counts.items():
+            image = torch.randn(1, 3, size, size, device=device)
+            seconds = measures.interleaved([_bound(one, image) for one in contestants], repeats, bar.update)
+            batches = seconds
+            if count > 1:
+                batch = image.expand(count, -1, -1, -1).contiguous()
+                runs = [_bound(one, batch) for one in contestants]
+                batches = measures.interleaved(runs, repeats // 2 + 1, bar.update)
+            for one, time, batch_time in zip(contestants, seconds, batches, strict=True):
+                if one.network is not None and one.name not in macs:
+                    macs[one.name] = measures.macs(one.network, image) / size**2 / 1e3
+                yield {
+                    "size": size,
+                    "network": one.name,
+                    "precision": one.precision,
+                    "ms": round(1e3 * time, 1),
+                    "times": round(seconds[0] / time, 2),
+                    "images/s": round(count / batch_time, 2),
+                    "ns/pixel": round(1e9 * time / size**2, 1),
+                    "kMAC/pixel": round(macs[one.name], 1) if one.network else UNKNOWN,
+                    "bytes/pixel": round(_bytes(one, image, backward) / size**2) if one.network else UNKNOWN,
+                }
+
+
+def _bound(one: Contestant, image: torch.Tensor) -> Any:
+    return lambda: one.run(image)
+
+
+def _bytes(one: Contestant, image: torch.Tensor, backward: bool) -> int:
+    """What a training step keeps for its backward pass, or the peak of inference; of engines it is not known."""
+    assert one.network is not None
+    if not backward:
+        return measures.peak_bytes(one.run, image)
+    with networks.autocast(image.device.type, one.precision):
+        return measures.saved_bytes(one.network, image)
+
+
+def describe(device: str) -> str:
+    """The machine and the versions, in a line."""
+    if torch.device(device).type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{_processor()}, {torch.get_num_threads()} threads"
+    return f"{name}, torch {torch.__version__.split('+')[0]}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _fix_malloc() -> None:
+    """Starts this program anew with glibc's thresholds fixed: they are read once, when a process begins."""
+    if sys.platform == "linux" and not set(MALLOC) <= set(os.environ):
+        sys.stdout.flush()
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **MALLOC})

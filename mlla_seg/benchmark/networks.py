@@ -1,0 +1,182 @@
+"""What is measured: our segmenters by every way of running them, and what a user would otherwise take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mlla_seg.benchmark.definition import definitional
+from mlla_seg.errors import InputError, lookup
+from mlla_seg.models import DECODERS, create_model
+from mlla_seg.models.fast import PRECISIONS, for_inference
+from mlla_seg.models.recompute import set_checkpointing
+
+Step = Callable[[Tensor], Any]
+"""What is done with images ``(B, 3, H, W)``."""
+
+
+def _swin(classes: int) -> nn.Module:
+    return _smp_unet("tu-swin_tiny_patch4_window7_224", classes, strict_img_size=False)
+
+
+def _smp_unet(encoder: str, classes: int, **more: Any) -> nn.Module:
+    import segmentation_models_pytorch as smp
+
+    return smp.Unet(encoder, encoder_weights=None, classes=classes, **more)
+
+
+def _dynunet(classes: int) -> nn.Module:
+    from monai.networks.nets import DynUNet
+
+    return DynUNet(2, 3, classes, [3] * 6, [1, 2, 2, 2, 2, 2], [2] * 5, filters=[32, 64, 128, 256, 512, 512])
+
+
+PEERS: dict[str, Callable[[int], nn.Module]] = {
+    "smp Unet-ResNet34": lambda classes: _smp_unet("resnet34", classes),
+    "smp Unet-ConvNeXt-T": lambda classes: _smp_unet("tu-convnext_tiny", classes),
+    "smp Unet-Swin-T": _swin,
+    "MONAI DynUNet": _dynunet,
+}
+"""Networks for RGB images and a number of classes; DynUNet as wide as nnU-Net makes it for 2D."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A way to run a network.
+
+    Args:
+        name: In tables.
+        precision: A name in ``PRECISIONS``.
+        run: What is timed.
+        network: What is run, for what it keeps; none for engines.
+    """
+
+    name: str
+    precision: str
+    run: Step
+    network: nn.Module | None = None
+
+
+def our_network(encoder: str, decoder: str, classes: int = 9) -> nn.Module:
+    """A segmenter for RGB images with random weights."""
+    lookup(DECODERS, decoder, "decoder")
+    torch.manual_seed(0)
+    return create_model(encoder, decoder, num_classes=classes)
+
+
+def inference(
+    encoder: str, decoder: str, precisions: Sequence[str], device: str, peers: bool, compiled: bool
+) -> list[Contestant]:
+    """Ways to segment an image; the first is the definitional one in float32."""
+    network = our_network(encoder, decoder).to(device).eval()
+    others = {name: build(9).to(device).eval() for name, build in PEERS.items()} if peers else {}
+    plain = {"definition": definitional(network), "plain": network, **others}
+    contestants = []
+    for precision in precisions:
+        contestants += [
+            Contestant(name, precision, _forward(module, precision), module) for name, module in plain.items()
+        ]
+        fast = for_inference(network, device, precision)
+        contestants.insert(-len(others) or len(contestants), Contestant("ours", precision, _inference(fast), fast))
+        if compiled:
+            module = torch.compile(network)
+            contestants.append(Contestant("compiled", precision, _forward(module, precision), network))
+    return contestants
+
+
+def engines(encoder: str, decoder: str, precisions: Sequence[str], folder: Path) -> list[Contestant]:
+    """The exported network in onnxruntime and OpenVINO, on the processor.
+
+    Raises:
+        InputError: A package of the extra ``export`` is missing.
+    """
+    from mlla_seg.engines import open_engine
+    from mlla_seg.export.exportable import Job
+    from mlla_seg.export.onnx import write_onnx
+    from mlla_seg.export.openvino import write_openvino
+
+    spec = {"channels": ["red", "green", "blue"], "context": 0, "normalisation": {"mean": 0.0, "std": 1.0}}
+    job = Job(our_network(encoder, decoder).eval(), spec)
+    try:
+        write_onnx(job, folder / "m.onnx")
+        write_openvino(job, folder / "m.xml")
+    except ModuleNotFoundError as error:
+        raise InputError(f"--engines needs {error.name}: pip install 'mlla_seg[export]'") from error
+    ways = [("onnxruntime", "m.onnx", "fp32"), *(("OpenVINO", "m.xml", name) for name in precisions)]
+    threads = torch.get_num_threads()
+    contestants = []
+    for name, file, precision in ways:
+        if precision in precisions and precision != "fp16":
+            run, _ = open_engine(folder / file, "cpu", threads, precision)
+            contestants.append(Contestant(name, precision, _engine(run)))
+    return contestants
+
+
+def training(
+    encoder: str, decoder: str, precisions: Sequence[str], device: str, peers: bool, compiled: bool
+) -> list[Contestant]:
+    """Ways to train: forward, backward and AdamW's update; the first is the definitional one in float32."""
+    networks: dict[str, nn.Module] = {"definition": definitional(our_network(encoder, decoder))}
+    for name, what in (("ours", "none"), ("ours, blocks again", "blocks"), ("ours, all again", "all")):
+        networks[name] = our_network(encoder, decoder)
+        set_checkpointing(networks[name], what)
+    if peers:
+        networks |= {name: build(9) for name, build in PEERS.items()}
+    contestants = []
+    for precision in precisions:
+        for name, network in networks.items():
+            network.to(device).train()
+            contestants.append(Contestant(name, precision, _training(network, network, precision), network))
+        if compiled:
+            module = torch.compile(networks["ours"])
+            step = _training(module, networks["ours"], precision)
+            contestants.append(Contestant("compiled", precision, step, networks["ours"]))
+    return contestants
+
+
+def autocast(device: str, precision: str) -> torch.autocast:
+    """The context of a precision."""
+    dtype = PRECISIONS[precision]
+    return torch.autocast(device, dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def _forward(module: Callable[[Tensor], Tensor], precision: str) -> Step:
+    def run(image: Tensor) -> Tensor:
+        with torch.inference_mode(), autocast(image.device.type, precision):
+            return module(image)
+
+    return run
+
+
+def _inference(module: nn.Module) -> Step:
+    def run(image: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return module(image)
+
+    return run
+
+
+def _engine(engine: Callable[[Any], Any]) -> Step:
+    def run(image: Tensor) -> Tensor:
+        return torch.from_numpy(np.array(engine(image.numpy()), copy=False))
+
+    return run
+
+
+def _training(module: Callable[[Tensor], Tensor], network: nn.Module, precision: str) -> Step:
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5)
+
+    def run(image: Tensor) -> None:
+        with autocast(image.device.type, precision):
+            loss = module(image).float().square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return run
