@@ -1,6 +1,8 @@
-"""Slices per second that the loader gives, against what training consumes: python benchmarks/loader.py CONFIG.
+"""Slices per second around the network, against what training consumes: python benchmarks/loader.py CONFIG.
 
-Both in one process, one after the other, medians over batches; the ratio is what matters, machines differ.
+What one core reads and augments, what the loader gives with its workers, what training consumes here, and how long a
+validation case takes to predict and to count. All in one process, one after the other, medians; the ratios are what
+matters, machines differ. The last lines say how many cores feed a GPU that trains so many slices per second.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from pathlib import Path
 
 import torch
 import yaml
+from torch.utils.data import Dataset
 
 from mlla_seg import SegmentationDataModule, SegmentationModule
+from mlla_seg.metrics import case_confusion
 
 BATCHES = 12
 SKIPPED = 2  # the first batches pay for starting workers and warming caches
@@ -26,11 +30,26 @@ def rates(durations: list[float], batch_size: int) -> float:
     return batch_size / statistics.median(durations[SKIPPED:])
 
 
+def one_core(data: Dataset[object]) -> float:
+    """Median seconds for a slice, in this process."""
+    durations = []
+    for i in torch.randint(len(data), (200,), generator=torch.Generator().manual_seed(0)).tolist():
+        started = time.perf_counter()
+        data[i]
+        durations.append(time.perf_counter() - started)
+    return statistics.median(durations)
+
+
 def main() -> None:
     config = yaml.safe_load(Path(sys.argv[1]).read_text())
     data = SegmentationDataModule(**config["data"])
     data.prepare_data()
     data.setup("fit")
+    torch.set_num_threads(1)
+    plain = SegmentationDataModule(**{**config["data"], "augment": "none"})
+    plain.setup("fit")
+    reading, all_of_it = one_core(plain.train_set), one_core(data.train_set)
+    torch.set_num_threads(os.cpu_count() or 1)
     module = SegmentationModule(**config["model"], spec=data.spec)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
 
@@ -56,11 +75,25 @@ def main() -> None:
         durations.append(time.perf_counter() - started)
     network = rates(durations, data.batch_size)
 
+    case = data.val_set[0]
+    module.eval()
+    started = time.perf_counter()
+    module.predict_case(case["image"])
+    predicting = time.perf_counter() - started
+    started = time.perf_counter()
+    case_confusion(case["mask"], case["mask"], len(data.spec["classes"]))
+    scoring = time.perf_counter() - started
+
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     print(f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(f"one core {1 / reading:8.0f} slices/s read, {1 / all_of_it:.0f} with augmentation")
+    print(f"         {1e3 * (all_of_it - reading):8.2f} ms of augmentation per slice")
     print(f"loader   {loader:8.0f} slices/s with {data.num_workers} workers")
     print(f"network  {network:8.0f} slices/s in training")
     print(f"ratio    {loader / network:8.1f}")
+    print(f"a case   {predicting:8.2f} s to predict {len(case['image'])} slices, {scoring:.3f} s to count")
+    for pace in (100, 400, 1600):
+        print(f"a GPU that trains {pace} slices/s needs {pace * all_of_it:.1f} of these cores")
 
 
 if __name__ == "__main__":

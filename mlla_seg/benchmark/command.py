@@ -44,6 +44,7 @@ def benchmark(
     peers: bool = True,
     device: str = "auto",
     repeats: int = 5,
+    fix_malloc: bool = True,
     output: str = "runs/benchmark",
 ) -> None:
     """Measure time and memory of a segmenter beside its published sequence of operations and other networks.
@@ -61,42 +62,49 @@ def benchmark(
         peers: Also smp's Unet with ResNet-34, ConvNeXt-T and Swin-T, and MONAI's DynUNet.
         device: cpu, cuda, ... or auto for a GPU where there is one.
         repeats: Turns of which the median is taken.
+        fix_malloc: Let glibc keep freed memory; false measures what it costs to ask the system for it again and again.
         output: Folder for benchmark.csv, benchmark.json with the machine, and benchmark.png.
     """
     for name in precision:
         lookup(PRECISIONS, name, "precision")
-    if min(sizes) < 32 or repeats < 1:
-        raise InputError(f"sizes are from 32 pixels on, and repeats from 1: got {sizes} and {repeats}.")
+    if min(sizes) < 64 or repeats < 1:
+        raise InputError(f"sizes are from 64 pixels on, and repeats from 1: got {sizes} and {repeats}.")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if engines and (backward or device != "cpu"):
         raise InputError("engines: onnxruntime and OpenVINO do inference, and here on the processor alone.")
-    _fix_malloc()
-    machine = describe(device)
+    if fix_malloc:
+        _fix_malloc()
+    machine = describe(device) + ("" if fix_malloc else ", glibc's own malloc thresholds")
     print(f"{machine}\n")
     with TemporaryDirectory() as folder:
         kind = networks.training if backward else networks.inference
         contestants = kind(encoder, decoder, precision, device, peers, compile)
         if engines:
             contestants += networks.engines(encoder, decoder, precision, Path(folder))
-        rows = list(_measure(contestants, sorted(sizes), device, repeats, backward))
-    to = Path(output)
-    what = f"{encoder} with {decoder}, {'training step' if backward else 'inference'}"
-    report.write_csv(to / "benchmark.csv", rows)
-    report.write_json(to / "benchmark.json", {"what": what, "machine": machine, "malloc": MALLOC, "rows": rows})
-    report.plot_costs(rows, f"{what}\n{machine}", to / "benchmark.png")
-    print(
-        report.format_table(
-            [*rows[0]],
-            [[f"{value:g}" if isinstance(value, float) else value for value in row.values()] for row in rows],
-        )
-    )
+        rows: list[dict[str, Any]] = []
+        to = Path(output)
+        what = f"{encoder} with {decoder}, {'training step' if backward else 'inference'}"
+        for measured in _measure(contestants, sorted(sizes), device, repeats, backward):
+            rows += measured  # written size by size: the last one may be too large for the machine
+            report.write_csv(to / "benchmark.csv", rows)
+            report.write_json(
+                to / "benchmark.json",
+                {"what": what, "machine": machine, "malloc": MALLOC if fix_malloc else {}, "rows": rows},
+            )
+            report.plot_costs(rows, f"{what}\n{machine}", to / "benchmark.png")
+    cells = [
+        [f"{value:g}" if isinstance(value, float) and value == value else value for value in row.values()]
+        for row in rows
+    ]
+    print(report.format_table([*rows[0]], cells))
     print("\n'times' is how many times faster than the definition in fp32; it and every ratio are of one run.")
     print(f"Table: {to / 'benchmark.csv'}\nPlot:  {to / 'benchmark.png'}")
 
 
 def _measure(
     contestants: Sequence[Contestant], sizes: Sequence[int], device: str, repeats: int, backward: bool
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[list[dict[str, Any]]]:
+    """The rows of one size after the other."""
     macs: dict[str, float] = {}
     pixels = PIXELS_PER_BATCH[torch.device(device).type]
     counts = {size: max(1, pixels // size**2) for size in sizes}
@@ -110,10 +118,11 @@ def _measure(
                 batch = image.expand(count, -1, -1, -1).contiguous()
                 runs = [_bound(one, batch) for one in contestants]
                 batches = measures.interleaved(runs, repeats // 2 + 1, bar.update)
+            rows = []
             for one, time, batch_time in zip(contestants, seconds, batches, strict=True):
                 if one.network is not None and one.name not in macs:
                     macs[one.name] = measures.macs(one.network, image) / size**2 / 1e3
-                yield {
+                row = {
                     "size": size,
                     "network": one.name,
                     "precision": one.precision,
@@ -124,6 +133,8 @@ def _measure(
                     "kMAC/pixel": round(macs[one.name], 1) if one.network else UNKNOWN,
                     "bytes/pixel": round(_bytes(one, image, backward) / size**2) if one.network else UNKNOWN,
                 }
+                rows.append(row)
+            yield rows
 
 
 def _bound(one: Contestant, image: torch.Tensor) -> Any:

@@ -146,6 +146,54 @@ def test_nothing_made_under_inference_mode_breaks_training():
     model(x)[-1].sum().backward()
 
 
+def test_no_table_is_kept_for_any_size_device_or_precision():
+    model = MLLAEncoder(**TINIEST).eval()
+
+    def held():
+        return {
+            (name, key)
+            for name, module in model.named_modules()
+            for key, value in vars(module).items()
+            if isinstance(value, torch.Tensor) or (isinstance(value, dict | list) and value and key[0] != "_")
+        }
+
+    before = held()
+    for size in range(32, 200, 32):
+        with torch.inference_mode():
+            model(torch.randn(1, 3, size, size))
+    assert held() == before
+    image = torch.randn(1, 3, 64, 96)
+    expected = model(image)[-1]
+    double = model.to(torch.float64)(image.double())[-1]
+    torch.testing.assert_close(double.float(), expected, atol=1e-4, rtol=1e-4)
+    meta = model.to("meta")(image.to("meta", torch.float64))[-1]
+    assert meta.shape == expected.shape
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bias", [0.0, -12.0, 50.0])
+def test_training_under_autocast_stays_finite(dtype, bias):
+    torch.manual_seed(0)
+    model = MLLAEncoder(**TINIEST)
+    for module in model.modules():
+        if isinstance(module, MIXERS["linear_attention"]):
+            torch.nn.init.constant_(module.qk.bias, bias)  # of queries and keys before ELU + 1
+    scaler = torch.amp.GradScaler("cpu", enabled=dtype == torch.float16)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    losses = []
+    image = torch.randn(2, 3, 96, 64)
+    for _ in range(8):
+        with torch.autocast("cpu", dtype):
+            loss = (model(image)[-1].float() - 1).square().mean()
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        losses.append(loss.item())
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    assert losses[-1] < losses[0]
+
+
 def test_wrong_numbers_are_refused():
     with pytest.raises(ValueError, match="up to four stages"):
         MLLAEncoder(depths=(1, 1, 1, 1, 1))

@@ -57,6 +57,32 @@ def test_attention_in_half_precision_stays_near_float64(dtype, shift):
     assert error < 5e-3
 
 
+CASES = {
+    "random": lambda x: x,
+    "-12": lambda x: x - 12,
+    "+50": lambda x: x + 50,
+    "constant": lambda x: x * 0 + 0.3,
+    "mixed": lambda x: torch.where(x > 0, x + 50, x - 12),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("case", CASES)
+def test_errors_in_half_precision_do_not_grow_with_the_image(dtype, case):
+    errors = []
+    for side in (56, 128, 256):  # 3,136 to 65,536 tokens
+        q, k, v = inputs((side, side), 16, seed=side)
+        q, k = CASES[case](q).to(dtype), CASES[case](k).to(dtype)
+        v = (v + 1).to(dtype)  # a mean that does not vanish: sums lose what is added late
+        rope = ops.rope_table([side, side], 16).flatten(0, -3)
+        y = ops.linear_attention(q, k, v, rope, 2)
+        expected = ops.linear_attention(q.double(), k.double(), v.double(), rope.double(), 2)
+        assert y.dtype == dtype
+        errors.append(((y.double() - expected).norm() / expected.norm()).item())
+    assert max(errors) <= 5e-3
+    assert errors[-1] <= 1.5 * errors[0]
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_attention_works_under_autocast(dtype):
     q, k, v = inputs((8, 8), 16, requires_grad=True)

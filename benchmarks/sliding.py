@@ -1,0 +1,95 @@
+"""Sliding windows over a large image beside MONAI's: python benchmarks/sliding.py [SIDE], 2048 unless said.
+
+Both with windows of 512 pixels that overlap by half, four at a time, blended by the same Gaussian, to a map of labels:
+once with the same network as it was trained, and once ours as prediction runs it. Then the same with a network that
+costs nothing, which leaves the blending, and the memory of a process that does so with an image of four times the side.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import sys
+
+import torch
+from monai.inferers import sliding_window_inference
+from torch import Tensor, nn
+
+from mlla_seg import create_model
+from mlla_seg.benchmark.command import MALLOC, describe
+from mlla_seg.benchmark.measures import interleaved
+from mlla_seg.models.fast import for_inference
+from mlla_seg.report import format_table
+from mlla_seg.windows import window_logits
+
+WINDOW, CLASSES = (512, 512), 6
+
+
+def ours(network: nn.Module, image: Tensor) -> Tensor:
+    """Labels ``(H, W)``, a band of rows at a time."""
+    shape = (image.shape[-2], image.shape[-1])
+
+    def read(top: int, left: int, rows: int, columns: int) -> Tensor:
+        return image[0, :, top : top + rows, left : left + columns]
+
+    bands = window_logits(network, read, shape, WINDOW, overlap=0.5, batch_size=4)
+    return torch.cat([logits.argmax(dim=0).to(torch.uint8) for _, logits in bands])
+
+
+@torch.inference_mode()
+def monai(network: nn.Module, image: Tensor) -> Tensor:
+    """Labels ``(H, W)``."""
+    logits = sliding_window_inference(image, WINDOW, 4, network, overlap=0.5, mode="gaussian")
+    return logits[0].argmax(dim=0).to(torch.uint8)
+
+
+WAYS = {"MONAI": monai, "ours": ours}
+
+
+def cheap() -> nn.Module:
+    """A network of one 1 x 1 convolution."""
+    torch.manual_seed(0)
+    return nn.Conv2d(3, CLASSES, 1).eval()
+
+
+def remember(way: str, side: int) -> None:
+    """Prints the largest resident memory of this process after a map of ``side``."""
+    WAYS[way](cheap(), torch.zeros(1, 3, side, side))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{way:>6}: {side} x {side}, {peak:.2f} GiB", flush=True)
+
+
+def main() -> None:
+    if not set(MALLOC) <= set(os.environ):
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **MALLOC})
+    side = int(sys.argv[1]) if len(sys.argv) > 1 else 2048
+    torch.manual_seed(0)
+    image = torch.randn(1, 3, side, side)
+    network = create_model("mlla_nano", num_classes=CLASSES).eval()
+    fast, half, nothing = for_inference(network), for_inference(network, precision="bf16"), cheap()
+    runs = {
+        "MONAI, network as trained": (monai, network),
+        "ours, network as trained": (ours, network),
+        "ours, as predict runs it": (ours, fast),
+        "ours, predict --precision bf16": (ours, half),
+        "MONAI, blending alone": (monai, nothing),
+        "ours, blending alone": (ours, nothing),
+    }
+    seconds = interleaved([lambda way=way, net=net: way(net, image) for way, net in runs.values()], 3)
+    expected = monai(network, image)
+    rows = []
+    for (name, (way, net)), time in zip(runs.items(), seconds, strict=True):
+        base = seconds[4] if "alone" in name else seconds[0]
+        agree = f"{(way(net, image) == expected).float().mean():.4%}" if net is not nothing else "-"
+        rows.append([name, time, f"{base / time:.2f}", f"{side**2 / time / 1e6:.2f}", agree])
+    print(f"{side} x {side}, {describe('cpu')}")
+    print(format_table(["", "seconds", "times", "Mpixel/s", "labels as MONAI's"], rows))
+    for way in WAYS:
+        process = multiprocessing.get_context("spawn").Process(target=remember, args=(way, 4 * side))
+        process.start()
+        process.join()
+
+
+if __name__ == "__main__":
+    main()
