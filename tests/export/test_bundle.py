@@ -12,8 +12,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from jobs import Pixelwise, segmenter, spec_of
 
+from jobs import Pixelwise, segmenter, spec_of
 from mlla_seg import Predictor
 from mlla_seg.errors import InputError
 from mlla_seg.export.bundle import write_bundle

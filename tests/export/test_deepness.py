@@ -9,8 +9,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from jobs import segmenter, small_job, spec_of
 
+from jobs import segmenter, small_job, spec_of
 from mlla_seg.errors import InputError
 from mlla_seg.export.deepness import write_deepness
 from mlla_seg.export.exportable import Job

@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from jobs import Pixelwise, segmenter, spec_of
 
 import mlla_seg.export
 from conftest import ROOT, TINY
+from jobs import Pixelwise, segmenter, spec_of
 from mlla_seg import Segmenter
 from mlla_seg.errors import InputError
 from mlla_seg.export import FORMATS, export

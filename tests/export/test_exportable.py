@@ -6,9 +6,9 @@ import json
 
 import pytest
 import torch
-from jobs import images, segmenter, small_job, spec_of
 from torch import nn
 
+from jobs import images, segmenter, small_job, spec_of
 from mlla_seg.export.exportable import AnyPool, Exportable, example_image, fold_batch_norms
 from mlla_seg.inference import Ensemble, Flips
 from mlla_seg.models import DECODERS

@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from jobs import OneBlock, images, segmenter, small_job, spec_of
 
+from jobs import OneBlock, images, segmenter, small_job, spec_of
 from mlla_seg.errors import InputError
 from mlla_seg.export import FORMATS, onnx, openvino, programs
 from mlla_seg.export.exportable import Exportable, Job

@@ -9,9 +9,9 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from jobs import images, small_job
 from PIL import Image
 
+from jobs import images, small_job
 from layouts import write_scene
 from mlla_seg.errors import InputError
 from mlla_seg.export import onnx as ours

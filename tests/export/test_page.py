@@ -11,10 +11,10 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
-from jobs import Pixelwise, spec_of
 
 import mlla_seg.export
 from conftest import ROOT
+from jobs import Pixelwise, spec_of
 from layouts import write_scene
 from mlla_seg import runtime
 
