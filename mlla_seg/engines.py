@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +89,20 @@ def _openvino(path: Path, threads: int, precision: str) -> tuple[Run, dict[str, 
     if threads:
         hints["INFERENCE_NUM_THREADS"] = threads
     try:
-        core = openvino.Core()
-        model = core.read_model(path)
-        compiled = core.compile_model(model, "CPU", hints)
+        model = _core().read_model(path)
+        compiled = _core().compile_model(model, "CPU", hints)
     except RuntimeError as error:
         raise InputError(f"{path}: cannot be loaded by OpenVINO. Is its .bin beside it? Export it again.") from error
     content = model.get_rt_info("mlla_seg").value if model.has_rt_info("mlla_seg") else {}
     return lambda images: compiled(images)[0], content
+
+
+@cache
+def _core() -> Any:
+    """One for the process: what it has loaded stays as long as networks use it."""
+    import openvino
+
+    return openvino.Core()
 
 
 def _logits_of(run: Run, outputs: str, path: Path) -> Run:
