@@ -81,10 +81,6 @@ def _onnxruntime(path: Path, device: str, threads: int) -> tuple[Run, dict[str, 
 
 
 def _openvino(path: Path, threads: int, precision: str) -> tuple[Run, dict[str, str]]:
-    try:
-        import openvino
-    except ModuleNotFoundError as error:
-        raise InputError("OpenVINO is missing: pip install openvino") from error
     hints: dict[str, Any] = {"INFERENCE_PRECISION_HINT": HINTS[precision]}
     if threads:
         hints["INFERENCE_NUM_THREADS"] = threads
@@ -100,8 +96,10 @@ def _openvino(path: Path, threads: int, precision: str) -> tuple[Run, dict[str, 
 @cache
 def _core() -> Any:
     """One for the process: what it has loaded stays as long as networks use it."""
-    import openvino
-
+    try:
+        import openvino
+    except ModuleNotFoundError as error:
+        raise InputError("OpenVINO is missing: pip install openvino") from error
     return openvino.Core()
 
 
