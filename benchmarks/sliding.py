@@ -8,7 +8,6 @@ costs nothing, which leaves the blending, and the memory of a process that does 
 from __future__ import annotations
 
 import multiprocessing
-import os
 import resource
 import sys
 
@@ -17,7 +16,7 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
 from mlla_seg import create_model
-from mlla_seg.benchmark.command import MALLOC, describe
+from mlla_seg.benchmark.command import describe, keep_freed_memory
 from mlla_seg.benchmark.measures import interleaved
 from mlla_seg.models.fast import for_inference
 from mlla_seg.report import format_table
@@ -61,8 +60,7 @@ def remember(way: str, side: int) -> None:
 
 
 def main() -> None:
-    if not set(MALLOC) <= set(os.environ):
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **MALLOC})
+    keep_freed_memory()
     side = int(sys.argv[1]) if len(sys.argv) > 1 else 2048
     torch.manual_seed(0)
     image = torch.randn(1, 3, side, side)

@@ -13,7 +13,7 @@ from mlla_seg.checkpoint import load_network
 from mlla_seg.data.picture import Array
 from mlla_seg.errors import InputError
 from mlla_seg.inference import case_logits
-from mlla_seg.models.fast import for_inference
+from mlla_seg.models.fast import device_named, for_inference
 from mlla_seg.scenes import MapOptions
 from mlla_seg.segmenting import CaseSegmenter, Spacing, segment_files
 from mlla_seg.slices import network_grid
@@ -31,7 +31,7 @@ class Predictor(CaseSegmenter):
         precision: A name in :data:`mlla_seg.models.fast.PRECISIONS`.
 
     Raises:
-        InputError: Nothing says what the data were, or an unknown precision.
+        InputError: Nothing says what the data were, or an unknown device or precision.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Predictor(CaseSegmenter):
                 "This network does not know its classes and channels. "
                 "Give spec, as SegmentationDataModule(...).spec has it."
             )
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.device = device_named(device)
         self.network = network.eval()
         self.fast = for_inference(network, self.device, precision)  # what is run
         self.spec = spec

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 
 from mlla_seg import SegmentationDataModule, SegmentationModule
 
@@ -43,8 +44,14 @@ def test_checkpoint_stages_train_to_the_same_weights(phantom_root, tmp_path, wha
         )
         module = SegmentationModule("mlla_test", spec=data.spec, checkpoint_stages=checkpoint_stages)
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-        trainer = Trainer(accelerator="cpu", max_steps=3, precision="64-true", enable_model_summary=False, **quiet)
+        active = []
+        watch = LambdaCallback(
+            on_train_start=lambda *_: active.append("forward" in vars(module.network.encoder.stages[0]))
+        )
+        quiet |= {"callbacks": [watch], "enable_model_summary": False}
+        trainer = Trainer(accelerator="cpu", max_steps=3, precision="64-true", **quiet)
         trainer.fit(module, data)
+        assert active == [checkpoint_stages != "none"]
         torch.jit.script(module.network.float())  # as plain a network as before
         return module.network.double().state_dict()
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from conftest import ROOT
+from jobs import spec_of
 from layouts import write_scene
 from mlla_seg import Predictor
 from mlla_seg.export.exportable import Job
@@ -24,20 +25,11 @@ from mlla_seg.scenes import MapOptions
 from mlla_seg.segmenting import segment_files
 
 SPEC = {
-    "name": "small",
-    "modality": "CT",
+    **spec_of(),
     "channels": ["red", "green"],
     "bands": ["red", "green"],
     "classes": [{"name": name, "colour": [k, k, k], "id": k} for k, name in enumerate("abc")],
-    "background": 0,
     "normalisation": {"mean": 40.0, "std": 20.0},
-    "plane": "axial",
-    "array_units": None,
-    "spacing_mm": None,
-    "resize": None,
-    "window": None,
-    "context": 0,
-    "mirrored": False,
 }
 
 

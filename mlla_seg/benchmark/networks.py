@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -76,17 +75,17 @@ def inference(
     """Ways to segment an image; the first is the definitional one in float32."""
     network = our_network(encoder, decoder).to(device).eval()
     others = {name: build(9).to(device).eval() for name, build in PEERS.items()} if peers else {}
-    plain = {"definition": definitional(network), "plain": network, **others}
+    published = definitional(network)
     contestants = []
     for precision in precisions:
-        contestants += [
-            Contestant(name, precision, _forward(module, precision), module) for name, module in plain.items()
-        ]
-        fast = for_inference(network, device, precision)
-        contestants.insert(-len(others) or len(contestants), Contestant("ours", precision, _inference(fast), fast))
+        fast = for_inference(network, device, precision)  # knows its precision by itself
+        ways = {"definition": published, "plain": network, "ours": fast, **others}
+        for name, module in ways.items():
+            run = _inference(module, "fp32" if module is fast else precision)
+            contestants.append(Contestant(name, precision, run, module))
         if compiled:
-            module = torch.compile(network)
-            contestants.append(Contestant("compiled", precision, _forward(module, precision), network))
+            run = _inference(torch.compile(network), precision)
+            contestants.append(Contestant("compiled", precision, run, network))
     return contestants
 
 
@@ -108,13 +107,12 @@ def engines(encoder: str, decoder: str, precisions: Sequence[str], folder: Path)
         write_openvino(job, folder / "m.xml")
     except ModuleNotFoundError as error:
         raise InputError(f"--engines needs {error.name}: pip install 'mlla_seg[export]'") from error
-    ways = [("onnxruntime", "m.onnx", "fp32"), *(("OpenVINO", "m.xml", name) for name in precisions)]
-    threads = torch.get_num_threads()
+    ways = [("onnxruntime", "m.onnx", "fp32"), ("OpenVINO", "m.xml", "fp32"), ("OpenVINO", "m.xml", "bf16")]
     contestants = []
     for name, file, precision in ways:
-        if precision in precisions and precision != "fp16":
-            run, _ = open_engine(folder / file, "cpu", threads, precision)
-            contestants.append(Contestant(name, precision, _engine(run)))
+        if precision in precisions:
+            engine, _ = open_engine(folder / file, "cpu", torch.get_num_threads(), precision)
+            contestants.append(Contestant(name, precision, _engine(engine)))
     return contestants
 
 
@@ -146,7 +144,7 @@ def autocast(device: str, precision: str) -> torch.autocast:
     return torch.autocast(device, dtype or torch.bfloat16, enabled=dtype is not None)
 
 
-def _forward(module: Callable[[Tensor], Tensor], precision: str) -> Step:
+def _inference(module: Callable[[Tensor], Tensor], precision: str) -> Step:
     def run(image: Tensor) -> Tensor:
         with torch.inference_mode(), autocast(image.device.type, precision):
             return module(image)
@@ -154,19 +152,8 @@ def _forward(module: Callable[[Tensor], Tensor], precision: str) -> Step:
     return run
 
 
-def _inference(module: nn.Module) -> Step:
-    def run(image: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return module(image)
-
-    return run
-
-
 def _engine(engine: Callable[[Any], Any]) -> Step:
-    def run(image: Tensor) -> Tensor:
-        return torch.from_numpy(np.array(engine(image.numpy()), copy=False))
-
-    return run
+    return lambda image: engine(image.numpy())
 
 
 def _training(module: Callable[[Tensor], Tensor], network: nn.Module, precision: str) -> Step:

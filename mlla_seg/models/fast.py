@@ -9,11 +9,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from mlla_seg.errors import lookup
+from mlla_seg.errors import InputError, lookup
 from mlla_seg.models.strips import in_strips
 
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Precisions of products of matrices and convolutions, as autocast has them; sums, norms and logits are float32."""
+"""What autocast computes in: all but the sums of attention, which are float32, and logits are brought to float32."""
+
+
+def device_named(name: str) -> str:
+    """A device's name, where ``auto`` is a GPU if there is one and else the processor.
+
+    Raises:
+        InputError: There is no such device.
+    """
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise InputError(f"Device {name!r} cannot be used here: {reason}. cpu always can be.") from error
+    return name
 
 
 def for_inference(network: nn.Module, device: torch.device | str = "cpu", precision: str = "fp32") -> nn.Module:

@@ -24,7 +24,7 @@ from mlla_seg.errors import InputError
 def fixed(monkeypatch):
     for name, value in MALLOC.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setitem(command.PIXELS_PER_BATCH, "cpu", 2 * 64**2)  # two images at once, or one
+    monkeypatch.setattr(command, "PIXELS_PER_BATCH", 2 * 64**2)  # two images at once, or one
 
 
 def rows_of(folder):
@@ -85,6 +85,8 @@ def test_mistakes_are_answered(fixed):
         benchmark(sizes=[8])
     with pytest.raises(InputError, match="Unknown encoder 'mlla_huge'"):
         benchmark("mlla_huge", device="cpu")
+    with pytest.raises(InputError, match="Device 'tpu' cannot be used here"):
+        benchmark(device="tpu")
     with pytest.raises(InputError, match=r"engines: .* do inference"):
         benchmark(engines=True, backward=True)
 

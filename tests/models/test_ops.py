@@ -75,7 +75,8 @@ def test_errors_in_half_precision_do_not_grow_with_the_image(dtype, case):
         q, k = CASES[case](q).to(dtype), CASES[case](k).to(dtype)
         v = (v + 1).to(dtype)  # a mean that does not vanish: sums lose what is added late
         rope = ops.rope_table([side, side], 16).flatten(0, -3)
-        y = ops.linear_attention(q, k, v, rope, 2)
+        with torch.autocast("cpu", dtype):  # as in training, where it would take the products to half precision
+            y = ops.linear_attention(q, k, v, rope, 2)
         expected = ops.linear_attention(q.double(), k.double(), v.double(), rope.double(), 2)
         assert y.dtype == dtype
         errors.append(((y.double() - expected).norm() / expected.norm()).item())
