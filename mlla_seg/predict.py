@@ -29,9 +29,10 @@ class Predictor(CaseSegmenter):
         spec: What it knows of its data: classes, colours, channels, plane, sizes; by default the segmenter's own.
         device: ``cpu``, ``cuda``, ... or ``auto`` for a GPU where there is one.
         precision: A name in :data:`mlla_seg.models.fast.PRECISIONS`.
+        compile: Compile the network for images of the size of the first, see :mod:`mlla_seg.models.compiled`.
 
     Raises:
-        InputError: Nothing says what the data were, or an unknown device or precision.
+        InputError: Nothing says what the data were, an unknown device or precision, or no compiler.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Predictor(CaseSegmenter):
         spec: Mapping[str, Any] | None = None,
         device: str = "cpu",
         precision: str = "fp32",
+        compile: bool = False,
     ) -> None:
         spec = spec or getattr(network, "spec", None)
         if spec is None:
@@ -49,13 +51,19 @@ class Predictor(CaseSegmenter):
             )
         self.device = device_named(device)
         self.network = network.eval()
-        self.fast = for_inference(network, self.device, precision)  # what is run
+        self.fast = for_inference(network, self.device, precision, compile)  # what is run
         self.spec = spec
         self.windows = array_windows(self.fast, self.device)
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | Path, *members: str | Path, device: str = "auto", tta: bool = False, precision: str = "fp32"
+        cls,
+        path: str | Path,
+        *members: str | Path,
+        device: str = "auto",
+        tta: bool = False,
+        precision: str = "fp32",
+        compile: bool = False,
     ) -> Predictor:
         """Loads checkpoints written by training, or folders written by ``save_pretrained``.
 
@@ -65,12 +73,13 @@ class Predictor(CaseSegmenter):
             device: ``cpu``, ``cuda``, ... or ``auto`` for a GPU where there is one.
             tta: Mean over the four mirror images of each slice.
             precision: A name in :data:`mlla_seg.models.fast.PRECISIONS`.
+            compile: Compile the network for images of the size of the first.
 
         Raises:
             InputError: No such file, unreadable, not a checkpoint of this program, or members of another task.
         """
         network, spec = load_network([path, *members], tta)
-        return cls(network, spec, device, precision)
+        return cls(network, spec, device, precision, compile)
 
     def logits(self, image: Array, batch_size: int = 16, spacing_mm: Spacing | None = None) -> Iterator[torch.Tensor]:
         """Logits ``(n, K, H, W)`` of the slices of ``(S, C, H, W)``, in order and a few at a time; see ``__call__``."""
@@ -103,6 +112,7 @@ def predict(
     polygons: str | None = None,
     device: str = "auto",
     precision: str = "fp32",
+    compile: bool = False,
     batch_size: int = 4,
     tta: bool = False,
     probabilities: bool = False,
@@ -127,6 +137,8 @@ def predict(
         polygons: Also write the regions of maps as polygons, as gpkg or geojson, beside the map.
         device: cpu, cuda, ... or auto.
         precision: fp32, or bf16 or fp16: about half the time where the processor or GPU knows them.
+        compile: Compile the network for images, or windows, of the size of the first one: it takes a minute, and two
+            thirds to three quarters of the time from then on.
         batch_size: Slices, or windows of a raster, that go through the network at once; decides the memory.
         tta: Mean over the four mirror images of each slice.
         probabilities: Also write the probabilities of every class, as an h5 file beside the mask, or as GeoTIFF with a
@@ -135,6 +147,8 @@ def predict(
         members: Further checkpoints, an ensemble; `--ckpt_path a.ckpt b.ckpt` is short for it.
     """
     options = MapOptions(window, overlap, blend, batch_size, cog, probabilities, polygons)
-    predictor = Predictor.from_checkpoint(ckpt_path, *(members or ()), device=device, tta=tta, precision=precision)
+    predictor = Predictor.from_checkpoint(
+        ckpt_path, *(members or ()), device=device, tta=tta, precision=precision, compile=compile
+    )
     job = f"{ckpt_path} {members} {tta} {precision}"
     segment_files(predictor, Path(input), Path(output), options, format, overwrite, job)

@@ -1,7 +1,14 @@
-"""Progress bars, where tqdm is there to draw them: the runtime does without."""
+"""What long work shows: a bar, where tqdm is there to draw it, and nothing of other libraries' insides.
+
+The runtime does without tqdm.
+"""
 
 from __future__ import annotations
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -28,3 +35,16 @@ def progress(total: int, title: str, unit: str, leave: bool = True, show: bool =
     except ModuleNotFoundError:
         return NoBar()
     return tqdm(desc=title, total=total, unit=unit, leave=leave, disable=not show, initial=initial)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps what exporters and compilers say of their own insides from users."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

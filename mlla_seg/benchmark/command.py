@@ -27,7 +27,7 @@ MALLOC = {
 """glibc keeps freed memory instead of asking the system for it anew, which would be what is measured."""
 
 UNKNOWN = float("nan")
-"""What engines other than torch do not tell."""
+"""What engines and compiled networks do not tell."""
 
 PIXELS_PER_BATCH = 1024**2
 """Of the batches by which throughput is measured, on the processor; 16 times as many elsewhere."""
@@ -57,7 +57,7 @@ def benchmark(
         sizes: Sides of square images, such as `--sizes 224 512 1024 2048`.
         precision: fp32, bf16, fp16.
         backward: Measure a training step (forward, backward, update) and what it keeps, instead of inference.
-        compile: Also by torch.compile.
+        compile: Also compiled, as `predict --compile true` does; a training step by torch.compile.
         engines: Also exported, by onnxruntime and OpenVINO; inference on the processor alone.
         peers: Also smp's Unet with ResNet-34, ConvNeXt-T and Swin-T, and MONAI's DynUNet.
         device: cpu, cuda, ... or auto for a GPU where there is one.

@@ -22,9 +22,10 @@ from mlla_seg.data.picture import Array
 from mlla_seg.data.spec import PLANES
 from mlla_seg.export.exportable import Exportable, Job, example_image
 from mlla_seg.export.parity import Engine
-from mlla_seg.export.programs import quiet, scripted
+from mlla_seg.export.programs import scripted
 from mlla_seg.export.volume import Volume
 from mlla_seg.inference import case_logits
+from mlla_seg.progress import quiet
 from mlla_seg.slices import network_grid
 
 NETWORK = "models/model.ts"

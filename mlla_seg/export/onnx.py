@@ -12,7 +12,8 @@ import torch
 from mlla_seg.data.picture import Array
 from mlla_seg.export.exportable import Exportable, Job
 from mlla_seg.export.parity import Engine
-from mlla_seg.export.programs import exported_program, quiet
+from mlla_seg.export.programs import exported_program
+from mlla_seg.progress import quiet
 
 IN_FILE = 2**31 - 2**24
 """Bytes of weights that a file can hold; more of them lie in a file beside it."""

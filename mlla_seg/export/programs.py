@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
-import shutil
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +13,9 @@ from mlla_seg.data.picture import Array
 from mlla_seg.errors import InputError
 from mlla_seg.export.exportable import Exportable, Job, example_image
 from mlla_seg.export.parity import Engine
+from mlla_seg.models.compiled import require_compiler
 from mlla_seg.models.segmenter import STRIDE
+from mlla_seg.progress import quiet
 
 FACTS = "mlla_seg.json"
 """Name of the file inside ``.pt2`` and TorchScript archives that says what the network knows of its data."""
@@ -70,9 +66,7 @@ def write_aoti(job: Job, path: Path) -> Engine:
     """
     from torch._inductor import aoti_compile_and_package, aoti_load_package
 
-    compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler) is None:
-        raise InputError(f"--format aoti needs a C++ compiler; there is no {compiler}. Install one, or say CXX=...")
+    require_compiler("--format aoti")
     program = exported_program(job, Exportable(job.network, job.outputs, job.precision), multiple=STRIDE)
     with quiet():
         aoti_compile_and_package(program, package_path=str(path), inductor_configs={"aot_inductor.metadata": job.facts})
@@ -112,16 +106,3 @@ def _engine(name: str, module: Any) -> Engine:
             return module(torch.from_numpy(image)).numpy()
 
     return Engine(f"{name} {torch.__version__}", run)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps what exporters say of their own insides from users."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from mlla_seg.data.io import read_channels
 from mlla_seg.data.picture import require_finite
 from mlla_seg.export.exportable import Job
-from mlla_seg.export.programs import quiet
 from mlla_seg.predict import Predictor
+from mlla_seg.progress import quiet
 from mlla_seg.scenes import MapOptions, predict_scene
 from mlla_seg.segmenting import find_images, is_scene
 

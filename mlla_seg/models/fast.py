@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from mlla_seg.errors import InputError, lookup
+from mlla_seg.models.compiled import compile_segmenters
 from mlla_seg.models.strips import in_strips
 
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -31,28 +32,31 @@ def device_named(name: str) -> str:
     return name
 
 
-def for_inference(network: nn.Module, device: torch.device | str = "cpu", precision: str = "fp32") -> nn.Module:
+def for_inference(
+    network: nn.Module, device: torch.device | str = "cpu", precision: str = "fp32", compile: bool = False
+) -> nn.Module:
     """A copy for evaluation: batch norms are part of the convolutions before them, and processors compute in strips.
 
     Args:
         network: Maps ``(B, C, H, W)`` to logits ``(B, K, H, W)``.
         device: Where the copy is.
         precision: A name in ``PRECISIONS``.
+        compile: Compile it at its first image, for images of that size: faster, and takes more memory than strips.
 
     Raises:
-        InputError: An unknown precision.
+        InputError: An unknown precision, or no compiler.
     """
     dtype = lookup(PRECISIONS, precision, "precision")
     network = copy.deepcopy(network).to(device).eval().requires_grad_(False)
     fold_batch_norms(network)
+    for module in network.modules():
+        if dtype is not None and isinstance(module, (nn.Linear, nn.Conv2d)):
+            module.to(dtype)  # once, not with every image
+    if compile:
+        compile_segmenters(network)
     if torch.device(device).type == "cpu":
         in_strips(network)
-    if dtype is None:
-        return network
-    for module in network.modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
-            module.to(dtype)  # once, not with every image
-    return Autocast(network, dtype)
+    return network if dtype is None else Autocast(network, dtype)
 
 
 class Autocast(nn.Module):

@@ -1,0 +1,165 @@
+"""The same network as machine code for images of one size: ``predict --compile true``.
+
+torch's compiler joins activations and sums to the convolution right before them, and lays weights out once as
+processors read them. It does neither for linear layers in float32, so for processors they are 1 x 1 convolutions here,
+with their activations right behind. The networks know nothing of it: :func:`as_convolutions` puts methods over theirs.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mlla_seg.errors import InputError
+from mlla_seg.models.decoders import Upsample
+from mlla_seg.models.mixers import DepthwiseConv
+from mlla_seg.models.mlla import Block
+from mlla_seg.models.ops import at_least_float32, full_precision
+from mlla_seg.models.segmenter import Segmenter
+from mlla_seg.progress import quiet
+
+PIXELS = 512**2
+"""At most so many go through machine code at once on processors, if images are not larger."""
+
+
+def compile_segmenters(network: nn.Module) -> None:
+    """Lets each segmenter in a network, or else the network as one, compile itself at its first image, in place.
+
+    Raises:
+        InputError: There is no C++ compiler.
+    """
+    require_compiler("--compile")
+    parts: list[Any] = [module for module in network.modules() if isinstance(module, Segmenter)] or [network]
+    for part in parts:
+        code = copy.deepcopy(part)
+        if next(part.parameters(), torch.empty(0)).device.type == "cpu":
+            as_convolutions(code)
+        part.forward = CompiledForward(code, part.forward)
+
+
+def require_compiler(option: str) -> None:
+    """Raises an InputError if there is no C++ compiler for what an option asks."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise InputError(f"{option} needs a C++ compiler; there is no {compiler}. Install one, or say CXX=...")
+
+
+class CompiledForward:
+    """Machine code for images of the size of the first ones, and the network as it was for all others.
+
+    Batches go through it as large as the first one, or on processors, where it takes no longer, in parts of that. What
+    is left over of a batch goes through the network as it was.
+
+    Args:
+        network: What is compiled; maps ``(B, C, H, W)`` to logits ``(B, K, H, W)``.
+        otherwise: What other sizes go through.
+    """
+
+    def __init__(self, network: nn.Module, otherwise: Callable[[Tensor], Tensor]) -> None:
+        self.code = torch.compile(network, dynamic=False)
+        self.otherwise = otherwise
+        self.shape: tuple[int, ...] = ()
+        self.told = False
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if not self.shape:
+            self.shape = tuple(_part(x).shape)
+            count, _, height, width = self.shape
+            images = f"{height} x {width} pixels, {count} at a time"
+            print(f"Compiling for images of {images}, which takes about a minute.", file=sys.stderr)
+        pieces = x.split(self.shape[0])
+        return torch.cat([self._run(piece) for piece in pieces]) if len(pieces) > 1 else self._run(x)
+
+    def _run(self, x: Tensor) -> Tensor:
+        if tuple(x.shape) == self.shape:
+            return self._run_code(x)
+        if x.shape[1:] != self.shape[1:] and not self.told:
+            self.told = True
+            print("note: images of other sizes go through uncompiled.", file=sys.stderr)
+        return self.otherwise(x)
+
+    def _run_code(self, x: Tensor) -> Tensor:
+        import torch._dynamo
+        import torch._inductor
+
+        # The compiler's settings, which it reads at the first call. The limit is on how many networks of a program are
+        # compiled: beyond it they would silently not be.
+        dynamo = torch._dynamo.config.patch(recompile_limit=256)
+        inductor = torch._inductor.config.patch(freezing=True)
+        try:
+            with torch.inference_mode(), dynamo, inductor, quiet():
+                return self.code(x.clone(memory_format=torch.contiguous_format))  # else it compiles for other strides
+        except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
+            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise InputError(f"This network cannot be compiled here; leave --compile out: {reason}") from error
+
+
+def _part(x: Tensor) -> Tensor:
+    """The first images of a batch, as many as are compiled for."""
+    if x.device.type != "cpu":
+        return x
+    most = max(1, min(len(x), PIXELS // (x.shape[-2] * x.shape[-1])))
+    return x[: next(n for n in range(most, 0, -1) if len(x) % n == 0)]
+
+
+def as_convolutions(network: nn.Module) -> None:
+    """Lets a network that is only evaluated compute linear layers as convolutions, in place; outputs stay the same."""
+    for module in network.modules():
+        for kind, method in PARTS.items():
+            if isinstance(module, kind):
+                module.forward = partial(method, module)
+
+
+def _pointwise(linear: Any, x: Tensor) -> Tensor:
+    """A linear layer of the channels of ``(B, C, H, W)``."""
+    return F.conv2d(x, linear.weight[:, :, None, None], linear.bias)
+
+
+def _linear(linear: nn.Linear, x: Tensor) -> Tensor:
+    if x.ndim == 4:
+        return _pointwise(linear, x.movedim(-1, 1)).movedim(1, -1)
+    rows = x.reshape(1, 1, -1, x.shape[-1]).movedim(-1, 1)
+    return _pointwise(linear, rows).movedim(1, -1).view(*x.shape[:-1], -1)
+
+
+def _block(block: Block, x: Tensor, rope: Tensor) -> Tensor:
+    x = x.movedim(-1, 1)
+    x = x + _depthwise(block.cpe1, x)
+    u = _normed(block.norm1, x)
+    gate = F.silu(_pointwise(block.gate_proj, u))
+    u = F.silu(_depthwise(block.conv, _pointwise(block.in_proj, u)))
+    u = block.mixer(u.movedim(1, -1), rope).movedim(-1, 1)
+    x = x + _pointwise(block.out_proj, u * gate)
+    x = x + _depthwise(block.cpe2, x)
+    expand, _, reduce = block.mlp
+    x = x + _pointwise(reduce, F.gelu(_pointwise(expand, _normed(block.norm2, x))))
+    return x.movedim(1, -1)
+
+
+def _depthwise(conv: DepthwiseConv, x: Tensor) -> Tensor:
+    """A depthwise convolution of ``(B, C, H, W)``."""
+    return F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def _normed(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    return norm(x.movedim(1, -1)).movedim(-1, 1)
+
+
+def _upsample(module: Upsample, x: Tensor) -> Tensor:
+    x = F.relu(module.expand(x.movedim(-1, 1)))
+    with full_precision(x.device):  # in half precision processors have no fast one
+        x = module.conv(at_least_float32(x))
+    return module.norm(module.reduce(x).movedim(1, -1))
+
+
+PARTS: dict[type[nn.Module], Callable[..., Any]] = {nn.Linear: _linear, Block: _block, Upsample: _upsample}
+"""Which module gets which forward."""
