@@ -1,4 +1,4 @@
-"""Sliding windows over a large image beside MONAI's: python benchmarks/sliding.py [SIDE], 2048 unless said.
+"""Sliding windows over a large image beside MONAI's: python benchmarks/sliding.py [SIDE] [--fix_malloc false].
 
 Both with windows of 512 pixels that overlap by half, four at a time, blended by the same Gaussian, to a map of labels:
 once with the same network as it was trained, and once ours as prediction runs it. Then the same with a network that
@@ -7,9 +7,9 @@ costs nothing, which leaves the blending, and the memory of a process that does 
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import resource
-import sys
 
 import torch
 from monai.inferers import sliding_window_inference
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mlla_seg import create_model
 from mlla_seg.benchmark.command import describe, keep_freed_memory
 from mlla_seg.benchmark.measures import interleaved
+from mlla_seg.inference import labels_of
 from mlla_seg.models.fast import for_inference
 from mlla_seg.report import format_table
 from mlla_seg.windows import window_logits
@@ -33,14 +34,14 @@ def ours(network: nn.Module, image: Tensor) -> Tensor:
         return image[0, :, top : top + rows, left : left + columns]
 
     bands = window_logits(network, read, shape, WINDOW, overlap=0.5, batch_size=4)
-    return torch.cat([logits.argmax(dim=0).to(torch.uint8) for _, logits in bands])
+    return torch.cat([labels_of(logits, dim=0) for _, logits in bands])
 
 
 @torch.inference_mode()
 def monai(network: nn.Module, image: Tensor) -> Tensor:
     """Labels ``(H, W)``."""
     logits = sliding_window_inference(image, WINDOW, 4, network, overlap=0.5, mode="gaussian")
-    return logits[0].argmax(dim=0).to(torch.uint8)
+    return labels_of(logits[0], dim=0)
 
 
 WAYS = {"MONAI": monai, "ours": ours}
@@ -60,17 +61,25 @@ def remember(way: str, side: int) -> None:
 
 
 def main() -> None:
-    keep_freed_memory()
-    side = int(sys.argv[1]) if len(sys.argv) > 1 else 2048
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("side", type=int, nargs="?", default=2048)
+    parser.add_argument("--fix_malloc", choices=("true", "false"), default="true", help="glibc keeps freed memory")
+    options = parser.parse_args()
+    side = options.side
+    if options.fix_malloc == "true":
+        keep_freed_memory()
     torch.manual_seed(0)
     image = torch.randn(1, 3, side, side)
     network = create_model("mlla_nano", num_classes=CLASSES).eval()
     fast, half, nothing = for_inference(network), for_inference(network, precision="bf16"), cheap()
+    code, half_code = for_inference(network, compile=True), for_inference(network, precision="bf16", compile=True)
     runs = {
         "MONAI, network as trained": (monai, network),
         "ours, network as trained": (ours, network),
         "ours, as predict runs it": (ours, fast),
+        "ours, predict --compile true": (ours, code),
         "ours, predict --precision bf16": (ours, half),
+        "ours, predict with both": (ours, half_code),
         "MONAI, blending alone": (monai, nothing),
         "ours, blending alone": (ours, nothing),
     }
@@ -78,7 +87,7 @@ def main() -> None:
     expected = monai(network, image)
     rows = []
     for (name, (way, net)), time in zip(runs.items(), seconds, strict=True):
-        base = seconds[4] if "alone" in name else seconds[0]
+        base = seconds[-2] if "alone" in name else seconds[0]
         agree = f"{(way(net, image) == expected).float().mean():.4%}" if net is not nothing else "-"
         rows.append([name, time, f"{base / time:.2f}", f"{side**2 / time / 1e6:.2f}", agree])
     print(f"{side} x {side}, {describe('cpu')}")

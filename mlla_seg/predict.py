@@ -12,7 +12,7 @@ import torch
 from mlla_seg.checkpoint import load_network
 from mlla_seg.data.picture import Array
 from mlla_seg.errors import InputError
-from mlla_seg.inference import case_logits
+from mlla_seg.inference import case_logits, labels_of
 from mlla_seg.models.fast import device_named, for_inference
 from mlla_seg.scenes import MapOptions
 from mlla_seg.segmenting import CaseSegmenter, Spacing, segment_files
@@ -93,7 +93,7 @@ class Predictor(CaseSegmenter):
 
     def labels_of(self, logits: torch.Tensor) -> Array:
         """Class indices ``(n, H, W)`` uint8 of a block of logits."""
-        return logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
+        return labels_of(logits, dim=1).cpu().numpy()
 
     def probabilities_of(self, logits: torch.Tensor) -> Array:
         """Probabilities ``(n, K, H, W)`` of a block of logits."""

@@ -6,6 +6,7 @@ The runtime does without tqdm.
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,13 @@ def progress(total: int, title: str, unit: str, leave: bool = True, show: bool =
     except ModuleNotFoundError:
         return NoBar()
     return tqdm(desc=title, total=total, unit=unit, leave=leave, disable=not show, initial=initial)
+
+
+def note(text: str) -> None:
+    """Says something in a line of its own, above the bars that are shown."""
+    from tqdm import tqdm
+
+    tqdm.write(text, file=sys.stderr)
 
 
 @contextmanager

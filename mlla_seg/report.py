@@ -206,7 +206,7 @@ def plot_costs(rows: Sequence[Mapping[str, Any]], title: str, output: Path) -> N
         for k, name in enumerate(names):
             own = [row for row in rows if (row["network"], row["precision"]) == (name, precision)]
             if own:
-                style = {"linewidth": 2.5} if name == "ours" else {}
+                style = {"linewidth": 2.5} if name.startswith("ours") else {}
                 points = [row["size"] for row in own], [row["ns/pixel"] for row in own]
                 axis.plot(*points, marker="o", color=f"C{k}", label=name, **style)
         sizes = sorted({row["size"] for row in rows})

@@ -39,7 +39,14 @@ def test_every_command_runs(workplace, cli, checkpoint, phantom_root):
         if "configs/potsdam.yaml" in arguments:
             arguments.append("--data.crop=[32,32]")
         if arguments[0] == "benchmark":
-            arguments += ["--encoder=mlla_test", "--sizes=[64]", "--repeats=1", "--peers=false", "--engines=false"]
+            arguments += [
+                "--encoder=mlla_test",
+                "--sizes=[64]",
+                "--repeats=1",
+                "--peers=false",
+                "--engines=false",
+                "--compile=false",
+            ]
             arguments += ["--fix_malloc=false"]  # which would start this very process anew
         if arguments[0] == "phantom":
             arguments += ["--size=32", "--slices=2"]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -25,7 +24,7 @@ from mlla_seg.models.mixers import DepthwiseConv
 from mlla_seg.models.mlla import Block
 from mlla_seg.models.ops import at_least_float32, full_precision
 from mlla_seg.models.segmenter import Segmenter
-from mlla_seg.progress import quiet
+from mlla_seg.progress import note, quiet
 
 PIXELS = 512**2
 """At most so many go through machine code at once on processors, if images are not larger."""
@@ -75,7 +74,7 @@ class CompiledForward:
             self.shape = tuple(_part(x).shape)
             count, _, height, width = self.shape
             images = f"{height} x {width} pixels, {count} at a time"
-            print(f"Compiling for images of {images}, which takes about a minute.", file=sys.stderr)
+            note(f"Compiling for images of {images}, which takes about a minute.")
         pieces = x.split(self.shape[0])
         return torch.cat([self._run(piece) for piece in pieces]) if len(pieces) > 1 else self._run(x)
 
@@ -84,7 +83,7 @@ class CompiledForward:
             return self._run_code(x)
         if x.shape[1:] != self.shape[1:] and not self.told:
             self.told = True
-            print("note: images of other sizes go through uncompiled.", file=sys.stderr)
+            note("note: images of other sizes go through uncompiled.")
         return self.otherwise(x)
 
     def _run_code(self, x: Tensor) -> Tensor:
