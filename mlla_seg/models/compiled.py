@@ -139,8 +139,8 @@ def _block(block: Block, x: Tensor, rope: Tensor) -> Tensor:
     u = block.mixer(u.movedim(1, -1), rope).movedim(-1, 1)
     x = x + _pointwise(block.out_proj, u * gate)
     x = x + _depthwise(block.cpe2, x)
-    expand, _, reduce = block.mlp
-    x = x + _pointwise(reduce, F.gelu(_pointwise(expand, _normed(block.norm2, x))))
+    u = F.gelu(_pointwise(block.mlp[0], _normed(block.norm2, x)))
+    x = x + _pointwise(block.mlp[2], u)
     return x.movedim(1, -1)
 
 
