@@ -137,8 +137,8 @@ def predict(
         polygons: Also write the regions of maps as polygons, as gpkg or geojson, beside the map.
         device: cpu, cuda, ... or auto.
         precision: fp32, or bf16 or fp16: about half the time where the processor or GPU knows them.
-        compile: Compile the network for images, or windows, of the size of the first one: it takes a minute, and two
-            thirds to three quarters of the time from then on.
+        compile: Compile the network for images, or windows, of the size of the first one: this takes a minute, and all
+            that follow a quarter to a third less time on processors.
         batch_size: Slices, or windows of a raster, that go through the network at once; decides the memory.
         tta: Mean over the four mirror images of each slice.
         probabilities: Also write the probabilities of every class, as an h5 file beside the mask, or as GeoTIFF with a
