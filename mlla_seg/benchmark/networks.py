@@ -152,11 +152,11 @@ def _inference(module: Callable[[Tensor], Tensor], precision: str) -> Step:
 
 
 def _compiled(network: nn.Module, device: str, precision: str) -> Step:
-    """Compiled anew for every size, and off processors for every batch."""
+    """Compiled anew for every shape of images."""
     latest: dict[tuple[int, ...], Step] = {}
 
     def run(image: Tensor) -> Tensor:
-        shape = tuple(image.shape[-2:] if device == "cpu" else image.shape)
+        shape = tuple(image.shape)
         if shape not in latest:
             latest.clear()
             latest[shape] = _inference(for_inference(network, device, precision, compile=True), "fp32")
