@@ -136,9 +136,9 @@ def predict(
         cog: Write maps of rasters as Cloud Optimized GeoTIFF.
         polygons: Also write the regions of maps as polygons, as gpkg or geojson, beside the map.
         device: cpu, cuda, ... or auto.
-        precision: fp32, or bf16 or fp16: about half the time where the processor or GPU knows them.
+        precision: fp32, or bf16 or fp16: less time where the processor or GPU computes in them, more where it does not.
         compile: Compile the network for images, or windows, of the size of the first one: this takes a minute, and all
-            that follow a quarter to a third less time on processors.
+            that follow up to a third less time on processors. Others go through as without it.
         batch_size: Slices, or windows of a raster, that go through the network at once; decides the memory.
         tta: Mean over the four mirror images of each slice.
         probabilities: Also write the probabilities of every class, as an h5 file beside the mask, or as GeoTIFF with a

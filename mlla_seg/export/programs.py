@@ -52,7 +52,8 @@ def write_torch_export(job: Job, path: Path) -> Engine:
     """Writes a ``.pt2`` that ``torch.export.load`` reads."""
     program = exported_program(job, Exportable(job.network, job.outputs, job.precision))
     torch.export.save(program, path, extra_files={FACTS: json.dumps(job.facts)})
-    return _engine("torch.export", torch.export.load(path).module())
+    with quiet():
+        return _engine("torch.export", torch.export.load(path).module())
 
 
 def write_aoti(job: Job, path: Path) -> Engine:
