@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mlla_seg import __version__
 from mlla_seg.errors import InputError
+from mlla_seg.framing import of_stacked_slices
 from mlla_seg.inference import Ensemble, Flips
 from mlla_seg.models import create_model
 from mlla_seg.models.segmenter import Segmenter
@@ -46,19 +47,16 @@ def build_network(hparams: Mapping[str, Any]) -> Segmenter:
     """The network that hyper-parameters (of ``SegmentationModule``, or from its checkpoint) describe."""
     spec = hparams["spec"]
     slices = 2 * spec["context"] + 1
-    normalisation = {
-        key: value * slices if key in ("mean", "std") and isinstance(value, list) else value
-        for key, value in spec["normalisation"].items()
-    }
     network = create_model(
         hparams["encoder"],
         hparams["decoder"],
         num_classes=len(spec["classes"]),
         in_channels=len(spec["channels"]) * slices,
-        normalisation=normalisation,
+        normalisation=of_stacked_slices(spec["normalisation"], spec["context"]),
         drop_path_rate=hparams["drop_path_rate"],
         decoder_depths=hparams["decoder_depths"],
         mixer=hparams["mixer"],
+        frame=spec["window"],
     )
     network.spec = spec
     return network

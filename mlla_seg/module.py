@@ -136,7 +136,7 @@ class SegmentationModule(LightningModule):
         return self.network(image)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        loss = self.loss(self.network(batch["image"]), batch["mask"])
+        loss = self.loss(self.network.segment(batch["image"]), batch["mask"])  # normalised before the augmentation
         self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["image"]))
         return loss
 

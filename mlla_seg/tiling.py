@@ -64,7 +64,7 @@ def seen_by_network(
         window: Height and width of windows on that grid.
     """
     parts = [min(n, max(1, round(w * n / g))) for n, g, w in zip(shape, grid, window, strict=True)]
-    sizes = [max(1, round(part * g / n)) for part, n, g in zip(parts, shape, grid, strict=True)]
+    sizes = [g if part == n else w for part, n, g, w in zip(parts, shape, grid, window, strict=True)]
     return (parts[0], parts[1]), (sizes[0], sizes[1])
 
 

@@ -12,10 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import layouts
 from conftest import ROOT, TINY
-from mlla_seg import Predictor
+from mlla_seg import Predictor, SegmentationDataModule
+from mlla_seg.checkpoint import build_network
+from mlla_seg.inference import predict_case
+from mlla_seg.slices import network_grid
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 SCENES = ("kampala", "sentinel2_india", "wildfire", "potsdam", "potsdam_rgbir", "vaihingen", "loveda")
@@ -41,6 +45,68 @@ def run_all(cli, config: Path, root: Path, *options: str) -> None:
     summary = json.loads(Path("runs", name, "version_1", "summary.json").read_text())
     assert 0 <= summary["test/dice"] <= 1
     assert Path("runs", name, "version_1", "overlay.png").stat().st_size > 5000
+
+
+class Encoder(torch.nn.Module):
+    """Keeps what it is given."""
+
+    seen: list[torch.Tensor]
+
+    def forward(self, x):
+        self.seen.append(x)
+        return []
+
+
+class Decoder(torch.nn.Module):
+    """Gives nothing but zeros of the right size."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = [encoder]  # not a part of it
+
+    def decode(self, features):
+        return torch.zeros(len(x := self.encoder[0].seen[-1]), 1, *x.shape[-2:])
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_training_sees_what_prediction_sees(config, tmp_path, monkeypatch):
+    """A sample without augmentation is, pixel by pixel, what the encoder gets of that slice or window in prediction."""
+    monkeypatch.chdir(tmp_path)
+    content = yaml.safe_load(config.read_text())["data"]
+    root = tmp_path / "data"
+    layouts.WRITERS[layouts.root_of(config).name](root)
+    options = {**content, "root": str(root), "augment": "none", "intensity": 0.0, "num_workers": 0, "batch_size": 1}
+    data = SegmentationDataModule(**options)
+    data.prepare_data()
+    data.setup("fit")
+    network = build_network(
+        {
+            "encoder": "mlla_test",
+            "decoder": "mlla_unet",
+            "decoder_depths": None,
+            "drop_path_rate": 0.0,
+            "mixer": "linear_attention",
+            "spec": data.spec,
+        }
+    ).eval()
+    encoder = Encoder()
+    network.encoder, network.classify = encoder, lambda x: x
+    network.decoder = Decoder(encoder)
+    for case, start in zip(data.train_set.cases[:2], data.train_set.first[:2].tolist(), strict=False):
+        encoder.seen = []
+        grid = network_grid((case.shape[0], *case.shape[2:]), case.spacing_mm, data.spec)
+        image = torch.from_numpy(case.image())
+        predict_case(network, image, "cpu", grid, data.spec["window"], data.spec["context"])
+        predicted = torch.cat(encoder.seen)
+        sample = data.train_set[start]["image"][None]
+        encoder.seen = []
+        network.segment(sample)
+        given = encoder.seen[0]
+        assert given.shape[1:] == predicted.shape[1:]
+        windows = [(window - given).abs().max() for window in predicted]
+        assert min(windows) < 1e-4 * given.abs().max(), "no window of the prediction is like the sample"
+        if grid[0] == 1 or len(predicted) == grid[0]:
+            assert windows[0] < 1e-4 * given.abs().max()
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ OPTIONAL = {
     "openvino",
 }
 # What each room may import of this package, besides itself.
-SHARED = {"mlla_seg.errors", "mlla_seg.resampling", "mlla_seg.slices"}
+SHARED = {"mlla_seg.errors", "mlla_seg.framing", "mlla_seg.resampling", "mlla_seg.slices"}
 ALLOWED = {
     "mlla_seg.errors": set(),
     "mlla_seg.slices": set(),
@@ -43,7 +43,8 @@ ALLOWED = {
     "mlla_seg.tiling": {"mlla_seg.errors"},
     "mlla_seg.averaging": set(),
     "mlla_seg.distributed": {"mlla_seg.models.ops"},
-    "mlla_seg.models": {"mlla_seg", "mlla_seg.errors", "mlla_seg.progress"},
+    "mlla_seg.framing": set(),
+    "mlla_seg.models": {"mlla_seg", "mlla_seg.errors", "mlla_seg.framing", "mlla_seg.progress"},
     "mlla_seg.losses": {"mlla_seg.distributed", "mlla_seg.models.ops"},
     "mlla_seg.metrics": set(),
     "mlla_seg.surface": set(),
@@ -60,12 +61,12 @@ ALLOWED = {
         "mlla_seg.slices",
         "mlla_seg.tiling",
     },
-    "mlla_seg.data": {"mlla_seg", *SHARED},
+    "mlla_seg.data": {"mlla_seg", "mlla_seg.tiling", *SHARED},
     "mlla_seg.report": {"mlla_seg.data"},
     "mlla_seg.webpage": {"mlla_seg.report"},
     "mlla_seg.folds": {"mlla_seg", "mlla_seg.errors"},
     "mlla_seg.plugins": {"mlla_seg.models"},
-    "mlla_seg.checkpoint": {"mlla_seg", "mlla_seg.errors", "mlla_seg.inference", "mlla_seg.models"},
+    "mlla_seg.checkpoint": {"mlla_seg", "mlla_seg.errors", "mlla_seg.framing", "mlla_seg.inference", "mlla_seg.models"},
     "mlla_seg.module": {
         "mlla_seg",
         "mlla_seg.boundary",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,7 @@ from mlla_seg.data.store import (
     note_warped,
     open_store,
 )
-from mlla_seg.data.transforms import AUGMENTATIONS, MIRRORED, MOST_CHANNELS, QUARTER_TURNS, Augment
+from mlla_seg.data.transforms import AUGMENTATIONS, MOST_CHANNELS, Augment
 from mlla_seg.errors import InputError, lookup
 
 
@@ -35,6 +35,13 @@ def card_of(card: str | None, root: str | Path, channels: Sequence[str] | None =
     """The card by its name or path, or, without one, what ``dataset.json`` in the root says; and which channels."""
     known = load_card(card) if card else nnunet_card(Path(root))
     return known if channels is None else known.using(channels)
+
+
+class EpochSampler(DistributedSampler[Any]):
+    """Hands out the epoch with each index, as samples are decided by both; Lightning tells it the epoch."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return ((self.epoch, index) for index in super().__iter__())
 
 
 class SegmentationDataModule(LightningDataModule):
@@ -53,14 +60,15 @@ class SegmentationDataModule(LightningDataModule):
         channels: Names of the card's channels that the network sees, in their order, by default what the card uses.
         augment: ``none``, ``transunet``, ``anatomy`` or ``aerial``.
         intensity: Strength of random changes of contrast, brightness, gamma and noise; 0 for none.
-        balance: Draw training crops around pixels of every class equally often, for classes that are rare.
+        balance: Share of the training crops that are drawn around pixels of the classes, each class of a case as often
+            as the others, for small objects and rare classes; true for all of them. nnU-Net takes a third.
         full_labels: Score the test split by the masks of training where the card has others for testing, such as those
             without boundaries.
         num_workers: Processes that load training slices, per device.
         fold: The fold of a cross-validation that is held out as validation split; none for the card's splits.
         folds: Number of folds, unless ``splits_final.json`` in the root says them.
         cache_dir: Where the memory-mapped arrays are built.
-        seed: Seed of the order of the training slices.
+        seed: Decides, with epoch and index, every training sample and their order.
     """
 
     def __init__(
@@ -74,7 +82,7 @@ class SegmentationDataModule(LightningDataModule):
         channels: list[str] | None = None,
         augment: str = "anatomy",
         intensity: float = 0.0,
-        balance: bool = False,
+        balance: float | bool = 0.0,
         full_labels: bool = False,
         num_workers: int = 2,
         fold: int | None = None,
@@ -85,14 +93,16 @@ class SegmentationDataModule(LightningDataModule):
         super().__init__()
         if not root:
             raise InputError("--data.root is missing: the folder of the data, such as --data.root data/synapse.")
-        lookup(AUGMENTATIONS, augment, "augmentation")
+        geometry = lookup(AUGMENTATIONS, augment, "augmentation")
+        if not 0 <= balance <= 1:
+            raise InputError(f"--data.balance is a share of the samples from 0 to 1, got {balance}.")
         for name, size in (("resize", resize), ("crop", crop)):
             if isinstance(size, list) and (len(size) != 2 or min(size) < 1):
                 raise InputError(f"--data.{name} takes two numbers, [height, width], got {size}.")
         if isinstance(resize, float) and resize <= 0:
             raise InputError(f"--data.resize takes [height, width] or a factor above zero, got {resize}.")
         turned = crop or resize
-        if isinstance(turned, list) and turned[0] != turned[1] and augment in QUARTER_TURNS:
+        if isinstance(turned, list) and turned[0] != turned[1] and geometry.quarter_turns:
             raise InputError(f"--data.augment {augment} makes quarter turns, so crops must be square, got {turned}.")
         if batch_size < 1:
             raise InputError(f"--data.batch_size is a number of slices, 1 or more, got {batch_size}.")
@@ -137,7 +147,7 @@ class SegmentationDataModule(LightningDataModule):
             "resize": self.resize,
             "window": self.crop,
             "context": self.context,
-            "mirrored": self.augment in MIRRORED,
+            "mirrored": AUGMENTATIONS[self.augment].mirrored,
         }
 
     @cached_property
@@ -171,8 +181,8 @@ class SegmentationDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         opened = {name: open_store(self.card, getattr(self.splits, name), self.store) for name in SPLITS}
-        augment = Augment(self.augment, self.crop, self.intensity)
-        self.train_set = SliceDataset(opened["train"], augment, self.spec, self.balance)
+        augment = Augment(self.augment, self.crop, self.intensity, self.spec["normalisation"], self.context)
+        self.train_set = SliceDataset(opened["train"], augment, self.spec, float(self.balance), self.seed)
         self.val_set = CaseDataset(opened["val"])
         self.test_set = CaseDataset(opened["test"])
         for needed, split in (("validate", "val"), ("test", "test")):
@@ -190,9 +200,7 @@ class SegmentationDataModule(LightningDataModule):
                 f"The training split has {len(self.train_set)} slices, fewer than one batch: "
                 f"set --data.batch_size to {max(1, len(self.train_set) // world * world)} or less."
             )
-        sampler: DistributedSampler[Any] = DistributedSampler(
-            self.train_set, world, rank, shuffle=True, seed=self.seed, drop_last=True
-        )
+        sampler = EpochSampler(self.train_set, world, rank, shuffle=True, seed=self.seed, drop_last=True)
         return DataLoader(
             self.train_set,
             batch_size=self.batch_size // world,

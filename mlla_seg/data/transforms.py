@@ -1,38 +1,45 @@
-"""Augmentation of training samples: albumentations behind one function, so that it can be replaced in one place.
+"""Augmentation of training samples, in two parts with the network's normalisation between them.
 
-Images are ``(H, W, C)`` float32 in raw units, masks ``(H, W)`` with 255 for ignore. Geometry mirrors the image at its
-border, with its labels; padding up to the crop repeats the border and is ignored in the mask, never class 0.
+Geometry moves image and mask in raw units; intensity changes normalised images, so a strength means the same for HU,
+reflectances and bytes, and nothing of it is undone by the normalisation. What lies outside of the image repeats its
+border, as in prediction, and is ignored in the mask.
 """
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
+from mlla_seg.data.boxes import Box, cut
 from mlla_seg.data.picture import Array
 from mlla_seg.errors import lookup
-from mlla_seg.resampling import resize_images, resize_masks
+from mlla_seg.framing import normalise, of_stacked_slices
 
 # albumentations asks the network for its newest version when it is imported.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
-IGNORE = 255
+ROTATION = 20.0
+"""Degrees by which samples are turned at most, in either direction, where they are not turned by quarters."""
 
 
-def _affine(degrees: float, scale: float, shift: float, p: float) -> object:
+def _affine(degrees: float, scale: tuple[float, float], shift: float, p: float) -> object:
     import albumentations as A
     import cv2
 
     return A.Affine(
         rotate=(-degrees, degrees),
-        scale=(1 / scale, scale),
+        scale=scale,
+        balanced_scale=scale[0] < 1 < scale[1],
         translate_percent=(-shift, shift),
         interpolation=cv2.INTER_LINEAR,
         mask_interpolation=cv2.INTER_NEAREST,
-        border_mode=cv2.BORDER_REFLECT_101,
+        border_mode=cv2.BORDER_REPLICATE,
         p=p,
     )
 
@@ -46,34 +53,47 @@ def _transunet() -> list[object]:
     import albumentations as A
 
     flips = A.Sequential([A.RandomRotate90(p=1), A.HorizontalFlip(p=1)], p=0.5)  # all four reflections
-    rotation = _affine(20, 1.0, 0.0, p=0.5)
+    rotation = _affine(ROTATION, (1.0, 1.0), 0.0, p=0.5)
     return [A.OneOf([flips, A.Sequential([rotation], p=0.5)], p=1)]
 
 
 def _anatomy() -> list[object]:
-    """For organs that keep their orientation: moderate rotation, scaling and shift, no flips."""
-    return [_affine(20, 1.2, 0.08, p=0.9)]
+    """For organs that keep their orientation: rotation, scaling by 0.7 to 1.4 and a small shift, no flips."""
+    return [_affine(ROTATION, (0.7, 1.4), 0.05, p=0.8)]
 
 
 def _aerial() -> list[object]:
-    """For views from above, which have no preferred direction: all eight flips and quarter turns, and rescaling."""
+    """For views from above, which have no preferred direction: flips and quarter turns, scaling by 0.5 to 2."""
     import albumentations as A
 
-    return [A.D4(p=1), _affine(15, 1.25, 0.0, p=0.5)]
+    return [A.D4(p=1), _affine(15, (0.5, 2.0), 0.0, p=0.5)]
 
 
-AUGMENTATIONS: dict[str, Callable[[], list[object]]] = {
-    "none": _none,
-    "transunet": _transunet,
-    "anatomy": _anatomy,
-    "aerial": _aerial,
+@dataclass(frozen=True)
+class Geometry:
+    """How samples are moved."""
+
+    steps: Callable[[], list[object]]
+    """Builds the transforms of albumentations."""
+    reach: float = 1.0
+    """Side of what a moved sample shows, in sides of the sample, so that it is cut large enough."""
+    quarter_turns: bool = False
+    """Whether height and width are exchanged; samples must be square then."""
+    mirrored: bool = False
+    """Whether the network sees mirror images; one that never saw them fails on them."""
+
+
+def _reach(degrees: float, smallest: float, shift: float = 0.0) -> float:
+    angle = math.radians(degrees)
+    return (math.cos(angle) + math.sin(angle)) / smallest + 2 * shift
+
+
+AUGMENTATIONS: dict[str, Geometry] = {
+    "none": Geometry(_none),
+    "transunet": Geometry(_transunet, _reach(ROTATION, 1.0), quarter_turns=True, mirrored=True),
+    "anatomy": Geometry(_anatomy, _reach(ROTATION, 0.7, 0.05 * 2)),
+    "aerial": Geometry(_aerial, _reach(15, 0.5), quarter_turns=True, mirrored=True),
 }
-
-
-QUARTER_TURNS = ("transunet", "aerial")
-"""Augmentations that exchange height and width, and so need square crops."""
-MIRRORED = ("transunet", "aerial")
-"""Augmentations that show the network mirror images; one that never saw them fails on them."""
 
 
 MOST_CHANNELS = 127
@@ -81,68 +101,106 @@ MOST_CHANNELS = 127
 
 
 class Augment:
-    """What happens to a training sample: resize, pad and crop to one size, then move, then change intensities.
+    """What happens to a training sample between its file and the encoder.
 
     Args:
         name: A name in ``AUGMENTATIONS``.
-        crop: ``(height, width)`` of the random crop, padded where the slice is smaller, or none.
-        intensity: Strength of the change of contrast, brightness, gamma and noise, relative to the spread of the
-            image's values, so that it means the same for HU, reflectances and bytes; 0 changes nothing.
+        crop: ``(height, width)`` of samples, or none for whole slices.
+        intensity: Strength of the change of brightness, contrast, gamma, noise and sharpness; 0 changes nothing.
+        normalisation: As in the spec of the data; none leaves images as they are.
+        context: Neighbours on each side among the channels.
     """
 
-    def __init__(self, name: str, crop: Sequence[int] | None, intensity: float = 0.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        crop: Sequence[int] | None,
+        intensity: float = 0.0,
+        normalisation: Mapping[str, Any] | None = None,
+        context: int = 0,
+    ) -> None:
         import albumentations as A
         import cv2
 
         cv2.setNumThreads(0)  # workers are the parallelism
-        steps = lookup(AUGMENTATIONS, name, "augmentation")()
-        if crop is not None:
-            steps = [A.RandomCrop(*crop), *steps]
+        self.geometry = lookup(AUGMENTATIONS, name, "augmentation")
         self.crop = crop
         self.intensity = intensity
-        self.pipeline = A.Compose(steps)
+        self.normalisation = of_stacked_slices(normalisation or {}, context)
+        self.pipeline = A.Compose(self.geometry.steps())
 
-    def __call__(
-        self, image: Array, mask: Array, seed: int, size: tuple[int, int] | None = None
-    ) -> tuple[Array, Array]:
-        """Transforms ``image`` ``(C, H, W)`` and ``mask`` ``(H, W)``, resized first to ``size``.
+    def __call__(self, image: Array, mask: Array, box: Box, seed: int) -> tuple[Array, Array]:
+        """The sample of a box of ``image`` ``(C, H, W)``, in raw units, and ``mask`` ``(H, W)``.
 
-        The seed decides everything random.
+        The seed decides everything random. The image comes back normalised.
         """
-        if size is not None:
-            image = resize_images(torch.from_numpy(image)[None], size)[0].numpy()
-            mask = resize_masks(torch.from_numpy(mask)[None], size)[0].numpy()
-        if self.crop is not None:
-            image, mask = pad_to(image, mask, self.crop)
-        self.pipeline.set_random_seed(seed)
-        result = self.pipeline(image=np.moveaxis(image, 0, 2), mask=mask)
-        image = np.ascontiguousarray(np.moveaxis(result["image"], 2, 0))
+        wide = box.grown(self.geometry.reach)
+        image, mask, own = cut(image, mask, wide)
+        if self.pipeline.transforms:
+            self.pipeline.set_random_seed(seed)
+            moved = self.pipeline(image=np.ascontiguousarray(np.moveaxis(image, 0, 2)), masks=[mask, own])
+            image, (mask, own) = np.moveaxis(moved["image"], 2, 0), moved["masks"]
+        rows, columns = (wide.height - box.height) // 2, (wide.width - box.width) // 2
+        middle = (slice(rows, rows + box.height), slice(columns, columns + box.width))
+        image, mask, own = image[(slice(None), *middle)], mask[middle], own[middle]
+        normal = self._normalised(torch.from_numpy(np.ascontiguousarray(image)), own).numpy()
         if self.intensity:
-            image = change_intensity(image, np.random.default_rng(seed), self.intensity)
-        return image, np.ascontiguousarray(result["mask"])
+            normal = change_intensity(normal, np.random.default_rng(seed), self.intensity)
+        return normal, np.ascontiguousarray(mask)
 
-
-def pad_to(image: Array, mask: Array, size: Sequence[int]) -> tuple[Array, Array]:
-    """Pads ``(C, H, W)`` and ``(H, W)`` to at least ``size``: the image repeats its border, the mask is ignored."""
-    pads = [
-        (missing // 2, missing - missing // 2)
-        for missing in (max(0, s - n) for s, n in zip(size, mask.shape, strict=True))
-    ]
-    if not any(map(any, pads)):
-        return image, mask
-    return np.pad(image, [(0, 0), *pads], mode="edge"), np.pad(mask, pads, constant_values=IGNORE)
+    def _normalised(self, image: torch.Tensor, own: Array) -> torch.Tensor:
+        how = self.normalisation
+        mean, std = (torch.as_tensor(how.get(key, value)).float() for key, value in (("mean", 0.0), ("std", 1.0)))
+        mean, std = mean.expand(len(image)), std.expand(len(image))
+        window = torch.tensor(how.get("window") or (0.0, 0.0))
+        pixels = None if own.all() or not own.any() else torch.from_numpy(own > 0)
+        return normalise(image, mean, std, window, bool(how.get("window")), bool(how.get("per_image")), pixels)
 
 
 def change_intensity(image: Array, rng: np.random.Generator, strength: float) -> Array:
-    """Random gamma, contrast, brightness and noise for ``(C, H, W)`` in any units, the same change in all channels."""
-    gamma = np.float32(np.exp(rng.uniform(-0.4, 0.4) * strength))
-    contrast = np.float32(np.exp(rng.uniform(-0.25, 0.25) * strength))
-    brightness = np.float32(rng.uniform(-0.2, 0.2) * strength)
-    noise = np.float32(rng.uniform(0, 0.1) * strength)
-    values = image.reshape(len(image), -1)  # reducing the last, contiguous axis is several times faster
-    low, high = values.min(axis=1, keepdims=True), values.max(axis=1, keepdims=True)
-    span = np.maximum(high - low, np.float32(1e-6))
-    values = ((values - low) / span) ** gamma * span + low
-    mean, spread = values.mean(axis=1, keepdims=True), values.std(axis=1, keepdims=True)
-    change = brightness + noise * rng.standard_normal(values.shape, dtype=np.float32)
-    return ((values - mean) * contrast + mean + change * spread).reshape(image.shape)
+    """Random changes of a normalised image ``(C, H, W)``, each in some of the samples.
+
+    Brightness and contrast, gamma (of the image or of its negative), blur, a lower resolution and noise, in about the
+    ranges of nnU-Net at strength 1; the same change in all channels, but for noise.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    def drawn(share: float) -> bool:
+        return bool(rng.random() < share)
+
+    if drawn(0.5):
+        contrast = np.float32(np.exp(rng.uniform(-0.3, 0.3) * strength))
+        mean = image.mean(axis=(1, 2), keepdims=True)
+        image = (image - mean) * contrast + mean + np.float32(rng.uniform(-0.3, 0.3) * strength)
+    if drawn(0.3):
+        gamma = np.float32(np.exp(rng.uniform(-0.4, 0.4) * strength))
+        sign = np.float32(-1 if drawn(0.5) else 1)
+        image = sign * _gamma(sign * image, gamma)
+    if drawn(0.2):
+        sigma = rng.uniform(0, 1) * strength
+        image = gaussian_filter(image, (0, sigma, sigma), mode="nearest", truncate=3)
+    if drawn(0.2):
+        image = _coarser(image, 1 / (1 + rng.uniform(0, 1) * strength))
+    if drawn(0.3):
+        noise = np.float32(rng.uniform(0, 0.15) * strength)
+        image = image + noise * rng.standard_normal(image.shape, dtype=np.float32)
+    return np.ascontiguousarray(image, np.float32)
+
+
+def _gamma(image: Array, gamma: np.float32) -> Array:
+    """A power of the values between the smallest and the largest of each channel; mean and deviation stay."""
+    low, high = image.min(axis=(1, 2), keepdims=True), image.max(axis=(1, 2), keepdims=True)
+    powers = ((image - low) / np.maximum(high - low, np.float32(1e-6))) ** gamma
+    mean, spread = image.mean(axis=(1, 2), keepdims=True), image.std(axis=(1, 2), keepdims=True)
+    own_mean, own_spread = powers.mean(axis=(1, 2), keepdims=True), powers.std(axis=(1, 2), keepdims=True)
+    return (powers - own_mean) / (own_spread + np.float32(1e-6)) * spread + mean
+
+
+def _coarser(image: Array, zoom: float) -> Array:
+    """The image as a scanner or camera of lower resolution would show it: nearest pixels there, cubic back."""
+    from torch.nn.functional import interpolate
+
+    height, width = image.shape[1:]
+    size = (max(1, round(height * zoom)), max(1, round(width * zoom)))
+    small = interpolate(torch.from_numpy(np.ascontiguousarray(image))[None], size, mode="nearest-exact")
+    return interpolate(small, (height, width), mode="bicubic", align_corners=False)[0].numpy()

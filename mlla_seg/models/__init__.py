@@ -28,6 +28,7 @@ def create_model(
     drop_path_rate: float | None = None,
     decoder_depths: Sequence[int] | None = None,
     mixer: str = "linear_attention",
+    frame: Sequence[int] | None = None,
 ) -> Segmenter:
     """Builds a segmenter from the names of its parts.
 
@@ -41,6 +42,7 @@ def create_model(
         drop_path_rate: Stochastic depth of MLLA blocks; by default what the encoder's size was trained with.
         decoder_depths: Blocks per level of the MLLA-UNet decoder, from coarse to fine; by default (2, 2, 2).
         mixer: Token mixer, a name in :data:`mlla_seg.models.mixers.MIXERS`.
+        frame: ``(height, width)`` of the training samples, in which smaller images are centred; none for their own.
 
     Raises:
         InputError: An unknown name, or an option that the encoder or decoder does not have.
@@ -68,6 +70,6 @@ def create_model(
         options = {**blocks, "depths": decoder_depths or (2, 2, 2)}
     elif decoder_depths is not None:
         raise InputError(f"decoder_depths belongs to the decoder mlla_unet; {decoder!r} has none: set it to null.")
-    segmenter = Segmenter(network, build_decoder(network, **options), num_classes, in_channels, normalisation)
+    segmenter = Segmenter(network, build_decoder(network, **options), num_classes, in_channels, normalisation, frame)
     segmenter.built_by = ("create_model", arguments)
     return segmenter

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlla_seg.errors import InputError
+from mlla_seg.framing import at_least, margin, normalise, pad
 from mlla_seg.models.decoders import Decoder, MLLAUNetDecoder
 from mlla_seg.models.hub import HubMixin
 from mlla_seg.models.mlla import Encoder, MLLAEncoder
@@ -21,7 +22,7 @@ STRIDE = 32
 
 
 class Normalise(nn.Module):
-    """Brings raw units to what a network likes; its numbers are buffers, so they travel with the weights.
+    """Clips intensities to a window and standardises them; the numbers are buffers, so they travel with the weights.
 
     Args:
         in_channels: Channels of the image.
@@ -60,14 +61,9 @@ class Normalise(nn.Module):
         self.register_buffer("window", torch.tensor(window or (0.0, 0.0), dtype=torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
-        dtype = self.mean.dtype  # of the network
         x = at_least_float32(x)
-        if self.clips:
-            x = torch.minimum(torch.maximum(x, self.window[0]), self.window[1])
-        if self.per_image:
-            std, mean = torch.std_mean(x, dim=(-2, -1), keepdim=True, correction=0)
-            return ((x - mean) / (std + 1e-6)).to(dtype)
-        return ((x - self.mean[:, None, None]) / self.std[:, None, None]).to(dtype)
+        x = normalise(x, self.mean, self.std, self.window, self.clips, self.per_image)
+        return x.to(self.mean.dtype)  # of the network
 
 
 class Segmenter(nn.Module, HubMixin):
@@ -79,6 +75,7 @@ class Segmenter(nn.Module, HubMixin):
         num_classes: Classes K, background included.
         in_channels: Channels of the image.
         normalisation: Arguments of :class:`Normalise`; none leaves the image as it is.
+        frame: ``(height, width)`` of the training samples, in which smaller images are centred; none for their own.
     """
 
     def __init__(
@@ -88,8 +85,10 @@ class Segmenter(nn.Module, HubMixin):
         num_classes: int,
         in_channels: int = 3,
         normalisation: Mapping[str, Any] | None = None,
+        frame: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
+        self.frame = [int(n) for n in frame or (0, 0)]
         self.in_channels = in_channels
         self.num_classes = num_classes
         self.stride = STRIDE
@@ -103,21 +102,26 @@ class Segmenter(nn.Module, HubMixin):
         return self.head(self.decoder.enlarge(x))
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
         if x.shape[1] != self.in_channels:
             raise InputError(f"The network takes images of {self.in_channels} channels, got {x.shape[1]}.")
-        x = self.normalise(x)
-        # Repeating the border leaves no edge for the network to see, unlike zeros. The crop at the end is a negative
-        # padding: with a slice, exported graphs would hold only for sizes that are cropped, or for those that are not.
-        # Written as multiples, sizes stay short expressions in graphs of any size: these are recorded in half the time.
-        rows, columns = (height + self.stride - 1) // self.stride, (width + self.stride - 1) // self.stride
+        return self.segment(self.normalise(x))
+
+    def segment(self, x: Tensor) -> Tensor:
+        """Logits of images that are normalised already, as training augments them."""
+        height, width = x.shape[-2:]
+        # The crop at the end is a negative padding: with a slice, exported graphs would hold only for sizes that are
+        # cropped, or for those that are not. Written as multiples, sizes stay short expressions in graphs of any size:
+        # these are recorded in half the time.
+        above, left = margin(height, self.frame[0]), margin(width, self.frame[1])
+        rows = (at_least(height, self.frame[0]) + self.stride - 1) // self.stride
+        columns = (at_least(width, self.frame[1]) + self.stride - 1) // self.stride
         padded = (rows * self.stride, columns * self.stride)
-        below, right = padded[0] - height, padded[1] - width
-        x = F.pad(x, (0, right, 0, below), mode="replicate")
+        below, right = padded[0] - height - above, padded[1] - width - left
+        x = pad(x, above, below, left, right)
         logits = self.classify(self.decoder.decode(self.encoder(x)))
         if logits.shape[-2:] != padded:
             logits = F.interpolate(logits, padded, mode="bilinear", align_corners=False)
-        return F.pad(logits, (0, -right, 0, -below))
+        return F.pad(logits, (-left, -right, -above, -below))
 
 
 class MLLAUNet(Segmenter):

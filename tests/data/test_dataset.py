@@ -1,4 +1,4 @@
-"""Datasets over the store: every slice once, whole cases, and another augmentation in each epoch and worker."""
+"""Datasets over the store: every slice once, whole cases, and samples that seed, epoch and index alone decide."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from mlla_seg.data.dataset import CaseDataset, SliceDataset, crop_around
+from mlla_seg.data.datamodule import EpochSampler
+from mlla_seg.data.dataset import CaseDataset, SliceDataset
 from mlla_seg.data.sampling import class_places
 from mlla_seg.data.store import StoredCase
 from mlla_seg.data.transforms import Augment
+from mlla_seg.resampling import resize_images
 
 SLICES = (3, 1, 4)
 TOTAL = sum(SLICES)
@@ -123,7 +125,7 @@ def test_only_the_crop_is_read(scene, monkeypatch):
 
 def test_balanced_samples_show_rare_classes_as_often_as_others(scene):
     torch.manual_seed(0)
-    plain, balanced = (SliceDataset([scene] * 20, Augment("none", (20, 10)), {}, balance) for balance in (False, True))
+    plain, balanced = (SliceDataset([scene] * 20, Augment("none", (20, 10)), {}, balance) for balance in (0.0, 1.0))
     rare = [sum((1 in sample["mask"]) for sample in (d[i] for i in range(len(d)))) / len(d) for d in (plain, balanced)]
     assert rare[0] < 0.15
     assert 0.45 < rare[1] < 0.65
@@ -137,23 +139,40 @@ def test_balanced_samples_of_a_volume_choose_its_slices(cases, tmp_path):
     np.save(tmp_path / "case2.mask.npy", mask)
     np.save(tmp_path / "case2.places.npy", class_places(mask, np.bincount(mask.ravel(), minlength=2)[:2]))
     torch.manual_seed(0)
-    dataset = SliceDataset([cases[2]] * 100, Augment("none", (8, 8)), {}, balance=True)
+    dataset = SliceDataset([cases[2]] * 100, Augment("none", (8, 8)), {}, balance=1)
     shown = [int(sample["mask"].sum()) for sample in (dataset[i] for i in range(len(dataset)))]
     assert (
         0.5 < np.mean(shown) < 0.75
     )  # half of them, and of the others those in its slice, are around the one pixel of the rare class
 
 
-@pytest.mark.parametrize(("size", "crop"), [((40, 60), (20, 10)), ((8, 30), (16, 16)), ((5, 5), (5, 5))])
-def test_crops_stay_inside_and_contain_their_pixel(size, crop):
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        around = [int(rng.integers(n)) for n in size]
-        parts = crop_around(size, crop, around, rng)
-        for part, n, c, place in zip(parts, size, crop, around, strict=True):
-            assert part.stop - part.start == c
-            assert 0 <= part.start <= place < part.stop
-            assert part.start == 0 if c >= n else part.stop <= n
+@pytest.mark.parametrize("balance", [0.0, 0.5])
+def test_balance_is_a_share_of_the_samples(scene, balance):
+    dataset = SliceDataset([scene] * 30, Augment("none", (20, 10)), {}, balance)
+    rare = np.mean([1 in dataset[index]["mask"] for index in range(len(dataset))])
+    assert rare == pytest.approx(0.07 + balance / 2, abs=0.08)  # half of the share is around the other class
+
+
+@pytest.mark.parametrize("how", [{"resize": 2.0}, {"resize": (24, 36)}, {"spacing_mm": [None, 0.5, 0.5]}])
+def test_balanced_crops_are_around_their_pixel_where_slices_are_resized(tmp_path, how):
+    mask = np.zeros((4, 12, 18), np.uint8)
+    mask[2, 1, 16] = 1
+    np.save(tmp_path / "case.image.npy", np.zeros((4, 1, 12, 18), np.float32))
+    np.save(tmp_path / "case.mask.npy", mask)
+    np.save(tmp_path / "case.places.npy", class_places(mask, np.bincount(mask.ravel(), minlength=2)[:2]))
+    case = StoredCase("case", tmp_path / "case", (4, 1, 12, 18), (0, 0), (1.0, 1.0, 1.0))
+    dataset = SliceDataset([case] * 50, Augment("none", (6, 6)), how, balance=1)
+    shown = np.mean([1 in dataset[index]["mask"] for index in range(len(dataset))])
+    assert 0.4 < shown < 0.7  # half of the samples, and a few by chance
+
+
+def test_scene_is_resized_by_windows_as_in_prediction(scene):
+    dataset = SliceDataset([scene], Augment("none", (20, 20)), {"resize": 0.5})
+    sample = dataset[0]
+    top, left = (round(float(n)) for n in sample["image"][:, 0, 0] - 0.5)
+    part = torch.from_numpy(scene.image()[:, :, top : top + 40, left : left + 40])
+    assert part.shape[-2:] == (40, 40)
+    torch.testing.assert_close(sample["image"], resize_images(part, (20, 20))[0])
 
 
 def test_store_is_not_changed_by_augmentation(cases):
@@ -164,14 +183,18 @@ def test_store_is_not_changed_by_augmentation(cases):
     np.testing.assert_array_equal(cases[0].mask(), before)
 
 
-def test_seed_of_torch_decides_the_augmentation(cases):
-    dataset = SliceDataset(cases, Augment("anatomy", None), {})
-    masks = []
-    for seed in (0, 0, 1):
-        torch.manual_seed(seed)
-        masks.append(torch.stack([dataset[index]["mask"] for index in range(TOTAL)]))
-    assert torch.equal(masks[0], masks[1])
-    assert not torch.equal(masks[0], masks[2])
+def test_seed_epoch_and_index_alone_decide_a_sample(cases):
+    how = Augment("anatomy", (8, 8), intensity=1)
+    keys = [(epoch, index) for epoch in range(2) for index in range(TOTAL)]
+    first, again, other = (SliceDataset(cases, how, {}, seed=seed) for seed in (0, 0, 1))
+    samples = {key: first[key] for key in keys}
+    torch.manual_seed(7)
+    for key in reversed(keys):
+        for part in ("image", "mask"):
+            assert torch.equal(again[key][part], samples[key][part])
+    assert len({sample["image"].numpy().tobytes() for sample in samples.values()}) == len(keys)
+    assert not torch.equal(other[keys[0]]["image"], samples[keys[0]]["image"])
+    assert samples[1, 0]["name"] == "case0"
 
 
 def test_whole_cases(cases):
@@ -186,11 +209,27 @@ def test_whole_cases(cases):
         np.testing.assert_array_equal(sample["mask"], case.mask())
 
 
-def test_workers_give_every_slice_once_and_augment_anew_in_each_epoch(cases):
-    dataset = SliceDataset([cases[0]] * 4, Augment("anatomy", None), {})  # slices 0, 1, 2 four times over
-    loader = DataLoader(dataset, batch_size=3, num_workers=2, persistent_workers=True)
-    epochs = [list(loader) for _ in range(2)]
-    for batches in epochs:
-        assert numbers_of(torch.cat([batch["image"] for batch in batches])) == [0, 1, 2] * 4
-    masks = torch.cat([batch["mask"] for batches in epochs for batch in batches]).reshape(8, 3, 12, 12)
-    assert len({mask.numpy().tobytes() for mask in masks[:, 0]}) > 5  # nearly each of its 8 visits was another
+def epochs_of(dataset, workers, world=1):
+    """The batches of two epochs, of all processes together."""
+    ranks = []
+    for rank in range(world):
+        sampler = EpochSampler(dataset, world, rank, seed=0)
+        loader = DataLoader(
+            dataset, batch_size=4 // world, sampler=sampler, num_workers=workers, persistent_workers=workers > 0
+        )
+        batches = []
+        for epoch in range(2):
+            sampler.set_epoch(epoch)
+            batches += list(loader)
+        ranks.append(batches)
+    return [torch.stack([batch["image"] for batch in step], dim=1).flatten(0, 1) for step in zip(*ranks, strict=True)]
+
+
+def test_batches_are_the_same_for_any_number_of_workers_and_processes(cases):
+    dataset = SliceDataset([cases[0]] * 4, Augment("anatomy", (8, 8), intensity=1), {})
+    expected = epochs_of(dataset, 0)
+    assert len(expected) == 2 * 3
+    assert not torch.equal(expected[0], expected[3])
+    for workers, world in ((2, 1), (0, 2)):
+        for batch, same in zip(expected, epochs_of(dataset, workers, world), strict=True):
+            assert torch.equal(batch, same)

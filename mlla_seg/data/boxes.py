@@ -1,0 +1,87 @@
+"""Boxes of images, of which samples are cut; a box may reach beyond its image, whose border is repeated there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlla_seg.data.labels import IGNORED
+from mlla_seg.data.picture import Array
+from mlla_seg.framing import margin
+
+
+@dataclass(frozen=True)
+class Box:
+    """Rows and columns of an image, some of which may lie outside of it."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.top, self.top + self.height)
+
+    @property
+    def columns(self) -> slice:
+        return slice(self.left, self.left + self.width)
+
+    @property
+    def corner(self) -> tuple[int, int]:
+        return self.top, self.left
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        return self.height, self.width
+
+    def grown(self, reach: float) -> Box:
+        """A box around the same centre whose sides are ``reach`` times as long, rounded up to whole pixels."""
+        rows, columns = (math.ceil((reach - 1) / 2 * n) for n in self.sides)
+        return Box(self.top - rows, self.left - columns, self.height + 2 * rows, self.width + 2 * columns)
+
+    def framed(self, frame: Sequence[int]) -> Box:
+        """A box of at least the frame's size in whose centre this one lies, as the network pads small images."""
+        above, left = (margin(n, least) for n, least in zip(self.sides, frame, strict=True))
+        return Box(self.top - above, self.left - left, max(self.height, frame[0]), max(self.width, frame[1]))
+
+    def inside(self, size: Sequence[int]) -> Box:
+        """The part inside of an image of ``(height, width)``."""
+        top, left = max(self.top, 0), max(self.left, 0)
+        bottom, right = (min(n, part.stop) for n, part in zip(size, (self.rows, self.columns), strict=True))
+        return Box(top, left, bottom - top, right - left)
+
+
+def whole(size: Sequence[int]) -> Box:
+    """All of an image of ``(height, width)``."""
+    return Box(0, 0, size[0], size[1])
+
+
+def draw_box(size: Sequence[int], crop: Sequence[int], around: Sequence[int] | None, rng: np.random.Generator) -> Box:
+    """A random box of at most ``crop`` inside of ``(height, width)``, with the pixel ``around`` in it if one is given."""
+    starts, sides = [], [min(n, c) for n, c in zip(size, crop, strict=True)]
+    for axis, (n, c) in enumerate(zip(size, sides, strict=True)):
+        low, high = (0, n - c) if around is None else (around[axis] - c + 1, around[axis])
+        starts.append(int(rng.integers(max(0, min(low, n - c)), max(0, min(high, n - c)) + 1)))
+    return Box(*starts, *sides)
+
+
+def cut(image: Array, mask: Array, box: Box) -> tuple[Array, Array, Array]:
+    """A box of an image ``(C, H, W)`` and its mask ``(H, W)``.
+
+    Returns:
+        Image, mask and, as uint8, which pixels are the image's own; others repeat its border and are ignored in the
+        mask.
+    """
+    rows, columns = np.arange(box.top, box.top + box.height), np.arange(box.left, box.left + box.width)
+    inside = [np.clip(places, 0, n - 1) for places, n in zip((rows, columns), mask.shape, strict=True)]
+    own = (inside[0] == rows)[:, None] & (inside[1] == columns)
+    piece = image[:, inside[0][0] : inside[0][-1] + 1, inside[1][0] : inside[1][-1] + 1]  # of a file, only this is read
+    labels = mask[inside[0][0] : inside[0][-1] + 1, inside[1][0] : inside[1][-1] + 1]
+    if not own.all():
+        index = np.ix_(inside[0] - inside[0][0], inside[1] - inside[1][0])
+        piece, labels = piece[:, index[0], index[1]], np.where(own, labels[index], IGNORED).astype(mask.dtype)
+    return piece, labels, own.astype(np.uint8)
