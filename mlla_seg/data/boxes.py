@@ -61,7 +61,7 @@ def whole(size: Sequence[int]) -> Box:
 
 
 def draw_box(size: Sequence[int], crop: Sequence[int], around: Sequence[int] | None, rng: np.random.Generator) -> Box:
-    """A random box of at most ``crop`` inside of ``(height, width)``, with the pixel ``around`` in it if one is given."""
+    """A random box of at most ``crop`` inside of ``(height, width)``, around the pixel ``around`` if one is given."""
     starts, sides = [], [min(n, c) for n, c in zip(size, crop, strict=True)]
     for axis, (n, c) in enumerate(zip(size, sides, strict=True)):
         low, high = (0, n - c) if around is None else (around[axis] - c + 1, around[axis])
