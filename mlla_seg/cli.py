@@ -23,6 +23,12 @@ def _train(argv: Sequence[str]) -> None:
     run(argv)
 
 
+def _preview(argv: Sequence[str]) -> None:
+    from mlla_seg.preview import preview
+
+    preview(argv)
+
+
 def _tool(path: str) -> Callable[[Sequence[str]], None]:
     """A command that is a typed function, given as ``module:function``; its arguments become options."""
 
@@ -40,6 +46,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
     "fit": ("Train: --config configs/NAME.yaml, any option overridden after it.", _train),
     "validate": ("Score a checkpoint on the validation split: --config ... --ckpt_path ...", _train),
     "test": ("Score a checkpoint on the test split, write tables and a picture: --config ... --ckpt_path ...", _train),
+    "preview": ("Draw training samples as the network gets them: --config configs/NAME.yaml", _preview),
     "predict": (
         "Segment files with a checkpoint: --ckpt_path ... --input FILE_OR_FOLDER --output FOLDER",
         _tool("mlla_seg.predict:predict"),

@@ -194,6 +194,53 @@ def plot_overlay(
     _save(figure, output)
 
 
+def plot_samples(
+    samples: Sequence[Mapping[str, Any]],
+    channel: int,
+    classes: Sequence[Mapping[str, Any]],
+    background: int | None,
+    output: Path,
+    title: str,
+) -> None:
+    """Draws training samples with their masks, side by side; what is ignored is darkened.
+
+    Args:
+        samples: ``{"image": (C, H, W) normalised, "mask": (H, W), "name": str}``.
+        channel: First channel of the slice itself, where its neighbours are channels as well.
+        classes: Names and colours.
+        background: Class index that is left open, if any.
+        output: A PNG.
+        title: Above everything.
+    """
+    plt = _pyplot()
+    columns = math.ceil(math.sqrt(len(samples)))
+    rows = math.ceil(len(samples) / columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(2.6 * columns, 2.8 * rows + 1), squeeze=False)
+    colours = np.array([entry["colour"] for entry in classes], dtype=np.float32) / 255
+    present: set[int] = set()
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, sample in zip(axes.flat, samples, strict=False):
+        image, mask = np.asarray(sample["image"]), np.asarray(sample["mask"])
+        shown = image[channel : channel + 3] if len(image) >= channel + 3 and channel == 0 else image[[channel] * 3]
+        low, high = np.percentile(shown, (1, 99))
+        picture = np.moveaxis(np.clip((shown - low) / max(high - low, 1e-6), 0, 1), 0, 2)
+        known = mask < len(classes)
+        tinted = known & (mask != background)
+        picture = np.where(tinted[..., None], 0.6 * picture + 0.4 * colours[np.where(known, mask, 0)], picture)
+        axis.imshow(np.where(known[..., None], picture, 0.35 * picture).clip(0, 1), interpolation="nearest")
+        axis.set_title(f"{sample['name']}\n{image.min():.1f} to {image.max():.1f}", fontsize=7)
+        present |= set(np.unique(mask[tinted]).tolist())
+    handles = [
+        plt.Line2D([], [], marker="s", linestyle="", color=colours[k], label=classes[k]["name"])
+        for k in sorted(present)
+    ]
+    figure.suptitle(title, fontsize=10)
+    figure.legend(handles=handles, loc="lower center", ncols=6, fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0.05, 1, 0.98))
+    _save(figure, output)
+
+
 def plot_costs(rows: Sequence[Mapping[str, Any]], title: str, output: Path) -> None:
     """Draws nanoseconds per pixel against the side of the image, a curve per network and a panel per precision."""
     plt = _pyplot()
