@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from mlla_seg.data.headers import note_headers
 from mlla_seg.data.io import FORMATS, READERS, SERIES, is_readable, mask_path, read_channels, suffix_of, write_mask
 from mlla_seg.data.picture import Array, require_finite
 from mlla_seg.data.probabilities import probabilities_path, write_probabilities
@@ -91,6 +92,12 @@ class CaseSegmenter(ABC):
             batch_size: Slices that go through the network at once.
             probabilities: An h5 file for the probabilities of every class, if they are wanted.
         """
+        note_headers({str(files[0]): self._predict_file(files, output, batch_size, probabilities)})
+
+    def _predict_file(
+        self, files: tuple[Path, ...], output: Path, batch_size: int, probabilities: Path | None
+    ) -> tuple[str, ...]:
+        """Segments one image, and returns what is to be said of how its header was taken."""
         picture = read_channels(files, self.spec["plane"], self.spec["array_units"])
         require_finite(files[0], picture)
         names = [entry["name"] for entry in self.spec["classes"]]
@@ -113,6 +120,7 @@ class CaseSegmenter(ABC):
                     array[:, part] = self.probabilities_of(block).swapaxes(0, 1)
                 bar.update(len(block))
         write_mask(output, labels, self.spec["classes"], files[0], self.spec["plane"])
+        return picture.notes
 
 
 def segment_files(
@@ -157,7 +165,7 @@ def segment_files(
             raise InputError(f"{target}: the mask would overwrite its image. Choose another folder for --output.")
         if any(claims[path] > 1 for path in paths):
             raise InputError(f"{target}: would be the mask of several images of {source}; give them one by one.")
-    written, problems = 0, []
+    written, problems, notes = 0, [], {}
     with progress(len(images), "Predicting", "image") as bar:
         for files, target, paths in zip(images, targets, written_by, strict=True):
             try:
@@ -168,11 +176,12 @@ def segment_files(
                     written += 1
                 else:
                     beside = paths[1] if options.probabilities else None
-                    segmenter.predict_file(files, target, options.batch_size, beside)
+                    notes[str(files[0])] = segmenter._predict_file(files, target, options.batch_size, beside)
                     written += 1
             except InputError as error:  # the other images are not to blame
                 problems.append(str(error))
             bar.update()
+    note_headers(notes)
     print(f"{written} of {len(images)} masks written to {folder}")
     print("\n".join(_legend(segmenter.spec)))
     if problems:

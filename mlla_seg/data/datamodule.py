@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from mlla_seg.data.dataset import CaseDataset, SliceDataset
 from mlla_seg.data.ground import note_overlaps
+from mlla_seg.data.headers import note_headers
 from mlla_seg.data.layouts import find_cases
 from mlla_seg.data.nnunet import nnunet_card
 from mlla_seg.data.spec import SPLITS, Card, load_card
@@ -167,6 +168,7 @@ class SegmentationDataModule(LightningDataModule):
         check_class_sizes(self.card, stored)
         note_absent_classes(self.card, stored[: len(self.splits.train)])
         note_warped(stored)
+        note_headers({case.name: case.notes for case in stored})
         note_overlaps({name: open_store(self.card, cases, self.store) for name, cases in splits.items()})
 
     def setup(self, stage: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def read_image(path: Path, plane: str = "axial", array_units: Mapping[str, float
     if not array_units or suffix_of(path) not in ARRAY_SUFFIXES:
         return picture
     scaled = picture.array.astype(np.float32) * array_units["scale"] + array_units["offset"]
-    return Picture(scaled.astype(np.float32), picture.spacing_mm, picture.affine)
+    return replace(picture, array=scaled.astype(np.float32))
 
 
 def read_channels(
@@ -121,7 +122,8 @@ def read_channels(
     if len(channels) == 1:
         return channels[0]
     array = np.concatenate([channel.array for channel in channels], axis=1)
-    return Picture(array, channels[0].spacing_mm, channels[0].affine, any(channel.gaps for channel in channels))
+    notes = tuple(dict.fromkeys(note for channel in channels for note in channel.notes))
+    return replace(channels[0], array=array, gaps=any(channel.gaps for channel in channels), notes=notes)
 
 
 def read_mask(path: Path, plane: str = "axial") -> Picture:

@@ -31,7 +31,7 @@ from mlla_seg.data.sampling import class_places, statistics, value_sample
 from mlla_seg.data.spec import Card
 from mlla_seg.errors import InputError
 
-VERSION = 5
+VERSION = 6
 """Raised when the meaning of the stored arrays changes, so that old ones are built again."""
 THREADS = 4
 KINDS = ("image", "mask", "values", "places")
@@ -53,6 +53,8 @@ class StoredCase:
     """Where a scene lies on the ground, if its file says it."""
     warped: tuple[str, ...] = ()
     """Files that lay on another grid than the image and were brought to it."""
+    notes: tuple[str, ...] = ()
+    """What is to be said of how the headers of its image were taken."""
 
     # What is written to these arrays stays in memory: torch takes no array that it could not write to.
     def image(self) -> Array:
@@ -106,7 +108,14 @@ def open_store(card: Card, cases: Sequence[Case], folder: Path) -> list[StoredCa
         spacing = tuple(entry["spacing_mm"]) if entry["spacing_mm"] else None
         place = entry["ground"]
         ground = Ground(place["crs"], tuple(place["transform"]), tuple(place["shape"])) if place else None
-        facts = (tuple(entry["shape"]), tuple(entry["voxels"]), spacing, ground, tuple(entry["warped"]))
+        facts = (
+            tuple(entry["shape"]),
+            tuple(entry["voxels"]),
+            spacing,
+            ground,
+            tuple(entry["warped"]),
+            tuple(entry["notes"]),
+        )
         opened.append(StoredCase(case.name, folder / case.name, *facts))
     return opened
 
@@ -208,6 +217,7 @@ def _build_case(card: Card, case: Case, root: Path, folder: Path) -> None:
             "spacing_mm": source.spacing_mm,
             "ground": source.ground and asdict(source.ground),
             "warped": source.warped,
+            "notes": source.notes,
         }
         for kind, path in temporary.items():
             os.replace(path, folder / f"{case.name}.{kind}.npy")
