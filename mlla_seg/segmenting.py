@@ -119,7 +119,7 @@ class CaseSegmenter(ABC):
                 if probabilities is not None:
                     array[:, part] = self.probabilities_of(block).swapaxes(0, 1)
                 bar.update(len(block))
-        write_mask(output, labels, self.spec["classes"], files[0], self.spec["plane"])
+        write_mask(output, labels, self.spec["classes"], files[0], picture.axes or self.spec["plane"])
         return picture.notes
 
 

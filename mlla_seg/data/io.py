@@ -95,7 +95,7 @@ def read_image(path: Path, plane: str = "axial", array_units: Mapping[str, float
 
     Args:
         path: A file of a known format, or a folder that holds one DICOM series.
-        plane: The plane whose slices come first, for volumes that know their orientation.
+        plane: The plane whose slices come first, for volumes that know their orientation; see ``volumes.axes_of``.
         array_units: ``scale`` and ``offset`` from the stored values of bare arrays to units; other files hold units.
 
     Raises:
@@ -116,7 +116,9 @@ def read_channels(
     Raises:
         InputError: Also where the files do not fit together.
     """
-    channels = [read_image(path, plane, array_units) for path in files]
+    channels = [read_image(files[0], plane, array_units)]
+    plane = channels[0].axes or plane
+    channels += [read_image(path, plane, array_units) for path in files[1:]]
     for path, channel in zip(files[1:], channels[1:], strict=True):
         require_same_grid(files[0], channels[0], path, channel)
     if len(channels) == 1:

@@ -25,6 +25,8 @@ class Picture:
     """Distance between slices, rows and columns; none where the file does not say it."""
     affine: Array | None = None
     """``(4, 4)`` from slice, row and column to millimetres (right, anterior, superior), if the file says it."""
+    axes: str | None = None
+    """Directions in which slices, rows and columns run, such as ``SPL``, if the file says it."""
     gaps: bool = False
     """Whether NaN stands for no data, as in rasters; elsewhere it is damage."""
     notes: tuple[str, ...] = ()

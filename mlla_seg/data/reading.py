@@ -87,7 +87,7 @@ def open_case(card: Card, case: Case) -> Iterator[Source]:
 def _read_entry(card: Card, files: tuple[Path, ...], mask_path: Path) -> tuple[Picture, Array]:
     """One volume or slice: its image and its labels."""
     image = read_channels(files, card.plane, card.array_units)
-    mask = read_mask(mask_path, card.plane)
+    mask = read_mask(mask_path, image.axes or card.plane)  # by its own rounded spacing it might be cut otherwise
     require_same_grid(files[0], image, mask_path, mask)
     array = chosen_bands(card, files, image.array, axis=1)
     image = replace(image, array=array)

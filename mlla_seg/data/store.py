@@ -28,7 +28,8 @@ from mlla_seg.data.labels import IGNORED
 from mlla_seg.data.picture import Array
 from mlla_seg.data.reading import open_case
 from mlla_seg.data.sampling import class_places, statistics, value_sample
-from mlla_seg.data.spec import Card
+from mlla_seg.data.spec import PLANES, Card
+from mlla_seg.data.volumes import coarsest_axis
 from mlla_seg.errors import InputError
 
 VERSION = 6
@@ -165,6 +166,22 @@ def note_warped(cases: Sequence[StoredCase]) -> None:
     if warped:
         print(
             f"note: {len(warped)} files lie on another grid than their image and are warped to it: {warped[0]}, ...",
+            file=sys.stderr,
+        )
+
+
+def note_planes(card: Card, cases: Sequence[StoredCase]) -> None:
+    """Says how many volumes are cut in another way than they were acquired, where the plane is fixed."""
+
+    def across(case: StoredCase) -> bool:
+        slices, _, height, width = case.shape
+        return bool(case.spacing_mm) and coarsest_axis(case.spacing_mm or (), (slices, height, width)) in (1, 2)
+
+    names = [case.name for case in cases if card.plane in PLANES and across(case)]
+    if names:
+        print(
+            f"note: {len(names)} of {len(cases)} volumes of {card.name} have another slice axis (plane: {card.plane}) "
+            f"than their coarsest, such as {names[0]}. With --data.plane acquired their slices run along it.",
             file=sys.stderr,
         )
 

@@ -7,7 +7,7 @@ rows and columns run as the plane says (see ``spec.PLANES``), and a mask is turn
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,15 @@ import numpy as np
 
 from mlla_seg.data.headers import nifti_affine, require_affine, sheared, steps_of
 from mlla_seg.data.picture import Array, Picture, compact
-from mlla_seg.data.spec import PLANES
+from mlla_seg.data.spec import ACQUIRED, ACQUIRED_PLANES, PLANES
 from mlla_seg.errors import InputError
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd", ".seg.nrrd")
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """From right, anterior, superior to left, posterior, superior and back."""
+COARSER = 1.05
+"""An axis is the coarsest where its steps are so many times those of the others; scanners round what is isotropic."""
 
 
 @dataclass(frozen=True)
@@ -45,18 +47,19 @@ def turn_to_plane(array: Array, grid: Grid, plane: str) -> Picture:
     Args:
         array: ``(I, J, K)``, or ``(I, J, K, C)`` with channels last.
         grid: Of the file.
-        plane: A name in ``PLANES``.
+        plane: See :func:`axes_of`.
     """
     from nibabel import orientations
 
-    turn = _turn(grid.affine, plane)
+    axes = axes_of(grid, plane)
+    turn = orientations.ornt_transform(orientations.io_orientation(grid.affine), orientations.axcodes2ornt(axes))
     inverse = orientations.inv_ornt_aff(turn, grid.shape)
     turned = grid.affine @ inverse
     stored = None if grid.stored is None else grid.stored @ inverse
     slices, rows, columns = map(float, steps_of(turned))
     array = orientations.apply_orientation(array, turn)
     array = array[:, None] if array.ndim == 3 else np.moveaxis(array, 3, 1)
-    return Picture(compact(array), (slices, rows, columns), turned, notes=grid.notes, stored=stored)
+    return Picture(compact(array), (slices, rows, columns), turned, axes, notes=grid.notes, stored=stored)
 
 
 def turn_back(mask: Array, grid: Grid, plane: str) -> Array:
@@ -64,17 +67,39 @@ def turn_back(mask: Array, grid: Grid, plane: str) -> Array:
     from nibabel import orientations
 
     back = orientations.ornt_transform(
-        orientations.axcodes2ornt(PLANES[plane]), orientations.io_orientation(grid.affine)
+        orientations.axcodes2ornt(axes_of(grid, plane)), orientations.io_orientation(grid.affine)
     )
     return np.ascontiguousarray(orientations.apply_orientation(mask, back)).reshape(grid.shape)
 
 
-def _turn(affine: Array, plane: str) -> Array:
-    """Orientation transform of nibabel from the file's axes to (slice, row, column) of the plane."""
+def axes_of(grid: Grid, plane: str) -> str:
+    """Directions in which slices, rows and columns of a plane run in a volume, such as ``SPL``.
+
+    Args:
+        grid: Of the volume.
+        plane: A name in ``PLANES``; ``acquired`` for slices along the coarsest axis, axial ones where there is none; or
+            already these directions.
+    """
+    if plane != ACQUIRED:
+        return PLANES.get(plane, plane)
+    coarsest = coarsest_axis(steps_of(grid.affine), grid.shape)
+    if coarsest is None:
+        return PLANES["axial"]
     from nibabel import orientations
 
-    target = orientations.axcodes2ornt(PLANES[plane])
-    return orientations.ornt_transform(orientations.io_orientation(affine), target)
+    return ACQUIRED_PLANES[int(orientations.io_orientation(grid.affine)[coarsest, 0])]
+
+
+def coarsest_axis(steps: Iterable[float], shape: Sequence[int]) -> int | None:
+    """The axis along which a volume was acquired slice by slice: the only one with a single voxel, or the coarsest.
+
+    None where two or three axes are equally coarse.
+    """
+    single = [axis for axis, count in enumerate(shape) if count == 1]
+    if len(single) == 1:
+        return single[0]
+    (largest, axis), (second, _), _ = sorted(((step, axis) for axis, step in enumerate(steps)), reverse=True)
+    return axis if largest > COARSER * second else None
 
 
 def read_nifti(path: Path, plane: str, keys: Sequence[str]) -> Picture:
