@@ -10,7 +10,7 @@ import numpy as np
 
 from mlla_seg import __version__
 from mlla_seg.data.picture import Array, Picture
-from mlla_seg.data.volumes import grid_of_itk, picture_of, simple_itk, turn_back
+from mlla_seg.data.volumes import grid_of_itk, picture_of_itk, simple_itk, turn_back
 from mlla_seg.errors import InputError
 
 POSITION, ORIENTATION, PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
@@ -36,7 +36,7 @@ def is_series(folder: Path) -> bool:
 
 def read_dicom(path: Path, plane: str, keys: Sequence[str]) -> Picture:
     """Reads the series in a folder, in stored units after rescaling, such as HU."""
-    return picture_of(read_series(path), plane, str(path))
+    return picture_of_itk(read_series(path), plane, str(path))
 
 
 def series_files(folder: Path) -> list[Path]:

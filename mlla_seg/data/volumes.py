@@ -106,14 +106,19 @@ def read_nifti(path: Path, plane: str, keys: Sequence[str]) -> Picture:
     """Reads a NIfTI of 2 or 3 axes, or 4 with channels last; integers that are not scaled stay as they are."""
     import nibabel as nib
 
-    image: Any = nib.load(path)
-    scaled = (image.dataobj.slope, image.dataobj.inter) != (1, 0)
-    array = image.get_fdata(dtype=np.float32, caching="unchanged") if scaled else np.asarray(image.dataobj)
+    return picture_of_nibabel(nib.load(path), plane, str(path))
+
+
+def picture_of_nibabel(image: Any, plane: str, name: str) -> Picture:
+    """An image of nibabel as slices of a plane."""
+    stored = image.dataobj  # in the file, or an array
+    scaled = (getattr(stored, "slope", 1), getattr(stored, "inter", 0)) != (1, 0)
+    array = image.get_fdata(dtype=np.float32, caching="unchanged") if scaled else np.asarray(stored)
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim not in (3, 4):
-        raise InputError(f"{path}: expected a volume of 3 axes, or 4 with channels last, found shape {array.shape}.")
-    return turn_to_plane(array, grid_of_nifti(image, str(path)), plane)
+        raise InputError(f"{name}: expected a volume of 3 axes, or 4 with channels last, found shape {array.shape}.")
+    return turn_to_plane(array, grid_of_nibabel(image, name), plane)
 
 
 def write_nifti(path: Path, mask: Array, classes: Sequence[Mapping[str, Any]], source: Path, plane: str) -> None:
@@ -141,10 +146,10 @@ def write_nifti(path: Path, mask: Array, classes: Sequence[Mapping[str, Any]], s
 def read_itk(path: Path, plane: str, keys: Sequence[str]) -> Picture:
     """Reads an image of 2 or 3 axes, with several numbers per voxel or a fourth axis as channels."""
     sitk = simple_itk(path)
-    return picture_of(sitk.ReadImage(str(path)), plane, str(path))
+    return picture_of_itk(sitk.ReadImage(str(path)), plane, str(path))
 
 
-def picture_of(image: Any, plane: str, name: str = "the image") -> Picture:
+def picture_of_itk(image: Any, plane: str, name: str) -> Picture:
     """A SimpleITK image as slices of a plane."""
     sitk = simple_itk(None)
     array = sitk.GetArrayFromImage(image)  # the first axis of ITK comes last, then the channels
@@ -207,7 +212,7 @@ def grid_of(source: Path) -> Grid:
     if source.name.lower().endswith(NIFTI_SUFFIXES):
         import nibabel as nib
 
-        return grid_of_nifti(nib.load(source), str(source))
+        return grid_of_nibabel(nib.load(source), str(source))
     if source.name.lower().endswith(ITK_SUFFIXES):
         reader = simple_itk(source).ImageFileReader()
         reader.SetFileName(str(source))
@@ -218,10 +223,13 @@ def grid_of(source: Path) -> Grid:
     )
 
 
-def grid_of_nifti(image: Any, name: str) -> Grid:
-    """The grid of nibabel's image of a NIfTI; two axes get a third."""
-    affine, notes = nifti_affine(name, image.header)
+def grid_of_nibabel(image: Any, name: str) -> Grid:
+    """The grid of an image of nibabel; two axes get a third."""
     i, j, k = (*image.shape, 1)[:3]
+    if not hasattr(image.header, "get_sform"):  # another format than NIfTI, with one affine
+        require_affine(name, image.affine)
+        return Grid((i, j, k), image.affine, sheared(image.affine))
+    affine, notes = nifti_affine(name, image.header)
     return Grid((i, j, k), affine, notes, None if np.array_equal(affine, image.affine) else image.affine)
 
 
