@@ -99,6 +99,17 @@ def test_bare_arrays_lie_as_the_orientation_says(tmp_path):
         np.testing.assert_array_equal(one(np.ascontiguousarray(turned[:, None])), expected)
 
 
+def test_spacing_is_that_of_the_image(tmp_path):
+    image = nib.Nifti1Image(volume(), np.diag([-0.8, -0.9, 5, 1]))  # runs as axial networks see it
+    bare = np.ascontiguousarray(image.get_fdata(dtype=np.float32).transpose(2, 1, 0)[:, None])
+    for one in segmenters(tmp_path, spacing_mm=[3.0, 1.0, 0.5]):
+        expected = one(bare, spacing_mm=(5, 0.9, 0.8))
+        assert (expected != one(bare)).mean() > 0.1
+        for given in (image, as_itk(image)):
+            labels = one(given)
+            np.testing.assert_array_equal(labels if given is not image else labels.transpose(2, 1, 0), expected)
+
+
 @pytest.mark.parametrize("plane", ["axial", "acquired"])
 def test_a_volume_as_a_bare_array_is_told_how_it_must_lie(tmp_path, plane):
     words = "slices along each volume's coarsest axis" if plane == "acquired" else "slices to superior, rows to post"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -9,9 +11,11 @@ import SimpleITK as sitk
 from samples import write_nifti
 from test_io import AXIS_CODES, CLASSES, PATIENT, SEEN, scan, tilt
 
+from mlla_seg.data.cases import Case
 from mlla_seg.data.io import FORMATS, mask_path, read_channels, read_image, read_mask, write_mask
 from mlla_seg.data.picture import require_same_grid
-from mlla_seg.data.spec import ACQUIRED_PLANES
+from mlla_seg.data.reading import open_case
+from mlla_seg.data.spec import ACQUIRED_PLANES, load_card
 from mlla_seg.data.volumes import LPS, coarsest_axis
 from mlla_seg.errors import InputError
 
@@ -256,3 +260,8 @@ def test_channels_and_masks_are_cut_like_their_image(tmp_path):
     assert [read_image(path, "acquired").axes for path in paths] == ["RIP", "SPL"]
     together = read_channels(paths, "acquired")
     np.testing.assert_array_equal(together.array[:, 0], together.array[:, 1])
+    card = replace(load_card("hippocampus"), plane="acquired")
+    with open_case(card, Case("one", "one", ((paths[0],),), (paths[1],))) as source:
+        (piece,) = source.pieces
+    np.testing.assert_array_equal(piece.image[:, 0], volume)
+    np.testing.assert_array_equal(piece.labels, volume)
