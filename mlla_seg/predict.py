@@ -21,7 +21,7 @@ from mlla_seg.windows import array_windows
 
 
 class Predictor(CaseSegmenter):
-    """A trained segmenter for users: arrays or files in raw units in, class indices out.
+    """A trained segmenter for users: images, arrays or files in raw units in, class indices out; see ``__call__``.
 
     Args:
         network: A trained segmenter, as ``Segmenter.from_pretrained`` gives it, or anything that maps

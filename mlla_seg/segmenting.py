@@ -16,10 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from mlla_seg.data.given import is_bare, read_given
+from mlla_seg.data.headers import note_headers
 from mlla_seg.data.io import FORMATS, READERS, SERIES, is_readable, mask_path, read_channels, suffix_of, write_mask
-from mlla_seg.data.picture import Array, require_finite
+from mlla_seg.data.picture import Array, Picture, require_finite
 from mlla_seg.data.probabilities import probabilities_path, write_probabilities
 from mlla_seg.data.rasters import RASTER_SUFFIXES
+from mlla_seg.data.spec import plane_in_words
 from mlla_seg.errors import InputError
 from mlla_seg.progress import progress
 from mlla_seg.scenes import MapOptions, Windows, map_files, predict_scene
@@ -32,7 +35,7 @@ LIST = ".txt"
 
 
 class CaseSegmenter(ABC):
-    """A trained segmenter for users: arrays or files in raw units in, class indices out."""
+    """A trained segmenter for users: images, arrays or files in raw units in, class indices out."""
 
     spec: Mapping[str, Any]
     """What it knows of its data: classes, colours, channels, plane, sizes."""
@@ -51,24 +54,74 @@ class CaseSegmenter(ABC):
     def probabilities_of(self, logits: Any) -> Array:
         """Probabilities ``(n, K, H, W)`` of a block of logits."""
 
-    def __call__(self, image: Array, batch_size: int = 16, spacing_mm: Spacing | None = None) -> Array:
-        """Segments slices or a single image.
+    @property
+    def orientation(self) -> str:
+        """How slices, rows and columns of the volumes run that the network sees, and of bare arrays must, in words."""
+        return plane_in_words(self.spec.get("plane", "axial"))
+
+    def __call__(
+        self,
+        image: Any,
+        batch_size: int = 16,
+        spacing_mm: Spacing | None = None,
+        affine: Array | None = None,
+    ) -> Array:
+        """Segments an image in raw units: labels lie where the voxels of the image do.
+
+        What says where its voxels lie is turned as the network sees volumes, and its labels are turned back. A bare
+        array cannot say it, so it must lie so already: as :attr:`orientation` has it, for axial networks slices to
+        superior, rows to posterior and columns to left. Arrays of nibabel or SimpleITK hardly ever do.
 
         Args:
-            image: ``(S, C, H, W)`` or ``(C, H, W)`` in raw units.
+            image: One of:
+
+                * a path, or the paths of the channels of one image;
+                * an image of nibabel or SimpleITK;
+                * with ``affine``, an array ``(I, J, K)`` or ``(I, J, K, C)`` along the axes of the affine;
+                * a bare array, ``(S, C, H, W)`` or ``(C, H, W)``.
             batch_size: Slices that go through the network at once.
-            spacing_mm: Distance of slices, rows and columns, for networks trained at one spacing.
+            spacing_mm: Distance of slices, rows and columns of a bare array, for networks trained at one spacing; all
+                else says its own.
+            affine: ``(4, 4)`` of an array, from its indices to millimetres to the right, anterior and superior, as
+                nibabel has it.
 
         Returns:
-            Class indices uint8, ``(S, H, W)`` or ``(H, W)``.
+            Class indices uint8, in the order of the array that was given or that the image's own library makes of it:
+            ``(I, J, K)`` for nibabel's images and arrays with an affine, ``(K, J, I)`` for SimpleITK's, ``(S, H, W)``
+            or ``(H, W)`` for bare arrays. For files ``(I, J, K)``, the first axis of the file first, ``(S, H, W)`` for
+            h5 and npz, ``(H, W)`` for photos.
 
         Raises:
-            InputError: Another number of channels than in training.
+            InputError: Another number of channels than in training, or an image that cannot be used.
         """
+        if affine is None and is_bare(image):
+            return self._segment_bare(image, batch_size, spacing_mm)
+        if spacing_mm is not None:
+            raise InputError("spacing_mm is for bare arrays; all else says its own spacing.")
+        given = read_given(image, self.spec["plane"], self.spec["array_units"], affine)
+        labels = [self.labels_of(block) for block in self._blocks(given.name, given.picture, batch_size)]
+        note_headers({given.name: given.picture.notes})
+        return given.back(np.concatenate(labels))
+
+    def _segment_bare(self, image: Array, batch_size: int, spacing_mm: Spacing | None) -> Array:
+        if spacing_mm is None and self.spec.get("spacing_mm"):
+            print(
+                f"note: this network was trained at {self.spec['spacing_mm']} mm, and a bare array does not say its "
+                "spacing: it is taken to have the same. Give spacing_mm, or an image that says it.",
+                file=sys.stderr,
+            )
         single = image.ndim == 3
         blocks = self.logits(image[None] if single else image, batch_size, spacing_mm)
         labels = np.concatenate([self.labels_of(block) for block in blocks])
         return labels[0] if single else labels
+
+    def _blocks(self, name: str | Path, picture: Picture, batch_size: int) -> Iterator[Any]:
+        """Logits of the slices of an image that was read; what is wrong with it is said with its name."""
+        require_finite(Path(name), picture)
+        try:
+            return self.logits(picture.array, batch_size, picture.spacing_mm)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
 
     def require_channels(self, image: Array) -> None:
         """Checks that an array is ``(S, C, H, W)`` with the channels of the training."""
@@ -77,7 +130,8 @@ class CaseSegmenter(ABC):
             found = f"{image.shape[1]} channels" if image.ndim == 4 else f"shape {tuple(image.shape)}"
             raise InputError(
                 f"has {found}; this network was trained on {len(channels)} ({', '.join(channels)}). "
-                "Arrays are (S, C, H, W), or (C, H, W) for a single image."
+                "Bare arrays are (S, C, H, W), or (C, H, W) for a single image; those of volumes have "
+                f"{self.orientation}. Others come with affine=, or as an image of nibabel or SimpleITK."
             )
 
     def predict_file(
@@ -91,14 +145,16 @@ class CaseSegmenter(ABC):
             batch_size: Slices that go through the network at once.
             probabilities: An h5 file for the probabilities of every class, if they are wanted.
         """
+        note_headers({str(files[0]): self._predict_file(files, output, batch_size, probabilities)})
+
+    def _predict_file(
+        self, files: tuple[Path, ...], output: Path, batch_size: int, probabilities: Path | None
+    ) -> tuple[str, ...]:
+        """Segments one image, and returns what is to be said of how its header was taken."""
         picture = read_channels(files, self.spec["plane"], self.spec["array_units"])
-        require_finite(files[0], picture)
         names = [entry["name"] for entry in self.spec["classes"]]
         slices, _, height, width = picture.array.shape
-        try:
-            blocks = self.logits(picture.array, batch_size, picture.spacing_mm)
-        except InputError as error:
-            raise InputError(f"{files[0]}: {error}") from error
+        blocks = self._blocks(files[0], picture, batch_size)
         labels = np.empty((slices, height, width), np.uint8)
         with ExitStack() as stack:
             if probabilities is not None:
@@ -112,7 +168,8 @@ class CaseSegmenter(ABC):
                 if probabilities is not None:
                     array[:, part] = self.probabilities_of(block).swapaxes(0, 1)
                 bar.update(len(block))
-        write_mask(output, labels, self.spec["classes"], files[0], self.spec["plane"])
+        write_mask(output, labels, self.spec["classes"], files[0], picture.axes or self.spec["plane"])
+        return picture.notes
 
 
 def segment_files(
@@ -157,7 +214,7 @@ def segment_files(
             raise InputError(f"{target}: the mask would overwrite its image. Choose another folder for --output.")
         if any(claims[path] > 1 for path in paths):
             raise InputError(f"{target}: would be the mask of several images of {source}; give them one by one.")
-    written, problems = 0, []
+    written, problems, notes = 0, [], {}
     with progress(len(images), "Predicting", "image") as bar:
         for files, target, paths in zip(images, targets, written_by, strict=True):
             try:
@@ -168,11 +225,12 @@ def segment_files(
                     written += 1
                 else:
                     beside = paths[1] if options.probabilities else None
-                    segmenter.predict_file(files, target, options.batch_size, beside)
+                    notes[str(files[0])] = segmenter._predict_file(files, target, options.batch_size, beside)
                     written += 1
             except InputError as error:  # the other images are not to blame
                 problems.append(str(error))
             bar.update()
+    note_headers(notes)
     print(f"{written} of {len(images)} masks written to {folder}")
     print("\n".join(_legend(segmenter.spec)))
     if problems:

@@ -15,15 +15,17 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from mlla_seg.data.dataset import CaseDataset, SliceDataset
 from mlla_seg.data.ground import note_overlaps
+from mlla_seg.data.headers import note_headers
 from mlla_seg.data.layouts import find_cases
 from mlla_seg.data.nnunet import nnunet_card
-from mlla_seg.data.spec import SPLITS, Card, load_card
+from mlla_seg.data.spec import ACQUIRED, PLANES, SPLITS, Card, load_card
 from mlla_seg.data.splits import Splits, fold_cases, split_cases
 from mlla_seg.data.store import (
     build_store,
     check_class_sizes,
     measured_normalisation,
     note_absent_classes,
+    note_planes,
     note_warped,
     open_store,
 )
@@ -58,6 +60,8 @@ class SegmentationDataModule(LightningDataModule):
             and predicted by a sliding window of this size.
         context: Neighbouring slices on each side that the network sees as further channels (2.5-D).
         channels: Names of the card's channels that the network sees, in their order, by default what the card uses.
+        plane: ``axial``, ``coronal`` or ``sagittal`` slices of volumes, or ``acquired`` for slices along the coarsest
+            axis of each, by default what the card says.
         augment: ``none``, ``transunet``, ``anatomy`` or ``aerial``.
         intensity: Strength of random changes of contrast, brightness, gamma and noise; 0 for none.
         balance: Share of the training crops that are drawn around pixels of the classes, each class of a case as often
@@ -80,6 +84,7 @@ class SegmentationDataModule(LightningDataModule):
         crop: list[int] | None = None,
         context: int = 0,
         channels: list[str] | None = None,
+        plane: str | None = None,
         augment: str = "anatomy",
         intensity: float = 0.0,
         balance: float | bool = 0.0,
@@ -111,6 +116,9 @@ class SegmentationDataModule(LightningDataModule):
         if crop is None and not isinstance(resize, list):
             raise InputError("Training slices need one size: set --data.crop or --data.resize to [height, width].")
         self.card = card_of(card, root, channels)
+        if plane is not None:
+            lookup(dict.fromkeys((*PLANES, ACQUIRED)), plane, "plane for --data.plane:")
+            self.card = replace(self.card, plane=plane)
         stacked = len(self.card.seen) * (2 * context + 1)
         if augment != "none" and stacked > MOST_CHANNELS:
             raise InputError(
@@ -177,6 +185,8 @@ class SegmentationDataModule(LightningDataModule):
         check_class_sizes(self.card, stored)
         note_absent_classes(self.card, stored[: len(self.splits.train)])
         note_warped(stored)
+        note_planes(self.card, stored)
+        note_headers({case.name: case.notes for case in stored})
         note_overlaps({name: open_store(self.card, cases, self.store) for name, cases in splits.items()})
 
     def setup(self, stage: str) -> None:

@@ -10,13 +10,15 @@ import numpy as np
 
 from mlla_seg import __version__
 from mlla_seg.data.picture import Array, Picture
-from mlla_seg.data.volumes import grid_of_itk, picture_of, simple_itk, turn_back
+from mlla_seg.data.volumes import grid_of_itk, picture_of_itk, simple_itk, turn_back
 from mlla_seg.errors import InputError
 
 POSITION, ORIENTATION, PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
 THICKNESS, DESCRIPTION = "0018|0050", "0008|103e"
 TOLERANCE = 0.02
-"""How far a slice may lie from its place, as a fraction of the distance between slices; scanners round positions."""
+"""How far a slice may lie beside the last, or two in one place, as a fraction of the distance between slices."""
+ROUNDED = 0.1
+"""How far a slice may lie from its place in an even stack, as such a fraction: some write one decimal of its mm."""
 
 
 def is_dicom(path: Path) -> bool:
@@ -34,7 +36,7 @@ def is_series(folder: Path) -> bool:
 
 def read_dicom(path: Path, plane: str, keys: Sequence[str]) -> Picture:
     """Reads the series in a folder, in stored units after rescaling, such as HU."""
-    return picture_of(read_series(path), plane)
+    return picture_of_itk(read_series(path), plane, str(path))
 
 
 def series_files(folder: Path) -> list[Path]:
@@ -80,10 +82,14 @@ def _slice_distance(folder: Path, files: Sequence[Path]) -> float:
                     f"{path}: its {what} is {tag.get(key)}, that of {files[0].name} {tags[0].get(key)}. "
                     "The slices of a series must be alike; remove localisers and other images."
                 )
-    if POSITION not in tags[0] or ORIENTATION not in tags[0]:
-        raise InputError(f"{files[0]}: says no position or orientation, so its place in the patient is not known.")
+    for path, tag in zip(files, tags, strict=True):
+        if POSITION not in tag or ORIENTATION not in tag:
+            raise InputError(
+                f"{path}: says no position or orientation, so its place in the patient is not known. "
+                "Leave out screenshots and reports."
+            )
     if len(files) == 1:
-        return float(tags[0].get(THICKNESS, "") or 1.0)
+        return float(tags[0].get(THICKNESS, "") or 0) or 1.0
     rows, columns = np.reshape(_numbers(tags[0][ORIENTATION]), (2, 3))
     normal = np.cross(rows, columns)
     positions = np.array([_numbers(tag[POSITION]) for tag in tags])
@@ -96,8 +102,10 @@ def _slice_distance(folder: Path, files: Sequence[Path]) -> float:
             f"{folder}: {files[first].name} and {files[first + 1].name} lie in the same place. "
             "Phases or echoes of a scan are series of their own: put one in its own folder."
         )
-    if (gaps := np.flatnonzero(np.abs(steps - step) > TOLERANCE * step)).size:
-        first = int(gaps[0])
+    numbers = np.arange(len(along))
+    slope, start = np.polyfit(numbers, along, 1)
+    if (np.abs(along - slope * numbers - start) > ROUNDED * step).any():
+        first = int(np.abs(steps - step).argmax())
         missing = round(steps[first] / step) - 1
         count = f"{missing} slice{'s' if missing > 1 else ''} missing" if missing > 0 else "uneven spacing"
         raise InputError(
@@ -111,7 +119,7 @@ def _slice_distance(folder: Path, files: Sequence[Path]) -> float:
             f"{folder}: the gantry was tilted by {angle:.1f} degrees, each slice lies {shift:.3g} mm beside the last. "
             "Resample the series to a straight grid first, for instance with dcm2niix."
         )
-    return float(np.abs(along[-1])) / (len(files) - 1)
+    return float(np.abs(slope))
 
 
 def _alike(value: Any, first: Any) -> bool:
@@ -148,7 +156,7 @@ def write_dicom_seg(path: Path, mask: Array, classes: Sequence[Mapping[str, Any]
     from pydicom.sr.codedict import codes
 
     images = [pydicom.dcmread(file, stop_before_pixels=True) for file in series_files(source)]
-    frames = turn_back(mask, grid_of_itk(read_series(source)), plane).transpose(2, 1, 0).astype(np.uint8)
+    frames = turn_back(mask, grid_of_itk(read_series(source), str(source)), plane).transpose(2, 1, 0).astype(np.uint8)
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name="mlla_seg", version=__version__, family=codes.cid7162.ArtificialIntelligence
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def read_image(path: Path, plane: str = "axial", array_units: Mapping[str, float
 
     Args:
         path: A file of a known format, or a folder that holds one DICOM series.
-        plane: The plane whose slices come first, for volumes that know their orientation.
+        plane: The plane whose slices come first, for volumes that know their orientation; see ``volumes.axes_of``.
         array_units: ``scale`` and ``offset`` from the stored values of bare arrays to units; other files hold units.
 
     Raises:
@@ -104,7 +105,7 @@ def read_image(path: Path, plane: str = "axial", array_units: Mapping[str, float
     if not array_units or suffix_of(path) not in ARRAY_SUFFIXES:
         return picture
     scaled = picture.array.astype(np.float32) * array_units["scale"] + array_units["offset"]
-    return Picture(scaled.astype(np.float32), picture.spacing_mm, picture.affine)
+    return replace(picture, array=scaled.astype(np.float32))
 
 
 def read_channels(
@@ -115,13 +116,16 @@ def read_channels(
     Raises:
         InputError: Also where the files do not fit together.
     """
-    channels = [read_image(path, plane, array_units) for path in files]
+    channels = [read_image(files[0], plane, array_units)]
+    plane = channels[0].axes or plane
+    channels += [read_image(path, plane, array_units) for path in files[1:]]
     for path, channel in zip(files[1:], channels[1:], strict=True):
         require_same_grid(files[0], channels[0], path, channel)
     if len(channels) == 1:
         return channels[0]
     array = np.concatenate([channel.array for channel in channels], axis=1)
-    return Picture(array, channels[0].spacing_mm, channels[0].affine, any(channel.gaps for channel in channels))
+    notes = tuple(dict.fromkeys(note for channel in channels for note in channel.notes))
+    return replace(channels[0], array=array, gaps=any(channel.gaps for channel in channels), notes=notes)
 
 
 def read_mask(path: Path, plane: str = "axial") -> Picture:

@@ -25,8 +25,14 @@ class Picture:
     """Distance between slices, rows and columns; none where the file does not say it."""
     affine: Array | None = None
     """``(4, 4)`` from slice, row and column to millimetres (right, anterior, superior), if the file says it."""
+    axes: str | None = None
+    """Directions in which slices, rows and columns run, such as ``SPL``, if the file says it."""
     gaps: bool = False
     """Whether NaN stands for no data, as in rasters; elsewhere it is damage."""
+    notes: tuple[str, ...] = ()
+    """What is to be said of how its header was taken."""
+    stored: Array | None = None
+    """The affine as other programs read it from the same header, where ours is another."""
 
 
 def compact(array: Array) -> Array:
@@ -72,8 +78,15 @@ def require_same_grid(path: Path, picture: Picture, other_path: Path, other: Pic
     if picture.affine is None or other.affine is None:
         return
     corners = np.array([(*corner, 1) for corner in np.ndindex(2, 2, 2)]) * (*(n - 1 for n in shape), 1)
-    distance = np.linalg.norm(corners @ (picture.affine - other.affine).T, axis=1).max()
-    if distance > 0.1 * min(picture.spacing_mm or (1.0,)):
+
+    def apart(affine: Array, other_affine: Array) -> float:
+        distance = np.linalg.norm(corners @ (affine - other_affine).T, axis=1).max()
+        return float(distance) if distance > 0.1 * np.linalg.norm(affine[:3, :3], axis=0).min() else 0.0
+
+    distance = apart(picture.affine, other.affine)
+    # A mask drawn on an image whose header we take otherwise carries what another program read from it.
+    stored = picture.affine if picture.stored is None else picture.stored
+    if distance and apart(stored, other.affine if other.stored is None else other.stored):
         raise InputError(
             f"{other_path}: its affine differs from {path.name}, it lies up to {distance:.3g} mm elsewhere in the "
             "patient. Resample one to the other's grid, or correct the header that is wrong."

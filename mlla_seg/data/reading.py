@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ class Source:
     ground: Ground | None = None
     warped: tuple[str, ...] = ()
     """Files that lie on another grid than the image, and are brought to it."""
+    notes: tuple[str, ...] = ()
+    """What is to be said of how the headers of its image were taken."""
 
 
 @contextmanager
@@ -64,6 +66,7 @@ def open_case(card: Card, case: Case) -> Iterator[Source]:
         return
     entries: list[Piece] = []
     spacing = None
+    notes: dict[str, None] = {}
     first = 0
     for files, mask_path in zip(case.images, case.masks or [files[0] for files in case.images], strict=True):
         image, labels = _read_entry(card, files, mask_path)
@@ -73,20 +76,21 @@ def open_case(card: Card, case: Case) -> Iterator[Source]:
                 f"{entries[0].image.shape[2:]}; slices of one volume must have one shape."
             )
         spacing = spacing if entries else image.spacing_mm
+        notes.update(dict.fromkeys(image.notes))
         entries.append(Piece(first, 0, image.array, labels))
         first += len(labels)
     _, channels, height, width = entries[0].image.shape
     dtype = np.result_type(*(piece.image.dtype for piece in entries))
-    yield Source((first, channels, height, width), dtype, iter(entries), spacing)
+    yield Source((first, channels, height, width), dtype, iter(entries), spacing, notes=tuple(notes))
 
 
 def _read_entry(card: Card, files: tuple[Path, ...], mask_path: Path) -> tuple[Picture, Array]:
     """One volume or slice: its image and its labels."""
     image = read_channels(files, card.plane, card.array_units)
-    mask = read_mask(mask_path, card.plane)
+    mask = read_mask(mask_path, image.axes or card.plane)  # by its own rounded spacing it might be cut otherwise
     require_same_grid(files[0], image, mask_path, mask)
     array = chosen_bands(card, files, image.array, axis=1)
-    image = Picture(array, image.spacing_mm, image.affine, image.gaps)
+    image = replace(image, array=array)
     if not image.gaps:
         require_finite(files[0], image)
     labels, unknown = class_indices(card, mask.array, mask_path, mask.gaps)

@@ -19,6 +19,12 @@ from mlla_seg.errors import InputError, lookup
 PLANES = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}
 """Directions in which slices, rows and columns of a volume run: axial slices go up, their rows to the back (posterior),
 their columns to the patient's left, which is how a radiologist looks at them."""
+ACQUIRED = "acquired"
+"""Stands for the plane in which each volume was acquired: its slices run along its coarsest axis."""
+ACQUIRED_PLANES = ("RIP", "PIL", "SPL")
+"""Directions of acquired slices, by the axis that theirs is nearest to: right, anterior, superior. One can be turned
+into another, none is its mirror image: an oblique stack looks alike, whichever axis it happens to be nearest to."""
+DIRECTIONS = dict(R="right", L="left", A="anterior", P="posterior", S="superior", I="inferior")
 
 NORMALISATION_KEYS = {"mean", "std", "window", "per_image", "foreground", "measured"}
 SPLITS = ("train", "val", "test")
@@ -126,6 +132,18 @@ class Card:
         }
 
 
+def plane_in_words(plane: str) -> str:
+    """How slices, rows and columns of a plane run."""
+
+    def words(axes: str) -> str:
+        slices, rows, columns = (DIRECTIONS[axis] for axis in axes)
+        return f"slices to {slices}, rows to {rows}, columns to {columns}"
+
+    if plane != ACQUIRED:
+        return words(PLANES[plane])
+    return f"slices along each volume's coarsest axis ({'; or '.join(map(words, reversed(ACQUIRED_PLANES)))})"
+
+
 def _values(entry: dict[str, Any], position: int) -> list[Any]:
     """The values in the masks that stand for a class."""
     given = entry.get("id", position)
@@ -221,7 +239,7 @@ def _validate(card: Card, path: Path) -> None:
         threshold is None or (_is_number(threshold) and len(card.classes) == 2),
         f"mask_threshold is a number, above which a pixel is of the second of two classes, found {threshold!r}.",
     )
-    lookup(PLANES, card.plane, f"plane in {path}:")
+    lookup(dict.fromkeys((*PLANES, ACQUIRED)), card.plane, f"plane in {path}:")
     for key in ("largest_class", "smallest_class"):
         if getattr(card, key) is not None:
             lookup(dict.fromkeys(names), getattr(card, key), f"{key} in {path}:")

@@ -28,10 +28,11 @@ from mlla_seg.data.labels import IGNORED
 from mlla_seg.data.picture import Array
 from mlla_seg.data.reading import open_case
 from mlla_seg.data.sampling import class_places, statistics, value_sample
-from mlla_seg.data.spec import Card
+from mlla_seg.data.spec import PLANES, Card
+from mlla_seg.data.volumes import coarsest_axis
 from mlla_seg.errors import InputError
 
-VERSION = 5
+VERSION = 6
 """Raised when the meaning of the stored arrays changes, so that old ones are built again."""
 THREADS = 4
 KINDS = ("image", "mask", "values", "places")
@@ -53,6 +54,8 @@ class StoredCase:
     """Where a scene lies on the ground, if its file says it."""
     warped: tuple[str, ...] = ()
     """Files that lay on another grid than the image and were brought to it."""
+    notes: tuple[str, ...] = ()
+    """What is to be said of how the headers of its image were taken."""
 
     # What is written to these arrays stays in memory: torch takes no array that it could not write to.
     def image(self) -> Array:
@@ -106,7 +109,14 @@ def open_store(card: Card, cases: Sequence[Case], folder: Path) -> list[StoredCa
         spacing = tuple(entry["spacing_mm"]) if entry["spacing_mm"] else None
         place = entry["ground"]
         ground = Ground(place["crs"], tuple(place["transform"]), tuple(place["shape"])) if place else None
-        facts = (tuple(entry["shape"]), tuple(entry["voxels"]), spacing, ground, tuple(entry["warped"]))
+        facts = (
+            tuple(entry["shape"]),
+            tuple(entry["voxels"]),
+            spacing,
+            ground,
+            tuple(entry["warped"]),
+            tuple(entry["notes"]),
+        )
         opened.append(StoredCase(case.name, folder / case.name, *facts))
     return opened
 
@@ -160,6 +170,22 @@ def note_warped(cases: Sequence[StoredCase]) -> None:
         )
 
 
+def note_planes(card: Card, cases: Sequence[StoredCase]) -> None:
+    """Says how many volumes are cut in another way than they were acquired, where the plane is fixed."""
+
+    def across(case: StoredCase) -> bool:
+        slices, _, height, width = case.shape
+        return bool(case.spacing_mm) and coarsest_axis(case.spacing_mm or (), (slices, height, width)) in (1, 2)
+
+    names = [case.name for case in cases if card.plane in PLANES and across(case)]
+    if names:
+        print(
+            f"note: {len(names)} of {len(cases)} volumes of {card.name} have another slice axis (plane: {card.plane}) "
+            f"than their coarsest, such as {names[0]}. With --data.plane acquired their slices run along it.",
+            file=sys.stderr,
+        )
+
+
 def _stored(folder: Path, name: str) -> dict[str, Any]:
     """What the store says of a case; nothing where any of its files is missing or damaged."""
     if not all((folder / f"{name}.{kind}.npy").is_file() for kind in KINDS):
@@ -208,6 +234,7 @@ def _build_case(card: Card, case: Case, root: Path, folder: Path) -> None:
             "spacing_mm": source.spacing_mm,
             "ground": source.ground and asdict(source.ground),
             "warped": source.warped,
+            "notes": source.notes,
         }
         for kind, path in temporary.items():
             os.replace(path, folder / f"{case.name}.{kind}.npy")

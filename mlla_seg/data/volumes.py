@@ -7,21 +7,24 @@ rows and columns run as the plane says (see ``spec.PLANES``), and a mask is turn
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mlla_seg.data.headers import nifti_affine, require_affine, sheared, steps_of
 from mlla_seg.data.picture import Array, Picture, compact
-from mlla_seg.data.spec import PLANES
+from mlla_seg.data.spec import ACQUIRED, ACQUIRED_PLANES, PLANES
 from mlla_seg.errors import InputError
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd", ".seg.nrrd")
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """From right, anterior, superior to left, posterior, superior and back."""
+COARSER = 1.05
+"""An axis is the coarsest where its steps are so many times those of the others; scanners round what is isotropic."""
 
 
 @dataclass(frozen=True)
@@ -32,24 +35,31 @@ class Grid:
     """Voxels along the file's own axes."""
     affine: Array
     """``(4, 4)`` from indices along these axes to millimetres (right, anterior, superior)."""
+    notes: tuple[str, ...] = ()
+    """What is to be said of how the affine was found."""
+    stored: Array | None = None
+    """The affine as other programs read it from the same header, where ours is another."""
 
 
-def turn_to_plane(array: Array, affine: Array, plane: str) -> Picture:
+def turn_to_plane(array: Array, grid: Grid, plane: str) -> Picture:
     """A file's voxels as slices of a plane.
 
     Args:
         array: ``(I, J, K)``, or ``(I, J, K, C)`` with channels last.
-        affine: ``(4, 4)`` of the file's axes.
-        plane: A name in ``PLANES``.
+        grid: Of the file.
+        plane: See :func:`axes_of`.
     """
     from nibabel import orientations
 
-    turn = _turn(affine, plane)
-    turned = affine @ orientations.inv_ornt_aff(turn, array.shape[:3])
-    zooms = np.sqrt((turned[:3, :3] ** 2).sum(axis=0))
+    axes = axes_of(grid, plane)
+    turn = orientations.ornt_transform(orientations.io_orientation(grid.affine), orientations.axcodes2ornt(axes))
+    inverse = orientations.inv_ornt_aff(turn, grid.shape)
+    turned = grid.affine @ inverse
+    stored = None if grid.stored is None else grid.stored @ inverse
+    slices, rows, columns = map(float, steps_of(turned))
     array = orientations.apply_orientation(array, turn)
     array = array[:, None] if array.ndim == 3 else np.moveaxis(array, 3, 1)
-    return Picture(compact(array), (float(zooms[0]), float(zooms[1]), float(zooms[2])), turned)
+    return Picture(compact(array), (slices, rows, columns), turned, axes, notes=grid.notes, stored=stored)
 
 
 def turn_back(mask: Array, grid: Grid, plane: str) -> Array:
@@ -57,31 +67,58 @@ def turn_back(mask: Array, grid: Grid, plane: str) -> Array:
     from nibabel import orientations
 
     back = orientations.ornt_transform(
-        orientations.axcodes2ornt(PLANES[plane]), orientations.io_orientation(grid.affine)
+        orientations.axcodes2ornt(axes_of(grid, plane)), orientations.io_orientation(grid.affine)
     )
     return np.ascontiguousarray(orientations.apply_orientation(mask, back)).reshape(grid.shape)
 
 
-def _turn(affine: Array, plane: str) -> Array:
-    """Orientation transform of nibabel from the file's axes to (slice, row, column) of the plane."""
+def axes_of(grid: Grid, plane: str) -> str:
+    """Directions in which slices, rows and columns of a plane run in a volume, such as ``SPL``.
+
+    Args:
+        grid: Of the volume.
+        plane: A name in ``PLANES``; ``acquired`` for slices along the coarsest axis, axial ones where there is none; or
+            already these directions.
+    """
+    if plane != ACQUIRED:
+        return PLANES.get(plane, plane)
+    coarsest = coarsest_axis(steps_of(grid.affine), grid.shape)
+    if coarsest is None:
+        return PLANES["axial"]
     from nibabel import orientations
 
-    target = orientations.axcodes2ornt(PLANES[plane])
-    return orientations.ornt_transform(orientations.io_orientation(affine), target)
+    return ACQUIRED_PLANES[int(orientations.io_orientation(grid.affine)[coarsest, 0])]
+
+
+def coarsest_axis(steps: Iterable[float], shape: Sequence[int]) -> int | None:
+    """The axis along which a volume was acquired slice by slice: the only one with a single voxel, or the coarsest.
+
+    None where two or three axes are equally coarse.
+    """
+    single = [axis for axis, count in enumerate(shape) if count == 1]
+    if len(single) == 1:
+        return single[0]
+    (largest, axis), (second, _), _ = sorted(((step, axis) for axis, step in enumerate(steps)), reverse=True)
+    return axis if largest > COARSER * second else None
 
 
 def read_nifti(path: Path, plane: str, keys: Sequence[str]) -> Picture:
     """Reads a NIfTI of 2 or 3 axes, or 4 with channels last; integers that are not scaled stay as they are."""
     import nibabel as nib
 
-    image: Any = nib.load(path)
-    scaled = (image.dataobj.slope, image.dataobj.inter) != (1, 0)
-    array = image.get_fdata(dtype=np.float32, caching="unchanged") if scaled else np.asarray(image.dataobj)
+    return picture_of_nibabel(nib.load(path), plane, str(path))
+
+
+def picture_of_nibabel(image: Any, plane: str, name: str) -> Picture:
+    """An image of nibabel as slices of a plane."""
+    stored = image.dataobj  # in the file, or an array
+    scaled = (getattr(stored, "slope", 1), getattr(stored, "inter", 0)) != (1, 0)
+    array = image.get_fdata(dtype=np.float32, caching="unchanged") if scaled else np.asarray(stored)
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim not in (3, 4):
-        raise InputError(f"{path}: expected a volume of 3 axes, or 4 with channels last, found shape {array.shape}.")
-    return turn_to_plane(array, image.affine, plane)
+        raise InputError(f"{name}: expected a volume of 3 axes, or 4 with channels last, found shape {array.shape}.")
+    return turn_to_plane(array, grid_of_nibabel(image, name), plane)
 
 
 def write_nifti(path: Path, mask: Array, classes: Sequence[Mapping[str, Any]], source: Path, plane: str) -> None:
@@ -89,14 +126,16 @@ def write_nifti(path: Path, mask: Array, classes: Sequence[Mapping[str, Any]], s
     import nibabel as nib
 
     grid = grid_of(source)
-    array, header = turn_back(mask, grid, plane), None
+    array = turn_back(mask, grid, plane)
+    affine: Array | None = grid.affine
+    header = None
     if source.name.lower().endswith(NIFTI_SUFFIXES):
-        header = nib.load(source).header.copy()
+        affine, header = None, nib.load(source).header.copy()  # with whatever it says of the place
         array = array.reshape(header.get_data_shape()[:3])  # a slice of two axes stays one
         header.set_data_dtype(mask.dtype)
         header["cal_min"], header["cal_max"] = 0, 0
         header.set_slope_inter(1, 0)
-    image = nib.Nifti1Image(array, grid.affine, header)
+    image = nib.Nifti1Image(array, affine, header)
     if header is None:
         image.set_qform(grid.affine, code="scanner")
         image.set_sform(grid.affine, code="scanner")
@@ -107,10 +146,10 @@ def write_nifti(path: Path, mask: Array, classes: Sequence[Mapping[str, Any]], s
 def read_itk(path: Path, plane: str, keys: Sequence[str]) -> Picture:
     """Reads an image of 2 or 3 axes, with several numbers per voxel or a fourth axis as channels."""
     sitk = simple_itk(path)
-    return picture_of(sitk.ReadImage(str(path)), plane)
+    return picture_of_itk(sitk.ReadImage(str(path)), plane, str(path))
 
 
-def picture_of(image: Any, plane: str) -> Picture:
+def picture_of_itk(image: Any, plane: str, name: str) -> Picture:
     """A SimpleITK image as slices of a plane."""
     sitk = simple_itk(None)
     array = sitk.GetArrayFromImage(image)  # the first axis of ITK comes last, then the channels
@@ -118,7 +157,7 @@ def picture_of(image: Any, plane: str) -> Picture:
         array = np.moveaxis(array, -1, 0)
     array = array.reshape((-1, 1, *array.shape[-2:]) if image.GetDimension() == 2 else (-1, *array.shape[-3:]))
     array = array.transpose(3, 2, 1, 0)  # (I, J, K, C)
-    return turn_to_plane(array, grid_of_itk(image).affine, plane)
+    return turn_to_plane(array, grid_of_itk(image, name), plane)
 
 
 def write_itk(path: Path, mask: Array, classes: Sequence[Mapping[str, Any]], source: Path, plane: str) -> None:
@@ -169,24 +208,32 @@ def grid_of(source: Path) -> Grid:
     if source.is_dir():
         from mlla_seg.data.dicom import read_series
 
-        return grid_of_itk(read_series(source))
+        return grid_of_itk(read_series(source), str(source))
     if source.name.lower().endswith(NIFTI_SUFFIXES):
         import nibabel as nib
 
-        image: Any = nib.load(source)
-        i, j, k = (*image.shape, 1)[:3]
-        return Grid((i, j, k), image.affine)
+        return grid_of_nibabel(nib.load(source), str(source))
     if source.name.lower().endswith(ITK_SUFFIXES):
         reader = simple_itk(source).ImageFileReader()
         reader.SetFileName(str(source))
         reader.ReadImageInformation()
-        return grid_of_itk(reader)
+        return grid_of_itk(reader, str(source))
     raise InputError(
         f"{source}: does not say where its voxels lie, so its mask cannot be a volume. Leave out --format."
     )
 
 
-def grid_of_itk(image: Any) -> Grid:
+def grid_of_nibabel(image: Any, name: str) -> Grid:
+    """The grid of an image of nibabel; two axes get a third."""
+    i, j, k = (*image.shape, 1)[:3]
+    if not hasattr(image.header, "get_sform"):  # another format than NIfTI, with one affine
+        require_affine(name, image.affine)
+        return Grid((i, j, k), image.affine, sheared(image.affine))
+    affine, notes = nifti_affine(name, image.header)
+    return Grid((i, j, k), affine, notes, None if np.array_equal(affine, image.affine) else image.affine)
+
+
+def grid_of_itk(image: Any, name: str) -> Grid:
     """The grid of a SimpleITK image, or of a reader that has seen its header; two axes get a third of 1 mm."""
     axes = image.GetDimension()
     count = min(axes, 3)
@@ -196,13 +243,14 @@ def grid_of_itk(image: Any) -> Grid:
     affine[:3, :3] = matrix * (*image.GetSpacing()[:count], 1.0)[:3]
     affine[:count, 3] = image.GetOrigin()[:count]
     i, j, k = (*image.GetSize()[:count], 1)[:3]
-    return Grid((i, j, k), LPS @ affine)
+    require_affine(name, affine)
+    return Grid((i, j, k), LPS @ affine, sheared(affine))
 
 
 def itk_geometry(grid: Grid) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
     """Origin, spacing and direction for SimpleITK."""
     affine = LPS @ grid.affine
-    spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    spacing = steps_of(affine)
     direction = affine[:3, :3] / spacing
     return tuple(affine[:3, 3].tolist()), tuple(spacing.tolist()), tuple(direction.ravel().tolist())
 

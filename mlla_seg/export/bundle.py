@@ -19,7 +19,8 @@ from torch import Tensor
 
 from mlla_seg import __version__
 from mlla_seg.data.picture import Array
-from mlla_seg.data.spec import PLANES
+from mlla_seg.data.spec import ACQUIRED, PLANES
+from mlla_seg.errors import InputError
 from mlla_seg.export.exportable import Exportable, Job, example_image
 from mlla_seg.export.parity import Engine
 from mlla_seg.export.programs import scripted
@@ -35,8 +36,17 @@ Replace this text by it before you give the bundle away.
 
 
 def write_bundle(job: Job, path: Path) -> Engine:
-    """Writes the bundle."""
+    """Writes the bundle.
+
+    Raises:
+        InputError: TorchScript cannot take the network, or its slices run along another axis in each volume.
+    """
     spec = job.spec
+    if spec["plane"] == ACQUIRED:
+        raise InputError(
+            "This network sees each volume in the plane of its acquisition (plane: acquired); MONAI turns all to one. "
+            "Export onnx for mlla_seg.runtime, or train with --data.plane axial, coronal or sagittal."
+        )
     values = [entry.get("id", k) for k, entry in enumerate(spec["classes"])]
     network = Exportable(job.network, precision=job.precision)
     # Masks can be turned back as they are; where voxels change their size, probabilities are resampled instead.

@@ -62,6 +62,35 @@ def test_slices_that_are_missing_or_doubled_are_refused(series):
         read_image(series)
 
 
+def test_positions_rounded_to_one_decimal_are_an_even_stack_and_thickness_0_is_none(series):
+    bottom = min(float(pydicom.dcmread(path).ImagePositionPatient[2]) for path in series.iterdir())
+    for path in series.iterdir():
+        data = pydicom.dcmread(path)
+        place = round((float(data.ImagePositionPatient[2]) - bottom) / 2.5)
+        data.ImagePositionPatient = [*data.ImagePositionPatient[:2], round(bottom + place * 1.25 + 1e-6, 1)]
+        data.SliceThickness = 0
+        data.save_as(path)
+    assert read_image(series).spacing_mm[0] == pytest.approx(1.25, abs=0.01)
+    moved = file_of(series, 3)
+    data = pydicom.dcmread(moved)
+    data.ImagePositionPatient = [*data.ImagePositionPatient[:2], float(data.ImagePositionPatient[2]) + 0.4]
+    data.save_as(moved)
+    with pytest.raises(InputError, match="uneven spacing between"):
+        read_image(series)
+    for path in sorted(series.iterdir())[1:]:
+        path.unlink()
+    assert read_image(series).spacing_mm[0] == 1
+
+
+def test_a_picture_without_a_place_among_the_slices_is_named(series):
+    path = file_of(series, 5)
+    data = pydicom.dcmread(path)
+    del data.ImagePositionPatient
+    data.save_as(path)
+    with pytest.raises(InputError, match=rf"{path.name}: says no position or orientation.*Leave out screenshots"):
+        read_image(series)
+
+
 def test_tilted_gantry_is_refused(tmp_path):
     folder = dicom_series(tmp_path / "ct", tilt=0.5)
     with pytest.raises(InputError, match=r"the gantry was tilted by 11\.3 degrees, each slice lies 0\.5 mm beside"):

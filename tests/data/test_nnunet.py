@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import nibabel as nib
 import numpy as np
@@ -127,3 +128,31 @@ def test_channels_count_from_zero(tmp_path):
     data = SegmentationDataModule(root=str(tmp_path / "data"), crop=[8, 8])
     with pytest.raises(InputError, match=r"scan_0_0001\.nii\.gz: the channels of scan_0 are \[1\], they should count"):
         data.splits  # noqa: B018  found when they are asked for
+
+
+@pytest.mark.parametrize("steps", [(0.6, 4, 0.6), (4, 0.6, 0.6)])
+def test_slices_run_along_the_coarsest_axis_unless_told(tmp_path, capsys, steps):
+    layouts.nnunet(tmp_path / "data")
+    for path in (tmp_path / "data").glob("*/*.nii.gz"):
+        array = np.asarray(nib.load(path).dataobj)  # (32, 32, 3) along right, anterior, superior
+        nib.Nifti1Image(array, np.diag([*steps, 1])).to_filename(path)
+    how = {"root": str(tmp_path / "data"), "crop": [8, 8], "cache_dir": str(tmp_path / "cache")}
+    data = SegmentationDataModule(**how)
+    assert data.spec["plane"] == "acquired"
+    data.prepare_data()
+    data.setup("fit")
+    case = data.train_set.cases[0]
+    assert case.spacing_mm == pytest.approx((4, 0.6, 0.6))
+    assert case.shape == (32, 1, 3, 32)
+    assert "slice axis" not in capsys.readouterr().err
+    fixed = SegmentationDataModule(**how, plane="axial")
+    assert fixed.spec["plane"] == "axial"
+    fixed.prepare_data()
+    said = capsys.readouterr().err
+    assert re.search(
+        r"note: 9 of 9 volumes of kidney_stones have another slice axis \(plane: axial\) than their coarsest, such as "
+        r"scan_\d\. With --data\.plane acquired their slices run along it\.",
+        said,
+    )
+    with pytest.raises(InputError, match=r"'axal'\. Did you mean axial\? Known: axial, coronal, sagittal, acquired"):
+        SegmentationDataModule(**how, plane="axal")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from samples import write_card
 
-from mlla_seg.data.spec import find_card, load_card
+from mlla_seg.data.spec import find_card, load_card, plane_in_words
 from mlla_seg.errors import InputError
 
 CARDS = sorted((Path(__file__).parents[2] / "datasets").glob("*/dataset.yaml"))
@@ -190,3 +190,11 @@ def test_network_sees_the_channels_that_the_card_uses(tmp_path):
     assert (card.bands, card.seen) == (("T1", "T2", "flair"), ("flair", "T1"))
     assert card.spec()["channels"] == ["flair", "T1"]
     assert card.using(["T2"]).spec()["channels"] == ["T2"]  # what the command line says comes last
+
+
+def test_planes_in_words():
+    assert plane_in_words("axial") == "slices to superior, rows to posterior, columns to left"
+    assert plane_in_words("acquired") == (
+        "slices along each volume's coarsest axis (slices to superior, rows to posterior, columns to left; or slices "
+        "to posterior, rows to inferior, columns to left; or slices to right, rows to inferior, columns to posterior)"
+    )

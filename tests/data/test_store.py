@@ -139,6 +139,7 @@ def test_case_whose_source_was_touched_is_built_again_alone(root):
     ("change", "again"),
     [
         ({"plane": "coronal"}, True),
+        ({"plane": "acquired"}, True),
         ({"classes": (*HIPPOCAMPUS.classes, {"name": "rest", "colour": [9, 9, 9]})}, True),
         ({"ignore_index": 254}, True),
         ({"array_units": {"scale": 2, "offset": 0}}, True),
@@ -152,7 +153,7 @@ def test_cases_are_built_again_when_the_card_changes_how_they_are_read(root, cha
     age(root)
     case = build(root, replace(HIPPOCAMPUS, **change))[0]
     assert len(rebuilt(root)) == (3 if again else 0)
-    assert case.shape == ((14, 1, 6, 20) if change.get("plane") else (6, 1, 14, 20))
+    assert case.shape == ((14, 1, 6, 20) if change.get("plane") == "coronal" else (6, 1, 14, 20))
 
 
 @pytest.mark.parametrize("damage", ["stray file", "no JSON", "cut JSON", "no image", "no mask"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -9,8 +11,12 @@ import SimpleITK as sitk
 from samples import write_nifti
 from test_io import AXIS_CODES, CLASSES, PATIENT, SEEN, scan, tilt
 
+from mlla_seg.data.cases import Case
 from mlla_seg.data.io import FORMATS, mask_path, read_channels, read_image, read_mask, write_mask
 from mlla_seg.data.picture import require_same_grid
+from mlla_seg.data.reading import open_case
+from mlla_seg.data.spec import ACQUIRED_PLANES, load_card
+from mlla_seg.data.volumes import LPS, coarsest_axis
 from mlla_seg.errors import InputError
 
 ITK_FORMATS = (".nrrd", ".mha", ".mhd", ".nhdr")
@@ -169,3 +175,93 @@ def test_large_integers_are_not_copied_to_wider_types(tmp_path):
     array = read_image(tmp_path / "scaled.nii.gz").array
     assert array.dtype == np.float32
     assert array.max() == 59 * 0.5 - 100
+
+
+def stack(slices, rows, columns, angle=0.0):
+    """A stack of 4 slices of 5 x 6 pixels towards these directions, turned about the body's axis, and what it shows."""
+    towards = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
+    turn = np.eye(3)
+    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.column_stack([towards[axis] for axis in (slices, rows, columns)]) * (8.0, 0.7, 0.7)
+    affine[:3, 3] = (5, -9, 3)
+    return np.arange(120, dtype=np.uint8).reshape(4, 5, 6), affine
+
+
+@pytest.mark.parametrize("axes", ACQUIRED_PLANES)
+@pytest.mark.parametrize("angle", [0, 0.4, -0.6])
+@pytest.mark.parametrize("suffix", [".nii", ".nrrd"])
+def test_acquired_slices_are_the_same_in_every_storage_and_turn_back(tmp_path, axes, angle, suffix):
+    shown, affine = stack(*axes, angle)
+    classes = [{"name": str(k), "colour": [k, k, k]} for k in range(120)]
+    image = nib.Nifti1Image(shown, affine)
+    found = {}
+    for code in AXIS_CODES:
+        orientation = nib.orientations.axcodes2ornt(code)
+        turned = image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(affine), orientation))
+        write = write_nifti if suffix == ".nii" else write_itk
+        path = write(tmp_path / f"ct{suffix}", np.asarray(turned.dataobj), turned.affine)
+        picture = read_image(path, "acquired")
+        np.testing.assert_array_equal(picture.array[:, 0], shown)
+        assert picture.spacing_mm == pytest.approx((8, 0.7, 0.7), rel=1e-6)
+        assert picture.axes == axes
+        np.testing.assert_allclose(picture.affine, affine, atol=1e-5)
+        for plane in ("acquired", picture.axes):
+            output = tmp_path / f"mask{suffix}"
+            write_mask(output, picture.array[:, 0], classes, path, plane)
+            np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(output))), stored_of(path))
+        found[code] = np.asarray(turned.dataobj)
+    assert len({(array.shape, array.tobytes()) for array in found.values()}) == 48
+
+
+def stored_of(path):
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def test_acquired_slices_of_a_stack_that_turns_are_never_mirrored():
+    for axes in ACQUIRED_PLANES:
+        _, affine = stack(*axes)
+        assert np.linalg.det((LPS @ affine)[:3, :3]) < 0  # as of axial slices, seen as radiologists do
+    # A stack that turns about the body's axis from right to posterior shows the same rows and nearly the same columns.
+    (_, before), (_, after) = stack(*ACQUIRED_PLANES[0], -0.78), stack(*ACQUIRED_PLANES[1], 0.78)
+    cosine = (before[:3, :3] * after[:3, :3]).sum(axis=0) / np.square([8, 0.7, 0.7])
+    assert (cosine > 0.99).all()
+
+
+@pytest.mark.parametrize(
+    ("steps", "shape", "axis"),
+    [
+        ((1, 1, 1), (9, 9, 9), None),
+        ((1.04, 1, 1), (9, 9, 9), None),
+        ((1.06, 1, 1), (9, 9, 9), 0),
+        ((0.7, 3, 0.7), (9, 9, 9), 1),
+        ((0.97, 0.97, 0.6), (9, 9, 9), None),  # fine slices of CT: neither of the two others is theirs
+        ((0.7, 0.7, 5), (9, 1, 9), 1),
+        ((0.7, 0.7, 5), (1, 1, 9), 2),
+    ],
+)
+def test_the_coarsest_axis(steps, shape, axis):
+    assert coarsest_axis(steps, shape) == axis
+
+
+def test_volumes_without_a_coarsest_axis_are_cut_axially(tmp_path):
+    stored, affine = scan("IRP", np.eye(3))
+    path = write_nifti(tmp_path / "ct.nii", stored, affine / np.array([1, 1, 1, 1]) * [1 / 5, 1 / 0.7, 1 / 0.8, 1])
+    picture = read_image(path, "acquired")
+    assert picture.axes == "SPL"
+    np.testing.assert_array_equal(picture.array, SEEN["axial"][0][:, None])
+
+
+def test_channels_and_masks_are_cut_like_their_image(tmp_path):
+    _, affine = stack("R", "I", "P")
+    volume = np.random.default_rng(0).integers(0, 2, (4, 5, 6)).astype(np.uint8)
+    near = affine * [1.0599 / 8 * 0.7, 1, 1, 1], affine * [1.0599 / 8 * 0.7 / 1.01, 1, 1, 1]  # 6 and 4.9 % coarser
+    paths = [write_nifti(tmp_path / f"{k}.nii", volume, a) for k, a in enumerate(near)]
+    assert [read_image(path, "acquired").axes for path in paths] == ["RIP", "SPL"]
+    together = read_channels(paths, "acquired")
+    np.testing.assert_array_equal(together.array[:, 0], together.array[:, 1])
+    card = replace(load_card("hippocampus"), plane="acquired")
+    with open_case(card, Case("one", "one", ((paths[0],),), (paths[1],))) as source:
+        (piece,) = source.pieces
+    np.testing.assert_array_equal(piece.image[:, 0], volume)
+    np.testing.assert_array_equal(piece.labels, volume)

@@ -146,3 +146,8 @@ def test_a_bundle_of_another_network_is_found_out(tmp_path):
 def test_a_network_that_torchscript_cannot_take_is_named(tmp_path):
     with pytest.raises(InputError, match="TorchScript cannot take this network"):
         write_bundle(Job(segmenter("unetplusplus"), spec_of(), "labels"), tmp_path / "bundle")
+
+
+def test_volumes_in_the_plane_of_their_acquisition_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"\(plane: acquired\); MONAI turns all to one\. Export onnx for mlla_seg"):
+        write_bundle(Job(segmenter("segformer"), spec_of(plane="acquired"), "labels"), tmp_path / "bundle")
