@@ -70,6 +70,7 @@ class SegmentationModule(LightningModule):
         decoder_depths: Blocks per level of the MLLA-UNet decoder, from coarse to fine.
         drop_path_rate: Stochastic depth; by default what the encoder's size was published with.
         mixer: Token mixer of the MLLA blocks.
+        norm_outputs: A LayerNorm on each map of an MLLA encoder before a decoder of smp; see ``create_model``.
         pretrained: File of released weights to start from; see ``load_pretrained``.
         lr: Peak learning rate of AdamW.
         weight_decay: Decay of weights, none on norms and biases.
@@ -92,6 +93,7 @@ class SegmentationModule(LightningModule):
         decoder_depths: list[int] | None = None,
         drop_path_rate: float | None = None,
         mixer: str = "linear_attention",
+        norm_outputs: bool = True,
         pretrained: str | None = None,
         lr: float = 5e-4,
         weight_decay: float = 0.05,

@@ -10,13 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from torch import nn
+
 from mlla_seg.errors import InputError, lookup
-from mlla_seg.models.decoders import DECODERS, OUTPUT_STRIDES
+from mlla_seg.models.decoders import DECODERS, OUTPUT_STRIDES, UNREAD_STAGES
 from mlla_seg.models.foreign import ForeignEncoder, elsewhere
 from mlla_seg.models.mlla import SIZES, Encoder, MLLAEncoder
 from mlla_seg.models.segmenter import Segmenter
 
-ENCODERS: dict[str, Callable[..., Encoder]] = {name: partial(MLLAEncoder, **size) for name, size in SIZES.items()}
+ENCODERS: dict[str, Callable[..., MLLAEncoder]] = {name: partial(MLLAEncoder, **size) for name, size in SIZES.items()}
 
 
 def create_model(
@@ -28,6 +30,7 @@ def create_model(
     drop_path_rate: float | None = None,
     decoder_depths: Sequence[int] | None = None,
     mixer: str = "linear_attention",
+    norm_outputs: bool = True,
 ) -> Segmenter:
     """Builds a segmenter from the names of its parts.
 
@@ -41,6 +44,8 @@ def create_model(
         drop_path_rate: Stochastic depth of MLLA blocks; by default what the encoder's size was trained with.
         decoder_depths: Blocks per level of the MLLA-UNet decoder, from coarse to fine; by default (2, 2, 2).
         mixer: Token mixer, a name in :data:`mlla_seg.models.mixers.MIXERS`.
+        norm_outputs: A LayerNorm on each map that a decoder of smp reads of an MLLA encoder, as in the authors'
+            backbone for dense prediction; version 0.1 had none. MLLA-UNet has norms of its own.
 
     Raises:
         InputError: An unknown name, or an option that the encoder or decoder does not have.
@@ -62,7 +67,12 @@ def create_model(
         build_encoder = lookup(ENCODERS, encoder, "encoder")
         if drop_path_rate is None:
             blocks["drop_path_rate"] = SIZES[encoder]["drop_path_rate"]
-        network = build_encoder(**shape, **blocks, stage_inputs=decoder == "mlla_unet")
+        own_norms = decoder == "mlla_unet"
+        network = mlla = build_encoder(
+            **shape, **blocks, norm_outputs=norm_outputs and not own_norms, stage_inputs=own_norms
+        )
+        for stage in UNREAD_STAGES.get(decoder, ()):
+            mlla.norms[stage] = nn.Identity()  # parameters without a gradient would stop DDP
     options: dict[str, Any] = {}
     if decoder == "mlla_unet":
         options = {**blocks, "depths": decoder_depths or (2, 2, 2)}

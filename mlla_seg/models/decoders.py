@@ -219,3 +219,6 @@ DECODERS: dict[str, Callable[..., Decoder]] = {
 
 OUTPUT_STRIDES = {"deeplabv3plus": 16}
 """Stride of the coarsest map for decoders that want the encoder dilated; for all others 32."""
+
+UNREAD_STAGES = {"deeplabv3plus": (1, 2)}
+"""Stages of the encoder whose maps a decoder does not read; all others read those of all four."""

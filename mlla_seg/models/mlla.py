@@ -125,7 +125,8 @@ class MapNorm(nn.LayerNorm):
     """LayerNorm over the channels of ``(B, C, H, W)``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+        x = F.layer_norm(x.movedim(1, -1), self.normalized_shape, self.weight, self.bias, self.eps)
+        return x.movedim(-1, 1)
 
 
 class Downsample(nn.Module):

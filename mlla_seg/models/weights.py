@@ -248,7 +248,7 @@ def load_pretrained(module: nn.Module, source: str | Path | Mapping[str, Tensor]
             f"No encoder parameter of {name} fits {type(module).__name__}: it holds {_first(list(weights))}."
         )
     values = {own_names[key]: value for key, value in (fitting | adapted).items()}
-    module.load_state_dict(values, strict=False)
+    module.load_state_dict({**state, **values})
     report.loaded = [own_names[key] for key in fitting]
     report.adapted = [own_names[key] for key in adapted]
     report.missing = [own for key, own in own_names.items() if own not in values and not key.startswith("normalise.")]

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from mlla_seg import MLLAUNet, create_model, load_pretrained
 from mlla_seg.models import DECODERS
+from mlla_seg.models.mlla import MapNorm
 from mlla_seg.models.segmenter import Normalise
 
 SMALL = dict(embed_dim=16, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8))
@@ -49,6 +50,19 @@ def test_every_decoder_takes_any_size_and_trains(decoder, size, channels):
     assert logits.shape == (2, 5, *size)
     logits.square().mean().backward()
     assert not [name for name, p in model.named_parameters() if p.grad is None]
+
+
+@pytest.mark.parametrize(
+    ("decoder", "normed"), [("mlla_unet", []), ("unet", [0, 1, 2, 3]), ("fpn", [0, 1, 2, 3]), ("deeplabv3plus", [0, 3])]
+)
+def test_maps_that_decoders_of_smp_read_have_a_norm_each(decoder, normed):
+    encoder = create_model("mlla_test", decoder).encoder
+    assert [i for i, norm in enumerate(encoder.norms) if isinstance(norm, MapNorm)] == normed
+    maps = encoder(torch.randn(2, 3, 64, 64))
+    for i in normed:
+        assert maps[i + 1].mean(dim=1).abs().max() < 1e-5
+    without = create_model("mlla_test", decoder, norm_outputs=False).encoder
+    assert not [norm for norm in without.norms if isinstance(norm, MapNorm)]
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
