@@ -69,7 +69,8 @@ class SegmentationModule(LightningModule):
         decoder: Name of the decoder, such as ``mlla_unet``.
         decoder_depths: Blocks per level of the MLLA-UNet decoder, from coarse to fine.
         drop_path_rate: Stochastic depth; by default what the encoder's size was published with.
-        mixer: Token mixer of the MLLA blocks.
+        mixer: Token mixer of the MLLA blocks: ``linear_attention``, or a control: ``identity``, ``lepe`` (the local
+            convolution alone), ``lepe_matched`` (that with as many parameters as attention).
         norm_outputs: A LayerNorm on each map of an MLLA encoder before a decoder of smp; see ``create_model``.
         pretrained: File of released weights to start from; see ``load_pretrained``.
         lr: Peak learning rate of AdamW.
