@@ -114,7 +114,7 @@ class Segmenter(nn.Module, HubMixin):
         padded = (rows * self.stride, columns * self.stride)
         below, right = padded[0] - height, padded[1] - width
         x = F.pad(x, (0, right, 0, below), mode="replicate")
-        logits = self.classify(self.decoder.decode(self.encoder(x)))
+        logits = self.classify(self.decoder.decode(x, self.encoder(x)))
         if logits.shape[-2:] != padded:
             logits = F.interpolate(logits, padded, mode="bilinear", align_corners=False)
         return F.pad(logits, (0, -right, 0, -below))
