@@ -17,7 +17,7 @@ from mlla_seg.models.segmenter import Segmenter
 
 CHECKPOINT_KEY = "mlla_seg_version"
 """Where a checkpoint says that this program wrote it."""
-BEFORE_0_2 = {"norm_outputs": False}
+BEFORE_0_2 = {"norm_outputs": False, "deep_supervision": False}
 """Hyper-parameters that version 0.1 did not know: what it did."""
 SHARED_BY_MEMBERS = ("channels", "plane", "context", "resize", "window", "spacing_mm", "array_units")
 """What the networks of an ensemble must have in common, besides their classes."""

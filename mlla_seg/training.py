@@ -279,7 +279,7 @@ def require_same_view(path: str | Path, saved: Mapping[str, Any], spec: Mapping[
 def _require_same_network(path: Path, saved: dict[str, Any], config: Any) -> None:
     """Refuses a checkpoint whose weights cannot fit the network that the config describes."""
     card = card_of(config.data.card, config.data.root, config.data.channels)
-    keys = ("encoder", "decoder", "decoder_depths", "mixer", "norm_outputs")
+    keys = ("encoder", "decoder", "decoder_depths", "mixer", "norm_outputs", "deep_supervision")
     both = {key: (saved[key], config.model[key]) for key in keys}
     both["classes"] = ([entry["name"] for entry in saved["spec"]["classes"]], card.class_names)
     both["channels"] = (saved["spec"]["channels"], list(card.seen))
