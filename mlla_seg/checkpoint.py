@@ -18,6 +18,8 @@ from mlla_seg.models.segmenter import Segmenter
 
 CHECKPOINT_KEY = "mlla_seg_version"
 """Where a checkpoint says that this program wrote it."""
+BEFORE_0_2 = {"norm_outputs": False, "deep_supervision": False}
+"""Hyper-parameters that version 0.1 did not know: what it did."""
 SHARED_BY_MEMBERS = ("channels", "plane", "context", "resize", "window", "spacing_mm", "array_units")
 """What the networks of an ensemble must have in common, besides their classes."""
 
@@ -40,6 +42,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read as a checkpoint. Is it a .ckpt of fit, and complete?") from error
     if not isinstance(content, dict) or CHECKPOINT_KEY not in content:
         raise InputError(f"{path}: is not a checkpoint of mlla_seg. For other weights see mlla_seg.load_pretrained.")
+    content["hyper_parameters"] = {**BEFORE_0_2, **content["hyper_parameters"]}
     return content
 
 
@@ -57,6 +60,7 @@ def build_network(hparams: Mapping[str, Any]) -> Segmenter:
         decoder_depths=hparams["decoder_depths"],
         mixer=hparams["mixer"],
         frame=spec["window"],
+        norm_outputs=hparams["norm_outputs"],
     )
     network.spec = spec
     return network

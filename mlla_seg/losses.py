@@ -98,3 +98,25 @@ class SegmentationLoss(nn.Module):
         return segmentation_loss(
             logits, mask, self.ce_weight, self.dice_weight, self.class_weights, self.squared_dice, self.ignore_index
         )
+
+
+def deeply_supervised(loss: SegmentationLoss, logits: Tensor, coarser: Sequence[Tensor], mask: Tensor) -> Tensor:
+    """The loss of a network's logits and of those of its coarser levels, in nnU-Net's proportions 1, 1/2, 1/4, ...
+
+    A coarse pixel is asked for the class at its centre. Maps cover the image and what the network pads it by, below and
+    to the right, which is not counted.
+
+    Args:
+        loss: Of each.
+        logits: ``(B, K, H, W)``.
+        coarser: ``(B, K, H / s, W / s)``, each half the size of the one before, the first at s = 8.
+        mask: ``(B, H, W)``.
+    """
+    total, weights = loss(logits, mask), 1.0
+    for i, part in enumerate(coarser):
+        stride, weight = 8 * 2**i, 0.5 ** (i + 1)
+        below, right = (stride * n - size for n, size in zip(part.shape[-2:], mask.shape[-2:], strict=True))
+        padded = F.pad(mask, (0, right, 0, below), value=loss.ignore_index)
+        total = total + weight * loss(part, padded[:, stride // 2 :: stride, stride // 2 :: stride])
+        weights += weight
+    return total / weights

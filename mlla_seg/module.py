@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,10 +20,11 @@ from mlla_seg.checkpoint import CHECKPOINT_KEY, build_network
 from mlla_seg.errors import InputError, lookup
 from mlla_seg.evaluation import PROTOCOLS, Evaluation
 from mlla_seg.inference import Ensemble, Flips, predict_case
-from mlla_seg.losses import SegmentationLoss
+from mlla_seg.losses import SegmentationLoss, deeply_supervised
 from mlla_seg.metrics import CaseTable, case_confusion, seen_cases
 from mlla_seg.models.recompute import set_checkpointing
 from mlla_seg.models.segmenter import Segmenter
+from mlla_seg.models.supervision import AuxiliaryHeads
 from mlla_seg.models.weights import load_pretrained
 from mlla_seg.optim import SCHEDULES, learning_rate_factor, parameter_groups
 from mlla_seg.slices import network_grid
@@ -69,7 +71,9 @@ class SegmentationModule(LightningModule):
         decoder: Name of the decoder, such as ``mlla_unet``.
         decoder_depths: Blocks per level of the MLLA-UNet decoder, from coarse to fine.
         drop_path_rate: Stochastic depth; by default what the encoder's size was published with.
-        mixer: Token mixer of the MLLA blocks.
+        mixer: Token mixer of the MLLA blocks: ``linear_attention``, or a control: ``identity``, ``lepe`` (the local
+            convolution alone), ``lepe_matched`` (that with as many parameters as attention).
+        norm_outputs: A LayerNorm on each map of an MLLA encoder before a decoder of smp; see ``create_model``.
         pretrained: File of released weights to start from; see ``load_pretrained``.
         lr: Peak learning rate of AdamW.
         weight_decay: Decay of weights, none on norms and biases.
@@ -79,6 +83,7 @@ class SegmentationModule(LightningModule):
         dice_weight: Weight of the Dice loss.
         class_weights: One weight per class in both losses.
         squared_dice: Squared probabilities in Dice's denominator, as in TransUNet's recipe.
+        deep_supervision: Ask the levels of MLLA-UNet's decoder at strides 8 and 16 for the classes too, in training.
         checkpoint_stages: Memory for time in training: ``none``, or what is computed again in the backward pass instead
             of being kept: MLLA ``blocks``, or ``all`` of the network.
         eval_batch_size: Slices of a case that go through the network at once in validation and test.
@@ -92,6 +97,7 @@ class SegmentationModule(LightningModule):
         decoder_depths: list[int] | None = None,
         drop_path_rate: float | None = None,
         mixer: str = "linear_attention",
+        norm_outputs: bool = True,
         pretrained: str | None = None,
         lr: float = 5e-4,
         weight_decay: float = 0.05,
@@ -101,6 +107,7 @@ class SegmentationModule(LightningModule):
         dice_weight: float = 1.0,
         class_weights: list[float] | None = None,
         squared_dice: bool = False,
+        deep_supervision: bool = False,
         checkpoint_stages: str = "none",
         eval_batch_size: int = 16,
         spec: dict[str, Any] | None = None,
@@ -119,6 +126,7 @@ class SegmentationModule(LightningModule):
         self.class_names = classes
         self.network = build_network(dict(self.hparams))
         self.loss = SegmentationLoss(ce_weight, dice_weight, class_weights, squared_dice)
+        self.supervision = AuxiliaryHeads(self.network) if deep_supervision else None
         self.scoring = Scoring()
         self.tables: dict[str, CaseTable] = {}
         self.members: list[Segmenter] = []  # averaged with the network where an ensemble is scored
@@ -136,7 +144,10 @@ class SegmentationModule(LightningModule):
         return self.network(image)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        loss = self.loss(self.network.segment(batch["image"]), batch["mask"])  # normalised before the augmentation
+        watch = self.supervision.watch(self.network) if self.supervision else nullcontext(())
+        with watch as coarser:
+            logits = self.network.segment(batch["image"])  # normalised before the augmentation
+        loss = deeply_supervised(self.loss, logits, coarser, batch["mask"])
         self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["image"]))
         return loss
 
@@ -238,7 +249,7 @@ class SegmentationModule(LightningModule):
         total = int(self.trainer.estimated_stepping_batches)
         warmup = round(self.hparams["warmup"] * total)
         schedule = self.hparams["schedule"]
-        groups = parameter_groups(self.network, self.hparams["weight_decay"])
+        groups = parameter_groups(self, self.hparams["weight_decay"])
         optimizer = torch.optim.AdamW(groups, lr=self.hparams["lr"])
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, total, warmup, schedule)

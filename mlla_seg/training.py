@@ -232,6 +232,7 @@ def find_checkpoint(name: str, config: Any) -> Path:
             )
         path = chosen[-1]
     content = read_checkpoint(path)
+    config.model.norm_outputs &= content["hyper_parameters"]["norm_outputs"]  # configs of version 0.1 do not say
     _require_same_network(path, content["hyper_parameters"], config)
     return path
 
@@ -278,7 +279,8 @@ def require_same_view(path: str | Path, saved: Mapping[str, Any], spec: Mapping[
 def _require_same_network(path: Path, saved: dict[str, Any], config: Any) -> None:
     """Refuses a checkpoint whose weights cannot fit the network that the config describes."""
     card = card_of(config.data.card, config.data.root, config.data.channels)
-    both = {key: (saved[key], config.model[key]) for key in ("encoder", "decoder", "decoder_depths", "mixer")}
+    keys = ("encoder", "decoder", "decoder_depths", "mixer", "norm_outputs", "deep_supervision")
+    both = {key: (saved[key], config.model[key]) for key in keys}
     both["classes"] = ([entry["name"] for entry in saved["spec"]["classes"]], card.class_names)
     both["channels"] = (saved["spec"]["channels"], list(card.seen))
     both["context"] = (saved["spec"]["context"], config.data.context)

@@ -7,6 +7,7 @@ from torch import nn
 
 from mlla_seg.export.exportable import Job
 from mlla_seg.models import create_model
+from mlla_seg.models.decoders import OF_BLOCKS
 from mlla_seg.models.mixers import rope_for
 from mlla_seg.models.mlla import Block
 
@@ -40,7 +41,7 @@ def spec_of(channels: int = 1, **more: object) -> dict[str, object]:
 def segmenter(decoder: str = "mlla_unet", channels: int = 1) -> nn.Module:
     """A network as small as can be, whose batch norms are not what they were at first."""
     torch.manual_seed(0)
-    depths = {"decoder_depths": (1, 1, 1)} if decoder == "mlla_unet" else {}
+    depths = {"decoder_depths": (1, 1, 1)} if decoder in OF_BLOCKS else {}
     normalisation = {"mean": [40.0 + k for k in range(channels)], "std": 20.0}
     network = create_model("mlla_test", decoder, 3, channels, normalisation, **depths).eval()
     for module in network.modules():

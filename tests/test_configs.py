@@ -16,8 +16,7 @@ import yaml
 
 import layouts
 from conftest import ROOT, TINY
-from mlla_seg import Predictor, SegmentationDataModule
-from mlla_seg.checkpoint import build_network
+from mlla_seg import Predictor, SegmentationDataModule, SegmentationModule
 from mlla_seg.inference import predict_case
 from mlla_seg.slices import network_grid
 
@@ -60,12 +59,8 @@ class Encoder(torch.nn.Module):
 class Decoder(torch.nn.Module):
     """Gives nothing but zeros of the right size."""
 
-    def __init__(self, encoder):
-        super().__init__()
-        self.encoder = [encoder]  # not a part of it
-
-    def decode(self, features):
-        return torch.zeros(len(x := self.encoder[0].seen[-1]), 1, *x.shape[-2:])
+    def decode(self, x, features):
+        return torch.zeros(len(x), 1, *x.shape[-2:])
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
@@ -79,19 +74,10 @@ def test_training_sees_what_prediction_sees(config, tmp_path, monkeypatch):
     data = SegmentationDataModule(**options)
     data.prepare_data()
     data.setup("fit")
-    network = build_network(
-        {
-            "encoder": "mlla_test",
-            "decoder": "mlla_unet",
-            "decoder_depths": None,
-            "drop_path_rate": 0.0,
-            "mixer": "linear_attention",
-            "spec": data.spec,
-        }
-    ).eval()
+    network = SegmentationModule("mlla_test", spec=data.spec).network.eval()
     encoder = Encoder()
     network.encoder, network.classify = encoder, lambda x: x
-    network.decoder = Decoder(encoder)
+    network.decoder = Decoder()
     for case, start in zip(data.train_set.cases[:2], data.train_set.first[:2].tolist(), strict=False):
         encoder.seen = []
         grid = network_grid((case.shape[0], *case.shape[2:]), case.spacing_mm, data.spec)

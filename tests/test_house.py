@@ -65,7 +65,7 @@ ALLOWED = {
     "mlla_seg.report": {"mlla_seg.data"},
     "mlla_seg.webpage": {"mlla_seg.report"},
     "mlla_seg.folds": {"mlla_seg", "mlla_seg.errors"},
-    "mlla_seg.plugins": {"mlla_seg.models"},
+    "mlla_seg.plugins": {"mlla_seg.models", "mlla_seg.progress"},
     "mlla_seg.checkpoint": {"mlla_seg", "mlla_seg.errors", "mlla_seg.framing", "mlla_seg.inference", "mlla_seg.models"},
     "mlla_seg.module": {
         "mlla_seg",

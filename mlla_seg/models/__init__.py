@@ -10,13 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from torch import nn
+
 from mlla_seg.errors import InputError, lookup
-from mlla_seg.models.decoders import DECODERS, OUTPUT_STRIDES
+from mlla_seg.models.decoders import DECODERS, OF_BLOCKS, OUTPUT_STRIDES, UNREAD_STAGES
 from mlla_seg.models.foreign import ForeignEncoder, elsewhere
 from mlla_seg.models.mlla import SIZES, Encoder, MLLAEncoder
 from mlla_seg.models.segmenter import Segmenter
 
-ENCODERS: dict[str, Callable[..., Encoder]] = {name: partial(MLLAEncoder, **size) for name, size in SIZES.items()}
+ENCODERS: dict[str, Callable[..., MLLAEncoder]] = {name: partial(MLLAEncoder, **size) for name, size in SIZES.items()}
 
 
 def create_model(
@@ -29,13 +31,14 @@ def create_model(
     decoder_depths: Sequence[int] | None = None,
     mixer: str = "linear_attention",
     frame: Sequence[int] | None = None,
+    norm_outputs: bool = True,
 ) -> Segmenter:
     """Builds a segmenter from the names of its parts.
 
     Args:
         encoder: A name in ``ENCODERS``, such as ``"mlla_tiny"``, or one of another library, such as
             ``"timm/convnext_tiny"`` or ``"smp/resnet34"``, which starts from random weights.
-        decoder: A name in ``DECODERS``, such as ``"mlla_unet"`` or ``"upernet"``.
+        decoder: A name in ``DECODERS``, such as ``"mlla_unet"``, as published, ``"mlla_unet_fine"`` or ``"upernet"``.
         num_classes: Classes K, background included.
         in_channels: Channels of the image.
         normalisation: Arguments of :class:`~mlla_seg.models.segmenter.Normalise`; none leaves the image as it is.
@@ -43,6 +46,8 @@ def create_model(
         decoder_depths: Blocks per level of the MLLA-UNet decoder, from coarse to fine; by default (2, 2, 2).
         mixer: Token mixer, a name in :data:`mlla_seg.models.mixers.MIXERS`.
         frame: ``(height, width)`` of the training samples, in which smaller images are centred; none for their own.
+        norm_outputs: A LayerNorm on each map that a decoder of smp reads of an MLLA encoder, as in the authors'
+            backbone for dense prediction; version 0.1 had none. MLLA-UNet has norms of its own.
 
     Raises:
         InputError: An unknown name, or an option that the encoder or decoder does not have.
@@ -53,7 +58,7 @@ def create_model(
     blocks = {"drop_path_rate": drop_path_rate or 0.0, "mixer": mixer}
     network: Encoder
     if "/" in encoder:
-        if drop_path_rate and decoder != "mlla_unet":
+        if drop_path_rate and decoder not in OF_BLOCKS:
             raise InputError(
                 f"drop_path_rate belongs to MLLA blocks; {encoder} with {decoder} has none: set it to null."
             )
@@ -64,12 +69,19 @@ def create_model(
         build_encoder = lookup(ENCODERS, encoder, "encoder")
         if drop_path_rate is None:
             blocks["drop_path_rate"] = SIZES[encoder]["drop_path_rate"]
-        network = build_encoder(**shape, **blocks, stage_inputs=decoder == "mlla_unet")
+        own_norms = decoder in OF_BLOCKS
+        network = mlla = build_encoder(
+            **shape, **blocks, norm_outputs=norm_outputs and not own_norms, stage_inputs=own_norms
+        )
+        for stage in UNREAD_STAGES.get(decoder, ()):
+            mlla.norms[stage] = nn.Identity()  # parameters without a gradient would stop DDP
     options: dict[str, Any] = {}
-    if decoder == "mlla_unet":
+    if decoder in OF_BLOCKS:
         options = {**blocks, "depths": decoder_depths or (2, 2, 2)}
     elif decoder_depths is not None:
-        raise InputError(f"decoder_depths belongs to the decoder mlla_unet; {decoder!r} has none: set it to null.")
+        raise InputError(
+            f"decoder_depths belongs to the decoder {' or '.join(OF_BLOCKS)}; {decoder!r} has none: set it to null."
+        )
     segmenter = Segmenter(network, build_decoder(network, **options), num_classes, in_channels, normalisation, frame)
     segmenter.built_by = ("create_model", arguments)
     return segmenter

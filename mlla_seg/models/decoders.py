@@ -1,13 +1,13 @@
 """Decoders: five feature maps in, one map of features out.
 
-Contract: ``decoder.decode(features)`` takes the encoder's maps, ``(B, C_i, H / 2^i, W / 2^i)`` for i = 1 .. 5 with H
-and W multiples of 32, and ``decoder.enlarge`` of what it returns is ``(B, decoder.out_channels, H / s, W / s)`` for any
-stride s. The segmenter adds the head and brings the logits to the image's size. What makes large maps out of small ones
-belongs into ``enlarge``: training can compute it again, with the head, instead of keeping it. Maps of dilated encoders
-stop at a finer stride, see ``OUTPUT_STRIDES``.
+Contract: ``decoder.decode(image, features)`` takes the normalised image ``(B, C, H, W)``, H and W multiples of 32, and
+the encoder's maps of it, ``(B, C_i, H / 2^i, W / 2^i)`` for i = 1 .. 5; ``decoder.enlarge`` of what it returns is
+``(B, decoder.out_channels, H / s, W / s)`` for any stride s. The segmenter adds the head and brings the logits to the
+image's size. What makes large maps out of small ones belongs into ``enlarge``: training can compute it again, with the
+head, instead of keeping it. Maps of dilated encoders stop at a finer stride, see ``OUTPUT_STRIDES``.
 
 To add one: a class with this contract and one line in ``DECODERS``; the tests over ``DECODERS`` then find it. The
-MLLA-UNet decoder lives here, all others are segmentation_models_pytorch's.
+decoders of MLLA-UNet live here, all others are segmentation_models_pytorch's.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Decoder(nn.Module):
         self.out_channels = 0
         """Channels of the map that the decoder returns."""
 
-    def decode(self, features: list[Tensor]) -> Tensor:
+    def decode(self, image: Tensor, features: list[Tensor]) -> Tensor:
         """The decoder but for its last step."""
         raise NotImplementedError
 
@@ -41,8 +41,8 @@ class Decoder(nn.Module):
         """The last step, if there is one that makes a map much larger."""
         return x
 
-    def forward(self, features: list[Tensor]) -> Tensor:
-        return self.enlarge(self.decode(features))
+    def forward(self, image: Tensor, features: list[Tensor]) -> Tensor:
+        return self.enlarge(self.decode(image, features))
 
 
 class Upsample(nn.Module):
@@ -87,8 +87,8 @@ class Level(nn.Module):
         return self.stage(self.join(x, skip))
 
 
-class MLLAUNetDecoder(Decoder):
-    """The decoder of MLLA-UNet (arXiv 2410.23738): MLLA blocks up to stride 4, then one learned x4 expansion.
+class BlockDecoder(Decoder):
+    """MLLA blocks from stride 32 up to stride 4, which both decoders of MLLA-UNet begin with.
 
     Its levels have E, 2E and 4E channels, where E is what the encoder has at stride 4, and start from 8E; an encoder
     with another number at stride 32 is brought to that by a linear layer.
@@ -121,30 +121,111 @@ class MLLAUNetDecoder(Decoder):
         dims = [embed_dim * 2**i for i in range(4)]
         heads = num_heads or [math.gcd(dim, max(1, dim // 32)) for dim in dims]
         rates = iter(torch.linspace(drop_path_rate, 0, sum(depths), device="cpu").tolist())
-        self.out_channels = embed_dim
+        self.embed_dim = embed_dim
         self.norm = nn.LayerNorm(channels[4])
         self.enter = nn.Identity() if channels[4] == dims[3] else nn.Linear(channels[4], dims[3])
         self.levels = nn.ModuleList(
             Level(dims[i], channels[i + 1], heads[i], [next(rates) for _ in range(depth)], mlp_ratio, mixer)
             for i, depth in zip((2, 1, 0), depths, strict=True)
         )
-        self.norm_up = nn.LayerNorm(embed_dim)
-        self.expand = nn.Linear(embed_dim, 16 * embed_dim, bias=False)
-        self.norm_out = nn.LayerNorm(embed_dim)
-        self.apply(init_weights)
 
-    def decode(self, features: list[Tensor]) -> Tensor:
+    def ascend(self, features: list[Tensor]) -> Tensor:
+        """Maps ``(B, C_i, H / 2^i, W / 2^i)`` to ``(B, H / 4, W / 4, E)``."""
         skips = [feature.movedim(1, -1) for feature in features]
         x = self.enter(self.norm(skips[4]))
         for level, skip in zip(self.levels, (skips[3], skips[2], skips[1]), strict=True):
             x = level(x, skip)
         return x
 
+
+class MLLAUNetDecoder(BlockDecoder):
+    """The decoder of MLLA-UNet (arXiv 2410.23738): MLLA blocks up to stride 4, then one learned x4 expansion.
+
+    Args:
+        channels: Channels of the five encoder maps.
+        options: Of :class:`BlockDecoder`.
+    """
+
+    def __init__(self, channels: Sequence[int], *args: Any, **options: Any) -> None:
+        super().__init__(channels, *args, **options)
+        embed_dim = self.out_channels = self.embed_dim
+        self.norm_up = nn.LayerNorm(embed_dim)
+        self.expand = nn.Linear(embed_dim, 16 * embed_dim, bias=False)
+        self.norm_out = nn.LayerNorm(embed_dim)
+        self.apply(init_weights)
+
+    def decode(self, image: Tensor, features: list[Tensor]) -> Tensor:
+        return self.ascend(features)
+
     def enlarge(self, x: Tensor) -> Tensor:
         """The learned x4 expansion, ``(B, h, w, E)`` to ``(B, E, 4h, 4w)``."""
         x = self.expand(self.norm_up(x)).unflatten(-1, (4, 4, -1))  # (B, h, w, 4, 4, E): order p1, p2, c
         x = x.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2)  # (B, 4h, 4w, E)
         return self.norm_out(x).movedim(-1, 1)
+
+
+class Refine(nn.Module):
+    """Doubles the resolution of ``(B, C, h, w)`` and joins a finer map of skip channels: ``(B, D, 2h, 2w)``."""
+
+    def __init__(self, dim: int, skip_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(dim, 4 * out_dim, 1)
+        self.fuse = ConvBN(out_dim + skip_dim, out_dim, 3)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        x = torch.cat((F.pixel_shuffle(self.expand(x), 2), skip), dim=1)
+        return F.relu(self.fuse(x), inplace=True)
+
+
+class FineStep(nn.Module):
+    """From stride 4 to 1 in two steps, beside what a small convolutional stem sees of the image at strides 2 and 1.
+
+    Few channels, as full resolution costs: E / 2 at stride 2 and E / 4 at stride 1, for E at stride 4, but not below 8.
+    The stem is its own, as transformers of other libraries have no map at stride 2 either.
+
+    Args:
+        in_channels: Channels of the image.
+        embed_dim: Channels E of the map at stride 4.
+    """
+
+    def __init__(self, in_channels: int, embed_dim: int) -> None:
+        super().__init__()
+        half, full = max(8, embed_dim // 2), max(8, embed_dim // 4)
+        self.out_channels = full
+        self.see = ConvBN(in_channels, full, 3)
+        self.shrink = ConvBN(full, half, 3, stride=2)
+        self.norm = nn.LayerNorm(embed_dim)
+        self.to_half = Refine(embed_dim, half, half)
+        self.to_full = Refine(half, full, full)
+
+    def forward(self, image: Tensor, x: Tensor) -> Tensor:
+        """Maps the image and ``(B, H / 4, W / 4, E)`` to ``(B, D, H, W)``."""
+        full = F.relu(self.see(image), inplace=True)
+        half = F.relu(self.shrink(full), inplace=True)
+        return self.to_full(self.to_half(self.norm(x).movedim(-1, 1), half), full)
+
+
+class FineMLLAUNetDecoder(BlockDecoder):
+    """MLLA-UNet's decoder with skips at strides 2 and 1 in place of the x4 expansion, which sees no fine edge.
+
+    Args:
+        channels: Channels of the five encoder maps.
+        num_heads: See :class:`BlockDecoder`.
+        in_channels: Channels of the image.
+        options: Of :class:`BlockDecoder`.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], num_heads: Sequence[int] = (), in_channels: int = 3, **options: Any
+    ) -> None:
+        super().__init__(channels, num_heads, **options)
+        self.fine = FineStep(in_channels, self.embed_dim)
+        self.out_channels = self.fine.out_channels
+        self.apply(init_weights)
+
+    def decode(self, image: Tensor, features: list[Tensor]) -> Tensor:
+        """Maps ``(B, C_i, H / 2^i, W / 2^i)`` to ``(B, D, H, W)``."""
+        return self.fine(image, self.ascend(features))
 
 
 class SmpDecoder(Decoder):
@@ -163,20 +244,23 @@ class SmpDecoder(Decoder):
 
         module, name = path.split(":")
         decoder = getattr(import_module(f"segmentation_models_pytorch.decoders.{module}"), name)
-        # smp counts the image as map 0, of which these decoders read nothing but the size.
+        # smp counts the image as map 0, which these decoders do not read.
         self.decoder = decoder(encoder_channels=(0, *channels), **options)
         self.out_channels = out_channels
         initialize_decoder(self.decoder)
 
-    def decode(self, features: list[Tensor]) -> Tensor:
-        b, _, h, w = features[0].shape
-        image = features[0].new_empty(b, 0, 2 * h, 2 * w)
+    def decode(self, image: Tensor, features: list[Tensor]) -> Tensor:
         return self.decoder([image] + features)  # noqa: RUF005 - TorchScript
 
 
 def mlla_unet(encoder: Encoder, **options: Any) -> MLLAUNetDecoder:
     """Builds the MLLA-UNet decoder for an encoder."""
     return MLLAUNetDecoder(encoder.out_channels, encoder.num_heads, **options)
+
+
+def mlla_unet_fine(encoder: Encoder, **options: Any) -> FineMLLAUNetDecoder:
+    """Builds the fine decoder of MLLA-UNet for an encoder."""
+    return FineMLLAUNetDecoder(encoder.out_channels, encoder.num_heads, encoder.in_channels, **options)
 
 
 def from_smp(path: str, out_channels: int, /, **fixed: object) -> Callable[..., SmpDecoder]:
@@ -198,6 +282,7 @@ NEED_STRIDE_2 = {"unetplusplus.decoder:UnetPlusPlusDecoder"}
 
 DECODERS: dict[str, Callable[..., Decoder]] = {
     "mlla_unet": mlla_unet,
+    "mlla_unet_fine": mlla_unet_fine,
     "unet": from_smp("unet.decoder:UnetDecoder", 16, decoder_channels=UNET_CHANNELS),
     "unetplusplus": from_smp("unetplusplus.decoder:UnetPlusPlusDecoder", 16, decoder_channels=UNET_CHANNELS),
     "manet": from_smp("manet.decoder:MAnetDecoder", 16, decoder_channels=UNET_CHANNELS),
@@ -217,5 +302,11 @@ DECODERS: dict[str, Callable[..., Decoder]] = {
     ),
 }
 
+OF_BLOCKS = ("mlla_unet", "mlla_unet_fine")
+"""Decoders of MLLA blocks: these have depths, a mixer and stochastic depth, and join what encoder stages are given."""
+
 OUTPUT_STRIDES = {"deeplabv3plus": 16}
 """Stride of the coarsest map for decoders that want the encoder dilated; for all others 32."""
+
+UNREAD_STAGES = {"deeplabv3plus": (1, 2)}
+"""Stages of the encoder whose maps a decoder does not read; all others read those of all four."""

@@ -1,16 +1,18 @@
 """Encoders of timm and segmentation_models_pytorch by name, as what MLLA is compared with.
 
 ``timm/convnext_tiny`` or ``smp/resnet34`` wherever an encoder is named. smp builds both and knows where their feature
-maps are; weights start random, as nothing is downloaded here.
+maps are; weights start random, as nothing is downloaded here, and come from files by ``load_pretrained``.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mlla_seg.errors import InputError, lookup
 from mlla_seg.models.mlla import Encoder
@@ -32,6 +34,8 @@ class ForeignEncoder(Encoder):
 
     def __init__(self, name: str, in_channels: int = 3, output_stride: int = 32) -> None:
         super().__init__()
+        self.name = name
+        self.in_channels = in_channels
         self.encoder = _build(name, in_channels, output_stride)
         self.out_channels = list(self.encoder.out_channels[1:])
 
@@ -90,3 +94,75 @@ def _names() -> dict[str, list[str]]:
 
 def _architecture(name: str) -> str:
     return name.split(".")[0]  # timm names weights after a dot
+
+
+def find_foreign(module: nn.Module) -> tuple[str, ForeignEncoder] | None:
+    """The encoder of another library in a network, if there is one, and what stands before its parameters' names."""
+    places = ((f"{name}." if name else "", part) for name, part in module.named_modules())
+    return next(((place, part) for place, part in places if isinstance(part, ForeignEncoder)), None)
+
+
+def names_in(place: str, encoder: ForeignEncoder, given: Collection[str], source: str) -> dict[str, str]:
+    """The names of weights, of the library's own network or of anything that holds it, by those of a network of ours.
+
+    A file has ``conv1.weight``, ours ``encoder.encoder.conv1.weight``; timm's feature extractors have ``stages_0.`` for
+    its networks' ``stages.0.``.
+
+    Args:
+        place: What stands before the encoder's names in the network.
+        encoder: The encoder.
+        given: Names of the weights.
+        source: Where they are from, for messages.
+
+    Returns:
+        For each name the network's, of what belongs to the encoder and of what is beside it.
+
+    Raises:
+        InputError: Weights of another network or size.
+    """
+    targets = [name for name in encoder.state_dict() if not name.endswith("num_batches_tracked")]
+    best: tuple[list[str], str, dict[str, str]] | None = None
+    for spelling in _SPELLINGS:
+        names = {spelling(name): name for name in targets}
+        first = next(iter(names))
+        for start in [name.removesuffix(first) for name in given if f".{name}".endswith(f".{first}")]:
+            lacking = [name for name in names if start + name not in given]
+            if best is None or len(lacking) < len(best[0]):
+                best = lacking, start, names
+    if best is None or best[0]:
+        lacking = best[0] if best else [_SPELLINGS[-1](name) for name in targets]
+        raise InputError(
+            f"{source} lacks {len(lacking)} of the {len(targets)} weights of {encoder.name}, such as {lacking[0]}: it "
+            "is of another network, or names them in another way than that library does."
+        )
+    _, start, names = best
+    theirs = _numbered(name.removeprefix(start) for name in given if name.startswith(start))
+    ours = _numbered(names)
+    if more := sorted(f"{before}{number}" for before, number in theirs - ours if before in dict(ours)):
+        raise InputError(
+            f"{source} has {len(more)} blocks that {encoder.name} has not, such as {start}{more[0]}: "
+            "the weights are of another size. Create the network of that size."
+        )
+    own = {start + name: place + target for name, target in names.items()}
+    root = start[: max(0, start.find(place))]
+    return {name: own.get(name, name.removeprefix(root)) for name in given}
+
+
+def _unflatten(name: str) -> str:
+    return re.sub(r"^([^.]+)_(\d+)\.", r"\1.\2.", name)
+
+
+def _without(prefix: str, name: str) -> str:
+    return name.removeprefix(prefix)
+
+
+# From ours to the library's: as it is, within our class, within smp's for timm, within timm's around a whole network.
+_SPELLINGS: list[Callable[[str], str]] = [
+    *(partial(_without, prefix) for prefix in ("", "encoder.", "encoder.model.", "encoder.model.model.")),
+    lambda name: _unflatten(name.removeprefix("encoder.model.")),
+]
+
+
+def _numbered(names: Iterable[str]) -> set[tuple[str, str]]:
+    """The numbered parts in names, such as ``("layer1.", "0")``."""
+    return {(name[: part.start()], part[0]) for name in names for part in re.finditer(r"(?<=\.)\d+(?=\.)", name)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -22,6 +23,8 @@ from mlla_seg.models.weights import read_state_dict
 
 WEIGHTS = "model.safetensors"
 CARD_MARK = "<!-- Written by mlla_seg, and again at each save unless this line is removed. -->"
+BEFORE_0_2: dict[str, Any] = {"norm_outputs": False}
+"""Arguments of ``create_model`` that version 0.1 did not know, and did not write: what it built."""
 OPTIONS = ("map_location", "revision", "token", "cache_dir", "local_files_only", "force_download")
 Network = TypeVar("Network", bound="HubMixin")
 
@@ -165,7 +168,8 @@ def _build(config: Mapping[str, Any]) -> Any:
     from mlla_seg.models import create_model
     from mlla_seg.models.segmenter import MLLAUNet
 
-    builders: dict[str, Callable[..., Any]] = {"create_model": create_model, "MLLAUNet": MLLAUNet}
+    own = partial(create_model, **BEFORE_0_2)
+    builders: dict[str, Callable[..., Any]] = {"create_model": own, "MLLAUNet": MLLAUNet}
     return lookup(builders, config["build"], "builder of networks")(**config["arguments"])
 
 

@@ -2,12 +2,13 @@
 
 Contract: ``Mixer(dim, num_heads)``; ``forward(x, rope)`` maps ``(B, *spatial, C)`` to the same shape, where ``rope`` is
 the table of :func:`mlla_seg.models.ops.rope_table` for this grid. A new mixer is a module here, its formula and plain
-definition in ``ops.py``, and one line in ``MIXERS``; the tests over ``MIXERS`` then find it.
+definition in ``ops.py`` unless it is a line, and one line in ``MIXERS``; the tests over ``MIXERS`` then find it.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mlla_seg.models import ops
 
@@ -40,8 +41,13 @@ class LinearAttention(nn.Module):
         return y.view(x.shape) + self.lepe(x)
 
 
+# The controls. Attention of each pixel to itself alone, q.k x / q.k, gives x back: so y = x + LePE(x) is MLLA's mixer
+# where no pixel sees beyond its neighbours, and each step of identity, lepe, lepe_matched, linear_attention adds one
+# thing: the local convolution, the parameters, the view of the whole image.
+
+
 class Identity(nn.Module):
-    """The control: the block without its mixer. A mixer that does not beat it does nothing for the task."""
+    """The block without its mixer, y = x. A mixer that does not beat it does nothing for the task."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -50,9 +56,38 @@ class Identity(nn.Module):
         return x
 
 
+class Lepe(nn.Module):
+    """The local convolution alone, y = x + LePE(x): MLLA's mixer if each pixel attended to itself only."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.lepe = DepthwiseConv(dim)
+
+    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
+        return x + self.lepe(x)
+
+
+class LepeMatched(nn.Module):
+    """As many parameters as :class:`LinearAttention`, none of which lets a pixel see beyond its neighbours.
+
+    ``y = x + a * sigmoid(b) + LePE(x)`` with ``a, b = split(Linear(x))``: the layer of queries and keys as a gated
+    linear unit (arXiv 1612.08083) of each pixel by itself. Not named ``qk``: attention's weights mean nothing here.
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.glu = nn.Linear(dim, 2 * dim)
+        self.lepe = DepthwiseConv(dim)
+
+    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
+        return x + F.glu(self.glu(x), dim=-1) + self.lepe(x)
+
+
 MIXERS: dict[str, type[nn.Module]] = {
     "linear_attention": LinearAttention,
     "identity": Identity,
+    "lepe": Lepe,
+    "lepe_matched": LepeMatched,
 }
 
 

@@ -125,7 +125,8 @@ class MapNorm(nn.LayerNorm):
     """LayerNorm over the channels of ``(B, C, H, W)``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+        x = F.layer_norm(x.movedim(1, -1), self.normalized_shape, self.weight, self.bias, self.eps)
+        return x.movedim(-1, 1)
 
 
 class Downsample(nn.Module):
@@ -169,6 +170,8 @@ class Encoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.in_channels = 3
+        """Channels of the image."""
         self.out_channels: list[int] = []
         """Channels C_i of the five maps, i = 1 .. 5."""
         self.num_heads: tuple[int, ...] = ()
@@ -213,6 +216,7 @@ class MLLAEncoder(Encoder):
             )
         dims = [embed_dim * 2**i for i in range(len(depths))]
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
+        self.in_channels = in_channels
         self.out_channels = [embed_dim // 2, *dims]
         self.num_heads = tuple(num_heads)
         self.stage_inputs = stage_inputs

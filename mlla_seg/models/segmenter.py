@@ -118,7 +118,7 @@ class Segmenter(nn.Module, HubMixin):
         padded = (rows * self.stride, columns * self.stride)
         below, right = padded[0] - height - above, padded[1] - width - left
         x = pad(x, above, below, left, right)
-        logits = self.classify(self.decoder.decode(self.encoder(x)))
+        logits = self.classify(self.decoder.decode(x, self.encoder(x)))
         if logits.shape[-2:] != padded:
             logits = F.interpolate(logits, padded, mode="bilinear", align_corners=False)
         return F.pad(logits, (-left, -right, -above, -below))

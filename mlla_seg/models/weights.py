@@ -3,6 +3,7 @@
 The authors' files hold the state dict itself or under the key ``model`` (or ``state_dict``); RoPE tables in them can be
 derived and are dropped. Whatever library an MLLA encoder sits in, its parameters have the same names behind a prefix:
 they are brought to ``encoder.``, and those beside it (``decoder.``, ``norm.``, ``head.``) lose what the two share.
+Encoders of other libraries keep these libraries' names, see :func:`mlla_seg.models.foreign.names_in`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mlla_seg.errors import InputError
+from mlla_seg.models.foreign import find_foreign, names_in
 
 # The authors' names to ours, applied in order to every name.
 RENAMES = [
@@ -189,8 +191,16 @@ def adapt_channels(weight: Tensor, in_channels: int) -> Tensor:
     return weight.repeat(1, repeats, 1, 1)[:, :in_channels] * (old / in_channels)
 
 
+def _but_channels(weight: Tensor) -> tuple[int, ...]:
+    """The shape of a convolution's weight but for the channels of its input."""
+    return (weight.shape[0], *weight.shape[2:])
+
+
 def load_pretrained(module: nn.Module, source: str | Path | Mapping[str, Tensor]) -> LoadReport:
     """Loads weights into whatever holds an MLLA encoder: ours, or a network of smp, timm, MONAI or torchgeo with it.
+
+    Networks of ours with an encoder of timm or smp take the files of these libraries and of torchvision, such as
+    ImageNet classifiers, and what holds the same encoder.
 
     The weights may be the authors', or come from any of these in turn. From a classifier into an MLLA-UNet, decoder
     blocks start as copies of the encoder's blocks of the same width. A first convolution for another number of channels
@@ -209,9 +219,16 @@ def load_pretrained(module: nn.Module, source: str | Path | Mapping[str, Tensor]
     """
     name = "the state dict" if isinstance(source, Mapping) else str(source)
     state_dict, file_key = (source, "") if isinstance(source, Mapping) else read_state_dict(source)
-    given = rename(state_dict)
-    weights = {common: given[own] for common, own in common_names(given).items()}
-    own_names, state = common_names(module.state_dict()), module.state_dict()
+    state = module.state_dict()
+    foreign = find_foreign(module)
+    if foreign:
+        places = names_in(*foreign, state_dict, name)
+        weights = {places[own]: value for own, value in state_dict.items() if not DERIVABLE.search(own)}
+        own_names = {own: own for own in state if not DERIVABLE.search(own)}
+    else:
+        given = rename(state_dict)
+        weights = {common: given[own] for common, own in common_names(given).items()}
+        own_names = common_names(state)
     targets = {common: state[own] for common, own in own_names.items()}
     report = LoadReport(file_key=file_key)
     theirs, ours = count_blocks(weights), count_blocks(targets)
@@ -236,7 +253,11 @@ def load_pretrained(module: nn.Module, source: str | Path | Mapping[str, Tensor]
             fitting[key] = value
         elif not key.startswith("encoder."):  # a head for other classes, a decoder of another kind
             report.left_out.append(key)
-        elif key == "encoder." + FIRST_PARAMETER and target.shape[0] == value.shape[0]:
+        elif (
+            value.ndim == 4
+            and _but_channels(value) == _but_channels(target)
+            and (target.shape[1] == foreign[1].in_channels if foreign else key == "encoder." + FIRST_PARAMETER)
+        ):
             adapted[key] = adapt_channels(value, target.shape[1])
         else:
             raise InputError(
@@ -248,7 +269,7 @@ def load_pretrained(module: nn.Module, source: str | Path | Mapping[str, Tensor]
             f"No encoder parameter of {name} fits {type(module).__name__}: it holds {_first(list(weights))}."
         )
     values = {own_names[key]: value for key, value in (fitting | adapted).items()}
-    module.load_state_dict(values, strict=False)
+    module.load_state_dict({**state, **values})
     report.loaded = [own_names[key] for key in fitting]
     report.adapted = [own_names[key] for key in adapted]
     report.missing = [own for key, own in own_names.items() if own not in values and not key.startswith("normalise.")]

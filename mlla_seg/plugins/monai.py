@@ -17,7 +17,8 @@ except ModuleNotFoundError as error:
 from monai.networks.nets import FLEXUNET_BACKBONE
 from torch import Tensor, nn
 
-from mlla_seg.models.mlla import SIZES, MLLAEncoder
+from mlla_seg.models.mlla import SIZES
+from mlla_seg.plugins.dense import DenseEncoder
 
 
 class MonaiEncoder(nn.Module, BaseEncoder):
@@ -27,7 +28,7 @@ class MonaiEncoder(nn.Module, BaseEncoder):
         spatial_dims: 2; slices of a volume go through it one by one.
         in_channels: Channels of the image.
         pretrained: ``False``; see the top of this file for weights.
-        embed_dim: As :class:`~mlla_seg.models.mlla.MLLAEncoder`, and so the rest.
+        embed_dim: As :class:`~mlla_seg.plugins.dense.DenseEncoder`, and so the rest.
         depths: Blocks of all four stages.
         num_heads: Heads of all four stages.
         drop_path_rate: Stochastic depth.
@@ -54,7 +55,7 @@ class MonaiEncoder(nn.Module, BaseEncoder):
                 'mlla_seg.load_pretrained(model, "mlla_t.pth") with a file of released weights.'
             )
         super().__init__()
-        self.mlla = MLLAEncoder(in_channels, embed_dim, depths, num_heads, drop_path_rate=drop_path_rate)
+        self.mlla = DenseEncoder(in_channels, embed_dim, depths, num_heads, drop_path_rate=drop_path_rate)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return self.mlla(x)

@@ -20,7 +20,8 @@ import torch
 from segmentation_models_pytorch.encoders._base import EncoderMixin
 from torch import Tensor, nn
 
-from mlla_seg.models.mlla import SIZES, MLLAEncoder
+from mlla_seg.models.mlla import SIZES
+from mlla_seg.plugins.dense import DenseEncoder
 
 
 class SmpEncoder(nn.Module, EncoderMixin):
@@ -29,7 +30,7 @@ class SmpEncoder(nn.Module, EncoderMixin):
     Args:
         depth: Number of maps below the image; only their stages are built.
         output_stride: Smallest resolution, 32, or 16 and 8 by dilation.
-        embed_dim: As :class:`~mlla_seg.models.mlla.MLLAEncoder`, and so the rest.
+        embed_dim: As :class:`~mlla_seg.plugins.dense.DenseEncoder`, and so the rest.
         depths: Blocks of all four stages.
         num_heads: Heads of all four stages.
         drop_path_rate: Stochastic depth.
@@ -48,7 +49,7 @@ class SmpEncoder(nn.Module, EncoderMixin):
             raise ValueError(f"depth of an MLLA encoder is 1 to 5, got {depth}.")
         super().__init__()
         stages = depth - 1
-        self.mlla = MLLAEncoder(3, embed_dim, depths[:stages], num_heads[:stages], drop_path_rate=drop_path_rate)
+        self.mlla = DenseEncoder(3, embed_dim, depths[:stages], num_heads[:stages], drop_path_rate=drop_path_rate)
         self._depth = depth
         self._in_channels = 3
         self._output_stride = output_stride

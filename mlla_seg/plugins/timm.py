@@ -1,6 +1,7 @@
 """MLLA in timm: ``import mlla_seg.plugins.timm``, then ``timm.create_model("mlla_tiny", num_classes=10)``.
 
-Classifiers, ``features_only=True`` and so ``smp.Unet("tu-mlla_tiny", ...)``. Nothing is downloaded: a local file of
+Classifiers, ``features_only=True`` and so ``smp.Unet("tu-mlla_tiny", ...)``; these maps have a LayerNorm each, as in
+the authors' backbone for dense prediction, unless ``norm_outputs=False``. Nothing is downloaded: a local file of
 released weights is loaded with ``mlla_seg.load_pretrained(model, "mlla_t.pth")``, or in timm's own ways:
 ``checkpoint_path="mlla_t.pth"``, or ``pretrained=True, pretrained_cfg_overlay={"file": "mlla_t.pth"}``.
 """
@@ -34,6 +35,7 @@ from mlla_seg.models.mixers import LinearAttention, rope_for
 from mlla_seg.models.mlla import SIZES, MLLAEncoder, init_weights
 from mlla_seg.models.ops import drop_path
 from mlla_seg.models.weights import common_names, rename
+from mlla_seg.plugins.dense import DenseEncoder
 
 __all__: list[str] = []  # timm adds the names of the models
 
@@ -57,6 +59,7 @@ class MLLAClassifier(nn.Module):
         drop_rate: Dropout before the head.
         drop_path_rate: Stochastic depth.
         output_stride: Smallest resolution, 32, or 16 and 8 by dilation.
+        norm_outputs: A LayerNorm on each map; by default with ``features_only``, where maps are all there is.
     """
 
     def __init__(
@@ -71,11 +74,13 @@ class MLLAClassifier(nn.Module):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         output_stride: int = 32,
+        norm_outputs: bool = False,
     ) -> None:
         super().__init__()
         self.in_chans = in_chans
         self.drop_rate = drop_rate
-        self.encoder = MLLAEncoder(
+        build = DenseEncoder if norm_outputs else MLLAEncoder
+        self.encoder = build(
             in_chans, embed_dim, depths, num_heads, mlp_ratio, drop_path_rate, output_stride=output_stride
         )
         self.num_features = self.encoder.out_channels[-1]
@@ -202,6 +207,9 @@ class FeatureMaps(nn.Module):
         self.feature_info = FeatureInfo(model.feature_info, tuple(self.out_indices))
         self.output_fmt = Format.NCHW
         self.encoder = model.encoder
+        for i in range(len(self.encoder.norms)):
+            if i + 1 not in self.out_indices:
+                self.encoder.norms[i] = nn.Identity()  # parameters without a gradient would stop DDP
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = self.encoder(x)
@@ -225,7 +233,8 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> 
     """The authors' weights, or those of any network that holds an MLLA encoder, by the names used here."""
     weights = rename(state_dict)
     kept = ("encoder.", "norm.", "head.")
-    return {name: weights[own] for name, own in common_names(weights).items() if name.startswith(kept)}
+    norms = {name: value for name, value in model.state_dict().items() if name.startswith("encoder.norms.")}
+    return norms | {name: weights[own] for name, own in common_names(weights).items() if name.startswith(kept)}
 
 
 def _cfg() -> dict[str, Any]:
@@ -260,7 +269,7 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
                 pretrained,
                 pretrained_filter_fn=checkpoint_filter_fn,
                 feature_cfg={"out_indices": (0, 1, 2, 3, 4), "feature_cls": FeatureMaps},
-                **{**SIZES[name], **kwargs},
+                **{**SIZES[name], "norm_outputs": kwargs.get("features_only", False), **kwargs},
             )
         return model.to(dtype=dtype)
 

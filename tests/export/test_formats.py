@@ -15,7 +15,7 @@ from mlla_seg.export import FORMATS, onnx, openvino, programs
 from mlla_seg.export.exportable import Exportable, Job
 
 SIZES = ((64, 64), (224, 224), (224, 352), (225, 257))
-PAIRS = [("mlla_unet", 4), ("unet", 1), ("upernet", 4), ("segformer", 1), ("deeplabv3plus", 4)]
+PAIRS = [("mlla_unet", 4), ("mlla_unet_fine", 1), ("unet", 1), ("upernet", 4), ("segformer", 1), ("deeplabv3plus", 4)]
 ALONE = """
 import sys
 sys.modules["mlla_seg"] = None  # cannot be imported

@@ -18,6 +18,7 @@ from mlla_seg.inference import Ensemble, Flips
 from mlla_seg.models import DECODERS, compiled
 from mlla_seg.models.compiled import CompiledForward, as_convolutions
 from mlla_seg.models.fast import PRECISIONS, Autocast, for_inference
+from mlla_seg.models.mixers import MIXERS
 
 
 def image(*shape, seed=0):
@@ -52,11 +53,16 @@ def test_convolutions_in_half_precision(precision):
     assert 0 < error < (0.03 if precision == "bf16" else 0.004)
 
 
+@pytest.mark.parametrize("mixer", MIXERS)
 @torch.inference_mode()
-def test_convolutions_of_other_mixers_and_of_vectors_change_nothing():
-    network = create_model("mlla_test", num_classes=3, in_channels=2, mixer="identity").double().eval()
+def test_convolutions_of_every_mixer_change_nothing(mixer):
+    network = create_model("mlla_test", num_classes=3, in_channels=2, mixer=mixer).double().eval()
     x = image(2, 2, 33, 64).double()
     torch.testing.assert_close(as_code(network)(x), network(x), atol=1e-9, rtol=1e-9)
+
+
+@torch.inference_mode()
+def test_convolutions_of_vectors_change_nothing():
     linear = nn.Linear(5, 3).double()
     for shape in ((5,), (2, 5), (2, 3, 4, 5), (2, 1, 3, 4, 5)):
         x = torch.randn(*shape).double()

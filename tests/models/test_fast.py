@@ -11,6 +11,7 @@ from mlla_seg.benchmark.measures import peak_bytes
 from mlla_seg.errors import InputError
 from mlla_seg.models import DECODERS, strips
 from mlla_seg.models.fast import for_inference
+from mlla_seg.models.mixers import MIXERS
 
 
 def trained(*args, **kwargs):
@@ -49,9 +50,10 @@ def test_every_decoder(monkeypatch, encoder, decoder):
         torch.testing.assert_close(for_inference(network)(image), network(image), atol=1e-9, rtol=1e-9)
 
 
-def test_other_mixers(monkeypatch):
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_every_mixer(monkeypatch, mixer):
     monkeypatch.setattr(strips, "PIXELS", 50)
-    network = trained("mlla_test", mixer="identity").double()
+    network = trained("mlla_test", mixer=mixer).double()
     image = torch.randn(1, 2, 64, 64).double()
     with torch.inference_mode():
         torch.testing.assert_close(for_inference(network)(image), network(image), atol=1e-9, rtol=1e-9)

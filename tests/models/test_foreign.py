@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import segmentation_models_pytorch as smp
+import timm
 import torch
+from safetensors.torch import save_file
+from segmentation_models_pytorch.encoders._utils import patch_first_conv
+from timm.models import adapt_input_conv
 
 from mlla_seg import create_model, load_pretrained
 from mlla_seg.models import DECODERS
@@ -67,6 +72,90 @@ def test_stochastic_depth_belongs_to_mlla_blocks():
     assert model.decoder.levels[0].stage.blocks[0].drop_path_rate == pytest.approx(0.3)
     with pytest.raises(ValueError, match="drop_path_rate belongs to MLLA blocks; smp/resnet18 with unet has none"):
         create_model("smp/resnet18", "unet", drop_path_rate=0.3)
+
+
+LIBRARIES = [
+    "timm/resnet10t",
+    "timm/convnext_atto",
+    "timm/efficientnet_lite0",
+    "timm/swin_s3_tiny_224",
+    "timm/pvt_v2_b0",
+]
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("encoder", ["smp/resnet18", "timm/resnet18", *LIBRARIES])
+def test_files_of_the_library_itself_load_completely(encoder, suffix, tmp_path):
+    """The resnet18 of timm, and of torchvision, has the names that smp's has."""
+    torch.manual_seed(0)
+    classifier = timm.create_model(encoder.split("/")[1])
+    for buffer in classifier.buffers():
+        if buffer.is_floating_point():
+            buffer.uniform_(0.5, 2)
+    if suffix == ".pth":
+        torch.save({"state_dict": classifier.state_dict()}, tmp_path / "weights.pth")
+    else:
+        save_file(classifier.state_dict(), tmp_path / "weights.safetensors")
+    model = create_model(encoder, "fpn", num_classes=3).eval()
+    report = load_pretrained(model, tmp_path / f"weights{suffix}")
+    assert not report.adapted
+    assert {name.split(".")[0] for name in report.missing} == {"decoder", "head"}
+    head = classifier.default_cfg["classifier"]
+    assert {f"{head}.weight", f"{head}.bias"} <= set(report.left_out)
+    given = {name for name in classifier.state_dict() if not name.endswith("num_batches_tracked")}
+    assert len(report.loaded) + len(report.left_out) == len(given)
+    if "swin" not in encoder:  # whose windows are others at this size, and whose maps are laid out otherwise
+        image = torch.rand(1, 3, 64, 64)
+        expected = classifier.eval().forward_intermediates(image, intermediates_only=True)[-1]
+        torch.testing.assert_close(model.encoder(image)[-1], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("encoder", ["smp/resnet18", "timm/resnet18", "timm/convnext_atto"])
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_first_convolution_is_adapted_as_smp_and_timm_do(encoder, channels):
+    torch.manual_seed(0)
+    library, name = encoder.split("/")
+    classifier = timm.create_model(name)
+    model = create_model(encoder, "fpn", in_channels=channels)
+    report = load_pretrained(model, classifier.state_dict())
+    (adapted,) = report.adapted
+    weight = classifier.get_parameter(f"{classifier.default_cfg['first_conv']}.weight")
+    if library == "smp":
+        conv = torch.nn.Conv2d(3, 64, 7, bias=False)
+        conv.weight.data.copy_(weight)
+        patch_first_conv(torch.nn.Sequential(conv), channels, pretrained=True)
+        expected = conv.weight
+    else:
+        expected = adapt_input_conv(channels, weight)
+    torch.testing.assert_close(model.state_dict()[adapted], expected.detach())
+
+
+def test_whatever_holds_the_encoder_gives_its_weights(tmp_path):
+    torch.manual_seed(0)
+    theirs = smp.Unet("resnet18", encoder_weights=None)
+    ours = create_model("timm/resnet18", "unet", num_classes=2)
+    lightning = {f"network.{name}": value for name, value in ours.state_dict().items()}
+    for source, expected in ((theirs.state_dict(), theirs.encoder), (lightning, ours.encoder.encoder.model)):
+        model = create_model("smp/resnet18", "unet", num_classes=2)
+        report = load_pretrained(model, source)
+        torch.testing.assert_close(model.encoder.encoder.layer4[1].conv2.weight, expected.layer4[1].conv2.weight)
+        assert bool(report.missing) == (source is not lightning)
+
+
+def test_weights_of_other_networks_are_refused():
+    small, large = (timm.create_model(name).state_dict() for name in ("resnet18", "resnet34"))
+    with pytest.raises(
+        ValueError, match=r"state dict has 8 blocks that timm/resnet18 has not, such as layer1\.2: .*size"
+    ):
+        load_pretrained(create_model("timm/resnet18", "fpn"), large)
+    with pytest.raises(
+        ValueError, match=r"lacks 80 of the 180 weights of smp/resnet34, such as layer1\.2\.conv1\.weight: it"
+    ):
+        load_pretrained(create_model("smp/resnet34", "fpn"), small)
+    with pytest.raises(ValueError, match=r"of another size"):
+        load_pretrained(create_model("timm/convnext_femto", "fpn"), timm.create_model("convnext_atto").state_dict())
+    with pytest.raises(ValueError, match="No encoder parameter of the state dict fits Segmenter"):
+        load_pretrained(create_model("mlla_test"), small)
 
 
 def test_weights_of_the_same_network_load():

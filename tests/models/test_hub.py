@@ -36,6 +36,18 @@ def test_every_decoder_comes_back(decoder, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "config.json", "model.safetensors"]
 
 
+@pytest.mark.parametrize("decoder", ["unet", "mlla_unet"])
+def test_a_folder_of_version_0_1_comes_back_without_norms_on_its_maps(decoder, tmp_path):
+    torch.manual_seed(0)
+    segmenter = create_model("mlla_test", decoder, norm_outputs=False).eval()
+    segmenter.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["arguments"]["norm_outputs"]  # which that version did not write
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    x = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(Segmenter.from_pretrained(tmp_path)(x), segmenter(x))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("encoder", ["mlla_tiny", "mlla_micro", "timm/resnet10t", "smp/mit_b0"])
 def test_every_encoder_comes_back(encoder, tmp_path):
@@ -137,7 +149,7 @@ def test_a_changed_network_is_not_saved(tmp_path):
 
 
 def test_what_does_not_load_is_named(tmp_path):
-    create_model("mlla_test", num_classes=2).save_pretrained(tmp_path)
+    create_model("mlla_test", num_classes=2, norm_outputs=False).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"does not know num_classes, strickt; it knows map_location"):
         Segmenter.from_pretrained(tmp_path, num_classes=7, strickt=1)
     assert Segmenter.from_pretrained(tmp_path, map_location="cpu", local_files_only=True).num_classes == 2

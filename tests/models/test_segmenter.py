@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from mlla_seg import MLLAUNet, create_model, load_pretrained
 from mlla_seg.models import DECODERS
+from mlla_seg.models.mlla import MapNorm
 from mlla_seg.models.segmenter import Normalise
 
 SMALL = dict(embed_dim=16, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8))
@@ -51,6 +52,19 @@ def test_every_decoder_takes_any_size_and_trains(decoder, size, channels):
     assert not [name for name, p in model.named_parameters() if p.grad is None]
 
 
+@pytest.mark.parametrize(
+    ("decoder", "normed"), [("mlla_unet", []), ("unet", [0, 1, 2, 3]), ("fpn", [0, 1, 2, 3]), ("deeplabv3plus", [0, 3])]
+)
+def test_maps_that_decoders_of_smp_read_have_a_norm_each(decoder, normed):
+    encoder = create_model("mlla_test", decoder).encoder
+    assert [i for i, norm in enumerate(encoder.norms) if isinstance(norm, MapNorm)] == normed
+    maps = encoder(torch.randn(2, 3, 64, 64))
+    for i in normed:
+        assert maps[i + 1].mean(dim=1).abs().max() < 1e-5
+    without = create_model("mlla_test", decoder, norm_outputs=False).encoder
+    assert not [norm for norm in without.norms if isinstance(norm, MapNorm)]
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
 @pytest.mark.parametrize(
     "decoder", [name for name in DECODERS if name != "unetplusplus"]
@@ -88,6 +102,33 @@ def test_what_lies_beyond_the_crop_does_not_matter_for_multiples_of_32():
     repeated = torch.cat((x, x[..., -1:]), dim=-1)  # one more column is padded to 64 by repeating it
     padded = torch.nn.functional.pad(x, (0, 32, 0, 0), mode="replicate")
     torch.testing.assert_close(model(repeated), model(padded)[..., :33], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_the_fine_decoder_sees_single_pixels_where_the_published_one_sees_four():
+    def changed(decoder):
+        torch.manual_seed(0)
+        model = create_model("mlla_test", decoder, num_classes=2, in_channels=1).eval()
+        for parameter in model.encoder.parameters():
+            parameter.zero_()  # what is left is what the decoder sees itself
+        x = torch.zeros(1, 1, 64, 64)
+        dot = x.clone()
+        dot[..., 21, 30] = 1
+        rows, columns = (model(dot) != model(x)).any(dim=1)[0].nonzero().unbind(dim=1)
+        return (rows.min().item(), rows.max().item(), columns.min().item(), columns.max().item()) if len(rows) else None
+
+    assert changed("mlla_unet") is None
+    top, bottom, left, right = changed("mlla_unet_fine")
+    assert 21 - 8 <= top < 21 < bottom <= 21 + 8
+    assert 30 - 8 <= left < 30 < right <= 30 + 8
+
+
+def test_the_fine_decoder_has_fewer_parameters_than_the_expansion_it_replaces():
+    counts = [
+        sum(p.numel() for p in create_model("mlla_nano", name).decoder.parameters())
+        for name in ("mlla_unet", "mlla_unet_fine")
+    ]
+    assert counts[1] < counts[0]
 
 
 def test_unknown_names_suggest_near_ones():

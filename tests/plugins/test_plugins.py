@@ -17,11 +17,12 @@ import mlla_seg.plugins.monai
 import mlla_seg.plugins.smp
 import mlla_seg.plugins.timm
 from mlla_seg import MLLA, MLLAUNet, create_model, load_pretrained
-from mlla_seg.models.mlla import SIZES
+from mlla_seg.models.mlla import SIZES, MapNorm, MLLAEncoder
 
 NAME = "mlla_test"
 SIZE = {key: SIZES[NAME][key] for key in ("embed_dim", "depths", "num_heads")}
 # How each is built, and how its maps at strides 2 to 32 are had; MLLA-UNet's skips are other maps, but for the last.
+DENSE = {"ours", "smp", "smp through timm", "timm features", "monai"}  # have a LayerNorm on each map
 HOLDERS = {
     "ours": (lambda: create_model(NAME, "unet"), lambda m, x: m.encoder(x)),
     "mlla_unet": (lambda: MLLAUNet(**SIZE), lambda m, x: m.encoder(x)[-1:]),
@@ -34,12 +35,28 @@ HOLDERS = {
 }
 
 
+def encoder_of(model):
+    (encoder,) = (module for module in model.modules() if isinstance(module, MLLAEncoder))
+    return encoder
+
+
+@pytest.mark.parametrize("name", HOLDERS)
+def test_maps_for_decoders_have_a_norm_each(name):
+    norms = encoder_of(HOLDERS[name][0]()).norms
+    assert [isinstance(norm, MapNorm) for norm in norms] == [name in DENSE] * 4
+
+
 @pytest.mark.parametrize(("source", "target"), permutations(HOLDERS, 2))
 def test_weights_of_one_give_the_same_features_in_another(source, target):
     torch.manual_seed(0)
     (build_source, maps_of_source), (build_target, maps_of_target) = HOLDERS[source], HOLDERS[target]
     theirs, ours = build_source().eval(), build_target().eval()
+    for norm in encoder_of(theirs).norms.parameters():
+        torch.nn.init.normal_(norm)
     load_pretrained(ours, theirs.state_dict())
+    if not {source, target} <= DENSE:
+        for model in (theirs, ours):
+            encoder_of(model).norms = torch.nn.ModuleList(torch.nn.Identity() for _ in range(4))
     x = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
         expected, found = maps_of_source(theirs, x), maps_of_target(ours, x)
@@ -57,6 +74,8 @@ def test_dilated_features_are_the_same_too():
         expected = ours.encoder(x)
         for model, maps in ((theirs, lambda: theirs.encoder(x)[1:]), (through_timm, lambda: through_timm(x))):
             load_pretrained(model, ours.state_dict())
+            for i in (1, 2):
+                encoder_of(model).norms[i] = torch.nn.Identity()  # ours has none where its decoder does not read
             for a, b in zip(maps(), expected, strict=True):
                 torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
 
@@ -84,7 +103,8 @@ def test_the_authors_file_loads_everywhere(golden):
     }
     model = smp.Unet("recorded", encoder_weights=None).eval()
     report = load_pretrained(model, weights)
-    assert not [name for name in report.missing if name.startswith("encoder")]
+    assert {name[:19] for name in report.missing if name.startswith("encoder")} == {"encoder.mlla.norms."}
+    encoder_of(model).norms = torch.nn.ModuleList(torch.nn.Identity() for _ in range(4))
     with torch.no_grad():
         last = model.encoder(tensors["input"])[-1]
         bottleneck = MLLAUNet(**own, decoder_depths=(2, 1, 1)).eval()

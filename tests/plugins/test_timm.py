@@ -116,6 +116,22 @@ def test_features_only_with_any_choice_of_maps():
     assert not [name for name, p in first.named_parameters() if p.grad is None]
 
 
+def test_maps_have_norms_that_none_is_without_gradient_and_that_released_weights_leave_alone(tmp_path):
+    model = timm.create_model("mlla_test", features_only=True, out_indices=(1, 3))
+    assert sorted(name for name in model.state_dict() if ".norms." in name) == [
+        f"encoder.norms.{i}.{kind}" for i in (0, 2) for kind in ("bias", "weight")
+    ]
+    sum(f.sum() for f in model(torch.randn(1, 3, 64, 64))).backward()
+    assert not [name for name, p in model.named_parameters() if p.grad is None]
+    plain = timm.create_model("mlla_test", features_only=True, norm_outputs=False)
+    assert not [name for name in plain.state_dict() if ".norms." in name]
+    torch.save(timm.create_model("mlla_test").state_dict(), tmp_path / "weights.pth")
+    file = {"file": str(tmp_path / "weights.pth")}
+    dense = timm.create_model("mlla_test", features_only=True, pretrained=True, pretrained_cfg_overlay=file)
+    assert len([name for name in dense.state_dict() if ".norms." in name]) == 8
+    assert not [name for name in timm.create_model("mlla_test").state_dict() if ".norms." in name]
+
+
 @pytest.mark.parametrize("how", ["hook", "fx"])
 def test_maps_by_hooks_and_by_fx_are_the_same(how):
     torch.manual_seed(0)
