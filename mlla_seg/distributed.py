@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
@@ -67,3 +68,11 @@ def convert_batch_norm(module: nn.Module) -> nn.Module:
         if type(child) is nn.BatchNorm2d:
             child.__class__ = CpuSyncBatchNorm  # same parameters and buffers, another forward
     return module
+
+
+def step_seed(seed: int, rank: int, epoch: int, batch: int) -> int:
+    """A seed for what is drawn at random in one step of one process, such as dropped paths.
+
+    The same for the same four numbers, so that a run goes on after a stop as it would have; else as good as unrelated.
+    """
+    return int(np.random.SeedSequence((seed, rank, epoch, batch)).generate_state(1, np.uint64)[0] >> 1)

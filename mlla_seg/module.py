@@ -17,6 +17,7 @@ from torch import Tensor
 from mlla_seg import __version__
 from mlla_seg.boundary import WIDTH, boundary_counts
 from mlla_seg.checkpoint import CHECKPOINT_KEY, build_network
+from mlla_seg.distributed import step_seed
 from mlla_seg.errors import InputError, lookup
 from mlla_seg.evaluation import PROTOCOLS, Evaluation
 from mlla_seg.inference import Ensemble, Flips, predict_case
@@ -142,6 +143,13 @@ class SegmentationModule(LightningModule):
     def forward(self, image: Tensor) -> Tensor:
         """Maps images ``(B, C, H, W)`` in raw units to logits ``(B, K, H, W)``."""
         return self.network(image)
+
+    def on_fit_start(self) -> None:
+        self.seed = torch.initial_seed()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Lets every process drop other paths, which are those of the seed, the process and the step alone."""
+        torch.manual_seed(step_seed(self.seed, self.global_rank, self.current_epoch, batch_idx))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         watch = self.supervision.watch(self.network) if self.supervision else nullcontext(())

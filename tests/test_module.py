@@ -100,6 +100,37 @@ def test_deep_supervision_trains_heads_that_the_network_does_not_keep(data, tmp_
     assert module.training_step(batch, 0) != plain.training_step(batch, 0)
 
 
+def test_dropped_paths_are_decided_by_seed_process_and_step_also_after_a_stop(data, tmp_path, monkeypatch):
+    def fit(seed, rank=0, epochs=2, **options):
+        torch.manual_seed(seed)
+        module = SegmentationModule("mlla_test", drop_path_rate=0.5, spec=data.spec)
+        monkeypatch.setattr(SegmentationModule, "global_rank", rank)
+        masks = []
+        step = module.training_step
+
+        def watched(batch, batch_idx):
+            masks.append(torch.empty(64).bernoulli_(0.5, generator=None).tolist())
+            torch.rand(batch_idx)  # what else is drawn in a step does not reach the next
+            return step(batch, batch_idx)
+
+        module.training_step = watched
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        quiet |= {"enable_model_summary": False, "limit_val_batches": 0, "limit_train_batches": 2}
+        trainer = Trainer(accelerator="cpu", max_epochs=epochs, **quiet)
+        trainer.fit(module, data, weights_only=True, **options)
+        return masks, trainer
+
+    masks, _ = fit(0)
+    assert len({tuple(mask) for mask in masks}) == len(masks) == 4
+    assert fit(0)[0] == masks
+    assert not [mask for mask in fit(1)[0] if mask in masks]
+    assert not [mask for mask in fit(0, rank=1)[0] if mask in masks]
+    first, trainer = fit(0, epochs=1)
+    trainer.save_checkpoint(tmp_path / "stopped.ckpt")
+    rest, _ = fit(0, ckpt_path=tmp_path / "stopped.ckpt")
+    assert first + rest == masks
+
+
 def test_the_order_of_batches_is_that_of_the_seed_and_changes_by_epoch(data):
     data.prepare_data()
     data.setup("fit")
