@@ -16,8 +16,10 @@ from torch import Tensor
 from mlla_seg import __version__
 from mlla_seg.boundary import WIDTH, boundary_counts
 from mlla_seg.checkpoint import CHECKPOINT_KEY, build_network
-from mlla_seg.errors import InputError, lookup
+from mlla_seg.distributed import gathered
+from mlla_seg.errors import InputError, about, lookup
 from mlla_seg.evaluation import PROTOCOLS, Evaluation
+from mlla_seg.finite import LOWER_RATE, require_finite_loss, require_finite_weights
 from mlla_seg.inference import Ensemble, Flips, predict_case
 from mlla_seg.losses import SegmentationLoss
 from mlla_seg.metrics import CaseTable, case_confusion, seen_cases
@@ -120,6 +122,7 @@ class SegmentationModule(LightningModule):
         self.network = build_network(dict(self.hparams))
         self.loss = SegmentationLoss(ce_weight, dice_weight, class_weights, squared_dice)
         self.scoring = Scoring()
+        self.watched: tuple[Tensor, Sequence[str]]  # loss and cases of the latest batch
         self.tables: dict[str, CaseTable] = {}
         self.members: list[Segmenter] = []  # averaged with the network where an ensemble is scored
 
@@ -135,10 +138,20 @@ class SegmentationModule(LightningModule):
         """Maps images ``(B, C, H, W)`` in raw units to logits ``(B, K, H, W)``."""
         return self.network(image)
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         loss = self.loss(self.network(batch["image"]), batch["mask"])
+        self.watched = loss.detach(), batch.get("name", [])
         self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["image"]))
         return loss
+
+    def on_after_backward(self) -> None:
+        """Stops before the optimiser's step where the loss is no number; it is the same in every process.
+
+        Asked here and not before the backward pass, so that a GPU has work while it is waited for.
+        """
+        loss, names = self.watched
+        if not loss.isfinite():
+            require_finite_loss(float(loss), self.trainer.global_step, gathered(names))
 
     def on_validation_epoch_start(self) -> None:
         self._begin(self.trainer.val_dataloaders)
@@ -204,7 +217,8 @@ class SegmentationModule(LightningModule):
 
     def _score(self, case: dict[str, Any]) -> None:
         index, image, mask, classes = case["index"], case["image"].cpu(), case["mask"].cpu(), len(self.class_names)
-        prediction = self.predict_case(image, case["spacing_mm"])
+        with about(case["name"]):
+            prediction = self.predict_case(image, case["spacing_mm"])
         self.tables["confusion"].update(index, case_confusion(prediction, mask, classes))
         if "boundaries" in self.tables:
             counts = boundary_counts(prediction, mask, classes, self.scoring.boundary_width)
@@ -214,7 +228,8 @@ class SegmentationModule(LightningModule):
             how = {"tolerance": self.scoring.nsd_tolerance, "background": self.spec["background"]}
             self.tables["surfaces"].update(index, case_surface_scores(prediction, mask, classes, spacing, **how))
         if "published" in self.tables:
-            labels = transunet_labels(self._scorer(), image, self.device, self.published_size, **self._batches())
+            with about(case["name"]):
+                labels = transunet_labels(self._scorer(), image, self.device, self.published_size, **self._batches())
             self.tables["published"].update(index, transunet_scores(labels, mask, classes))
 
     def _conclude(self, split: str, loader: Any) -> None:
@@ -246,4 +261,9 @@ class SegmentationModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for key in (
+            "state_dict",
+            "current_model_state",
+        ):  # the average, then, and the last step's weights
+            require_finite_weights("Nothing is saved", checkpoint.get(key, {}), LOWER_RATE)
         checkpoint[CHECKPOINT_KEY] = __version__

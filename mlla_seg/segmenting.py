@@ -20,7 +20,7 @@ from mlla_seg.data.io import FORMATS, READERS, SERIES, is_readable, mask_path, r
 from mlla_seg.data.picture import Array, require_finite
 from mlla_seg.data.probabilities import probabilities_path, write_probabilities
 from mlla_seg.data.rasters import RASTER_SUFFIXES
-from mlla_seg.errors import InputError
+from mlla_seg.errors import InputError, about
 from mlla_seg.progress import progress
 from mlla_seg.scenes import MapOptions, Windows, map_files, predict_scene
 
@@ -63,7 +63,7 @@ class CaseSegmenter(ABC):
             Class indices uint8, ``(S, H, W)`` or ``(H, W)``.
 
         Raises:
-            InputError: Another number of channels than in training.
+            InputError: Another number of channels than in training, or logits that are NaN or infinite.
         """
         single = image.ndim == 3
         blocks = self.logits(image[None] if single else image, batch_size, spacing_mm)
@@ -95,12 +95,9 @@ class CaseSegmenter(ABC):
         require_finite(files[0], picture)
         names = [entry["name"] for entry in self.spec["classes"]]
         slices, _, height, width = picture.array.shape
-        try:
-            blocks = self.logits(picture.array, batch_size, picture.spacing_mm)
-        except InputError as error:
-            raise InputError(f"{files[0]}: {error}") from error
         labels = np.empty((slices, height, width), np.uint8)
-        with ExitStack() as stack:
+        with about(files[0]), ExitStack() as stack:
+            blocks = self.logits(picture.array, batch_size, picture.spacing_mm)
             if probabilities is not None:
                 shape = (len(names), slices, height, width)
                 array = stack.enter_context(write_probabilities(probabilities, shape, names, picture.affine))

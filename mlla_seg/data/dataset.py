@@ -15,8 +15,8 @@ from mlla_seg.resampling import fill_gaps
 from mlla_seg.slices import Grid, nearest_slice, network_grid, slices_at
 
 
-class SliceDataset(Dataset[dict[str, torch.Tensor]]):
-    """Samples: ``{"image": ((2 k + 1) C, H, W) float32 in raw units, "mask": (H, W) int64}``, k neighbours.
+class SliceDataset(Dataset[dict[str, Any]]):
+    """Samples: ``{"image": ((2 k + 1) C, H, W) float32 in raw units, "mask": (H, W) int64, "name": str}``.
 
     An epoch has every slice of a volume once. A scene, a case of a single slice, has as many samples as crops fit into
     its area, and only the crop is read from the file.
@@ -47,7 +47,7 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
     def __len__(self) -> int:
         return int(self.first[-1])
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         k = int(np.searchsorted(self.first, index, side="right")) - 1
         case, (slices, *size) = self.cases[k], self.grids[k]
         seed = int(torch.randint(2**31, ()))  # torch seeds each worker anew in each epoch
@@ -65,7 +65,7 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
         piece = fill_gaps(torch.from_numpy(piece)).numpy()
         labels = np.array(mask[nearest_slice(position, slices, case.shape[0])])
         piece, labels = self.augment(piece, labels, seed, (size[0], size[1]) if size else None)
-        return {"image": torch.from_numpy(piece), "mask": torch.from_numpy(labels).long()}
+        return {"image": torch.from_numpy(piece), "mask": torch.from_numpy(labels).long(), "name": case.name}
 
 
 def crop_around(
