@@ -79,5 +79,6 @@ def require_finite_logits(largest: Any) -> None:
         count, total = int((~finite).sum()), math.prod(finite.shape)
         raise InputError(
             f"the network gives NaN or infinite logits for {count} of {total} pixels, so no mask is made. "
-            "Its training may have diverged, the image may hold values far from those of the training, or --precision is too coarse."
+            "Its training may have diverged, the image may hold values far from those of the training, or "
+            "--precision is too coarse."
         )

@@ -20,13 +20,14 @@ from mlla_seg.distributed import gathered
 from mlla_seg.errors import InputError, about, lookup
 from mlla_seg.evaluation import PROTOCOLS, Evaluation
 from mlla_seg.finite import LOWER_RATE, require_finite_loss, require_finite_weights
+from mlla_seg.horizon import limits_time, steps_left, time_used, total_steps
 from mlla_seg.inference import Ensemble, Flips, predict_case
 from mlla_seg.losses import SegmentationLoss
 from mlla_seg.metrics import CaseTable, case_confusion, seen_cases
 from mlla_seg.models.recompute import set_checkpointing
 from mlla_seg.models.segmenter import Segmenter
 from mlla_seg.models.weights import load_pretrained
-from mlla_seg.optim import SCHEDULES, learning_rate_factor, parameter_groups
+from mlla_seg.optim import PARTS, SCHEDULES, learning_rate_factor, parameter_groups, regrouped
 from mlla_seg.slices import network_grid
 from mlla_seg.surface import case_surface_scores
 from mlla_seg.transunet import SIZE, transunet_labels, transunet_scores
@@ -74,9 +75,10 @@ class SegmentationModule(LightningModule):
         mixer: Token mixer of the MLLA blocks.
         pretrained: File of released weights to start from; see ``load_pretrained``.
         lr: Peak learning rate of AdamW.
+        encoder_lr_factor: Learning rate of the encoder as a factor of ``lr``: below 1 for pretrained ones.
         weight_decay: Decay of weights, none on norms and biases.
         schedule: ``cosine``, ``poly`` or ``constant``.
-        warmup: Fraction of all steps in which the learning rate rises.
+        warmup: Fraction of the training, in steps or time, in which the learning rate rises.
         ce_weight: Weight of the cross-entropy.
         dice_weight: Weight of the Dice loss.
         class_weights: One weight per class in both losses.
@@ -96,6 +98,7 @@ class SegmentationModule(LightningModule):
         mixer: str = "linear_attention",
         pretrained: str | None = None,
         lr: float = 5e-4,
+        encoder_lr_factor: float = 1.0,
         weight_decay: float = 0.05,
         schedule: str = "cosine",
         warmup: float = 0.05,
@@ -111,6 +114,8 @@ class SegmentationModule(LightningModule):
         if spec is None:
             raise InputError("SegmentationModule needs the spec of its data: SegmentationDataModule(...).spec.")
         lookup(SCHEDULES, schedule, "schedule")
+        if encoder_lr_factor < 0:
+            raise InputError(f"--model.encoder_lr_factor is a factor of the learning rate, got {encoder_lr_factor}.")
         classes = [entry["name"] for entry in spec["classes"]]
         if class_weights is not None and len(class_weights) != len(classes):
             raise InputError(
@@ -122,14 +127,17 @@ class SegmentationModule(LightningModule):
         self.network = build_network(dict(self.hparams))
         self.loss = SegmentationLoss(ce_weight, dice_weight, class_weights, squared_dice)
         self.scoring = Scoring()
+        self.starts_from = pretrained
+        self.options: dict[str, Any] = {}  # of data and trainer, for the checkpoint
+        self.time_used = 0.0  # of the time that the training may take, a fraction
         self.watched: tuple[Tensor, Sequence[str]]  # loss and cases of the latest batch
         self.tables: dict[str, CaseTable] = {}
         self.members: list[Segmenter] = []  # averaged with the network where an ensemble is scored
 
     def setup(self, stage: str) -> None:
         set_checkpointing(self.network, self.hparams["checkpoint_stages"] if stage == "fit" else "none")
-        if stage == "fit" and self.hparams["pretrained"]:
-            rank_zero_info(f"{self.hparams['pretrained']}: {load_pretrained(self.network, self.hparams['pretrained'])}")
+        if stage == "fit" and self.starts_from:
+            rank_zero_info(f"{self.starts_from}: {load_pretrained(self.network, self.starts_from)}")
 
     def teardown(self, stage: str) -> None:
         set_checkpointing(self.network, "none")
@@ -250,15 +258,51 @@ class SegmentationModule(LightningModule):
                 self.log(f"{split}/{name}", value, prog_bar=name == "dice", rank_zero_only=False)
 
     def configure_optimizers(self) -> Any:
-        total = int(self.trainer.estimated_stepping_batches)
-        warmup = round(self.hparams["warmup"] * total)
-        schedule = self.hparams["schedule"]
-        groups = parameter_groups(self.network, self.hparams["weight_decay"])
-        optimizer = torch.optim.AdamW(groups, lr=self.hparams["lr"])
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(step, total, warmup, schedule)
-        )
+        self.total_steps = total_steps(self.trainer)
+        optimizer = torch.optim.AdamW(self._groups(), lr=self.hparams["lr"])
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def rate(self, step: int) -> float:
+        """Factor of the learning rate at an optimiser step; where time ends the training, what is further on counts."""
+        total: float = self.total_steps
+        if total == math.inf:
+            step, total = 0, PARTS
+        at = max(step, self.time_used * total)
+        return learning_rate_factor(at, int(total), round(self.hparams["warmup"] * total), self.hparams["schedule"])
+
+    def on_train_start(self) -> None:
+        """Puts the rates, decay and schedule of the present options in place of those that came with a checkpoint."""
+        (optimizer,), scheduler = self.trainer.optimizers, self.trainer.lr_scheduler_configs[0].scheduler
+        if scheduler.last_epoch:
+            self.total_steps = scheduler.last_epoch + steps_left(self.trainer)
+        for group, wanted in zip(optimizer.param_groups, self._groups(), strict=True):
+            group |= {"initial_lr": wanted["lr"], "weight_decay": wanted["weight_decay"]}
+        scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+        self._set_rates()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if limits_time(self.trainer):  # validation may have taken some since the scheduler's step
+            self._set_rates()
+
+    def _set_rates(self) -> None:
+        """Brings the learning rates to what they are now; the scheduler does it after each step."""
+        self.time_used = time_used(self.trainer)
+        (optimizer,), scheduler = self.trainer.optimizers, self.trainer.lr_scheduler_configs[0].scheduler
+        factor = self.rate(scheduler.last_epoch)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Divides the optimiser's state into the groups of the present options, which may be more or fewer."""
+        sizes = [len(group["params"]) for group in self._groups()]
+        for state in checkpoint.get("optimizer_states", ()):
+            state["param_groups"] = regrouped(state["param_groups"], sizes)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        how = {key: self.hparams[key] for key in ("lr", "weight_decay", "encoder_lr_factor")}
+        return parameter_groups(self.network, **how)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         for key in (
@@ -267,3 +311,4 @@ class SegmentationModule(LightningModule):
         ):  # the average, then, and the last step's weights
             require_finite_weights("Nothing is saved", checkpoint.get(key, {}), LOWER_RATE)
         checkpoint[CHECKPOINT_KEY] = __version__
+        checkpoint["options"] = self.options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,6 +35,21 @@ def stopped(capsys, cli, *arguments):
     error = capsys.readouterr().err
     assert "Traceback" not in error
     return error[error.index("error: ") :]
+
+
+@pytest.mark.parametrize("ema", [False, True])
+def test_a_training_that_diverges_stops_names_its_batch_and_keeps_what_was_saved(cli, capsys, options, ema):
+    if ema:
+        options += ["--trainer.callbacks=[{class_path: mlla_seg.averaging.WarmEMA}]"]
+    cli("fit", *options, "--trainer.max_epochs=1")
+    saved = {path: path.read_bytes() for path in Path("runs").glob("**/*.ckpt")}
+    assert {path.name for path in saved} == {"best.ckpt", "last.ckpt"}
+    wild = ["--model.lr=1e30", "--model.warmup=0", "--trainer.max_epochs=3", "--ckpt_path=last"]
+    message = stopped(capsys, cli, "fit", *options, *wild, "--trainer.gradient_clip_val=null")
+    assert "The loss is nan at step" in message
+    assert "Lower --model.lr, or set --trainer.gradient_clip_val 1." in message
+    assert "case00" in message
+    assert {path: path.read_bytes() for path in Path("runs").glob("**/*.ckpt")} == saved
 
 
 def test_the_step_after_a_loss_that_is_no_number_is_not_taken(phantom_root, tmp_path):

@@ -15,7 +15,14 @@ from mlla_seg.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "mlla_seg").rglob("*.py"))
-LIGHTNING = {"mlla_seg.module", "mlla_seg.training", "mlla_seg.averaging", "mlla_seg.data.datamodule"}
+LIGHTNING = {
+    "mlla_seg.module",
+    "mlla_seg.training",
+    "mlla_seg.resuming",
+    "mlla_seg.horizon",
+    "mlla_seg.averaging",
+    "mlla_seg.data.datamodule",
+}
 OPTIONAL = {
     "scipy",
     "nibabel",
@@ -52,6 +59,8 @@ ALLOWED = {
     "mlla_seg.transunet": {"mlla_seg.finite", "mlla_seg.slices", "mlla_seg.surface"},
     "mlla_seg.evaluation": {"mlla_seg", "mlla_seg.metrics"},
     "mlla_seg.optim": {"mlla_seg.errors"},
+    "mlla_seg.horizon": {"mlla_seg.errors"},
+    "mlla_seg.resuming": {"mlla_seg.checkpoint", "mlla_seg.data", "mlla_seg.errors", "mlla_seg.module"},
     "mlla_seg.windows": {"mlla_seg.resampling", "mlla_seg.tiling"},
     "mlla_seg.inference": {
         "mlla_seg.finite",
@@ -88,6 +97,7 @@ ALLOWED = {
         "mlla_seg.errors",
         "mlla_seg.evaluation",
         "mlla_seg.finite",
+        "mlla_seg.horizon",
         "mlla_seg.inference",
         "mlla_seg.losses",
         "mlla_seg.metrics",

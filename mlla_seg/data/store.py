@@ -31,7 +31,7 @@ from mlla_seg.data.sampling import class_places, statistics, value_sample
 from mlla_seg.data.spec import Card
 from mlla_seg.errors import InputError
 
-VERSION = 5
+VERSION = 6
 """Raised when the meaning of the stored arrays changes, so that old ones are built again."""
 THREADS = 4
 KINDS = ("image", "mask", "values", "places")
