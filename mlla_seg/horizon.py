@@ -34,9 +34,10 @@ def steps_left(trainer: Trainer) -> float:
     """Optimiser steps from the restored state of a checkpoint to the end, whatever its batches were; or infinite."""
     left, each, loop = math.inf, trainer.accumulate_grad_batches, trainer.fit_loop
     if trainer.max_epochs not in (None, -1):
-        progress: Any = loop.epoch_loop.batch_progress.current
-        done = progress.processed // each if loop.restarted_mid_epoch else 0
-        left = (trainer.max_epochs - trainer.current_epoch) * math.ceil(trainer.num_training_batches / each) - done
+        epochs: Any = loop.epoch_progress.current
+        batches: Any = loop.epoch_loop.batch_progress.current
+        done = batches.processed // each if loop.restarted_mid_epoch else 0
+        left = (trainer.max_epochs - epochs.processed) * math.ceil(trainer.num_training_batches / each) - done
     if trainer.max_steps != -1:
         left = min(left, trainer.max_steps - trainer.global_step)
     return max(left, 0)

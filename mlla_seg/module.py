@@ -16,6 +16,7 @@ from torch import Tensor
 from mlla_seg import __version__
 from mlla_seg.boundary import WIDTH, boundary_counts
 from mlla_seg.checkpoint import CHECKPOINT_KEY, build_network
+from mlla_seg.data.store import StoredCase
 from mlla_seg.distributed import gathered
 from mlla_seg.errors import InputError, about, lookup
 from mlla_seg.evaluation import PROTOCOLS, Evaluation
@@ -62,6 +63,11 @@ class Scoring:
             raise InputError(f"--boundary_width is a number of pixels, 1 or more, got {self.boundary_width}.")
         if self.nsd_tolerance < 0:
             raise InputError(f"--nsd_tolerance is a distance, 0 or more, got {self.nsd_tolerance}.")
+
+
+def single_slices(cases: Sequence[StoredCase]) -> bool:
+    """Whether cases are maps or photos, which are judged by all their pixels together, and not volumes."""
+    return all(case.shape[0] == 1 for case in cases)
 
 
 class SegmentationModule(LightningModule):
@@ -216,7 +222,7 @@ class SegmentationModule(LightningModule):
         if self.trainer.state.fn is not TrainerFn.FITTING:
             if self.scoring.distances:
                 self.tables["surfaces"] = CaseTable(len(cases), classes, 3, dtype=torch.float32)
-            if all(case.shape[0] == 1 for case in cases):
+            if single_slices(cases):
                 self.tables["boundaries"] = CaseTable(len(cases), classes, 2)
             if self.scoring.evaluation == "transunet":
                 self.tables["published"] = CaseTable(len(cases), classes, 2, dtype=torch.float32)
@@ -253,6 +259,8 @@ class SegmentationModule(LightningModule):
             voxel_ml=[math.prod(case.spacing_mm) / 1000 if case.spacing_mm else math.nan for case in cases],
             **{name: table[seen] for name, table in tables.items()},
         )
+        if single_slices(cases):
+            self.log(f"{split}/pooled_iou", self.evaluation.pooled()["iou"], rank_zero_only=False)
         for name, value in self.evaluation.means().items():
             if self.trainer.state.fn is not TrainerFn.FITTING or name.startswith(("dice", "iou")):
                 self.log(f"{split}/{name}", value, prog_bar=name == "dice", rank_zero_only=False)
@@ -284,6 +292,10 @@ class SegmentationModule(LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if limits_time(self.trainer):  # validation may have taken some since the scheduler's step
             self._set_rates()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.trainer.global_step == self.trainer.max_steps:
+            self.trainer.should_stop = True  # has the last weights validated, also in the middle of an epoch
 
     def _set_rates(self) -> None:
         """Brings the learning rates to what they are now; the scheduler does it after each step."""

@@ -166,7 +166,8 @@ def require_something_left(path: str | Path, content: Mapping[str, Any], trainer
     Raises:
         InputError: Says how far the checkpoint is.
     """
-    for key, done, what in (("max_epochs", content["epoch"], "epochs"), ("max_steps", content["global_step"], "steps")):
+    epochs = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    for key, done, what in (("max_epochs", epochs, "epochs"), ("max_steps", content["global_step"], "steps")):
         wanted = trainer.get(key)
         if wanted is None or wanted < 0 or done < wanted:
             continue

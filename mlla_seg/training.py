@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
@@ -26,7 +26,7 @@ from mlla_seg.data.dataset import CaseDataset
 from mlla_seg.data.splits import number_of_folds
 from mlla_seg.distributed import convert_batch_norm
 from mlla_seg.errors import InputError
-from mlla_seg.module import Scoring, SegmentationModule
+from mlla_seg.module import Scoring, SegmentationModule, single_slices
 from mlla_seg.results import score_table, write_results
 from mlla_seg.resuming import (
     RUNS,
@@ -62,6 +62,23 @@ class BatchNormOverProcesses(LayerSync):
 
     def revert(self, model: torch.nn.Module) -> torch.nn.Module:
         return model  # evaluation and checkpoints are the same with and without
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the best epoch as the data are judged: maps by the IoU of all their pixels, other cases by their mean Dice.
+
+    Maps are where every case of the validation split is a single slice.
+    """
+
+    @property
+    def state_key(self) -> str:
+        """That of Lightning's own, by which checkpoints of version 0.1 know it."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and single_slices(trainer.datamodule.val_set.cases):  # type: ignore[attr-defined]
+            self.monitor = "val/pooled_iou"
+        super().setup(trainer, pl_module, stage)
 
 
 class SegmentationCLI(LightningCLI):
@@ -141,15 +158,17 @@ class SegmentationCLI(LightningCLI):
             raise InputError(" ".join(str(error).split())) from error
 
     def _checkpointing(self) -> list[ModelCheckpoint]:
-        """Keeps the last epoch, and the best by validation Dice where the data have a validation split.
+        """Keeps the last epoch, and the best where the data have a validation split.
 
         Two callbacks, as one with ``save_last`` leaves out epochs that are not among the best. ``--ckpt_path last``
         goes on with the run's own checkpoints, so that its best so far stays the one to beat.
         """
         plain: dict[str, Any] = {"auto_insert_metric_name": False, "enable_version_counter": False}
-        callbacks = [ModelCheckpoint(filename="last", **plain)]
+        # Also epochs without a validation are the last; by default Lightning saves after validations alone.
+        whole_epochs = self.config_init[self.subcommand]["trainer"].get("val_check_interval") in (None, 1.0)
+        callbacks = [ModelCheckpoint(filename="last", save_on_train_epoch_end=whole_epochs or None, **plain)]
         if self.datamodule.splits.val:
-            callbacks.append(ModelCheckpoint(filename="best", monitor="val/dice", mode="max", **plain))
+            callbacks.append(BestCheckpoint(filename="best", monitor="val/dice", mode="max", **plain))
         if self.continues:  # set afterwards: given to the constructor it would become absolute and look like another
             for callback in callbacks:
                 callback.dirpath = str(Path(self.config[self.subcommand].ckpt_path).parent)

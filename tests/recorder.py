@@ -10,9 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class Recorder(Callback):
-    """Writes ``steps.<rank>.json`` here, and keeps trainer and module of the latest run in this process."""
+    """Writes ``steps.<rank>.json`` here, and keeps the module of the latest run in this process."""
 
-    trainer: Trainer
     module: LightningModule
     initial: dict[str, torch.Tensor]
     """Weights before the first step."""
@@ -26,7 +25,7 @@ class Recorder(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         kind = type(self)
-        kind.trainer, kind.module, kind.shown = trainer, module, []
+        kind.module, kind.shown = module, []
         kind.initial = {name: value.clone() for name, value in module.network.state_dict().items()}
         kind.checkpointed = [name for name, part in module.network.named_modules() if "forward" in vars(part)]
 

@@ -14,6 +14,9 @@ import torch
 from conftest import ROOT, TINY
 from mlla_seg.optim import learning_rate_factor
 
+# What Lightning says of runs that go on in the middle of an epoch: its batches come in another order.
+pytestmark = pytest.mark.filterwarnings("ignore:.*ended before the epoch ended.*")
+
 RECORD = "--trainer.callbacks=[{class_path: recorder.Recorder}]"
 AVERAGED = "--trainer.callbacks=[{class_path: mlla_seg.averaging.WarmEMA},{class_path: recorder.Recorder}]"
 LAST = "runs/demo/version_0/checkpoints/last.ckpt"
@@ -55,6 +58,21 @@ def test_steps_alone_may_end_it(cli, options):
     assert torch.load(LAST, weights_only=True)["global_step"] == 7
 
 
+def test_the_last_weights_are_validated_where_steps_end_in_the_middle_of_an_epoch(cli, options):
+    cli("fit", *options, "--trainer.max_epochs=-1", "--trainer.max_steps=3", RECORD)
+    assert len(recorded()) == 3
+    for name in ("best", "last"):
+        assert torch.load(Path(LAST).with_name(f"{name}.ckpt"), weights_only=True)["global_step"] == 3
+
+
+def test_epochs_without_validation_are_the_last_too(cli, options):
+    cli("fit", *options, "--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=2")
+    steps = [
+        torch.load(Path(LAST).with_name(f"{name}.ckpt"), weights_only=True)["global_step"] for name in ("best", "last")
+    ]
+    assert steps == [10, 15]
+
+
 def test_something_must_end_it(cli, capsys, options):
     with pytest.raises(SystemExit):
         cli("fit", *options, "--trainer.max_epochs=-1")
@@ -66,6 +84,24 @@ def test_resumed_rates_go_on_as_if_never_interrupted(cli, capsys, options):
     cli("fit", *options, "--trainer.max_epochs=3", RECORD, "--ckpt_path=last")
     assert recorded() == pytest.approx(expected(3e-3, range(5, 15), 15))
     assert "note: resumed with max_epochs 3 instead of 1\n" in capsys.readouterr().err
+
+
+def test_resumed_rates_end_with_the_steps_that_are_given(cli, options):
+    limited = ["--trainer.max_epochs=3", "--trainer.max_steps=8"]
+    cli("fit", *options, *limited, RECORD)
+    assert recorded() == pytest.approx(expected(3e-3, range(8), 8))
+    cli("fit", *options, "--trainer.max_epochs=3", "--trainer.max_steps=11", RECORD, "--ckpt_path=last")
+    assert recorded() == pytest.approx(expected(3e-3, range(8, 11), 11))
+
+
+def test_resumed_in_the_middle_of_an_epoch_the_rest_of_it_counts(cli, options):
+    half = ["--trainer.val_check_interval=2", "--trainer.max_epochs=2"]
+    cli("fit", *options, *half, "--trainer.limit_train_batches=4", RECORD)
+    whole = recorded()
+    middle = Path("runs/demo/version_0/checkpoints/best.ckpt")
+    step = torch.load(middle, weights_only=True)["global_step"]
+    cli("fit", *options, *half, "--trainer.limit_train_batches=4", RECORD, f"--ckpt_path={middle}")
+    assert recorded() == pytest.approx(whole[step:])
 
 
 def test_resumed_runs_use_the_new_rate_decay_and_schedule(cli, capsys, options):

@@ -93,6 +93,7 @@ ALLOWED = {
         "mlla_seg",
         "mlla_seg.boundary",
         "mlla_seg.checkpoint",
+        "mlla_seg.data.store",
         "mlla_seg.distributed",
         "mlla_seg.errors",
         "mlla_seg.evaluation",
