@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mlla_seg import __version__
 from mlla_seg.errors import InputError
+from mlla_seg.finite import LOWER_RATE, require_finite_weights
 from mlla_seg.framing import of_stacked_slices
 from mlla_seg.inference import Ensemble, Flips
 from mlla_seg.models import create_model
@@ -22,6 +23,8 @@ BEFORE_0_2 = {"norm_outputs": False, "deep_supervision": False}
 """Hyper-parameters that version 0.1 did not know: what it did."""
 SHARED_BY_MEMBERS = ("channels", "plane", "context", "resize", "window", "spacing_mm", "array_units")
 """What the networks of an ensemble must have in common, besides their classes."""
+USE_ANOTHER = f"Use an earlier checkpoint, or train again. {LOWER_RATE}"
+"""What to do about weights that are no numbers."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -73,7 +76,9 @@ def load_segmenter(path: str | Path) -> Segmenter:
         InputError: See :func:`read_checkpoint`; or the weights are not those of the network it describes.
     """
     if Path(path).is_dir():
-        return Segmenter.from_pretrained(path).eval()
+        segmenter = Segmenter.from_pretrained(path)
+        require_finite_weights(path, segmenter.state_dict(), USE_ANOTHER)
+        return segmenter.eval()
     content = read_checkpoint(path)
     network = build_network(content["hyper_parameters"])
     network.load_state_dict(fitting_weights(path, content, network))
@@ -145,7 +150,8 @@ def fitting_weights(path: str | Path, content: Mapping[str, Any], network: nn.Mo
     """The weights of a checkpoint for a network.
 
     Raises:
-        InputError: Names or shapes are not the network's: says how many, one of them, and which version wrote the file.
+        InputError: Names or shapes are not the network's: says how many, one of them, and which version wrote the file;
+            or weights are NaN or infinite.
     """
     prefix = "network."
     weights = {key[len(prefix) :]: value for key, value in content["state_dict"].items() if key.startswith(prefix)}
@@ -161,4 +167,5 @@ def fitting_weights(path: str | Path, content: Mapping[str, Any], network: nn.Mo
             f"It was written by mlla_seg {content[CHECKPOINT_KEY]}, this is {__version__}: use that version, or train "
             "again."
         )
+    require_finite_weights(path, weights, USE_ANOTHER)
     return weights

@@ -1,7 +1,11 @@
-"""Sums over processes that gradients flow through: N devices train exactly as one with the same global batch."""
+"""What processes tell each other: sums that gradients flow through, so that N devices train exactly as one would.
+
+That is with the same global batch.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +39,15 @@ def sum_over_processes(x: Tensor) -> Tensor:
     if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
         return _SumOverProcesses.apply(x)
     return x
+
+
+def gathered(values: Sequence[Any]) -> list[Any]:
+    """The values of all processes together, in each of them; every process must ask."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return list(values)
+    parts: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(parts, list(values))
+    return [value for part in parts for value in part]
 
 
 class CpuSyncBatchNorm(nn.BatchNorm2d):

@@ -1,9 +1,11 @@
-"""The one exception that is a message to the user, and the lookup that suggests the name they meant."""
+"""The one exception that is a message to the user, whom it is about, and the lookup that suggests what they meant."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TypeVar
 
 Value = TypeVar("Value")
@@ -16,6 +18,15 @@ class InputError(ValueError):
     The message says what was found and where, what was expected and what to do next, in one or two lines. The command
     line prints it without a traceback and exits with status 2; from Python it is an ordinary ``ValueError``.
     """
+
+
+@contextmanager
+def about(what: str | Path) -> Iterator[None]:
+    """Puts the name of a file or a case before what is said against it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
 
 
 def lookup(table: Mapping[str, Value], name: str, kind: str) -> Value:

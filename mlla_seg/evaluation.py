@@ -108,16 +108,18 @@ class Evaluation:
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per case and class, for ``per_case.csv``."""
-        scores, statuses = self.scores(), self.statuses()
+        counts, statuses = self.counts.tolist(), self.statuses().tolist()
+        scores = {name: values.tolist() for name, values in self.scores().items()}
+        published = None if self.published is None else self.published.tolist()
         rows = []
         for i, case in enumerate(self.cases):
             for k, name in enumerate(self.classes):
-                tp, fp, fn = self.counts[i, k].tolist()
-                row: dict[str, Any] = {"case": case, "class": name, "status": STATUSES[statuses[i, k]]}
-                row |= {score: float(values[i, k]) for score, values in scores.items()}
+                tp, fp, fn = counts[i][k]
+                row: dict[str, Any] = {"case": case, "class": name, "status": STATUSES[statuses[i][k]]}
+                row |= {score: values[i][k] for score, values in scores.items()}
                 row |= {"unit": self.unit} if self.surfaces is not None else {}
-                if self.published is not None:
-                    row |= dict(zip(PUBLISHED, self.published[i, k].tolist(), strict=True))
+                if published is not None:
+                    row |= dict(zip(PUBLISHED, published[i][k], strict=True))
                 volume = self.voxel_ml[i] if self.voxel_ml else math.nan
                 row |= {"truth_ml": (tp + fn) * volume, "prediction_ml": (tp + fp) * volume}
                 rows.append(row | {"tp": tp, "fp": fp, "fn": fn})

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mlla_seg.finite import require_finite_logits
 from mlla_seg.resampling import fill_gaps, resize_images
 from mlla_seg.slices import Grid, slices_at, through_slices
 from mlla_seg.tiling import seen_by_network
@@ -50,8 +51,14 @@ class Ensemble(nn.Module):
 
 
 def labels_of(logits: Tensor, dim: int) -> Tensor:
-    """Class indices, uint8, of the largest logits along ``dim``; ``argmax`` takes five times as long on processors."""
-    return logits.max(dim).indices.to(torch.uint8)
+    """Class indices, uint8, of the largest logits along ``dim``; ``argmax`` takes five times as long on processors.
+
+    Raises:
+        InputError: A logit is NaN or infinite.
+    """
+    largest, indices = logits.max(dim)
+    require_finite_logits(largest)
+    return indices.to(torch.uint8)
 
 
 def predict_logits(

@@ -17,9 +17,12 @@ from torch import Tensor
 from mlla_seg import __version__
 from mlla_seg.boundary import WIDTH, boundary_counts
 from mlla_seg.checkpoint import CHECKPOINT_KEY, build_network
-from mlla_seg.distributed import step_seed
-from mlla_seg.errors import InputError, lookup
+from mlla_seg.data.store import StoredCase
+from mlla_seg.distributed import gathered, step_seed
+from mlla_seg.errors import InputError, about, lookup
 from mlla_seg.evaluation import PROTOCOLS, Evaluation
+from mlla_seg.finite import LOWER_RATE, require_finite_loss, require_finite_weights
+from mlla_seg.horizon import limits_time, steps_left, time_used, total_steps
 from mlla_seg.inference import Ensemble, Flips, predict_case
 from mlla_seg.losses import SegmentationLoss, deeply_supervised
 from mlla_seg.metrics import CaseTable, case_confusion, seen_cases
@@ -27,7 +30,7 @@ from mlla_seg.models.recompute import set_checkpointing
 from mlla_seg.models.segmenter import Segmenter
 from mlla_seg.models.supervision import AuxiliaryHeads
 from mlla_seg.models.weights import load_pretrained
-from mlla_seg.optim import SCHEDULES, learning_rate_factor, parameter_groups
+from mlla_seg.optim import PARTS, SCHEDULES, learning_rate_factor, parameter_groups, regrouped
 from mlla_seg.slices import network_grid
 from mlla_seg.surface import case_surface_scores
 from mlla_seg.transunet import SIZE, transunet_labels, transunet_scores
@@ -64,6 +67,11 @@ class Scoring:
             raise InputError(f"--nsd_tolerance is a distance, 0 or more, got {self.nsd_tolerance}.")
 
 
+def single_slices(cases: Sequence[StoredCase]) -> bool:
+    """Whether cases are maps or photos, which are judged by all their pixels together, and not volumes."""
+    return all(case.shape[0] == 1 for case in cases)
+
+
 class SegmentationModule(LightningModule):
     """Trains a segmenter and scores it case by case.
 
@@ -77,9 +85,10 @@ class SegmentationModule(LightningModule):
         norm_outputs: A LayerNorm on each map of an MLLA encoder before a decoder of smp; see ``create_model``.
         pretrained: File of released weights to start from; see ``load_pretrained``.
         lr: Peak learning rate of AdamW.
+        encoder_lr_factor: Learning rate of the encoder as a factor of ``lr``: below 1 for pretrained ones.
         weight_decay: Decay of weights, none on norms and biases.
         schedule: ``cosine``, ``poly`` or ``constant``.
-        warmup: Fraction of all steps in which the learning rate rises.
+        warmup: Fraction of the training, in steps or time, in which the learning rate rises.
         ce_weight: Weight of the cross-entropy.
         dice_weight: Weight of the Dice loss.
         class_weights: One weight per class in both losses.
@@ -101,6 +110,7 @@ class SegmentationModule(LightningModule):
         norm_outputs: bool = True,
         pretrained: str | None = None,
         lr: float = 5e-4,
+        encoder_lr_factor: float = 1.0,
         weight_decay: float = 0.05,
         schedule: str = "cosine",
         warmup: float = 0.05,
@@ -117,6 +127,8 @@ class SegmentationModule(LightningModule):
         if spec is None:
             raise InputError("SegmentationModule needs the spec of its data: SegmentationDataModule(...).spec.")
         lookup(SCHEDULES, schedule, "schedule")
+        if encoder_lr_factor < 0:
+            raise InputError(f"--model.encoder_lr_factor is a factor of the learning rate, got {encoder_lr_factor}.")
         classes = [entry["name"] for entry in spec["classes"]]
         if class_weights is not None and len(class_weights) != len(classes):
             raise InputError(
@@ -129,13 +141,17 @@ class SegmentationModule(LightningModule):
         self.loss = SegmentationLoss(ce_weight, dice_weight, class_weights, squared_dice)
         self.supervision = AuxiliaryHeads(self.network) if deep_supervision else None
         self.scoring = Scoring()
+        self.starts_from = pretrained
+        self.options: dict[str, Any] = {}  # of data and trainer, for the checkpoint
+        self.time_used = 0.0  # of the time that the training may take, a fraction
+        self.watched: tuple[Tensor, Sequence[str]]  # loss and cases of the latest batch
         self.tables: dict[str, CaseTable] = {}
         self.members: list[Segmenter] = []  # averaged with the network where an ensemble is scored
 
     def setup(self, stage: str) -> None:
         set_checkpointing(self.network, self.hparams["checkpoint_stages"] if stage == "fit" else "none")
-        if stage == "fit" and self.hparams["pretrained"]:
-            rank_zero_info(f"{self.hparams['pretrained']}: {load_pretrained(self.network, self.hparams['pretrained'])}")
+        if stage == "fit" and self.starts_from:
+            rank_zero_info(f"{self.starts_from}: {load_pretrained(self.network, self.starts_from)}")
 
     def teardown(self, stage: str) -> None:
         set_checkpointing(self.network, "none")
@@ -150,14 +166,26 @@ class SegmentationModule(LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Lets every process drop other paths, which are those of the seed, the process and the step alone."""
         torch.manual_seed(step_seed(self.seed, self.global_rank, self.current_epoch, batch_idx))
+        if limits_time(self.trainer):  # validation may have taken some since the scheduler's step
+            self._set_rates()
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         watch = self.supervision.watch(self.network) if self.supervision else nullcontext(())
         with watch as coarser:
             logits = self.network.segment(batch["image"])  # normalised before the augmentation
         loss = deeply_supervised(self.loss, logits, coarser, batch["mask"])
+        self.watched = loss.detach(), batch.get("name", [])
         self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["image"]))
         return loss
+
+    def on_after_backward(self) -> None:
+        """Stops before the optimiser's step where the loss is no number; it is the same in every process.
+
+        Asked here and not before the backward pass, so that a GPU has work while it is waited for.
+        """
+        loss, names = self.watched
+        if not loss.isfinite():
+            require_finite_loss(float(loss), self.trainer.global_step, gathered(names))
 
     def on_validation_epoch_start(self) -> None:
         self._begin(self.trainer.val_dataloaders)
@@ -214,7 +242,7 @@ class SegmentationModule(LightningModule):
         if self.trainer.state.fn is not TrainerFn.FITTING:
             if self.scoring.distances:
                 self.tables["surfaces"] = CaseTable(len(cases), classes, 3, dtype=torch.float32)
-            if all(case.shape[0] == 1 for case in cases):
+            if single_slices(cases):
                 self.tables["boundaries"] = CaseTable(len(cases), classes, 2)
             if self.scoring.evaluation == "transunet":
                 self.tables["published"] = CaseTable(len(cases), classes, 2, dtype=torch.float32)
@@ -223,7 +251,8 @@ class SegmentationModule(LightningModule):
 
     def _score(self, case: dict[str, Any]) -> None:
         index, image, mask, classes = case["index"], case["image"].cpu(), case["mask"].cpu(), len(self.class_names)
-        prediction = self.predict_case(image, case["spacing_mm"])
+        with about(case["name"]):
+            prediction = self.predict_case(image, case["spacing_mm"])
         self.tables["confusion"].update(index, case_confusion(prediction, mask, classes))
         if "boundaries" in self.tables:
             counts = boundary_counts(prediction, mask, classes, self.scoring.boundary_width)
@@ -233,7 +262,8 @@ class SegmentationModule(LightningModule):
             how = {"tolerance": self.scoring.nsd_tolerance, "background": self.spec["background"]}
             self.tables["surfaces"].update(index, case_surface_scores(prediction, mask, classes, spacing, **how))
         if "published" in self.tables:
-            labels = transunet_labels(self._scorer(), image, self.device, self.published_size, **self._batches())
+            with about(case["name"]):
+                labels = transunet_labels(self._scorer(), image, self.device, self.published_size, **self._batches())
             self.tables["published"].update(index, transunet_scores(labels, mask, classes))
 
     def _conclude(self, split: str, loader: Any) -> None:
@@ -249,20 +279,64 @@ class SegmentationModule(LightningModule):
             voxel_ml=[math.prod(case.spacing_mm) / 1000 if case.spacing_mm else math.nan for case in cases],
             **{name: table[seen] for name, table in tables.items()},
         )
+        if single_slices(cases):
+            self.log(f"{split}/pooled_iou", self.evaluation.pooled()["iou"], rank_zero_only=False)
         for name, value in self.evaluation.means().items():
             if self.trainer.state.fn is not TrainerFn.FITTING or name.startswith(("dice", "iou")):
                 self.log(f"{split}/{name}", value, prog_bar=name == "dice", rank_zero_only=False)
 
     def configure_optimizers(self) -> Any:
-        total = int(self.trainer.estimated_stepping_batches)
-        warmup = round(self.hparams["warmup"] * total)
-        schedule = self.hparams["schedule"]
-        groups = parameter_groups(self, self.hparams["weight_decay"])
-        optimizer = torch.optim.AdamW(groups, lr=self.hparams["lr"])
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(step, total, warmup, schedule)
-        )
+        self.total_steps = total_steps(self.trainer)
+        optimizer = torch.optim.AdamW(self._groups(), lr=self.hparams["lr"])
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def rate(self, step: int) -> float:
+        """Factor of the learning rate at an optimiser step; where time ends the training, what is further on counts."""
+        total: float = self.total_steps
+        if total == math.inf:
+            step, total = 0, PARTS
+        at = max(step, self.time_used * total)
+        return learning_rate_factor(at, int(total), round(self.hparams["warmup"] * total), self.hparams["schedule"])
+
+    def on_train_start(self) -> None:
+        """Puts the rates, decay and schedule of the present options in place of those that came with a checkpoint."""
+        (optimizer,), scheduler = self.trainer.optimizers, self.trainer.lr_scheduler_configs[0].scheduler
+        if scheduler.last_epoch:
+            self.total_steps = scheduler.last_epoch + steps_left(self.trainer)
+        for group, wanted in zip(optimizer.param_groups, self._groups(), strict=True):
+            group |= {"initial_lr": wanted["lr"], "weight_decay": wanted["weight_decay"]}
+        scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+        self._set_rates()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.trainer.global_step == self.trainer.max_steps:
+            self.trainer.should_stop = True  # has the last weights validated, also in the middle of an epoch
+
+    def _set_rates(self) -> None:
+        """Brings the learning rates to what they are now; the scheduler does it after each step."""
+        self.time_used = time_used(self.trainer)
+        (optimizer,), scheduler = self.trainer.optimizers, self.trainer.lr_scheduler_configs[0].scheduler
+        factor = self.rate(scheduler.last_epoch)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Divides the optimiser's state into the groups of the present options, which may be more or fewer."""
+        sizes = [len(group["params"]) for group in self._groups()]
+        for state in checkpoint.get("optimizer_states", ()):
+            state["param_groups"] = regrouped(state["param_groups"], sizes)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        how = {key: self.hparams[key] for key in ("lr", "weight_decay", "encoder_lr_factor")}
+        return parameter_groups(self.network, **how, further=self.supervision.parameters() if self.supervision else ())
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for key in (
+            "state_dict",
+            "current_model_state",
+        ):  # the average, then, and the last step's weights
+            require_finite_weights("Nothing is saved", checkpoint.get(key, {}), LOWER_RATE)
         checkpoint[CHECKPOINT_KEY] = __version__
+        checkpoint["options"] = self.options

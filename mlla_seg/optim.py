@@ -1,23 +1,56 @@
-"""Optimiser and learning rate: AdamW without decay on norms and biases, warm-up, then cosine or polynomial decay."""
+"""Optimiser and learning rate: no decay on norms and biases, warm-up, then cosine or polynomial decay."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from typing import Any
 
 from torch import nn
 
 from mlla_seg.errors import lookup
 
+PARTS = 10_000
+"""Steps of a schedule into which a training is divided that only time ends."""
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: weights of two or more axes with decay, norms and biases (one axis) without."""
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+def parameter_groups(
+    network: nn.Module,
+    lr: float,
+    weight_decay: float,
+    encoder_lr_factor: float = 1.0,
+    further: Iterable[nn.Parameter] = (),
+) -> list[dict[str, Any]]:
+    """Groups of an optimiser: weights of two or more axes with decay, norms and biases (one axis) without.
+
+    Args:
+        network: With an ``encoder``, whose parameters are two groups of their own where the factor is not 1.
+        lr: Peak learning rate.
+        weight_decay: Of the weights.
+        encoder_lr_factor: Learning rate of the encoder, as a factor of ``lr``.
+        further: Parameters that are trained with it, such as auxiliary heads.
+
+    Returns:
+        Two groups or four, in which the parameters stand in the same order if the encoder is the network's first part.
+    """
+    parameters = [parameter for parameter in (*network.parameters(), *further) if parameter.requires_grad]
+    kinds = [([p for p in parameters if p.ndim > 1], weight_decay), ([p for p in parameters if p.ndim <= 1], 0.0)]
+    if encoder_lr_factor == 1:
+        return [{"params": some, "weight_decay": decay, "lr": lr} for some, decay in kinds]
+    encoder = {id(parameter) for parameter in network.get_submodule("encoder").parameters()}
     return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in some if (id(p) in encoder) == inside], "weight_decay": decay, "lr": rate}
+        for some, decay in kinds
+        for inside, rate in ((True, lr * encoder_lr_factor), (False, lr))
     ]
+
+
+def regrouped(groups: Sequence[dict[str, Any]], sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """Saved groups of an optimiser, divided anew: the same parameters in the same order, in groups of ``sizes``."""
+    order = [index for group in groups for index in group["params"]]
+    ends = list(accumulate(sizes))
+    return [{**groups[0], "params": order[end - size : end]} for size, end in zip(sizes, ends, strict=True)]
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -29,7 +62,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def learning_rate_factor(
-    step: int, total_steps: int, warmup_steps: int, schedule: str = "cosine", final: float = 0.0
+    step: float, total_steps: int, warmup_steps: int, schedule: str = "cosine", final: float = 0.0
 ) -> float:
     """Factor of the peak learning rate at ``step``: a linear rise, then a fall to the fraction ``final``."""
     decay = lookup(SCHEDULES, schedule, "schedule")

@@ -19,6 +19,7 @@ import numpy as np
 from mlla_seg.data.picture import Array
 from mlla_seg.engines import open_engine
 from mlla_seg.errors import InputError
+from mlla_seg.finite import require_finite_logits
 from mlla_seg.interpolation import fill_gaps, resize_images, resize_logits
 from mlla_seg.scenes import MapOptions, softmax
 from mlla_seg.segmenting import CaseSegmenter, Spacing, segment_files
@@ -93,6 +94,7 @@ class Segmenter(CaseSegmenter):
 
     def labels_of(self, logits: Array) -> Array:
         """Class indices ``(n, H, W)`` uint8 of a block of logits."""
+        require_finite_logits(logits.max(axis=1))
         return logits.argmax(axis=1).astype(np.uint8)
 
     def probabilities_of(self, logits: Array) -> Array:

@@ -24,7 +24,8 @@ from mlla_seg.data.maps import FULL, NODATA, write_map, write_probability_map
 from mlla_seg.data.picture import Array
 from mlla_seg.data.polygons import require_polygons, write_polygons
 from mlla_seg.data.rasters import Raster, open_rasters
-from mlla_seg.errors import InputError, lookup
+from mlla_seg.errors import InputError, about, lookup
+from mlla_seg.finite import require_finite_logits
 from mlla_seg.progress import progress
 from mlla_seg.slices import network_grid
 from mlla_seg.tiling import BLENDS, row_bands, seen_by_network
@@ -104,7 +105,8 @@ def predict_scene(
         job: What else the map depends on, such as the names of the checkpoints: another job starts anew.
 
     Raises:
-        InputError: Not a raster, or one with other bands than the network was trained on.
+        InputError: Not a raster, or one with other bands than the network was trained on; or logits that are NaN or
+            infinite.
     """
     bands = spec.get("bands", spec["channels"])
     with open_rasters(sources, counts=(len(bands), len(spec["channels"]))) as raster:
@@ -138,7 +140,8 @@ def predict_scene(
                 )
                 for top, logits in blended:
                     pixels = raster.read(top, left, *logits.shape[1:])[chosen]
-                    partial.keep(k, top, left, logits, np.all(np.isfinite(pixels), axis=0))
+                    with about(sources[0]):
+                        partial.keep(k, top, left, logits, np.all(np.isfinite(pixels), axis=0))
                     bar.update()
     partial.finish(output, spec, sources[0], options)
 
@@ -199,6 +202,7 @@ class _Partial:
 
     def keep(self, stripe: int, top: int, left: int, logits: Array, present: Array) -> None:
         """Keeps a band of a stripe; it counts as done only once it is in the files."""
+        require_finite_logits(logits.max(axis=0))
         _, height, width = logits.shape
         place = (slice(top, top + height), slice(left, left + width))
         self._write("labels", place, np.where(present, logits.argmax(axis=0).astype(np.uint8), NODATA))

@@ -19,11 +19,11 @@ import numpy as np
 from mlla_seg.data.given import is_bare, read_given
 from mlla_seg.data.headers import note_headers
 from mlla_seg.data.io import FORMATS, READERS, SERIES, is_readable, mask_path, read_channels, suffix_of, write_mask
-from mlla_seg.data.picture import Array, Picture, require_finite
+from mlla_seg.data.picture import Array, require_finite
 from mlla_seg.data.probabilities import probabilities_path, write_probabilities
 from mlla_seg.data.rasters import RASTER_SUFFIXES
 from mlla_seg.data.spec import plane_in_words
-from mlla_seg.errors import InputError
+from mlla_seg.errors import InputError, about
 from mlla_seg.progress import progress
 from mlla_seg.scenes import MapOptions, Windows, map_files, predict_scene
 
@@ -92,15 +92,19 @@ class CaseSegmenter(ABC):
             h5 and npz, ``(H, W)`` for photos.
 
         Raises:
-            InputError: Another number of channels than in training, or an image that cannot be used.
+            InputError: Another number of channels than in training, an image that cannot be used, or logits that are
+                NaN or infinite.
         """
         if affine is None and is_bare(image):
             return self._segment_bare(image, batch_size, spacing_mm)
         if spacing_mm is not None:
             raise InputError("spacing_mm is for bare arrays; all else says its own spacing.")
         given = read_given(image, self.spec["plane"], self.spec["array_units"], affine)
-        labels = [self.labels_of(block) for block in self._blocks(given.name, given.picture, batch_size)]
-        note_headers({given.name: given.picture.notes})
+        picture = given.picture
+        require_finite(Path(given.name), picture)
+        with about(given.name):
+            labels = [self.labels_of(block) for block in self.logits(picture.array, batch_size, picture.spacing_mm)]
+        note_headers({given.name: picture.notes})
         return given.back(np.concatenate(labels))
 
     def _segment_bare(self, image: Array, batch_size: int, spacing_mm: Spacing | None) -> Array:
@@ -114,14 +118,6 @@ class CaseSegmenter(ABC):
         blocks = self.logits(image[None] if single else image, batch_size, spacing_mm)
         labels = np.concatenate([self.labels_of(block) for block in blocks])
         return labels[0] if single else labels
-
-    def _blocks(self, name: str | Path, picture: Picture, batch_size: int) -> Iterator[Any]:
-        """Logits of the slices of an image that was read; what is wrong with it is said with its name."""
-        require_finite(Path(name), picture)
-        try:
-            return self.logits(picture.array, batch_size, picture.spacing_mm)
-        except InputError as error:
-            raise InputError(f"{name}: {error}") from error
 
     def require_channels(self, image: Array) -> None:
         """Checks that an array is ``(S, C, H, W)`` with the channels of the training."""
@@ -154,9 +150,10 @@ class CaseSegmenter(ABC):
         picture = read_channels(files, self.spec["plane"], self.spec["array_units"])
         names = [entry["name"] for entry in self.spec["classes"]]
         slices, _, height, width = picture.array.shape
-        blocks = self._blocks(files[0], picture, batch_size)
+        require_finite(files[0], picture)
         labels = np.empty((slices, height, width), np.uint8)
-        with ExitStack() as stack:
+        with about(files[0]), ExitStack() as stack:
+            blocks = self.logits(picture.array, batch_size, picture.spacing_mm)
             if probabilities is not None:
                 shape = (len(names), slices, height, width)
                 array = stack.enter_context(write_probabilities(probabilities, shape, names, picture.affine))

@@ -34,11 +34,14 @@ def _cosine(size: int) -> Weights:
 BLENDS: dict[str, Callable[[int], Weights]] = {"gaussian": _gaussian, "cosine": _cosine}
 """Weights of a window's logits along one axis, by name."""
 
+LEAST = 1e-3
+"""Smallest weight of a window's logits, as MONAI has it."""
+
 
 def blend_weights(window: Sequence[int], blend: str = "gaussian") -> npt.NDArray[np.float32]:
-    """Weights ``(height, width)`` of a window's logits, from 0.001, as MONAI has them, to at most 1."""
+    """Weights ``(height, width)`` of a window's logits, from ``LEAST`` to at most 1."""
     rows, columns = (lookup(BLENDS, blend, "blend")(size) for size in window)
-    return np.maximum(rows[:, None] * columns, 1e-3).astype(np.float32)
+    return np.maximum(rows[:, None] * columns, LEAST).astype(np.float32)
 
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
@@ -120,7 +123,7 @@ def blended_bands(
                 weight[:, there] += weights[:, here]
         done = end - top
         if k >= first:
-            yield top, total[:, :done] / weight[:done]
+            yield top, total[:, :done] / weight[:done].clip(LEAST)  # logits of 0 where no window had data
         for sums in (total, weight):
             sums[..., : window[0] - done, :] = sums[..., done:, :] + 0  # a copy, as the two overlap
             sums[..., window[0] - done :, :] = 0

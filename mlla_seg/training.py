@@ -6,13 +6,13 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
@@ -20,21 +20,24 @@ from lightning.pytorch.plugins import LayerSync
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mlla_seg import __version__, report
-from mlla_seg.checkpoint import (
-    SHARED_BY_MEMBERS,
-    fitting_weights,
-    load_members,
-    read_checkpoint,
-    require_mirrored,
-)
-from mlla_seg.data.cases import Case
-from mlla_seg.data.datamodule import SegmentationDataModule, card_of
+from mlla_seg.checkpoint import fitting_weights, load_members, read_checkpoint, require_mirrored
+from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.dataset import CaseDataset
 from mlla_seg.data.splits import number_of_folds
 from mlla_seg.distributed import convert_batch_norm
 from mlla_seg.errors import InputError
-from mlla_seg.module import Scoring, SegmentationModule
+from mlla_seg.module import Scoring, SegmentationModule, single_slices
 from mlla_seg.results import score_table, write_results
+from mlla_seg.resuming import (
+    RUNS,
+    find_checkpoint,
+    note_differences,
+    options_of,
+    require_same_view,
+    require_something_left,
+    require_unseen,
+    resume_spec,
+)
 
 # Said by Lightning about choices that are deliberate here.
 QUIET = (
@@ -47,11 +50,8 @@ QUIET = (
     ".*callbacks used to create the checkpoint need to be provided.*",
     ".*Total length of `list` across ranks is zero.*",
     ".*The dirpath has changed from.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
 )
-
-
-RUNS = "runs"
-"""Where runs are logged unless the config says otherwise, by the name of the card."""
 
 
 class BatchNormOverProcesses(LayerSync):
@@ -62,6 +62,23 @@ class BatchNormOverProcesses(LayerSync):
 
     def revert(self, model: torch.nn.Module) -> torch.nn.Module:
         return model  # evaluation and checkpoints are the same with and without
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the best epoch as the data are judged: maps by the IoU of all their pixels, other cases by their mean Dice.
+
+    Maps are where every case of the validation split is a single slice.
+    """
+
+    @property
+    def state_key(self) -> str:
+        """That of Lightning's own, by which checkpoints of version 0.1 know it."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and single_slices(trainer.datamodule.val_set.cases):  # type: ignore[attr-defined]
+            self.monitor = "val/pooled_iou"
+        super().setup(trainer, pl_module, stage)
 
 
 class SegmentationCLI(LightningCLI):
@@ -83,7 +100,7 @@ class SegmentationCLI(LightningCLI):
         config = self.config[self.subcommand]
         self.continues = config.get("ckpt_path") == "last"
         if config.get("ckpt_path"):
-            config["ckpt_path"] = str(find_checkpoint(config["ckpt_path"], config))
+            config["ckpt_path"] = str(find_checkpoint(config["ckpt_path"], config, self.subcommand == "fit"))
         elif self.subcommand != "fit":
             raise InputError(
                 f"{self.subcommand} needs --ckpt_path: best, last or the path of a .ckpt file that fit wrote."
@@ -106,10 +123,17 @@ class SegmentationCLI(LightningCLI):
             for name in (path, *config.members):
                 if Path(name).is_file():
                     require_unseen(name, read_checkpoint(name), scored)
-            if self.subcommand != "fit":
+            if self.subcommand == "fit":
+                require_something_left(path, content, config.trainer)
+                resume_spec(path, content["hyper_parameters"]["spec"], self.model)
+                self.model.starts_from = None  # the checkpoint's weights would be put in their place
+                if os.environ.get("LOCAL_RANK", "0") == "0":
+                    note_differences(content, self.model.hparams, options_of(config))
+            else:
                 require_same_view(path, content["hyper_parameters"]["spec"], self.datamodule.spec)
                 if config.tta:
                     require_mirrored(path, content["hyper_parameters"]["spec"])
+        self.model.options = options_of(config)
         if config.members:
             self.model.members = load_members([path, *config.members])[1:]
         if os.environ.get("LOCAL_RANK", "0") == "0":
@@ -134,15 +158,17 @@ class SegmentationCLI(LightningCLI):
             raise InputError(" ".join(str(error).split())) from error
 
     def _checkpointing(self) -> list[ModelCheckpoint]:
-        """Keeps the last epoch, and the best by validation Dice where the data have a validation split.
+        """Keeps the last epoch, and the best where the data have a validation split.
 
         Two callbacks, as one with ``save_last`` leaves out epochs that are not among the best. ``--ckpt_path last``
         goes on with the run's own checkpoints, so that its best so far stays the one to beat.
         """
         plain: dict[str, Any] = {"auto_insert_metric_name": False, "enable_version_counter": False}
-        callbacks = [ModelCheckpoint(filename="last", **plain)]
+        # Also epochs without a validation are the last; by default Lightning saves after validations alone.
+        whole_epochs = self.config_init[self.subcommand]["trainer"].get("val_check_interval") in (None, 1.0)
+        callbacks = [ModelCheckpoint(filename="last", save_on_train_epoch_end=whole_epochs or None, **plain)]
         if self.datamodule.splits.val:
-            callbacks.append(ModelCheckpoint(filename="best", monitor="val/dice", mode="max", **plain))
+            callbacks.append(BestCheckpoint(filename="best", monitor="val/dice", mode="max", **plain))
         if self.continues:  # set afterwards: given to the constructor it would become absolute and look like another
             for callback in callbacks:
                 callback.dirpath = str(Path(self.config[self.subcommand].ckpt_path).parent)
@@ -202,94 +228,6 @@ def folders_of_masks(data: SegmentationDataModule, split: str) -> list[str]:
     """Where the masks lie by which a split is scored, below the root: with boundaries and without are two scores."""
     cases = getattr(data.splits, split)
     return sorted({path.parent.relative_to(data.root).as_posix() for case in cases for path in case.masks})
-
-
-def run_folder(config: Any) -> Path:
-    """Where the configured logger keeps the versions of this experiment."""
-    logger = config.trainer.get("logger")
-    if not hasattr(logger, "get"):
-        return Path(RUNS) / card_of(config.data.card, config.data.root).name
-    arguments = logger.get("init_args", {})
-    return Path(arguments.get("save_dir") or RUNS) / (arguments.get("name") or "")
-
-
-def find_checkpoint(name: str, config: Any) -> Path:
-    """A checkpoint by path, or the newest ``best`` or ``last`` one of this experiment.
-
-    Raises:
-        InputError: There is none, it was not written by this program, or it holds another network than the config.
-    """
-    folder = run_folder(config)
-    path = Path(name)
-    if name in ("best", "last"):
-        found = sorted(folder.glob("**/checkpoints/*.ckpt"), key=lambda path: path.stat().st_mtime)
-        found = [path for path in found if _fold_of(read_checkpoint(path)) == _fold_in(config)]
-        chosen = [path for path in found if path.stem == name] or [path for path in found if path.stem == "last"]
-        if not chosen:
-            of_fold = "" if config.data.fold is None else f" of fold {config.data.fold}"
-            raise InputError(
-                f"No checkpoint{of_fold} below {folder.absolute()} yet. Run fit first, or give the path of a .ckpt."
-            )
-        path = chosen[-1]
-    content = read_checkpoint(path)
-    config.model.norm_outputs &= content["hyper_parameters"]["norm_outputs"]  # configs of version 0.1 do not say
-    _require_same_network(path, content["hyper_parameters"], config)
-    return path
-
-
-def _fold_in(config: Any) -> tuple[int, int] | None:
-    """Fold and number of folds that the options ask for."""
-    return None if config.data.fold is None else (config.data.fold, config.data.folds)
-
-
-def _fold_of(content: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Fold and number of folds that a checkpoint was trained with."""
-    saved = content.get(SegmentationDataModule.__qualname__, {})
-    return None if saved.get("fold") is None else (saved["fold"], saved["folds"])
-
-
-def require_unseen(path: str | Path, content: Mapping[str, Any], cases: Sequence[Case]) -> None:
-    """Refuses to score a network on patients that it has learned from.
-
-    Raises:
-        InputError: Says how many and one of them.
-    """
-    learned = set(content.get(SegmentationDataModule.__qualname__, {}).get("patients", ()))
-    if seen := sorted({case.patient for case in cases} & learned):
-        raise InputError(
-            f"{path}: has learned from {len(seen)} of the patients it would be scored on, such as {seen[0]}. "
-            "Use the checkpoint of the same --data.fold, data and splits."
-        )
-
-
-def require_same_view(path: str | Path, saved: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
-    """Refuses to score a network on data that are brought to it in another way than in training and prediction.
-
-    Raises:
-        InputError: Says what differs.
-    """
-    for key in SHARED_BY_MEMBERS:
-        if key in saved and saved[key] != spec[key]:
-            raise InputError(
-                f"{path}: was trained with {key} {saved[key]}, the options and the card say {spec[key]}. "
-                "Score it with those of its training, as predict would use it."
-            )
-
-
-def _require_same_network(path: Path, saved: dict[str, Any], config: Any) -> None:
-    """Refuses a checkpoint whose weights cannot fit the network that the config describes."""
-    card = card_of(config.data.card, config.data.root, config.data.channels)
-    keys = ("encoder", "decoder", "decoder_depths", "mixer", "norm_outputs", "deep_supervision")
-    both = {key: (saved[key], config.model[key]) for key in keys}
-    both["classes"] = ([entry["name"] for entry in saved["spec"]["classes"]], card.class_names)
-    both["channels"] = (saved["spec"]["channels"], list(card.seen))
-    both["context"] = (saved["spec"]["context"], config.data.context)
-    for key, (was, now) in both.items():
-        if was != now:
-            raise InputError(
-                f"{path}: was trained with {key} {was}, the config says {now}. Give the config it was trained with: "
-                f"{path.parent.parent / 'config.yaml'} where it still lies there."
-            )
 
 
 def _is_not_advertising(record: logging.LogRecord) -> bool:

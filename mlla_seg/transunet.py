@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mlla_seg.finite import require_finite_logits
 from mlla_seg.slices import slices_at
 from mlla_seg.surface import surface_distances
 
@@ -43,7 +44,9 @@ def transunet_labels(
         chunk = slices_at(volume, positions.tolist(), context).float().numpy()
         if chunk.shape[-2:] != tuple(size):
             chunk = np.stack([[zoom(channel, there, order=3) for channel in image] for image in chunk])
-        indices = network(torch.from_numpy(chunk).to(device)).argmax(dim=1).to(torch.uint8).cpu().numpy()
+        largest, classes = network(torch.from_numpy(chunk).to(device)).max(dim=1)
+        require_finite_logits(largest)
+        indices = classes.to(torch.uint8).cpu().numpy()
         labels += [piece if piece.shape == (height, width) else zoom(piece, back, order=0) for piece in indices]
     return torch.from_numpy(np.stack(labels))
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mlla_seg.evaluation import STATUSES, Evaluation
-from mlla_seg.metrics import case_confusion
+from mlla_seg.metrics import case_confusion, counts_of
 from mlla_seg.surface import case_surface_scores
 
 CLASSES = ["background", "liver", "spleen"]
@@ -144,3 +144,18 @@ def test_boundary_iou_is_that_of_all_boundaries_together(masks):
     assert math.isnan(pooled["boundary_iou_spleen"])
     assert pooled["boundary_iou"] == pytest.approx(9 / 16)
     assert evaluation.pooled_table()[0][-1] == "boundary IoU"
+
+
+def test_rows_count_the_voxels_once_however_many_cases_there_are(monkeypatch):
+    """Counting them for every row made the time grow with the square of the cases."""
+    from mlla_seg import evaluation as module
+
+    asked = []
+    monkeypatch.setattr(module, "counts_of", lambda confusion: asked.append(1) or counts_of(confusion))
+    confusion = torch.randint(0, 9, (50, 3, 3), generator=torch.Generator().manual_seed(0))
+    rows = Evaluation([f"case{i}" for i in range(50)], CLASSES, 0, confusion).rows()
+    assert len(asked) < 10
+    truth = confusion.sum(dim=2)
+    assert [row["tp"] + row["fn"] for row in rows] == truth.flatten().tolist()
+    dice = 2 * confusion[31, 1, 1] / (confusion[31, 1].sum() + confusion[31, :, 1].sum())
+    assert rows[31 * 3 + 1]["dice"] == pytest.approx(float(dice))

@@ -15,7 +15,14 @@ from mlla_seg.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "mlla_seg").rglob("*.py"))
-LIGHTNING = {"mlla_seg.module", "mlla_seg.training", "mlla_seg.averaging", "mlla_seg.data.datamodule"}
+LIGHTNING = {
+    "mlla_seg.module",
+    "mlla_seg.training",
+    "mlla_seg.resuming",
+    "mlla_seg.horizon",
+    "mlla_seg.averaging",
+    "mlla_seg.data.datamodule",
+}
 OPTIONAL = {
     "scipy",
     "nibabel",
@@ -38,6 +45,7 @@ OPTIONAL = {
 SHARED = {"mlla_seg.errors", "mlla_seg.framing", "mlla_seg.resampling", "mlla_seg.slices"}
 ALLOWED = {
     "mlla_seg.errors": set(),
+    "mlla_seg.finite": {"mlla_seg.errors"},
     "mlla_seg.slices": set(),
     "mlla_seg.resampling": set(),
     "mlla_seg.tiling": {"mlla_seg.errors"},
@@ -49,14 +57,23 @@ ALLOWED = {
     "mlla_seg.metrics": set(),
     "mlla_seg.surface": set(),
     "mlla_seg.boundary": set(),
-    "mlla_seg.transunet": {"mlla_seg.slices", "mlla_seg.surface"},
+    "mlla_seg.transunet": {"mlla_seg.finite", "mlla_seg.slices", "mlla_seg.surface"},
     "mlla_seg.evaluation": {"mlla_seg", "mlla_seg.metrics"},
     "mlla_seg.optim": {"mlla_seg.errors"},
+    "mlla_seg.horizon": {"mlla_seg.errors"},
+    "mlla_seg.resuming": {"mlla_seg.checkpoint", "mlla_seg.data", "mlla_seg.errors", "mlla_seg.module"},
     "mlla_seg.windows": {"mlla_seg.resampling", "mlla_seg.tiling"},
-    "mlla_seg.inference": {"mlla_seg.resampling", "mlla_seg.slices", "mlla_seg.tiling", "mlla_seg.windows"},
+    "mlla_seg.inference": {
+        "mlla_seg.finite",
+        "mlla_seg.resampling",
+        "mlla_seg.slices",
+        "mlla_seg.tiling",
+        "mlla_seg.windows",
+    },
     "mlla_seg.scenes": {
         "mlla_seg.data",
         "mlla_seg.errors",
+        "mlla_seg.finite",
         "mlla_seg.progress",
         "mlla_seg.slices",
         "mlla_seg.tiling",
@@ -66,14 +83,24 @@ ALLOWED = {
     "mlla_seg.webpage": {"mlla_seg.report"},
     "mlla_seg.folds": {"mlla_seg", "mlla_seg.errors"},
     "mlla_seg.plugins": {"mlla_seg.models", "mlla_seg.progress"},
-    "mlla_seg.checkpoint": {"mlla_seg", "mlla_seg.errors", "mlla_seg.framing", "mlla_seg.inference", "mlla_seg.models"},
+    "mlla_seg.checkpoint": {
+        "mlla_seg",
+        "mlla_seg.errors",
+        "mlla_seg.finite",
+        "mlla_seg.framing",
+        "mlla_seg.inference",
+        "mlla_seg.models",
+    },
     "mlla_seg.module": {
         "mlla_seg",
         "mlla_seg.boundary",
         "mlla_seg.checkpoint",
+        "mlla_seg.data.store",
         "mlla_seg.distributed",
         "mlla_seg.errors",
         "mlla_seg.evaluation",
+        "mlla_seg.finite",
+        "mlla_seg.horizon",
         "mlla_seg.inference",
         "mlla_seg.losses",
         "mlla_seg.metrics",
@@ -89,6 +116,7 @@ ALLOWED = {
         "mlla_seg.data.picture",
         "mlla_seg.engines",
         "mlla_seg.errors",
+        "mlla_seg.finite",
         "mlla_seg.interpolation",
         "mlla_seg.scenes",
         "mlla_seg.segmenting",

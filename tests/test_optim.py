@@ -10,7 +10,7 @@ from mlla_seg.optim import SCHEDULES, learning_rate_factor, parameter_groups
 
 def test_norms_and_biases_do_not_decay_and_nothing_is_lost():
     model = create_model("mlla_test", num_classes=2)
-    decayed, free = parameter_groups(model, 0.05)
+    decayed, free = parameter_groups(model, 1e-3, 0.05)
     assert decayed["weight_decay"] == 0.05
     assert free["weight_decay"] == 0
     names = {id(p): name for name, p in model.named_parameters()}
@@ -18,7 +18,7 @@ def test_norms_and_biases_do_not_decay_and_nothing_is_lost():
     assert all(names[id(p)].endswith("weight") for p in decayed["params"])
     assert all("bias" in names[id(p)] or p.ndim == 1 for p in free["params"])
     model.encoder.requires_grad_(False)
-    assert sum(len(group["params"]) for group in parameter_groups(model, 0)) < len(names)
+    assert sum(len(group["params"]) for group in parameter_groups(model, 1e-3, 0)) < len(names)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -217,8 +218,6 @@ def test_a_checkpoint_of_another_network_is_refused(cli, capsys, options, checkp
 
 
 def test_bad_masks_are_refused_before_the_first_step(cli, capsys, options, phantom_root, tmp_path):
-    import shutil
-
     shutil.copytree(phantom_root, tmp_path / "bad")
     path = tmp_path / "bad/train_npz/case0003_slice001.npz"
     with np.load(path) as file:
@@ -286,3 +285,60 @@ def test_volume_of_one_slice_goes_all_the_way(cli, tmp_path):
     rows = read_csv(Path("runs/atlas23/version_1/per_case.csv"))
     assert rows[1]["status"] in ("found", "missed")
     assert float(rows[1]["hd95"]) <= np.hypot(32 * 0.8, 32 * 0.8) + 1e-6  # in the plane
+
+
+def test_the_best_map_is_the_one_of_the_largest_pooled_iou(cli, tmp_path):
+    layouts.image_folder(tmp_path / "data")
+    options = ["--config", ROOT / "configs/image_folder.yaml", "--data.root=data", *TINY, "--data.crop=[32,32]"]
+    options += ["--data.batch_size=2", "--model.lr=1e-2"]
+    cli("fit", *options, "--trainer.max_epochs=4")
+    (run,) = Path("runs").glob("*/version_0")
+    rows = [row for row in read_csv(run / "metrics.csv") if row["val/pooled_iou"]]
+    scores = [float(row["val/pooled_iou"]) for row in rows]
+    assert len(set(scores)) > 1
+    best = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    assert best["epoch"] == scores.index(max(scores))
+    (state,) = [state for key, state in best["callbacks"].items() if "'val/pooled_iou'" in key]
+    assert state["best_model_score"].item() == pytest.approx(max(scores))
+    assert {key.split("{")[0] for key in best["callbacks"] if "monitor" in key} == {"ModelCheckpoint"}
+    cli("validate", *options, "--ckpt_path=best")
+    summary = json.loads((run.parent / "version_1/summary.json").read_text())
+    assert summary["pooled"]["iou"] == pytest.approx(max(scores), abs=1e-5)
+
+
+def test_the_best_of_volumes_is_the_one_of_the_largest_dice(checkpoint):
+    callbacks = torch.load(checkpoint, weights_only=True)["callbacks"]
+    (key,) = [key for key in callbacks if "'val/dice'" in key]
+    assert key.startswith("ModelCheckpoint{")
+    assert not any("pooled_iou" in key for key in callbacks)
+
+
+def test_going_on_beyond_the_end_is_refused(cli, capsys, options, checkpoint):
+    last = checkpoint.with_name("last.ckpt")
+    message = refused(capsys, cli, "fit", *options, "--ckpt_path", last, "--trainer.max_epochs=1")
+    assert "has been trained for 2 epochs, --trainer.max_epochs is 1. Give a larger one" in message
+    message = refused(capsys, cli, "fit", *options, "--ckpt_path", last, "--trainer.max_steps=2")
+    assert "has been trained for 10 steps, --trainer.max_steps is 2" in message
+    cli("fit", *options, "--ckpt_path", last, "--trainer.max_epochs=2")
+    assert "max_epochs is 2, so nothing is left to train." in capsys.readouterr().err
+
+
+def test_a_resumed_network_keeps_the_numbers_by_which_it_normalises(cli, capsys, options, checkpoint, tmp_path):
+    shutil.copytree(ROOT / "datasets/phantom", tmp_path / "phantom")
+    card = yaml.safe_load((tmp_path / "phantom/dataset.yaml").read_text())
+    card["normalisation"]["window"] = [-100, 200]
+    (tmp_path / "phantom/dataset.yaml").write_text(yaml.safe_dump(card))
+    more = ["--trainer.max_epochs=3", "--trainer.logger.init_args.name=other"]
+    cli("fit", *options, "--ckpt_path", checkpoint, "--data.card=phantom/dataset.yaml", *more)
+    assert "note: the checkpoint's normalisation is kept: {" in capsys.readouterr().err
+    was, now = (
+        torch.load(path, weights_only=True) for path in (checkpoint, "runs/other/version_0/checkpoints/last.ckpt")
+    )
+    assert now["hyper_parameters"]["spec"]["normalisation"] == was["hyper_parameters"]["spec"]["normalisation"]
+    assert now["state_dict"]["network.normalise.window"].tolist() != [-100, 200]
+    card["normalisation"] = {"per_image": True}
+    (tmp_path / "phantom/dataset.yaml").write_text(yaml.safe_dump(card))
+    message = refused(
+        capsys, cli, "fit", *options, "--ckpt_path", checkpoint, "--data.card=phantom/dataset.yaml", *more
+    )
+    assert "was trained with normalisation {" in message

@@ -26,6 +26,17 @@ def _parts(shape: Sequence[int]) -> Iterator[tuple[int, slice]]:
             yield s, slice(top, min(top + rows, height))
 
 
+def _evenly(count: int, limit: int, first: int, here: int) -> Array:
+    """Which of ``here`` things are chosen, where ``first`` came before them, of ``count`` in all.
+
+    At most ``limit`` are chosen, spread over all of them: the k-th begins the k-th of ``limit`` equal parts.
+    """
+    if count <= limit:
+        return np.arange(here)
+    wanted = np.arange(-(-first * limit // count), -(-(first + here) * limit // count))
+    return wanted * count // limit - first
+
+
 def class_places(mask: Array, voxels: Sequence[int]) -> Array:
     """Pixels of every class of ``(S, H, W)``, at most ``PLACES`` each, evenly drawn.
 
@@ -42,13 +53,12 @@ def class_places(mask: Array, voxels: Sequence[int]) -> Array:
         part = mask[s, rows]
         for k in np.flatnonzero(np.bincount(part.ravel(), minlength=256)[: len(voxels)]).tolist():
             found = np.flatnonzero(part == k)
-            step = max(1, voxels[k] // PLACES)
-            chosen = found[-seen[k] % step :: step]
+            chosen = found[_evenly(int(voxels[k]), PLACES, int(seen[k]), len(found))]
             seen[k] += len(found)
             where = np.unravel_index(chosen, part.shape)
             numbers = (np.full(len(chosen), k), np.full(len(chosen), s), where[0] + rows.start, where[1])
             places[k].append(np.column_stack(numbers))
-    kept = [np.concatenate(pieces)[:PLACES] for pieces in places if pieces]
+    kept = [np.concatenate(pieces) for pieces in places if pieces]
     return np.concatenate(kept).astype(np.int32) if kept else np.zeros((0, 4), np.int32)
 
 
@@ -67,15 +77,15 @@ def value_sample(image: Array, mask: Array, left_out: Sequence[int | None] = ())
             present &= ~np.isnan(image[s, :, rows]).any(axis=0)
         return present
 
-    step = max(1, sum(int(where(s, rows).sum()) for s, rows in _parts(mask.shape)) // SAMPLE)
+    count = sum(int(where(s, rows).sum()) for s, rows in _parts(mask.shape))
     seen, values = 0, []
     for s, rows in _parts(mask.shape):
         found = np.flatnonzero(where(s, rows))
-        chosen = found[-seen % step :: step]
+        chosen = found[_evenly(count, SAMPLE, seen, len(found))]
         seen += len(found)
         places = np.unravel_index(chosen, (rows.stop - rows.start, mask.shape[2]))
         values.append(image[s, :, rows][:, places[0], places[1]])
-    return np.concatenate(values, axis=1)[:, :SAMPLE].astype(np.float32)
+    return np.concatenate(values, axis=1).astype(np.float32)
 
 
 def statistics(values: Array, foreground: bool) -> dict[str, Any]:
