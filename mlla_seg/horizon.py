@@ -35,8 +35,11 @@ def steps_left(trainer: Trainer) -> float:
     left, each, loop = math.inf, trainer.accumulate_grad_batches, trainer.fit_loop
     if trainer.max_epochs not in (None, -1):
         epochs: Any = loop.epoch_progress.current
-        batches: Any = loop.epoch_loop.batch_progress.current
-        done = batches.processed // each if loop.restarted_mid_epoch else 0
+        batches = loop.epoch_loop.batch_progress
+        progress: Any = batches.current
+        # Lightning goes on in an epoch that was left in its middle, by steps, or begins a new one.
+        goes_on = not batches.is_last_batch and (loop.restarted_mid_epoch or trainer.max_steps != -1)
+        done = progress.processed // each if goes_on else 0
         left = (trainer.max_epochs - epochs.processed) * math.ceil(trainer.num_training_batches / each) - done
     if trainer.max_steps != -1:
         left = min(left, trainer.max_steps - trainer.global_step)

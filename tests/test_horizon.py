@@ -90,8 +90,15 @@ def test_resumed_rates_end_with_the_steps_that_are_given(cli, options):
     limited = ["--trainer.max_epochs=3", "--trainer.max_steps=8"]
     cli("fit", *options, *limited, RECORD)
     assert recorded() == pytest.approx(expected(3e-3, range(8), 8))
-    cli("fit", *options, "--trainer.max_epochs=3", "--trainer.max_steps=11", RECORD, "--ckpt_path=last")
+    stopped = Path(LAST).read_bytes()
+    cli("fit", *options, "--trainer.max_epochs=4", "--trainer.max_steps=11", RECORD, "--ckpt_path=last")
     assert recorded() == pytest.approx(expected(3e-3, range(8, 11), 11))
+    Path(LAST).write_bytes(stopped)
+    cli("fit", *options, "--trainer.max_epochs=3", "--trainer.max_steps=20", RECORD, "--ckpt_path=last")
+    assert recorded() == pytest.approx(expected(3e-3, range(8, 10), 10))  # the rest of an epoch
+    Path(LAST).write_bytes(stopped)
+    cli("fit", *options, "--trainer.max_epochs=4", RECORD, "--ckpt_path=last")
+    assert recorded() == pytest.approx(expected(3e-3, range(8, 18), 18))  # two whole ones
 
 
 def test_resumed_in_the_middle_of_an_epoch_the_rest_of_it_counts(cli, options):
