@@ -17,9 +17,9 @@ from mlla_seg.module import SegmentationModule
 RUNS = "runs"
 """Where runs are logged unless the config says otherwise, by the name of the card."""
 
-REFUSED, USED, PAST = "refused", "used", "past"
+REFUSED, USED, PAST, KEPT = "refused", "used", "past", "kept"
 """What becomes of another value: the checkpoint does not fit it; it is used from here on; it mattered only at first,
-so it is refused."""
+so it is refused; the checkpoint's stays, as configs of version 0.1 do not say it."""
 
 ON_RESUME = {
     "encoder": REFUSED,
@@ -27,7 +27,7 @@ ON_RESUME = {
     "decoder_depths": REFUSED,
     "drop_path_rate": USED,
     "mixer": REFUSED,
-    "norm_outputs": REFUSED,
+    "norm_outputs": KEPT,
     "pretrained": PAST,
     "lr": USED,
     "encoder_lr_factor": USED,
@@ -87,7 +87,7 @@ def find_checkpoint(name: str, config: Any, to_train: bool = False) -> Path:
             )
         path = chosen[-1]
     content = read_checkpoint(path)
-    config.model.norm_outputs &= content["hyper_parameters"]["norm_outputs"]  # configs of version 0.1 do not say
+    _keep(path, content["hyper_parameters"], config)
     _require_same_network(path, content["hyper_parameters"], config)
     if to_train:
         _require_same_start(path, content["hyper_parameters"], config)
@@ -131,6 +131,14 @@ def require_same_view(path: str | Path, saved: Mapping[str, Any], spec: Mapping[
                 f"{path}: was trained with {key} {saved[key]}, the options and the card say {spec[key]}. "
                 "Score it with those of its training, as predict would use it."
             )
+
+
+def _keep(path: Path, saved: Mapping[str, Any], config: Any) -> None:
+    """Gives the config what stays as the checkpoint has it."""
+    for key, rule in ON_RESUME.items():
+        if rule == KEPT and (was := _saved(saved, key)) != config.model[key]:
+            print(f"note: {key} is {was}, as {path} has it", file=sys.stderr)
+            config.model[key] = was
 
 
 def _require_same_network(path: Path, saved: Mapping[str, Any], config: Any) -> None:

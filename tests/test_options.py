@@ -22,7 +22,7 @@ from mlla_seg import MLLA, SegmentationModule
 from mlla_seg.models.mixers import MIXERS
 from mlla_seg.models.mlla import SIZES, Block
 from mlla_seg.optim import learning_rate_factor
-from mlla_seg.resuming import ON_RESUME, PAST, REFUSED, USED
+from mlla_seg.resuming import KEPT, ON_RESUME, PAST, REFUSED, USED
 from recorder import Recorder
 
 OPTIONS = [name for name in signature(SegmentationModule).parameters if name != "spec"]
@@ -58,6 +58,7 @@ READERS: dict[str, tuple[Any, Callable[[Any], Any], Any]] = {
         lambda run: {type(m.mixer) for m in run.module.network.modules() if isinstance(m, Block)},
         {MIXERS["identity"]},
     ),
+    "norm_outputs": (False, lambda run: run.module.network.built_by[1]["norm_outputs"], False),  # see below
     "pretrained": ("released.pth", lambda run: first_of(run.initial), 0.125),
     "lr": (RATE, lambda run: max(rates(run)), RATE),
     "encoder_lr_factor": (0.25, lambda run: [s["lr"][0] / s["lr"][1] for s in run.steps], [0.25] * STEPS),
@@ -68,6 +69,7 @@ READERS: dict[str, tuple[Any, Callable[[Any], Any], Any]] = {
     "dice_weight": (1.9, lambda run: run.module.loss.dice_weight, 1.9),
     "class_weights": (WEIGHTS, lambda run: run.module.loss.class_weights.tolist(), WEIGHTS),
     "squared_dice": (True, lambda run: run.module.loss.squared_dice, True),
+    "deep_supervision": (True, lambda run: len(run.module.supervision.heads), 2),
     "checkpoint_stages": ("blocks", lambda run: any("stages" in name for name in run.checkpointed), True),
     "eval_batch_size": (3, lambda run: sorted(set(run.shown)), [1, 3]),  # four slices a case
 }
@@ -147,11 +149,14 @@ def test_another_decoder_is_built(options, tmp_path, monkeypatch):
     short = ["--trainer.limit_train_batches=1", "--trainer.max_epochs=1", "--model.decoder=unet"]
     run_main("fit", *options, *short, "--model.decoder_depths=null")
     assert type(Recorder.module.network.decoder).__name__ == "SmpDecoder"
+    assert any("norms" in name for name, _ in Recorder.module.network.encoder.named_parameters())
+    run_main("fit", *options, *short, "--model.decoder_depths=null", "--model.norm_outputs=false")
+    assert not any("norms" in name for name, _ in Recorder.module.network.encoder.named_parameters())
 
 
 def test_what_becomes_of_every_option_is_decided():
     assert list(ON_RESUME) == OPTIONS
-    assert set(ON_RESUME.values()) <= {REFUSED, USED, PAST}
+    assert set(ON_RESUME.values()) <= {REFUSED, USED, PAST, KEPT}
 
 
 OTHERS = {
@@ -160,6 +165,7 @@ OTHERS = {
     "decoder_depths": [1, 1, 1],
     "drop_path_rate": 0.11,
     "mixer": "linear_attention",
+    "norm_outputs": True,
     "pretrained": None,
     "lr": 0.01,
     "encoder_lr_factor": 1.0,
@@ -170,13 +176,14 @@ OTHERS = {
     "dice_weight": 0.2,
     "class_weights": None,
     "squared_dice": False,
+    "deep_supervision": False,
     "checkpoint_stages": "none",
     "eval_batch_size": 2,
 }
 """A second value of each option, for the resumed run."""
 
 
-@pytest.mark.parametrize("option", [name for name, rule in ON_RESUME.items() if rule != USED])
+@pytest.mark.parametrize("option", [name for name, rule in ON_RESUME.items() if rule in (REFUSED, PAST)])
 def test_what_does_not_fit_a_checkpoint_is_refused(unusual, options, capsys, option):
     given = {name: value for name, (value, *_) in READERS.items()} | {option: OTHERS[option]}
     if option == "decoder":
@@ -193,7 +200,8 @@ def test_all_others_are_used_by_a_resumed_run(unusual, options, capsys):
     Path("released.pth").unlink()  # is not read again
     more = ["--trainer.max_epochs=3", "--ckpt_path=last"]
     run_main("fit", *options, *arguments(given), *more)
-    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: resumed with")]
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    (said,) = [line for line in notes if line.startswith("note: resumed with")]
     for name, rule in ON_RESUME.items():
         told = f"{name} {given[name]} instead of {READERS[name][0]}"
         assert (told in said) == (rule == USED)
