@@ -140,6 +140,14 @@ class SegmentationCLI(LightningCLI):
             splits = self.datamodule.splits
             counts = f"{len(splits.train)} cases to train, {len(splits.val)} to validate, {len(splits.test)} to test"
             print(f"{self.datamodule.card.title}: {counts}", flush=True)
+            if config.evaluation == "transunet" and self.datamodule.crop is not None:
+                height, width = self.model.published_size
+                print(
+                    f"note: the evaluation of TransUNet shows the network slices resized to {height} x {width}; it learns "
+                    f"from crops, which have another scale. To compare with papers train with --data.crop null "
+                    f"--data.resize [{height},{width}].",
+                    file=sys.stderr,
+                )
             self.datamodule.prepare_data()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

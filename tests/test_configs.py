@@ -95,6 +95,14 @@ def test_training_sees_what_prediction_sees(config, tmp_path, monkeypatch):
             assert windows[0] < 1e-4 * given.abs().max()
 
 
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_published_protocols_are_trained_as_they_are_scored(config):
+    content = yaml.safe_load(config.read_text())
+    if content.get("evaluation") == "transunet":
+        assert content["data"]["resize"] == [224, 224]
+        assert "crop" not in content["data"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_runs_on_its_layout(cli, config, tmp_path):

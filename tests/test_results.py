@@ -67,8 +67,9 @@ def test_every_file_is_there_and_every_case_once(cli, capsys, options, checkpoin
     assert "Distances in voxels: not every image of the split says its spacing." in printed
 
 
-def test_scores_of_both_protocols_are_those_of_the_files(cli, options, checkpoint, phantom_root):
+def test_scores_of_both_protocols_are_those_of_the_files(cli, options, checkpoint, phantom_root, capsys):
     cli("test", *options, "--ckpt_path", checkpoint, "--evaluation=transunet")
+    assert "To compare with papers train with --data.crop null --data.resize [224,224]" in capsys.readouterr().err
     rows = {(row["case"], row["class"]): row for row in read_csv(Path("runs/demo/version_0/per_case.csv"))}
     predictor = Predictor.from_checkpoint(checkpoint)
     names = [entry["name"] for entry in predictor.spec["classes"]]
