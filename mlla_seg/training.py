@@ -143,8 +143,8 @@ class SegmentationCLI(LightningCLI):
             if config.evaluation == "transunet" and self.datamodule.crop is not None:
                 height, width = self.model.published_size
                 print(
-                    f"note: the evaluation of TransUNet shows the network slices resized to {height} x {width}; it learns "
-                    f"from crops, which have another scale. To compare with papers train with --data.crop null "
+                    f"note: the evaluation of TransUNet shows the network slices resized to {height} x {width}, but it "
+                    "learns from crops, which have another scale. To compare with papers train with --data.crop null "
                     f"--data.resize [{height},{width}].",
                     file=sys.stderr,
                 )

@@ -38,9 +38,9 @@ class Box:
     def sides(self) -> tuple[int, int]:
         return self.height, self.width
 
-    def grown(self, reach: float) -> Box:
-        """A box around the same centre whose sides are ``reach`` times as long, rounded up to whole pixels."""
-        rows, columns = (math.ceil((reach - 1) / 2 * n) for n in self.sides)
+    def grown(self, reach: float, further: int = 0) -> Box:
+        """A box around the same centre: sides ``reach`` times as long, rounded up, and ``further`` pixels on each."""
+        rows, columns = (math.ceil((reach - 1) / 2 * n) + further for n in self.sides)
         return Box(self.top - rows, self.left - columns, self.height + 2 * rows, self.width + 2 * columns)
 
     def framed(self, frame: Sequence[int]) -> Box:

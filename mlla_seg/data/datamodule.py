@@ -29,7 +29,7 @@ from mlla_seg.data.store import (
     note_warped,
     open_store,
 )
-from mlla_seg.data.transforms import AUGMENTATIONS, MOST_CHANNELS, Augment
+from mlla_seg.data.transforms import AUGMENTATIONS, MIRRORS, MOST_CHANNELS, Augment
 from mlla_seg.errors import InputError, lookup
 
 
@@ -64,6 +64,9 @@ class SegmentationDataModule(LightningDataModule):
             axis of each, by default what the card says.
         augment: ``none``, ``transunet``, ``anatomy`` or ``aerial``.
         intensity: Strength of random changes of contrast, brightness, gamma and noise; 0 for none.
+        mirror: Axes, ``rows`` and ``columns``, along which half of the samples are mirrored as well; with both,
+            ``--tta`` can be used.
+        elastic: Deviation in pixels of smooth random shifts in a third of the samples; 0 for none, 2 is usual.
         balance: Share of the training crops that are drawn around pixels of the classes, each class of a case as often
             as the others, for small objects and rare classes; true for all of them. nnU-Net takes a third.
         full_labels: Score the test split by the masks of training where the card has others for testing, such as those
@@ -87,6 +90,8 @@ class SegmentationDataModule(LightningDataModule):
         plane: str | None = None,
         augment: str = "anatomy",
         intensity: float = 0.0,
+        mirror: list[str] | None = None,
+        elastic: float = 0.0,
         balance: float | bool = 0.0,
         full_labels: bool = False,
         num_workers: int = 2,
@@ -99,6 +104,11 @@ class SegmentationDataModule(LightningDataModule):
         if not root:
             raise InputError("--data.root is missing: the folder of the data, such as --data.root data/synapse.")
         geometry = lookup(AUGMENTATIONS, augment, "augmentation")
+        for axis in mirror or ():
+            lookup(MIRRORS, axis, "mirror axis")
+        for name, strength in (("intensity", intensity), ("elastic", elastic)):
+            if strength < 0:
+                raise InputError(f"--data.{name} is a strength, 0 or more, got {strength}.")
         if not 0 <= balance <= 1:
             raise InputError(f"--data.balance is a share of the samples from 0 to 1, got {balance}.")
         for name, size in (("resize", resize), ("crop", crop)):
@@ -133,6 +143,8 @@ class SegmentationDataModule(LightningDataModule):
         self.context = context
         self.augment = augment
         self.intensity = intensity
+        self.mirror = mirror or []
+        self.elastic = elastic
         self.balance = balance
         self.full_labels = full_labels
         self.num_workers = num_workers
@@ -155,7 +167,7 @@ class SegmentationDataModule(LightningDataModule):
             "resize": self.resize,
             "window": self.crop,
             "context": self.context,
-            "mirrored": AUGMENTATIONS[self.augment].mirrored,
+            "mirrored": AUGMENTATIONS[self.augment].mirrored or set(self.mirror) == set(MIRRORS),
         }
 
     @cached_property
@@ -191,7 +203,9 @@ class SegmentationDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         opened = {name: open_store(self.card, getattr(self.splits, name), self.store) for name in SPLITS}
-        augment = Augment(self.augment, self.crop, self.intensity, self.spec["normalisation"], self.context)
+        augment = Augment(
+            self.augment, self.crop, self.intensity, self.spec["normalisation"], self.context, self.mirror, self.elastic
+        )
         self.train_set = SliceDataset(opened["train"], augment, self.spec, float(self.balance), self.seed)
         self.val_set = CaseDataset(opened["val"])
         self.test_set = CaseDataset(opened["test"])

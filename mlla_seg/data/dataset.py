@@ -76,7 +76,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
         else:  # what a sliding window over the scene would be, by itself brought to the network's grid
             part, seen = seen_by_network(case.shape[2:], size, crop)
             taken = draw_box(case.shape[2:], part, around, rng)
-            read = taken.grown(self.augment.geometry.reach).inside(case.shape[2:])
+            read = self.augment.needed(taken).inside(case.shape[2:])
             size = [round(n * s / m) for n, s, m in zip(read.sides, seen, part, strict=True)]
             corner = [round((t - r) * s / m) for t, r, s, m in zip(taken.corner, read.corner, seen, part, strict=True)]
             chosen = Box(corner[0], corner[1], *seen)

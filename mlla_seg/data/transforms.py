@@ -24,6 +24,8 @@ from mlla_seg.framing import normalise, of_stacked_slices
 # albumentations asks the network for its newest version when it is imported.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
+SMOOTH = 8.0
+"""Pixels over which elastic shifts are alike."""
 ROTATION = 20.0
 """Degrees by which samples are turned at most, in either direction, where they are not turned by quarters."""
 
@@ -41,6 +43,22 @@ def _affine(degrees: float, scale: tuple[float, float], shift: float, p: float) 
         mask_interpolation=cv2.INTER_NEAREST,
         border_mode=cv2.BORDER_REPLICATE,
         p=p,
+    )
+
+
+def _elastic(deviation: float) -> object:
+    """Smooth random shifts, correlated over 8 pixels, whose deviation per axis is ``deviation`` pixels."""
+    import albumentations as A
+    import cv2
+
+    return A.ElasticTransform(
+        alpha=deviation * 2 * SMOOTH * math.sqrt(3 * math.pi),  # of uniform noise, smoothed
+        sigma=SMOOTH,
+        noise_distribution="uniform",
+        interpolation=cv2.INTER_LINEAR,
+        mask_interpolation=cv2.INTER_NEAREST,
+        border_mode=cv2.BORDER_REPLICATE,
+        p=1 / 3,
     )
 
 
@@ -81,6 +99,8 @@ class Geometry:
     """Whether height and width are exchanged; samples must be square then."""
     mirrored: bool = False
     """Whether the network sees mirror images; one that never saw them fails on them."""
+    colours: bool = False
+    """Whether brightness and contrast change channel by channel, as light and sensors change colours."""
 
 
 def _reach(degrees: float, smallest: float, shift: float = 0.0) -> float:
@@ -92,12 +112,16 @@ AUGMENTATIONS: dict[str, Geometry] = {
     "none": Geometry(_none),
     "transunet": Geometry(_transunet, _reach(ROTATION, 1.0), quarter_turns=True, mirrored=True),
     "anatomy": Geometry(_anatomy, _reach(ROTATION, 0.7, 0.05 * 2)),
-    "aerial": Geometry(_aerial, _reach(15, 0.5), quarter_turns=True, mirrored=True),
+    "aerial": Geometry(_aerial, _reach(15, 0.5), quarter_turns=True, mirrored=True, colours=True),
 }
 
 
 MOST_CHANNELS = 127
 """What OpenCV, below albumentations, moves at once."""
+
+
+MIRRORS = {"rows": "VerticalFlip", "columns": "HorizontalFlip"}
+"""Axes along which samples can be mirrored, and albumentations' names for it."""
 
 
 class Augment:
@@ -107,6 +131,8 @@ class Augment:
         name: A name in ``AUGMENTATIONS``.
         crop: ``(height, width)`` of samples, or none for whole slices.
         intensity: Strength of the change of brightness, contrast, gamma, noise and sharpness; 0 changes nothing.
+        mirror: Axes in ``MIRRORS`` along which half of the samples are mirrored, besides what the name says.
+        elastic: Deviation of random smooth shifts in pixels, in a third of the samples; 0 deforms nothing.
         normalisation: As in the spec of the data; none leaves images as they are.
         context: Neighbours on each side among the channels.
     """
@@ -118,6 +144,8 @@ class Augment:
         intensity: float = 0.0,
         normalisation: Mapping[str, Any] | None = None,
         context: int = 0,
+        mirror: Sequence[str] = (),
+        elastic: float = 0.0,
     ) -> None:
         import albumentations as A
         import cv2
@@ -126,26 +154,36 @@ class Augment:
         self.geometry = lookup(AUGMENTATIONS, name, "augmentation")
         self.crop = crop
         self.intensity = intensity
+        self.elastic = elastic
         self.normalisation = of_stacked_slices(normalisation or {}, context)
-        self.pipeline = A.Compose(self.geometry.steps())
+        steps = [*self.geometry.steps(), *(getattr(A, lookup(MIRRORS, axis, "mirror axis"))(p=0.5) for axis in mirror)]
+        if elastic:
+            steps.append(_elastic(elastic))
+        self.steps = [A.Compose([step]) for step in steps]  # one by one: within a Compose all would draw alike
+
+    def needed(self, box: Box) -> Box:
+        """What a sample of a box may show once it is moved."""
+        return box.grown(self.geometry.reach, math.ceil(4 * self.elastic))
 
     def __call__(self, image: Array, mask: Array, box: Box, seed: int) -> tuple[Array, Array]:
         """The sample of a box of ``image`` ``(C, H, W)``, in raw units, and ``mask`` ``(H, W)``.
 
         The seed decides everything random. The image comes back normalised.
         """
-        wide = box.grown(self.geometry.reach)
+        wide = self.needed(box)
         image, mask, own = cut(image, mask, wide)
-        if self.pipeline.transforms:
-            self.pipeline.set_random_seed(seed)
-            moved = self.pipeline(image=np.ascontiguousarray(np.moveaxis(image, 0, 2)), masks=[mask, own])
-            image, (mask, own) = np.moveaxis(moved["image"], 2, 0), moved["masks"]
+        moved: dict[str, Any] = {"image": np.ascontiguousarray(np.moveaxis(image, 0, 2)), "masks": [mask, own]}
+        seeds = np.random.SeedSequence(seed).generate_state(len(self.steps)).tolist()
+        for step, own_seed in zip(self.steps, seeds, strict=True):
+            step.set_random_seed(own_seed)
+            moved = step(**moved)
+        image, (mask, own) = np.moveaxis(moved["image"], 2, 0), moved["masks"]
         rows, columns = (wide.height - box.height) // 2, (wide.width - box.width) // 2
         middle = (slice(rows, rows + box.height), slice(columns, columns + box.width))
         image, mask, own = image[(slice(None), *middle)], mask[middle], own[middle]
         normal = self._normalised(torch.from_numpy(np.ascontiguousarray(image)), own).numpy()
         if self.intensity:
-            normal = change_intensity(normal, np.random.default_rng(seed), self.intensity)
+            normal = change_intensity(normal, np.random.default_rng(seed), self.intensity, self.geometry.colours)
         return normal, np.ascontiguousarray(mask)
 
     def _normalised(self, image: torch.Tensor, own: Array) -> torch.Tensor:
@@ -157,11 +195,17 @@ class Augment:
         return normalise(image, mean, std, window, bool(how.get("window")), bool(how.get("per_image")), pixels)
 
 
-def change_intensity(image: Array, rng: np.random.Generator, strength: float) -> Array:
+def change_intensity(image: Array, rng: np.random.Generator, strength: float, colours: bool = False) -> Array:
     """Random changes of a normalised image ``(C, H, W)``, each in some of the samples.
 
     Brightness and contrast, gamma (of the image or of its negative), blur, a lower resolution and noise, in about the
     ranges of nnU-Net at strength 1; the same change in all channels, but for noise.
+
+    Args:
+        image: The image.
+        rng: Decides everything random.
+        strength: Of all changes; 0 for none.
+        colours: Change brightness and contrast of each channel a little by itself as well.
     """
     from scipy.ndimage import gaussian_filter
 
@@ -172,6 +216,9 @@ def change_intensity(image: Array, rng: np.random.Generator, strength: float) ->
         contrast = np.float32(np.exp(rng.uniform(-0.3, 0.3) * strength))
         mean = image.mean(axis=(1, 2), keepdims=True)
         image = (image - mean) * contrast + mean + np.float32(rng.uniform(-0.3, 0.3) * strength)
+    if colours and drawn(0.5):
+        change = rng.uniform(-0.15, 0.15, (2, len(image), 1, 1)).astype(np.float32) * np.float32(strength)
+        image = image * np.exp(change[0]) + change[1]
     if drawn(0.3):
         gamma = np.float32(np.exp(rng.uniform(-0.4, 0.4) * strength))
         sign = np.float32(-1 if drawn(0.5) else 1)

@@ -164,6 +164,15 @@ def test_numbers_of_the_normalisation_hold_for_every_neighbour():
         np.testing.assert_allclose(sample[2 * k + 1], (image[2 * k + 1] - 40) / 5, rtol=1e-5)
 
 
+def test_steps_of_an_augmentation_are_drawn_apart():
+    """Which of the eight flips it is says nothing of whether a view from above is rotated and scaled besides."""
+    image, mask = np.arange(36, dtype=np.float32).reshape(1, 6, 6), np.zeros((6, 6), np.uint8)
+    views = [np.rot90(side, k).tobytes() for side in (image[0], image[0].T) for k in range(4)]
+    results = [applied(Augment("aerial", None), image, mask, seed)[0][0].tobytes() for seed in range(600)]
+    shares = [results.count(view) / 600 for view in views]
+    assert shares == pytest.approx([1 / 16] * 8, abs=0.04)
+
+
 def test_transunet_recipe_turns_and_mirrors_evenly():
     # Published: for half the samples a turn by 0, 90, 180 or 270 degrees and then a mirroring along either axis, each
     # equally likely, which are the four reflections; half of the others are rotated by up to 20 degrees.
@@ -173,6 +182,39 @@ def test_transunet_recipe_turns_and_mirrors_evenly():
     results = [applied(augment, image, np.zeros((6, 6), np.uint8), seed)[0][0].tobytes() for seed in range(1000)]
     assert results.count(image.tobytes()) / 1000 == pytest.approx(0.25, abs=0.05)
     assert [results.count(one) / 1000 for one in reflections] == pytest.approx([0.125] * 4, abs=0.035)
+
+
+@pytest.mark.parametrize(("axes", "kinds"), [(["rows"], 2), (["columns"], 2), (["rows", "columns"], 4)])
+def test_samples_are_mirrored_along_the_axes_that_are_named(axes, kinds):
+    image, mask = noise(1, 6, 8), np.arange(48, dtype=np.uint8).reshape(6, 8)
+    seen = {"": image[0], "rows": image[0, ::-1], "columns": image[0, :, ::-1], "both": image[0, ::-1, ::-1]}
+    augment = Augment("none", None, mirror=axes)
+    found = []
+    for seed in range(200):
+        moved, labels = applied(augment, image, mask, seed)
+        (name,) = [name for name, expected in seen.items() if np.array_equal(moved[0], expected)]
+        assert np.array_equal(moved[0], image[0].ravel()[labels])  # the mask moves with it
+        found.append(name)
+    assert {name for name in found if name} == {*axes, *(["both"] if kinds == 4 else [])}
+    assert found.count("") / 200 == pytest.approx(1 / kinds, abs=0.12)
+
+
+@pytest.mark.parametrize("deviation", [1.0, 3.0])
+def test_elastic_shifts_are_as_large_as_asked_and_in_a_third_of_the_samples(deviation):
+    rows, columns = np.mgrid[:160, :160].astype(np.float32)
+    image, mask, box = np.stack([rows, columns]), np.zeros((160, 160), np.uint8), Box(40, 40, 80, 80)
+    augment = Augment("none", (80, 80), elastic=deviation)
+    moved = [applied(augment, image, mask, seed, box)[0] - image[:, 40:120, 40:120] for seed in range(120)]
+    deformed = [shift for shift in moved if np.abs(shift).max() > 0]
+    assert len(deformed) / 120 == pytest.approx(1 / 3, abs=0.12)
+    assert np.std(deformed) == pytest.approx(deviation, rel=0.2)
+
+
+def test_colours_change_in_views_from_above_alone():
+    image = np.broadcast_to(noise(1, 16, 16) / 100, (3, 16, 16))
+    for name, apart in (("anatomy", False), ("aerial", True)):
+        means = [change_intensity(image, np.random.default_rng(s), 1, AUGMENTATIONS[name].colours) for s in range(40)]
+        assert (np.std([one.mean(axis=(1, 2)) for one in means], axis=1).mean() > 0.03) == apart
 
 
 def test_unknown_name_suggests_the_near_one():
