@@ -130,7 +130,7 @@ def predict(
         output: Folder for the masks; for a single image also the name of its mask, such as liver.nii.gz.
         format: Write the masks of volumes as nii.gz, nii, nrrd, mha, seg.nrrd (3D Slicer, with names and colours) or
             dicom-seg.
-        window: Side of the windows in which rasters are seen, by default that of the training crops.
+        window: Side of the windows in which rasters are seen, by default that of the training crops, or larger.
         overlap: Of these windows, as a fraction.
         blend: Weights of overlapping windows of rasters: gaussian or cosine.
         cog: Write maps of rasters as Cloud Optimized GeoTIFF.

@@ -113,7 +113,7 @@ def predict_scene(
         chosen = _chosen_bands(raster, sources[0], bands, spec["channels"])
         shape = raster.shape
         grid = network_grid((1, *shape), None, spec)[1:]
-        wanted = (options.window, options.window) if options.window else spec["window"]
+        wanted = _window(options.window, spec["window"])
         if wanted is None:  # trained on whole images, or on nothing that says a size
             wanted = grid if spec["resize"] is not None else WINDOW
         window, size = seen_by_network(shape, grid, wanted)
@@ -144,6 +144,23 @@ def predict_scene(
                         partial.keep(k, top, left, logits, np.all(np.isfinite(pixels), axis=0))
                     bar.update()
     partial.finish(output, spec, sources[0], options)
+
+
+def _window(asked: int | None, frame: Sequence[int] | None) -> Sequence[int] | None:
+    """Height and width of windows: what is asked for, or the training samples' own.
+
+    Raises:
+        InputError: The network would pad every window to the size of its training samples.
+    """
+    if asked is None:
+        return frame
+    if frame is not None and asked < max(frame):
+        height, width = frame
+        raise InputError(
+            f"--window {asked}: is smaller than the samples of the training, {height} x {width}, to which the network "
+            f"would pad every window. Give {max(frame)} or more; --batch_size decides the memory."
+        )
+    return asked, asked
 
 
 def _chosen_bands(raster: Raster, source: Path, bands: Sequence[str], channels: Sequence[str]) -> slice | list[int]:

@@ -377,3 +377,12 @@ def test_a_network_that_sees_half_the_resolution_sees_it_in_a_map_as_in_the_test
 def test_options_out_of_range_are_named(options, message):
     with pytest.raises(InputError, match=re.escape(message)):
         MapOptions(**options)
+
+
+def test_windows_smaller_than_the_training_samples_are_refused(tmp_path):
+    source = write_scene(tmp_path / "scene.tif", noise(3, 90, 90))
+    with pytest.raises(InputError, match=r"--window 63: is smaller than the samples of the training, 64 x 64"):
+        make_map(Bright(), spec_of(3), source, tmp_path / "map.tif", window=63)
+    assert not list(tmp_path.glob(".*.partial"))
+    for window in (64, 80):
+        make_map(Bright(), spec_of(3), source, tmp_path / "map.tif", window=window)
