@@ -168,7 +168,8 @@ def _build(config: Mapping[str, Any]) -> Any:
     from mlla_seg.models import create_model
     from mlla_seg.models.segmenter import MLLAUNet
 
-    own = partial(create_model, **BEFORE_0_2)
+    frame = (config.get("spec") or {}).get("window")  # which version 0.1 knew, but not for padding
+    own = partial(create_model, **BEFORE_0_2, frame=frame)
     builders: dict[str, Callable[..., Any]] = {"create_model": own, "MLLAUNet": MLLAUNet}
     return lookup(builders, config["build"], "builder of networks")(**config["arguments"])
 

@@ -42,10 +42,13 @@ def test_a_folder_of_version_0_1_comes_back_without_norms_on_its_maps(decoder, t
     segmenter = create_model("mlla_test", decoder, norm_outputs=False).eval()
     segmenter.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    del config["arguments"]["norm_outputs"]  # which that version did not write
+    for name in ("norm_outputs", "frame"):  # which that version did not write
+        del config["arguments"][name]
     (tmp_path / "config.json").write_text(json.dumps(config))
     x = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(Segmenter.from_pretrained(tmp_path)(x), segmenter(x))
+    (tmp_path / "config.json").write_text(json.dumps({**config, "spec": {"window": [96, 64]}}))
+    assert Segmenter.from_pretrained(tmp_path).frame == [96, 64]  # as a checkpoint of that version
 
 
 @pytest.mark.slow
