@@ -68,7 +68,7 @@ def main() -> None:
     durations = []
     for batch in batches:
         started = time.perf_counter()
-        loss = module.loss(module(batch["image"]), batch["mask"])
+        loss = module.loss(module.network.segment(batch["image"]), batch["mask"])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
