@@ -51,6 +51,7 @@ def of_stacked_slices(normalisation: Mapping[str, Any], context: int) -> dict[st
     return {
         key: value * (2 * context + 1) if key in ("mean", "std") and isinstance(value, list) else value
         for key, value in normalisation.items()
+        if key != "per_case"  # which is done to whole cases, before slices are cut
     }
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mlla_seg.finite import require_finite_logits
 from mlla_seg.resampling import fill_gaps, resize_images
-from mlla_seg.slices import Grid, slices_at, through_slices
+from mlla_seg.slices import Grid, case_moments, slices_at, standardised, through_slices
 from mlla_seg.tiling import seen_by_network
 from mlla_seg.windows import window_logits
 
@@ -113,6 +113,7 @@ def case_logits(
     window: Sequence[int] | None = None,
     context: int = 0,
     batch_size: int = 16,
+    per_case: bool = False,
 ) -> Iterator[Tensor]:
     """Logits ``(n, K, H, W)`` of the slices of a case ``(S, C, H, W)``, in order and a few at a time.
 
@@ -128,13 +129,16 @@ def case_logits(
         window: See :func:`predict_logits`.
         context: Neighbours on each side, on the network's grid.
         batch_size: Slices that go through the network at once.
+        per_case: Standardise each channel by the mean and standard deviation of the whole case first.
     """
     stored = len(image)
     slices, *size = grid or (stored, *image.shape[-2:])
+    moments = case_moments(image) if per_case else None
 
     @torch.inference_mode()
     def run(positions: list[int]) -> Tensor:
         chunk = slices_at(image, positions, context, slices).to(device, torch.float32)
+        chunk = standardised(chunk, moments, context)
         return predict_logits(network, chunk, (size[0], size[1]), window, batch_size)
 
     return through_slices(run, stored, slices, batch_size)
@@ -148,10 +152,11 @@ def predict_case(
     window: Sequence[int] | None = None,
     context: int = 0,
     batch_size: int = 16,
+    per_case: bool = False,
 ) -> Tensor:
     """Label map ``(S, H, W)`` uint8, on the CPU, of a case ``(S, C, H, W)``; arguments: see :func:`case_logits`."""
-    if len(image) > 1 or window is None:
-        blocks = case_logits(network, image, device, grid, window, context, batch_size)
+    if len(image) > 1 or window is None or per_case:
+        blocks = case_logits(network, image, device, grid, window, context, batch_size, per_case)
         return torch.cat([labels_of(logits, dim=1).cpu() for logits in blocks])
     # A scene: its labels need far less memory than its logits.
     shape = (image.shape[-2], image.shape[-1])

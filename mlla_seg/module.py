@@ -31,7 +31,7 @@ from mlla_seg.models.segmenter import Segmenter
 from mlla_seg.models.supervision import AuxiliaryHeads
 from mlla_seg.models.weights import load_pretrained
 from mlla_seg.optim import PARTS, SCHEDULES, learning_rate_factor, parameter_groups, regrouped
-from mlla_seg.slices import network_grid
+from mlla_seg.slices import is_per_case, network_grid
 from mlla_seg.surface import case_surface_scores
 from mlla_seg.transunet import SIZE, transunet_labels, transunet_scores
 
@@ -208,12 +208,13 @@ class SegmentationModule(LightningModule):
     def predict_case(self, image: Tensor, spacing_mm: Sequence[float] | None = None) -> Tensor:
         """Label map ``(S, H, W)`` of a case ``(S, C, H, W)`` in raw units."""
         grid = network_grid((len(image), *image.shape[-2:]), spacing_mm, self.spec)
-        return predict_case(self._scorer(), image, self.device, grid, self.spec["window"], **self._batches())
+        return predict_case(self._scorer(), image, self.device, grid, self.spec["window"], **self._how())
 
     def predict_slice(self, image: Tensor, position: int, spacing_mm: Sequence[float] | None = None) -> Tensor:
         """Labels ``(H, W)`` of one slice of a case, without predicting the others where they do not matter."""
         shape = (len(image), *image.shape[-2:])
-        if network_grid(shape, spacing_mm, self.spec)[0] != len(image):  # resampled between slices
+        resampled = network_grid(shape, spacing_mm, self.spec)[0] != len(image)  # between slices
+        if resampled or is_per_case(self.spec):
             return self.predict_case(image, spacing_mm)[position]
         first = max(0, position - self.spec["context"])
         around = image[first : position + self.spec["context"] + 1]
@@ -225,8 +226,10 @@ class SegmentationModule(LightningModule):
         resize = self.spec["resize"]
         return resize if isinstance(resize, (list, tuple)) else SIZE
 
-    def _batches(self) -> dict[str, int]:
-        return {"context": self.spec["context"], "batch_size": self.hparams["eval_batch_size"]}
+    def _how(self) -> dict[str, Any]:
+        """How cases are brought to the network, besides their grid and windows."""
+        batch_size = self.hparams["eval_batch_size"]
+        return {"context": self.spec["context"], "batch_size": batch_size, "per_case": is_per_case(self.spec)}
 
     def _scorer(self) -> torch.nn.Module:
         """What is scored: the network, with its other members and mirror images where they were asked for."""
@@ -263,7 +266,7 @@ class SegmentationModule(LightningModule):
             self.tables["surfaces"].update(index, case_surface_scores(prediction, mask, classes, spacing, **how))
         if "published" in self.tables:
             with about(case["name"]):
-                labels = transunet_labels(self._scorer(), image, self.device, self.published_size, **self._batches())
+                labels = transunet_labels(self._scorer(), image, self.device, self.published_size, **self._how())
             self.tables["published"].update(index, transunet_scores(labels, mask, classes))
 
     def _conclude(self, split: str, loader: Any) -> None:

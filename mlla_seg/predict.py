@@ -16,7 +16,7 @@ from mlla_seg.inference import case_logits, labels_of
 from mlla_seg.models.fast import device_named, for_inference
 from mlla_seg.scenes import MapOptions
 from mlla_seg.segmenting import CaseSegmenter, Spacing, segment_files
-from mlla_seg.slices import network_grid
+from mlla_seg.slices import is_per_case, network_grid
 from mlla_seg.windows import array_windows
 
 
@@ -88,6 +88,7 @@ class Predictor(CaseSegmenter):
             image = image.astype(np.int32)  # torch hardly computes with uint16
         grid = network_grid((len(image), *image.shape[-2:]), spacing_mm, self.spec)
         how = {key: self.spec[key] for key in ("window", "context")}
+        how["per_case"] = is_per_case(self.spec)
         stack = torch.from_numpy(np.ascontiguousarray(image))
         return case_logits(self.fast, stack, self.device, grid, **how, batch_size=batch_size)
 

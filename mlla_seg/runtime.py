@@ -23,7 +23,7 @@ from mlla_seg.finite import require_finite_logits
 from mlla_seg.interpolation import fill_gaps, resize_images, resize_logits
 from mlla_seg.scenes import MapOptions, softmax
 from mlla_seg.segmenting import CaseSegmenter, Spacing, segment_files
-from mlla_seg.slices import network_grid, slices_at, through_slices
+from mlla_seg.slices import case_moments, is_per_case, network_grid, slices_at, standardised, through_slices
 from mlla_seg.tiling import Read, blended_bands
 
 OVERLAP = 0.5
@@ -68,10 +68,11 @@ class Segmenter(CaseSegmenter):
         self.require_channels(image)
         grid = network_grid((len(image), *image.shape[-2:]), spacing_mm, self.spec)
         context = self.spec["context"]
+        moments = case_moments(image) if is_per_case(self.spec) else None
 
         def run(positions: list[int]) -> Array:
             chunk = slices_at(image, positions, context, grid[0]).astype(np.float32)
-            images = resize_images(fill_gaps(chunk), grid[1:])
+            images = resize_images(fill_gaps(standardised(chunk, moments, context)), grid[1:])
             return resize_logits(self._slices(images, batch_size), image.shape[-2:])
 
         return through_slices(run, len(image), grid[0], batch_size)

@@ -27,7 +27,7 @@ from mlla_seg.data.rasters import Raster, open_rasters
 from mlla_seg.errors import InputError, about, lookup
 from mlla_seg.finite import require_finite_logits
 from mlla_seg.progress import progress
-from mlla_seg.slices import network_grid
+from mlla_seg.slices import is_per_case, network_grid
 from mlla_seg.tiling import BLENDS, row_bands, seen_by_network
 
 Windows = Callable[..., Iterator[tuple[int, Array]]]
@@ -108,6 +108,8 @@ def predict_scene(
         InputError: Not a raster, or one with other bands than the network was trained on; or logits that are NaN or
             infinite.
     """
+    if is_per_case(spec):
+        raise InputError(f"{sources[0]}: this network standardises volumes as a whole (per_case), not scenes.")
     bands = spec.get("bands", spec["channels"])
     with open_rasters(sources, counts=(len(bands), len(spec["channels"]))) as raster:
         chosen = _chosen_bands(raster, sources[0], bands, spec["channels"])

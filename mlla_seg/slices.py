@@ -67,6 +67,42 @@ def slices_at(volume: Volume, positions: Sequence[int], context: int = 0, slices
     return stacked.reshape(len(index), -1, *volume.shape[2:])
 
 
+def is_per_case(spec: Mapping[str, Any]) -> bool:
+    """Whether cases are standardised as a whole, by :func:`case_moments`."""
+    return bool(spec.get("normalisation", {}).get("per_case"))
+
+
+def case_moments(volume: Any) -> tuple[Any, Any]:
+    """Mean and standard deviation of each channel of ``(S, C, H, W)`` over all that has data, ``(C,)`` float32 each.
+
+    As nnU-Net standardises MR: units mean nothing from one scan to the next, but within a scan they do.
+    """
+    channels = volume.shape[1]
+    count, total, squares = np.zeros(channels), np.zeros(channels), np.zeros(channels)
+    for image in volume:
+        values = np.asarray(image, np.float64).reshape(channels, -1)
+        count += (~np.isnan(values)).sum(axis=1)
+        total += np.nansum(values, axis=1)
+    mean = total / np.maximum(count, 1)
+    for image in volume:  # a second time: a difference of squares would lose what large means leave of them
+        values = np.asarray(image, np.float64).reshape(channels, -1)
+        squares += np.nansum((values - mean[:, None]) ** 2, axis=1)
+    std = np.sqrt(squares / np.maximum(count, 1))
+    return mean.astype(np.float32), np.maximum(std, 1e-6).astype(np.float32)
+
+
+def standardised(slices: Volume, moments: tuple[Any, Any] | None, context: int = 0) -> Volume:
+    """Slices ``(N, (2 k + 1) C, H, W)`` by the moments of their case; as they are where there are none."""
+    if moments is None:
+        return slices
+    mean, std = (np.tile(value, 2 * context + 1)[:, None, None] for value in moments)
+    if isinstance(slices, np.ndarray):
+        return (slices - mean) / std
+    import torch
+
+    return (slices - torch.from_numpy(mean).to(slices.device)) / torch.from_numpy(std).to(slices.device)
+
+
 def through_slices(run: Callable[[list[int]], Volume], stored: int, slices: int, batch_size: int) -> Iterator[Volume]:
     """Logits ``(n, K, H, W)`` of the slices of a case, in order, from those of the slices that the network sees.
 

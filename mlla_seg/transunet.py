@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mlla_seg.finite import require_finite_logits
-from mlla_seg.slices import slices_at
+from mlla_seg.slices import case_moments, slices_at, standardised
 from mlla_seg.surface import surface_distances
 
 SIZE = (224, 224)
@@ -32,16 +32,21 @@ def transunet_labels(
     size: Sequence[int] = SIZE,
     context: int = 0,
     batch_size: int = 16,
+    per_case: bool = False,
 ) -> Tensor:
-    """Label map ``(S, H, W)`` uint8 of a case ``(S, C, H, W)``: spline of order 3 to ``size``, order 0 back."""
+    """Label map ``(S, H, W)`` uint8 of a case ``(S, C, H, W)``: spline of order 3 to ``size``, order 0 back.
+
+    Other arguments are those of :func:`mlla_seg.inference.case_logits`.
+    """
     from scipy.ndimage import zoom
 
     height, width = volume.shape[-2:]
     there = (size[0] / height, size[1] / width)
     back = (height / size[0], width / size[1])
+    moments = case_moments(volume) if per_case else None
     labels = []
     for positions in torch.arange(len(volume)).split(batch_size):
-        chunk = slices_at(volume, positions.tolist(), context).float().numpy()
+        chunk = standardised(slices_at(volume, positions.tolist(), context).float().numpy(), moments, context)
         if chunk.shape[-2:] != tuple(size):
             chunk = np.stack([[zoom(channel, there, order=3) for channel in image] for image in chunk])
         largest, classes = network(torch.from_numpy(chunk).to(device)).max(dim=1)

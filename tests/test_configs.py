@@ -18,6 +18,7 @@ import layouts
 from conftest import ROOT, TINY
 from mlla_seg import Predictor, SegmentationDataModule, SegmentationModule
 from mlla_seg.data.boxes import Box
+from mlla_seg.errors import InputError
 from mlla_seg.inference import predict_case
 from mlla_seg.slices import network_grid
 
@@ -64,8 +65,9 @@ class Decoder(torch.nn.Module):
         return torch.zeros(len(x), 1, *x.shape[-2:])
 
 
+@pytest.mark.parametrize("per_case", [False, True])
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_training_sees_what_prediction_sees(config, tmp_path, monkeypatch):
+def test_training_sees_what_prediction_sees(config, per_case, tmp_path, monkeypatch):
     """A sample without augmentation is, pixel by pixel, what the encoder gets of that slice or window in prediction."""
     monkeypatch.chdir(tmp_path)
     content = yaml.safe_load(config.read_text())["data"]
@@ -76,6 +78,13 @@ def test_training_sees_what_prediction_sees(config, tmp_path, monkeypatch):
         "mlla_seg.data.dataset.draw_box", lambda size, crop, *_: Box(0, 0, *map(min, size, crop))
     )
     data = SegmentationDataModule(**options)
+    if per_case:
+        data.card.normalisation.clear()
+        data.card.normalisation["per_case"] = True
+        if config.stem in SCENES:
+            with pytest.raises(InputError, match=r"per_case is for volumes; \d+ cases are a single image, such as"):
+                data.prepare_data()
+            return
     data.prepare_data()
     data.setup("fit")
     network = SegmentationModule("mlla_test", spec=data.spec).network.eval()
@@ -86,7 +95,7 @@ def test_training_sees_what_prediction_sees(config, tmp_path, monkeypatch):
         encoder.seen = []
         grid = network_grid((case.shape[0], *case.shape[2:]), case.spacing_mm, data.spec)
         image = torch.from_numpy(case.image())
-        predict_case(network, image, "cpu", grid, data.spec["window"], data.spec["context"])
+        predict_case(network, image, "cpu", grid, data.spec["window"], data.spec["context"], per_case=per_case)
         predicted = torch.cat(encoder.seen)
         sample = data.train_set[start]["image"][None]
         encoder.seen = []

@@ -134,3 +134,33 @@ def test_neighbours_are_those_of_the_resampled_volume():
     assert places[:, 0].tolist() == [0, *centres[:-1]]
     assert places[:, 2].tolist() == [*centres[1:], 3]
     assert torch.equal(slices_at(torch.from_numpy(volume), range(8), 1, 8)[:, :, 0, 0], torch.from_numpy(places))
+
+
+@pytest.mark.parametrize("window", [None, (16, 20)])
+def test_cases_are_standardised_as_a_whole(window):
+    volume = 1000 + 40 * torch.randn(5, 2, 33, 47, generator=torch.Generator().manual_seed(0))
+    volume[:, 1] *= -3
+    volume[2] += 200  # a bright slice stays one
+    volume[0, :, :4] = torch.nan
+    seen = []
+
+    def network(x):
+        seen.append(x)
+        return x[:, :2]
+
+    predict_case(network, volume, "cpu", context=1, window=window, per_case=True)
+    values = volume.double().numpy()
+    mean, std = (f(values, axis=(0, 2, 3), keepdims=True) for f in (np.nanmean, np.nanstd))
+    expected = torch.from_numpy((values - mean) / std).float()
+    if window is None:
+        shown = torch.cat(seen)[:, 2:4]
+        known = ~expected.isnan()
+        torch.testing.assert_close(shown[known], expected[known], atol=1e-5, rtol=1e-5)
+        assert shown[2].mean(dim=(1, 2)).abs().min() > 0.9
+    assert torch.cat([x.flatten() for x in seen]).isfinite().all()
+
+
+def test_one_slice_is_a_case_too():
+    image = 50 + 9 * torch.randn(1, 1, 40, 40, generator=torch.Generator().manual_seed(0))
+    labels = predict_case(Threshold(), image, "cpu", window=(32, 32), per_case=True)
+    assert torch.equal(labels[0], (image[0, 0] > image.mean()).to(torch.uint8))

@@ -60,6 +60,7 @@ HOW = {
     "factor and windows": {"resize": 1.5, "window": [32, 48], "context": 1},
     "windows": {"window": [20, 100]},
     "spacing": {"spacing_mm": [2.0, 1.0, None], "window": [32, 32]},
+    "whole cases": {"normalisation": {"per_case": True}, "context": 1, "window": [32, 48]},
 }
 
 

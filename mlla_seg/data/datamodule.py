@@ -197,6 +197,11 @@ class SegmentationDataModule(LightningDataModule):
         check_class_sizes(self.card, stored)
         note_absent_classes(self.card, stored[: len(self.splits.train)])
         note_warped(stored)
+        if self.card.normalisation.get("per_case") and (single := [c.name for c in stored if c.shape[0] == 1]):
+            raise InputError(
+                f"{self.card.name}: per_case is for volumes; {len(single)} cases are a single image, such as "
+                f"{single[0]}. Say per_image: true or measured: true in the card's normalisation."
+            )
         note_planes(self.card, stored)
         note_headers({case.name: case.notes for case in stored})
         note_overlaps({name: open_store(self.card, cases, self.store) for name, cases in splits.items()})

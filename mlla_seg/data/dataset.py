@@ -14,7 +14,7 @@ from mlla_seg.data.picture import Array
 from mlla_seg.data.store import StoredCase
 from mlla_seg.data.transforms import Augment
 from mlla_seg.resampling import fill_gaps, resize_images, resize_masks
-from mlla_seg.slices import Grid, nearest_slice, network_grid, slices_at
+from mlla_seg.slices import Grid, nearest_slice, network_grid, slices_at, standardised
 from mlla_seg.tiling import seen_by_network
 
 
@@ -90,6 +90,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
         """Part of a slice with its neighbours, and of its mask, at the size in which the network sees it."""
         image, mask = case.image()[:, :, box.rows, box.columns], case.mask()[:, box.rows, box.columns]
         piece = slices_at(image, [position], self.context, slices).astype(np.float32)
+        piece = standardised(piece, case.moments, self.context)
         labels = np.array(mask[nearest_slice(position, slices, case.shape[0])])[None]
         images = resize_images(fill_gaps(torch.from_numpy(piece)), size)
         return images[0].numpy(), resize_masks(torch.from_numpy(labels), size)[0].numpy()

@@ -26,7 +26,7 @@ ACQUIRED_PLANES = ("RIP", "PIL", "SPL")
 into another, none is its mirror image: an oblique stack looks alike, whichever axis it happens to be nearest to."""
 DIRECTIONS = dict(R="right", L="left", A="anterior", P="posterior", S="superior", I="inferior")
 
-NORMALISATION_KEYS = {"mean", "std", "window", "per_image", "foreground", "measured"}
+NORMALISATION_KEYS = {"mean", "std", "window", "per_image", "per_case", "foreground", "measured"}
 SPLITS = ("train", "val", "test")
 
 NOTHING = type(None)
@@ -253,7 +253,7 @@ def _validate(card: Card, path: Path) -> None:
         ),
         f"spacing_mm is [slices, rows, columns] in mm, null where it stays as it is, found {card.spacing_mm}.",
     )
-    measures = {"foreground", "measured"} & set(card.normalisation)
+    measures = {"foreground", "measured", "per_case"} & set(card.normalisation)
     demand(not measures or len(card.normalisation) == 1, "what is measured leaves no other key to normalisation.")
     demand("foreground" not in measures or len(card.channels) == 1, "foreground is for images of one channel.")
     demand(

@@ -31,6 +31,7 @@ from mlla_seg.data.sampling import class_places, statistics, value_sample
 from mlla_seg.data.spec import PLANES, Card
 from mlla_seg.data.volumes import coarsest_axis
 from mlla_seg.errors import InputError
+from mlla_seg.slices import case_moments
 
 VERSION = 6
 """Raised when the meaning of the stored arrays changes, so that old ones are built again."""
@@ -56,6 +57,8 @@ class StoredCase:
     """Files that lay on another grid than the image and were brought to it."""
     notes: tuple[str, ...] = ()
     """What is to be said of how the headers of its image were taken."""
+    moments: tuple[Array, Array] | None = None
+    """Mean and deviation of each channel, where the card standardises whole cases."""
 
     # What is written to these arrays stays in memory: torch takes no array that it could not write to.
     def image(self) -> Array:
@@ -107,7 +110,7 @@ def open_store(card: Card, cases: Sequence[Case], folder: Path) -> list[StoredCa
         if not entry:
             raise InputError(f"{folder} has no arrays of {case.name}. Run again; they are built before the first step.")
         spacing = tuple(entry["spacing_mm"]) if entry["spacing_mm"] else None
-        place = entry["ground"]
+        place, moments = entry["ground"], entry["moments"]
         ground = Ground(place["crs"], tuple(place["transform"]), tuple(place["shape"])) if place else None
         facts = (
             tuple(entry["shape"]),
@@ -116,6 +119,7 @@ def open_store(card: Card, cases: Sequence[Case], folder: Path) -> list[StoredCa
             ground,
             tuple(entry["warped"]),
             tuple(entry["notes"]),
+            moments and (np.array(moments[0], np.float32), np.array(moments[1], np.float32)),
         )
         opened.append(StoredCase(case.name, folder / case.name, *facts))
     return opened
@@ -199,7 +203,8 @@ def _stored(folder: Path, name: str) -> dict[str, Any]:
 def _fingerprint(card: Card, case: Case, root: Path) -> str:
     sources = [(str(path.relative_to(root)), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in case.files]
     masks = [card.layout.get(key) for key in ("coloured_masks", "ignored_colours", "mask_threshold")]
-    values = (card.array_units, [*card.ids.items()], card.ignore_index, card.normalisation.get("foreground"))
+    counted = [card.normalisation.get(key) for key in ("foreground", "per_case")]
+    values = (card.array_units, [*card.ids.items()], card.ignore_index, counted)
     colours = card.layout.get("coloured_masks") and card.classes
     reading = (VERSION, card.plane, values, card.class_names, card.bands, card.seen, masks, colours)
     return hashlib.sha256(json.dumps([sources, reading]).encode()).hexdigest()
@@ -226,6 +231,7 @@ def _build_case(card: Card, case: Case, root: Path, folder: Path) -> None:
         left_out = (IGNORED, background) if card.normalisation.get("foreground") else ()
         np.save(temporary["places"], class_places(mask, counts))
         np.save(temporary["values"], value_sample(image, mask, left_out))
+        moments = case_moments(image) if card.normalisation.get("per_case") else None
         del image, mask  # which writes what is left of them
         entry = {
             "fingerprint": fingerprint,
@@ -235,6 +241,7 @@ def _build_case(card: Card, case: Case, root: Path, folder: Path) -> None:
             "ground": source.ground and asdict(source.ground),
             "warped": source.warped,
             "notes": source.notes,
+            "moments": moments and [value.tolist() for value in moments],
         }
         for kind, path in temporary.items():
             os.replace(path, folder / f"{case.name}.{kind}.npy")

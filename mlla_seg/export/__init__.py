@@ -25,6 +25,7 @@ from mlla_seg.export.onnx import write_onnx
 from mlla_seg.export.openvino import write_openvino
 from mlla_seg.export.parity import Engine, compare
 from mlla_seg.export.programs import write_aoti, write_torch_export, write_torchscript
+from mlla_seg.slices import is_per_case
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,12 @@ def export(
     paths = [ckpt_path, *(members or ())]
     network, spec = load_network(paths, tta)
     job = Job(network, spec, outputs, precision, **options)
+    if is_per_case(spec) and format != "monai_bundle":
+        print(
+            "note: this network takes slices of volumes that are standardised as a whole: from each channel subtract "
+            "its mean, and divide by its standard deviation. python -m mlla_seg.runtime does it by itself.",
+            file=sys.stderr,
+        )
     with _place_beside(target) as unfinished:
         print(f"Exporting {' '.join(paths)}: graphs of any size take a minute or two.", file=sys.stderr)
         written = Path(unfinished) / target.name

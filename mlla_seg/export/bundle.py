@@ -27,7 +27,7 @@ from mlla_seg.export.programs import scripted
 from mlla_seg.export.volume import Volume
 from mlla_seg.inference import case_logits
 from mlla_seg.progress import quiet
-from mlla_seg.slices import network_grid
+from mlla_seg.slices import is_per_case, network_grid
 
 NETWORK = "models/model.ts"
 LICENCE = """The licence of these weights is up to whoever trained them, and may depend on the data of the training.
@@ -50,7 +50,8 @@ def write_bundle(job: Job, path: Path) -> Engine:
     values = [entry.get("id", k) for k, entry in enumerate(spec["classes"])]
     network = Exportable(job.network, precision=job.precision)
     # Masks can be turned back as they are; where voxels change their size, probabilities are resampled instead.
-    volume = Volume(network, spec["context"], spec["resize"], spec["window"], None if spec["spacing_mm"] else values)
+    written = None if spec["spacing_mm"] else values
+    volume = Volume(network, spec["context"], spec["resize"], spec["window"], written, is_per_case(spec))
     for folder in ("configs", "models", "docs"):
         (path / folder).mkdir(parents=True)
     torch.jit.save(scripted(volume), path / NETWORK)
@@ -194,7 +195,8 @@ def _engine(job: Job, path: Path, values: list[int]) -> Engine:
 
     def expected(image: Tensor) -> Tensor:
         grid = network_grid((len(image), *image.shape[2:]), None, spec)
-        return torch.cat(list(case_logits(job.network, image, "cpu", grid, spec["window"], spec["context"])))
+        how = {"window": spec["window"], "context": spec["context"], "per_case": is_per_case(spec)}
+        return torch.cat(list(case_logits(job.network, image, "cpu", grid, **how)))
 
     sizes = ((5, 70, 90), (6, 225, 257))
     images = [example_image(spec, (n, len(spec["channels"]), height, width), n) for n, height, width in sizes]

@@ -17,6 +17,7 @@ from mlla_seg.errors import InputError
 from mlla_seg.export.exportable import Exportable, Job, example_image
 from mlla_seg.export.onnx import checked, onnx_program, save
 from mlla_seg.export.parity import Engine
+from mlla_seg.slices import is_per_case
 
 TILE = 512
 """Side of the tiles where neither the user nor the training says one."""
@@ -46,6 +47,8 @@ def write_deepness(job: Job, path: Path) -> Engine:
     if spec["context"] or spec["resize"] is not None:
         what = "neighbouring slices" if spec["context"] else "images that were resized"
         raise InputError(f"Deepness shows a network tiles as they are; this one was trained on {what}.")
+    if is_per_case(spec):
+        raise InputError("Deepness shows a network single images; this one was trained on standardised volumes.")
     trained_on = max(spec["window"] or (TILE,))
     tile = job.tile or trained_on
     channels = job.channels

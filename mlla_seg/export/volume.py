@@ -26,6 +26,7 @@ class Volume(nn.Module):
         resize: Height and width at which the network sees slices, a factor, or none for their own.
         window: Height and width above which slices are seen by overlapping windows, or none.
         values: What is written for each class; none for probabilities.
+        per_case: Standardise each channel of a volume by its own mean and standard deviation first.
     """
 
     if TYPE_CHECKING:  # TorchScript cannot read annotations that are text
@@ -38,10 +39,12 @@ class Volume(nn.Module):
         resize: list[int] | float | None = None,
         window: list[int] | None = None,
         values: list[int] | None = None,
+        per_case: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
         self.context = context
+        self.per_case = per_case
         self.size = list(resize) if isinstance(resize, (list, tuple)) else [0, 0]
         self.factor = float(resize) if isinstance(resize, (int, float)) else 1.0
         self.window = list(window) if window is not None else [0, 0]
@@ -56,6 +59,9 @@ class Volume(nn.Module):
         cases: list[Tensor] = []
         for case in x.float().unbind(0):
             volume = case.permute(3, 0, 1, 2)  # (S, C, H, W)
+            if self.per_case:
+                std, mean = torch.std_mean(volume.double(), dim=(0, 2, 3), keepdim=True, correction=0)
+                volume = (volume - mean.float()) / std.float().clamp(min=1e-6)
             blocks: list[Tensor] = []
             for start in range(0, volume.shape[0], self.chunk):
                 blocks.append(self.segment(volume, start, min(start + self.chunk, volume.shape[0])))

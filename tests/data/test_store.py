@@ -145,6 +145,7 @@ def test_case_whose_source_was_touched_is_built_again_alone(root):
         ({"array_units": {"scale": 2, "offset": 0}}, True),
         ({"title": "another"}, False),
         ({"normalisation": {"mean": 1, "std": 2}}, False),
+        ({"normalisation": {"per_case": True}}, True),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

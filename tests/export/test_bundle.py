@@ -122,6 +122,15 @@ def test_the_volume_does_what_prediction_does(context, resize, window):
     assert (labels[0, 0].permute(2, 0, 1) == values).float().mean() > 0.9999
 
 
+@torch.no_grad()
+def test_the_volume_standardises_whole_cases_as_prediction_does():
+    network = Mixing(3 * 2)
+    case = 300 + 50 * torch.randn(6, 2, 33, 47, generator=torch.Generator().manual_seed(0))
+    expected = torch.cat(list(case_logits(network, case, "cpu", context=1, per_case=True)))
+    found = scripted(Volume(network, context=1, per_case=True))(case.permute(1, 2, 3, 0)[None])
+    torch.testing.assert_close(found[0].permute(3, 0, 1, 2), expected.softmax(dim=1), atol=1e-5, rtol=1e-4)
+
+
 class Mixing(torch.nn.Module):
     """A network that sees around every pixel."""
 
