@@ -76,8 +76,9 @@ class SegmentationModule(LightningModule):
     """Trains a segmenter and scores it case by case.
 
     Args:
-        encoder: Name of the encoder, such as ``mlla_tiny``; ``timm/NAME`` or ``smp/NAME`` to compare with.
-        decoder: Name of the decoder, such as ``mlla_unet``.
+        encoder: Name of the encoder, such as ``mlla_tiny``; ``timm/NAME`` or ``smp/NAME`` to compare with, or a whole
+            network, ``monai/dynunet`` or ``monai/segresnet``.
+        decoder: Name of the decoder, such as ``mlla_unet``; ``none`` for whole networks.
         decoder_depths: Blocks per level of the MLLA-UNet decoder, from coarse to fine.
         drop_path_rate: Stochastic depth; by default what the encoder's size was published with.
         mixer: Token mixer of the MLLA blocks: ``linear_attention``, or a control: ``identity``, ``lepe`` (the local

@@ -17,6 +17,7 @@ from mlla_seg.models.decoders import DECODERS, OF_BLOCKS, OUTPUT_STRIDES, UNREAD
 from mlla_seg.models.foreign import ForeignEncoder, elsewhere
 from mlla_seg.models.mlla import SIZES, Encoder, MLLAEncoder
 from mlla_seg.models.segmenter import Segmenter
+from mlla_seg.models.whole import NO_DECODER, NoDecoder, WholeNetwork
 
 ENCODERS: dict[str, Callable[..., MLLAEncoder]] = {name: partial(MLLAEncoder, **size) for name, size in SIZES.items()}
 
@@ -37,8 +38,10 @@ def create_model(
 
     Args:
         encoder: A name in ``ENCODERS``, such as ``"mlla_tiny"``, or one of another library, such as
-            ``"timm/convnext_tiny"`` or ``"smp/resnet34"``, which starts from random weights.
-        decoder: A name in ``DECODERS``, such as ``"mlla_unet"``, as published, ``"mlla_unet_fine"`` or ``"upernet"``.
+            ``"timm/convnext_tiny"`` or ``"smp/resnet34"``, which starts from random weights; or a whole network, such
+            as ``"monai/dynunet"``.
+        decoder: A name in ``DECODERS``, such as ``"mlla_unet"``, as published, ``"mlla_unet_fine"`` or ``"upernet"``;
+            ``"none"`` for whole networks.
         num_classes: Classes K, background included.
         in_channels: Channels of the image.
         normalisation: Arguments of :class:`~mlla_seg.models.segmenter.Normalise`; none leaves the image as it is.
@@ -53,16 +56,18 @@ def create_model(
         InputError: An unknown name, or an option that the encoder or decoder does not have.
     """
     arguments = dict(locals())
-    build_decoder = lookup(DECODERS, decoder, "decoder")
+    whole = encoder.startswith("monai/")
+    build_decoder = NoDecoder if decoder == NO_DECODER else lookup(DECODERS, decoder, "decoder")
+    if whole and decoder != NO_DECODER:
+        raise InputError(f"{encoder} is a whole network: set --model.decoder {NO_DECODER}, got {decoder}.")
     shape = {"in_channels": in_channels, "output_stride": OUTPUT_STRIDES.get(decoder, 32)}
     blocks = {"drop_path_rate": drop_path_rate or 0.0, "mixer": mixer}
     network: Encoder
     if "/" in encoder:
-        if drop_path_rate and decoder not in OF_BLOCKS:
-            raise InputError(
-                f"drop_path_rate belongs to MLLA blocks; {encoder} with {decoder} has none: set it to null."
-            )
-        network = ForeignEncoder(encoder, **shape)
+        for name, value, plain in (("drop_path_rate", drop_path_rate, None), ("mixer", mixer, "linear_attention")):
+            if value and value != plain and decoder not in OF_BLOCKS:
+                raise InputError(f"{name} belongs to MLLA blocks; {encoder} with {decoder} has none: leave it out.")
+        network = WholeNetwork(encoder, in_channels, frame) if whole else ForeignEncoder(encoder, **shape)
     else:
         if encoder not in ENCODERS and (places := elsewhere(encoder)):
             raise InputError(f"Unknown encoder {encoder!r}; those of other libraries are named {' or '.join(places)}.")

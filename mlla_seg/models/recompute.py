@@ -20,6 +20,7 @@ from mlla_seg.models.foreign import ForeignEncoder
 from mlla_seg.models.mixers import rope_for
 from mlla_seg.models.mlla import Block, Downsample, Stage, Stem
 from mlla_seg.models.segmenter import Segmenter
+from mlla_seg.models.whole import WholeNetwork
 
 CHECKPOINTING = ("none", "blocks", "all")
 """What is computed again: nothing; MLLA blocks; blocks, stem, changes of resolution, and decoder."""
@@ -32,6 +33,7 @@ PARTS: dict[type[nn.Module], str] = {
     FineStep: "forward",
     SmpDecoder: "decode",
     ForeignEncoder: "forward",
+    WholeNetwork: "forward",
     Segmenter: "classify",
 }
 """Which method of which module is computed again; of a stage, its blocks one by one."""

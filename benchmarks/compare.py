@@ -1,0 +1,128 @@
+"""Networks under one recipe, one budget and one scoring: python benchmarks/compare.py CONFIG [options] [-- more].
+
+Every row is trained from scratch with the recipe of the config and other seeds, for so many minutes, and scored on the
+split; the learning rate falls to zero within the time, so that each network makes the steps that it is fast enough for.
+Prints mean, deviation and single values over seeds. Runs are kept below --output: what is there already is not trained
+again, and --seeds may be added to.
+
+    python benchmarks/compare.py configs/hippocampus.yaml --rows fine resnet34 dynunet --minutes 10 --seeds 0 1 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from mlla_seg.report import format_table
+
+ROOT = Path(__file__).parents[1]
+ROWS: dict[str, tuple[str, list[str]]] = {
+    "config": ("as the config says", []),
+    "published": ("MLLA-UNet", ["--model.decoder=mlla_unet"]),
+    "fine": ("MLLA-UNet, fine decoder", ["--model.decoder=mlla_unet_fine"]),
+    "deep": ("MLLA-UNet, deep supervision", ["--model.deep_supervision=true"]),
+    "unet": ("MLLA encoder, smp Unet", ["--model.decoder=unet"]),
+    "unet_bare": ("the same without norms", ["--model.decoder=unet", "--model.norm_outputs=false"]),
+    "lepe": ("mixer lepe", ["--model.mixer=lepe"]),
+    "lepe_matched": ("mixer lepe_matched", ["--model.mixer=lepe_matched"]),
+    "identity": ("mixer identity", ["--model.mixer=identity"]),
+    "resnet18": ("smp ResNet-18, same decoder", ["--model.encoder=smp/resnet18"]),
+    "resnet34": ("smp Unet-ResNet34", ["--model.encoder=smp/resnet34", "--model.decoder=unet"]),
+    "dynunet": ("MONAI DynUNet", ["--model.encoder=monai/dynunet", "--model.decoder=none"]),
+    "segresnet": ("MONAI SegResNet", ["--model.encoder=monai/segresnet", "--model.decoder=none"]),
+}
+"""What can be compared: title in the table, and options of ``fit``."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training."""
+
+    row: str
+    seed: int
+    folder: Path
+
+    @property
+    def result(self) -> Path:
+        return self.folder / "scored" / "summary.json"
+
+
+def train_and_score(run: Run, options: argparse.Namespace) -> None:
+    """Fits and scores in processes of their own, as a user would; what they print is beside the weights."""
+    if run.result.is_file():
+        return
+    threads = max(1, (os.cpu_count() or 1) // options.jobs)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    common = ["--config", options.config, *options.more, *ROWS[run.row][1], "--trainer.enable_progress_bar=false"]
+    fit = [
+        *common,
+        f"--seed_everything={run.seed}",
+        f"--data.seed={run.seed}",
+        "--trainer.max_epochs=-1",
+        f"--trainer.max_time={{'minutes': {options.minutes:g}}}",
+        "--trainer.check_val_every_n_epoch=100000",
+    ]
+    weights = run.folder / "trained" / "checkpoints" / "last.ckpt"
+    score = [*common, "--distances=false", "--ckpt_path", str(weights)]
+    for name, command, arguments in (("trained", "fit", fit), ("scored", options.split, score)):
+        place = {"save_dir": run.folder.parent, "name": run.folder.name, "version": name}
+        logger = [f"--trainer.logger.init_args.{key}={value}" for key, value in place.items()]
+        run.folder.mkdir(parents=True, exist_ok=True)
+        with (run.folder / f"{name}.log").open("w") as log:
+            call = [sys.executable, str(ROOT / "cli.py"), command, *arguments, *logger]
+            subprocess.run(call, env=environment, stdout=log, stderr=subprocess.STDOUT, check=True)
+
+
+def facts(run: Run) -> tuple[float, int, float]:
+    """Score, steps and millions of parameters."""
+    metrics = json.loads(run.result.read_text())
+    score = next(value for key, value in metrics.items() if key.endswith("/dice"))
+    content = torch.load(run.folder / "trained/checkpoints/last.ckpt", map_location="cpu", weights_only=True)
+    counts = [value.numel() for name, value in content["state_dict"].items() if name.startswith("network.")]
+    return score, content["global_step"], sum(counts) / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=["config", "resnet34", "dynunet"])
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--split", choices=("validate", "test"), default="test")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once, which share the cores")
+    parser.add_argument("--output", default="runs/compare")
+    known, more = sys.argv[1:], []
+    if "--" in known:
+        known, more = known[: known.index("--")], known[known.index("--") + 1 :]
+    options = parser.parse_args(known, argparse.Namespace(more=more))
+    runs = [Run(row, seed, Path(options.output) / f"{row}-{seed}") for seed in options.seeds for row in options.rows]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(tqdm(pool.map(lambda run: train_and_score(run, options), runs), total=len(runs), unit="run"))
+    table = []
+    for row in options.rows:
+        found = [facts(run) for run in runs if run.row == row]
+        scores = [score for score, *_ in found]
+        spread = statistics.stdev(scores) if len(scores) > 1 else float("nan")
+        steps = statistics.median(steps for _, steps, _ in found)
+        single = " ".join(f"{score:.4f}" for score in scores)
+        table.append([ROWS[row][0], found[0][2], f"{steps:.0f}", statistics.mean(scores), spread, single])
+    threads = max(1, (os.cpu_count() or 1) // options.jobs)
+    machine = platform.processor() or platform.machine()
+    budget = f"{options.minutes:g} minutes, {threads} of {os.cpu_count()} cores"
+    print(f"{options.config}, {options.split}: {budget}, {machine}")
+    print(format_table(["network", "M weights", "steps", "Dice", "deviation", "by seed"], table))
+
+
+if __name__ == "__main__":
+    main()
