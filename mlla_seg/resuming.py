@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from inspect import signature
@@ -127,9 +128,11 @@ def require_same_view(path: str | Path, saved: Mapping[str, Any], spec: Mapping[
     """
     for key in SHARED_BY_MEMBERS:
         if key in saved and saved[key] != spec[key]:
+            value = [None] * 3 if key == "spacing_mm" and saved[key] is None else saved[key]
+            option = f"--data.{'crop' if key == 'window' else key} '{json.dumps(value)}'"
             raise InputError(
                 f"{path}: was trained with {key} {saved[key]}, the options and the card say {spec[key]}. "
-                "Score it with those of its training, as predict would use it."
+                f"Score it as predict would use it: {'with the same card' if key == 'array_units' else f'say {option}'}."
             )
 
 

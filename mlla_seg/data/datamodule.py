@@ -13,17 +13,19 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, DistributedSampler
 
+from mlla_seg.data.cases import Case
 from mlla_seg.data.dataset import CaseDataset, SliceDataset
 from mlla_seg.data.ground import note_overlaps
 from mlla_seg.data.headers import note_headers
 from mlla_seg.data.layouts import find_cases
 from mlla_seg.data.nnunet import nnunet_card
-from mlla_seg.data.spec import ACQUIRED, PLANES, SPLITS, Card, load_card
+from mlla_seg.data.spec import ACQUIRED, MEDIAN, PLANES, SPLITS, Card, is_spacing, load_card
 from mlla_seg.data.splits import Splits, fold_cases, split_cases
 from mlla_seg.data.store import (
     build_store,
     check_class_sizes,
     measured_normalisation,
+    measured_spacing,
     note_absent_classes,
     note_planes,
     note_warped,
@@ -60,6 +62,8 @@ class SegmentationDataModule(LightningDataModule):
             and predicted by a sliding window of this size.
         context: Neighbouring slices on each side that the network sees as further channels (2.5-D).
         channels: Names of the card's channels that the network sees, in their order, by default what the card uses.
+        spacing_mm: ``[slices, rows, columns]`` to which volumes are resampled for the network, ``median`` for that of
+            all cases, null for an axis that stays; by default what the card says.
         plane: ``axial``, ``coronal`` or ``sagittal`` slices of volumes, or ``acquired`` for slices along the coarsest
             axis of each, by default what the card says.
         augment: ``none``, ``transunet``, ``anatomy`` or ``aerial``.
@@ -87,6 +91,7 @@ class SegmentationDataModule(LightningDataModule):
         crop: list[int] | None = None,
         context: int = 0,
         channels: list[str] | None = None,
+        spacing_mm: list[float | str | None] | None = None,
         plane: str | None = None,
         augment: str = "anatomy",
         intensity: float = 0.0,
@@ -129,6 +134,12 @@ class SegmentationDataModule(LightningDataModule):
         if plane is not None:
             lookup(dict.fromkeys((*PLANES, ACQUIRED)), plane, "plane for --data.plane:")
             self.card = replace(self.card, plane=plane)
+        if spacing_mm is not None:
+            if not is_spacing(spacing_mm):
+                raise InputError(
+                    f"--data.spacing_mm takes [slices, rows, columns] in mm, {MEDIAN} or null, got {spacing_mm}."
+                )
+            self.card = replace(self.card, spacing_mm=spacing_mm)
         stacked = len(self.card.seen) * (2 * context + 1)
         if augment != "none" and stacked > MOST_CHANNELS:
             raise InputError(
@@ -162,6 +173,10 @@ class SegmentationDataModule(LightningDataModule):
             build_store(self.card, self.splits.train, self.root, self.store)
             training = open_store(self.card, self.splits.train, self.store)
             spec["normalisation"] = measured_normalisation(self.card, training)
+        if MEDIAN in (self.card.spacing_mm or ()):
+            used = self._used()
+            build_store(self.card, used, self.root, self.store)
+            spec["spacing_mm"] = measured_spacing(self.card, open_store(self.card, used, self.store))
         return {
             **spec,
             "resize": self.resize,
@@ -185,13 +200,16 @@ class SegmentationDataModule(LightningDataModule):
         learned = sorted({case.patient for case in self.splits.train})
         return {"fold": self.fold, "folds": self.folds, "patients": learned}
 
+    def _used(self) -> list[Case]:
+        """The cases of all splits."""
+        return [case for name in SPLITS for case in getattr(self.splits, name)]
+
     def prepare_data(self) -> None:
         """Checks every file and builds the memory-mapped arrays; runs in one process per machine."""
         if self.prepared:  # before the trainer, which asks again
             return
         self.prepared = True
-        splits = {name: getattr(self.splits, name) for name in SPLITS}
-        used = [case for cases in splits.values() for case in cases]
+        splits, used = {name: getattr(self.splits, name) for name in SPLITS}, self._used()
         build_store(self.card, used, self.root, self.store)
         stored = open_store(self.card, used, self.store)
         check_class_sizes(self.card, stored)

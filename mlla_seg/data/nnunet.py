@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlla_seg.data.cases import Case, missing_data, note_unlabelled
-from mlla_seg.data.spec import ACQUIRED, Card
+from mlla_seg.data.spec import ACQUIRED, MEDIAN, Card
 from mlla_seg.errors import InputError
 
 TREE = """dataset.json
@@ -25,7 +25,7 @@ def nnunet_card(root: Path) -> Card:
     """The card that a folder's ``dataset.json`` makes unnecessary.
 
     CT is clipped and standardised by what is measured in the labelled voxels of the training cases, anything else image
-    by image, as nnU-Net does. Slices run along the coarsest axis of each volume.
+    by image, as nnU-Net does. Slices run along the coarsest axis of each volume, and have the median spacing of all.
 
     Raises:
         InputError: No folder, no ``dataset.json``, or one that cannot be used.
@@ -65,6 +65,7 @@ def nnunet_card(root: Path) -> Card:
         ignore_index=_ignored(content),
         background=labels.get(0),
         plane=ACQUIRED,
+        spacing_mm=[None, MEDIAN, MEDIAN],
     )
 
 

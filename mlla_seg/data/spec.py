@@ -28,6 +28,8 @@ DIRECTIONS = dict(R="right", L="left", A="anterior", P="posterior", S="superior"
 
 NORMALISATION_KEYS = {"mean", "std", "window", "per_image", "per_case", "foreground", "measured"}
 SPLITS = ("train", "val", "test")
+MEDIAN = "median"
+"""In place of a distance: the median of the cases."""
 
 NOTHING = type(None)
 TYPES: dict[str, tuple[type, ...]] = {
@@ -61,7 +63,7 @@ class Card:
     background: str | None = "background"
     plane: str = "axial"
     array_units: dict[str, float] | None = None
-    spacing_mm: list[float | None] | None = None
+    spacing_mm: list[float | str | None] | None = None
     largest_class: str | None = None
     smallest_class: str | None = None
     use: tuple[str, ...] | None = None
@@ -128,8 +130,13 @@ class Card:
             "normalisation": dict(self.normalisation),
             "plane": self.plane,
             "array_units": dict(self.array_units) if self.array_units else None,
-            "spacing_mm": list(self.spacing_mm) if self.spacing_mm else None,
+            "spacing_mm": list(self.spacing_mm) if self.spacing_mm and any(self.spacing_mm) else None,
         }
+
+
+def is_spacing(value: Sequence[Any]) -> bool:
+    """Whether these are three distances, each a number above zero, ``median`` or none."""
+    return len(value) == 3 and all(step in (None, MEDIAN) or (_is_number(step) and step > 0) for step in value)
 
 
 def plane_in_words(plane: str) -> str:
@@ -246,12 +253,9 @@ def _validate(card: Card, path: Path) -> None:
     for key in card.normalisation:
         lookup(dict.fromkeys(NORMALISATION_KEYS), key, f"normalisation in {path}:")
     demand(
-        card.spacing_mm is None
-        or (
-            len(card.spacing_mm) == 3
-            and all(step is None or (isinstance(step, (int, float)) and step > 0) for step in card.spacing_mm)
-        ),
-        f"spacing_mm is [slices, rows, columns] in mm, null where it stays as it is, found {card.spacing_mm}.",
+        card.spacing_mm is None or is_spacing(card.spacing_mm),
+        f"spacing_mm is [slices, rows, columns] in mm, null where it stays as it is, {MEDIAN} for that of the cases, "
+        f"found {card.spacing_mm}.",
     )
     measures = {"foreground", "measured", "per_case"} & set(card.normalisation)
     demand(not measures or len(card.normalisation) == 1, "what is measured leaves no other key to normalisation.")

@@ -174,6 +174,32 @@ def note_warped(cases: Sequence[StoredCase]) -> None:
         )
 
 
+def measured_spacing(card: Card, cases: Sequence[StoredCase]) -> list[float | None] | None:
+    """The card's ``spacing_mm`` with numbers in place of ``median``, none where no case knows its spacing.
+
+    It is that of all splits, so that it is the same for every fold of a cross-validation.
+    """
+    known = [case.spacing_mm for case in cases if case.spacing_mm and case.shape[0] > 1]
+    if not card.spacing_mm or not known:
+        return None
+    medians = np.median(known, axis=0)
+    target = [
+        float(f"{median:.4g}") if isinstance(step, str) else step  # "median"
+        for step, median in zip(card.spacing_mm, medians, strict=True)
+    ]
+    moved = [
+        any(step and abs(own / step - 1) > 0.01 for own, step in zip(spacing, target, strict=True)) for spacing in known
+    ]
+    if any(moved):
+        steps = " x ".join("its own" if step is None else f"{step:g} mm" for step in target)
+        print(
+            f"note: {sum(moved)} of {len(cases)} volumes of {card.name} are resampled for the network, to {steps} "
+            "(slices, rows, columns; the median of all). Masks come back on their own grid.",
+            file=sys.stderr,
+        )
+    return target
+
+
 def note_planes(card: Card, cases: Sequence[StoredCase]) -> None:
     """Says how many volumes are cut in another way than they were acquired, where the plane is fixed."""
 

@@ -156,3 +156,25 @@ def test_slices_run_along_the_coarsest_axis_unless_told(tmp_path, capsys, steps)
     )
     with pytest.raises(InputError, match=r"'axal'\. Did you mean axial\? Known: axial, coronal, sagittal, acquired"):
         SegmentationDataModule(**how, plane="axal")
+
+
+def test_slices_have_the_median_spacing_of_all_cases(tmp_path, capsys):
+    layouts.nnunet(tmp_path / "data")
+    names = sorted(path.name.removesuffix(".nii.gz") for path in (tmp_path / "data/labelsTr").glob("*.nii.gz"))
+    for k, name in enumerate(names):
+        steps = (0.5, 0.6, 4.0) if k < 2 else (0.8, 0.6, 5.0)
+        for path in (tmp_path / "data").glob(f"*/{name}*"):
+            nib.Nifti1Image(np.asarray(nib.load(path).dataobj), np.diag([*steps, 1])).to_filename(path)
+    how = {"root": str(tmp_path / "data"), "crop": [8, 8], "cache_dir": str(tmp_path / "cache")}
+    specs = [SegmentationDataModule(**how, fold=fold).spec for fold in (0, 1)]
+    assert [spec["spacing_mm"] for spec in specs] == [[None, 0.6, 0.8]] * 2  # rows run along 0.6, columns along 0.8
+    said = capsys.readouterr().err
+    assert "note: 2 of 9 volumes of kidney_stones are resampled for the network, to its own x 0.6 mm x 0.8 mm" in said
+    data = SegmentationDataModule(**how)
+    data.setup("fit")
+    assert set(data.train_set.grids) <= {(3, 32, 20), (3, 32, 32)}  # 32 x 0.5 / 0.8
+    kept = SegmentationDataModule(**how, spacing_mm=[None, None, None])
+    kept.setup("fit")
+    assert set(kept.train_set.grids) == {(3, 32, 32)}
+    with pytest.raises(InputError, match=r"columns\] in mm, median or null, got \[1, 0, 1\]"):
+        SegmentationDataModule(**how, spacing_mm=[1, 0, 1])

@@ -52,7 +52,8 @@ READERS: dict[str, tuple[Any, Callable[[Any], Any], Any]] = {
     "card": ("mine.yaml", lambda data: data.card.name, "mine"),
     "root": ("there", lambda data: {case.images[0][0].parts[0] for case in data.splits.train}, {"there"}),
     "batch_size": (3, lambda data: len(next(iter(data.train_dataloader()))["mask"]), 3),
-    "resize": (1.5, lambda data: data.train_set.grids[0], (20, 9, 36)),  # coronal slices of 6 x 24
+    "resize": (1.5, lambda data: data.train_set.grids[0][1:], (9, 36)),  # coronal slices of 6 x 24
+    "spacing_mm": ([2.0, None, "median"], lambda data: data.train_set.grids[0][0], 10),  # of 20
     "crop": ([24, 24], lambda data: tuple(sample(data)["mask"].shape), (24, 24)),
     "context": (1, lambda data: len(sample(data)["image"]), 3),
     "channels": (["second"], lambda data: data.train_set.cases[0].image().min(), 100),
