@@ -129,10 +129,11 @@ def require_same_view(path: str | Path, saved: Mapping[str, Any], spec: Mapping[
     for key in SHARED_BY_MEMBERS:
         if key in saved and saved[key] != spec[key]:
             value = [None] * 3 if key == "spacing_mm" and saved[key] is None else saved[key]
-            option = f"--data.{'crop' if key == 'window' else key} '{json.dumps(value)}'"
+            value = f"'{json.dumps(value)}'" if isinstance(value, list) else "null" if value is None else value
+            option = f"say --data.{'crop' if key == 'window' else key} {value}"
             raise InputError(
-                f"{path}: was trained with {key} {saved[key]}, the options and the card say {spec[key]}. "
-                f"Score it as predict would use it: {'with the same card' if key == 'array_units' else f'say {option}'}."
+                f"{path}: was trained with {key} {saved[key]}, the options and the card say {spec[key]}. Score it as "
+                f"predict would use it: {'with its own card' if key == 'array_units' else option}."
             )
 
 
