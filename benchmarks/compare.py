@@ -58,12 +58,16 @@ class Run:
         return self.folder / "scored" / "summary.json"
 
 
+def threads(jobs: int) -> int:
+    """Cores for each run, of those that this process may use."""
+    return max(1, len(os.sched_getaffinity(0)) // jobs)
+
+
 def train_and_score(run: Run, options: argparse.Namespace) -> None:
     """Fits and scores in processes of their own, as a user would; what they print is beside the weights."""
     if run.result.is_file():
         return
-    threads = max(1, (os.cpu_count() or 1) // options.jobs)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads(options.jobs))}
     common = ["--config", options.config, *options.more, *ROWS[run.row][1], "--trainer.enable_progress_bar=false"]
     fit = [
         *common,
@@ -117,9 +121,8 @@ def main() -> None:
         steps = statistics.median(steps for _, steps, _ in found)
         single = " ".join(f"{score:.4f}" for score in scores)
         table.append([ROWS[row][0], found[0][2], f"{steps:.0f}", statistics.mean(scores), spread, single])
-    threads = max(1, (os.cpu_count() or 1) // options.jobs)
     machine = platform.processor() or platform.machine()
-    budget = f"{options.minutes:g} minutes, {threads} of {os.cpu_count()} cores"
+    budget = f"{options.minutes:g} minutes, {threads(options.jobs)} of {os.cpu_count()} cores"
     print(f"{options.config}, {options.split}: {budget}, {machine}")
     print(format_table(["network", "M weights", "steps", "Dice", "deviation", "by seed"], table))
 
