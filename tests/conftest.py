@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from mlla_seg.data.synthetic import write_synapse_layout
 
@@ -37,6 +39,15 @@ def golden() -> Path:
 def real_data() -> Path:
     """Real images and masks."""
     return _folder("MLLA_SEG_DATA")
+
+
+@contextmanager
+def shared(factory: pytest.TempPathFactory, name: str) -> Iterator[tuple[Path, bool]]:
+    """A folder that the processes of pytest-xdist make together, and whether it is to be filled by whoever asks."""
+    base = factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / name
+    with FileLock(f"{folder}.lock"):
+        yield folder, not folder.exists() and folder.mkdir() is None
 
 
 @pytest.fixture(scope="session")
@@ -81,15 +92,16 @@ TINY = [
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, phantom_root: Path) -> Path:
     """The folder in which a network was trained on the phantom for an epoch: ``runs/demo/version_0`` is below it."""
-    folder = tmp_path_factory.mktemp("trained")
     before = Path.cwd()
-    os.chdir(folder)
-    try:
-        config = ROOT / "configs/demo.yaml"
-        root = f"--data.root={phantom_root}"
-        run_main("fit", "--config", config, root, "--data.crop=[32,32]", "--trainer.max_epochs=2", *TINY)
-    finally:
-        os.chdir(before)
+    with shared(tmp_path_factory, "trained") as (folder, empty):
+        if empty:
+            os.chdir(folder)
+            try:
+                config = ROOT / "configs/demo.yaml"
+                root = f"--data.root={phantom_root}"
+                run_main("fit", "--config", config, root, "--data.crop=[32,32]", "--trainer.max_epochs=2", *TINY)
+            finally:
+                os.chdir(before)
     return folder
 
 
@@ -102,6 +114,8 @@ def checkpoint(trained: Path) -> Path:
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
     """An ONNX of :func:`checkpoint`, written by the command line."""
-    path = tmp_path_factory.mktemp("exported") / "model.onnx"
-    run_main("export", "--ckpt_path", checkpoint, "--output", path)
+    with shared(tmp_path_factory, "exported") as (folder, empty):
+        path = folder / "model.onnx"
+        if empty:
+            run_main("export", "--ckpt_path", checkpoint, "--output", path)
     return path

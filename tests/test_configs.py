@@ -25,7 +25,7 @@ from mlla_seg.slices import network_grid
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 SCENES = ("kampala", "sentinel2_india", "wildfire", "potsdam", "potsdam_rgbir", "vaihingen", "loveda")
 SCENES += ("image_folder", "geotiff_pairs", "new_brunswick")
-ON_TWO_PROCESSES = [path for path in CONFIGS if path.stem in ("acdc", "nnunet")]  # demo: see test_distributed
+ON_TWO_PROCESSES = [path for path in CONFIGS if path.stem == "acdc"]  # demo: see test_distributed
 
 
 def run_all(cli, config: Path, root: Path, *options: str) -> None:

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import LambdaCallback
 from mlla_seg import SegmentationDataModule, SegmentationModule
 from mlla_seg.checkpoint import load_segmenter
 from mlla_seg.data.synthetic import write_synapse_layout
+from mlla_seg.module import Scoring
 
 
 @pytest.fixture
@@ -30,6 +31,7 @@ def test_a_training_finds_what_no_background_or_untrained_network_does(tmp_path)
     for epochs in (0, 20):
         torch.manual_seed(0)
         module = SegmentationModule("mlla_nano", decoder_depths=[1, 1, 1], lr=3e-3, spec=data.spec)
+        module.scoring = Scoring(distances=False)
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
         trainer = Trainer(
             accelerator="cpu", max_epochs=epochs, limit_val_batches=0, enable_model_summary=False, **quiet

@@ -214,7 +214,7 @@ def test_mirror_images_are_refused_where_training_showed_none(cli, capsys, optio
 def test_members_must_have_learned_the_same(cli, capsys, options, checkpoint, tmp_path):
     for spec, message in (
         ({"context": 1}, "not those of this network"),  # a network for three slices has another stem
-        ({"plane": "coronal"}, "as predict would use it: say --data.plane coronal"),
+        ({"plane": "coronal"}, "was trained with plane coronal"),
         ({"window": [8, 8]}, "need the same data options"),
     ):
         other = changed(checkpoint, tmp_path / "other.ckpt", **spec)

@@ -33,15 +33,13 @@ def rows_of(folder):
 
 
 def test_inference_beside_all_others(fixed, tmp_path, capsys):
-    benchmark("mlla_test", sizes=[96, 64], precision=["fp32", "bf16"], repeats=1, device="cpu", output=str(tmp_path))
+    benchmark("mlla_test", sizes=[64], precision=["fp32", "bf16"], repeats=1, device="cpu", output=str(tmp_path))
     rows = rows_of(tmp_path)
     names = ["definition", "plain", "ours", *PEERS]
-    expected = [(str(size), name, kind) for size in (64, 96) for kind in ("fp32", "bf16") for name in names]
+    expected = [("64", name, kind) for kind in ("fp32", "bf16") for name in names]
     assert [(row["size"], row["network"], row["precision"]) for row in rows] == expected
     assert all(float(row["ms"]) > 0 and float(row["kMAC/pixel"]) > 0 and float(row["bytes/pixel"]) > 0 for row in rows)
-    assert [row["times"] for row in rows if row["network"] == "definition" and row["precision"] == "fp32"] == [
-        "1.0"
-    ] * 2
+    assert rows[0]["times"] == "1.0"
     content = json.loads((tmp_path / "benchmark.json").read_text())
     assert content["malloc"] == MALLOC
     assert "threads, torch" in content["machine"]
@@ -76,13 +74,15 @@ def test_engines_and_compiled_code(fixed, tmp_path, monkeypatch):
 
 
 def test_the_command_starts_anew_with_fixed_thresholds(tmp_path):
-    words = ["--encoder", "mlla_test", "--sizes", "64", "96", "--precision", "fp32", "--peers", "false"]
+    words = ["--encoder", "mlla_test", "--sizes", "96", "64", "--precision", "fp32", "--peers", "false"]
     words += ["--repeats", "1", "--device", "cpu"]
     line = [sys.executable, str(ROOT / "cli.py"), "benchmark", *words, "--output", str(tmp_path)]
     environment = {name: value for name, value in os.environ.items() if name not in MALLOC}
     result = subprocess.run(line, capture_output=True, text=True, env=environment, check=True)
     assert result.stdout.count("threads, torch") == 1
-    assert {row["size"] for row in rows_of(tmp_path)} == {"64", "96"}
+    rows = rows_of(tmp_path)
+    assert [row["size"] for row in rows] == sorted(["64", "96"] * (len(rows) // 2))
+    assert [row["times"] for row in rows if row["network"] == "definition"] == ["1.0"] * 2
 
 
 def test_mistakes_are_answered(fixed):

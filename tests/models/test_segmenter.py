@@ -78,18 +78,6 @@ def test_every_decoder_scripts_with_its_normalisation(decoder):
         torch.testing.assert_close(scripted(x), model(x))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("decoder", ["mlla_unet", "unet"])
-def test_one_export_takes_sizes_that_are_padded_and_those_that_are_not(decoder):
-    torch.manual_seed(0)
-    model = create_model("mlla_test", decoder, num_classes=3, in_channels=1).eval()
-    any_size = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
-    program = torch.export.export(model, (torch.randn(2, 1, 70, 90),), dynamic_shapes=(any_size,)).module()
-    for size in ((64, 64), (33, 96), (101, 40)):
-        x = torch.randn(3, 1, *size)
-        torch.testing.assert_close(program(x), model(x), atol=1e-5, rtol=1e-5)
-
-
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (33, 31)])
 def test_mlla_unet_takes_images_of_at_least_one_pixel(size):
     model = MLLAUNet(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), num_classes=2, in_channels=1).eval()

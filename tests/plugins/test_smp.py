@@ -76,27 +76,6 @@ def test_encoder_scripts_and_exports():
         torch.testing.assert_close(c, a)
 
 
-@pytest.mark.slow
-def test_encoder_compiles_whole_with_dynamic_sizes():
-    torch.compiler.reset()
-    model = encoder().eval()
-    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")  # what smp asks of encoders
-    with torch.no_grad():
-        for x in (torch.rand(1, 3, 64, 64), torch.rand(2, 3, 96, 67)):
-            for a, b in zip(model(x), compiled(x), strict=True):
-                torch.testing.assert_close(b, a)
-
-
-@pytest.mark.slow
-def test_encoder_compiles_to_code_with_dynamic_sizes():
-    model = encoder(depth=3).eval()  # all five take inductor minutes
-    compiled = torch.compile(model, fullgraph=True, dynamic=True)
-    with torch.no_grad():
-        for x in (torch.rand(1, 3, 64, 64), torch.rand(2, 3, 96, 64)):
-            for a, b in zip(model(x), compiled(x), strict=True):
-                torch.testing.assert_close(b, a, atol=1e-4, rtol=1e-4)
-
-
 @pytest.mark.parametrize("name", SIZES)
 def test_every_size_gives_real_maps_and_a_gradient_to_every_parameter(name):
     model = smp.encoders.get_encoder(name, weights=None)
@@ -165,17 +144,17 @@ def test_every_architecture_exports_and_scripts(name):
     x = torch.rand(1, 3, side(name), side(name))
     with torch.no_grad():
         expected = model(x)
-        torch.testing.assert_close(torch.export.export(model, (x,), strict=True).module()(x), expected)
+        strict = name in ("Unet", "DeepLabV3Plus")  # which traces Python, and takes as long as all others together
+        torch.testing.assert_close(torch.export.export(model, (x,), strict=strict).module()(x), expected)
         if name != "UnetPlusPlus":  # whose decoder, of smp, does not script
             torch.testing.assert_close(torch.jit.script(model)(x), expected)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["Unet", "DeepLabV3Plus"])  # all do; the encoder, traced each time, takes the time
-def test_architectures_compile_whole_with_dynamic_sizes(name):
+def test_a_model_compiles_whole_with_dynamic_sizes():
     torch.compiler.reset()
-    model = build(name).eval()
-    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")
+    model = build("Unet").eval()  # all do; the encoder, traced each time, takes the time
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="eager")  # what smp asks of encoders
     with torch.no_grad():
         for x in (torch.rand(1, 3, 64, 64), torch.rand(2, 3, 96, 128)):
             torch.testing.assert_close(compiled(x), model(x))

@@ -179,7 +179,7 @@ def test_scripts_and_exports(options):
     x = torch.randn(1, 3, 64, 64)
     expected = model(x)
     torch.testing.assert_close(torch.jit.script(model)(x), expected)
-    exported = torch.export.export(model, (x,), strict=True).module()(x)
+    exported = torch.export.export(model, (x,), strict=not options).module()(x)
     torch.testing.assert_close(exported if torch.is_tensor(exported) else list(exported), expected)
 
 

@@ -1,0 +1,38 @@
+"""Checkpoints that are scored: only as they were trained, and the answer names the option."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlla_seg.errors import InputError
+from mlla_seg.resuming import require_same_view
+
+VIEW = {
+    "channels": ["red", "green"],
+    "plane": "axial",
+    "context": 0,
+    "resize": None,
+    "window": [96, 64],
+    "spacing_mm": None,
+    "array_units": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "other", "advice"),
+    [
+        ("channels", ["red"], """say --data.channels '["red", "green"]'"""),
+        ("plane", "acquired", "say --data.plane axial"),
+        ("context", 1, "say --data.context 0"),
+        ("resize", 2.0, "say --data.resize null"),
+        ("window", [64, 64], "say --data.crop '[96, 64]'"),
+        ("spacing_mm", [None, 0.6, 0.6], "say --data.spacing_mm '[null, null, null]'"),
+        ("array_units", {"scale": 2, "offset": 0}, "with its own card"),
+    ],
+)
+def test_another_view_is_refused_with_the_option_that_restores_it(key, other, advice):
+    require_same_view("a.ckpt", VIEW, VIEW)
+    with pytest.raises(InputError) as refusal:
+        require_same_view("a.ckpt", VIEW, {**VIEW, key: other})
+    expected = f"a.ckpt: was trained with {key} {VIEW[key]}, the options and the card say {other}."
+    assert str(refusal.value) == f"{expected} Score it as predict would use it: {advice}."
