@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -232,3 +233,16 @@ def test_a_checkpoint_of_another_version_is_answered_in_a_line(cli, capsys, opti
         with pytest.raises(SystemExit):
             cli(*command, "--ckpt_path", tmp_path / "old.ckpt")
         assert "2 of its weights are not those of this network, such as head.weight" in capsys.readouterr().err
+
+
+def test_every_option_of_scoring_is_read_back_above():
+    """A new option fails until a test sees its effect through the command line."""
+    seen = {
+        "evaluation": test_scores_of_both_protocols_are_those_of_the_files,
+        "distances": test_maps_are_scored_at_boundaries_and_without_distances,
+        "nsd_tolerance": test_every_file_is_there_and_every_case_once,
+        "boundary_width": test_maps_are_scored_at_boundaries_and_without_distances,
+        "tta": test_ensembles_are_scored_with_the_mean_of_their_probabilities,
+        "members": test_ensembles_are_scored_with_the_mean_of_their_probabilities,
+    }
+    assert list(seen) == [field.name for field in fields(Scoring)]
