@@ -16,6 +16,7 @@ from mlla_seg.framing import of_stacked_slices
 from mlla_seg.inference import Ensemble, Flips
 from mlla_seg.models import create_model
 from mlla_seg.models.segmenter import Segmenter
+from mlla_seg.slices import is_per_case
 
 CHECKPOINT_KEY = "mlla_seg_version"
 """Where a checkpoint says that this program wrote it."""
@@ -96,8 +97,10 @@ def load_members(paths: Sequence[str | Path]) -> list[Segmenter]:
     names = [entry["name"] for entry in first.get("classes", ())]
     for path, member in zip(paths[1:], members[1:], strict=True):
         spec = member.spec or {}
-        for key in ("classes", *SHARED_BY_MEMBERS):
+        for key in ("classes", "per_case", *SHARED_BY_MEMBERS):
             was, found = first.get(key), spec.get(key)
+            if key == "per_case":  # each network does all other normalisation itself
+                was, found = (is_per_case(known) if known else None for known in (first, spec))
             if key == "classes":
                 was, found = names, [entry["name"] for entry in spec.get("classes", ())]
             if was != found:

@@ -135,6 +135,11 @@ def require_same_view(path: str | Path, saved: Mapping[str, Any], spec: Mapping[
                 f"{path}: was trained with {key} {saved[key]}, the options and the card say {spec[key]}. Score it as "
                 f"predict would use it: {'with its own card' if key == 'array_units' else option}."
             )
+    if not _same_kind(saved["normalisation"], spec["normalisation"]):
+        raise InputError(
+            f"{path}: was trained with normalisation {saved['normalisation']}, the card says {spec['normalisation']}. "
+            "Score it as predict would use it: with its own card."
+        )
 
 
 def _keep(path: Path, saved: Mapping[str, Any], config: Any) -> None:
@@ -192,6 +197,12 @@ def require_something_left(path: str | Path, content: Mapping[str, Any], trainer
         print(f"note: {message}, so nothing is left to train.", file=sys.stderr)
 
 
+def _same_kind(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether normalisations differ in their numbers alone, which come with the weights."""
+    kinds = [{key: key in NUMBERS or value for key, value in how.items()} for how in (one, other)]
+    return kinds[0] == kinds[1]
+
+
 def resume_spec(path: str | Path, saved: Mapping[str, Any], module: SegmentationModule) -> None:
     """Keeps the numbers by which the checkpoint's network normalises, which come with its weights.
 
@@ -201,8 +212,7 @@ def resume_spec(path: str | Path, saved: Mapping[str, Any], module: Segmentation
         InputError: It normalises in another way.
     """
     was, now = saved["normalisation"], module.spec["normalisation"]
-    kinds = [{key: value for key, value in how.items() if key not in NUMBERS} for how in (was, now)]
-    if was.keys() != now.keys() or kinds[0] != kinds[1]:
+    if not _same_kind(was, now):
         raise InputError(
             f"{path}: was trained with normalisation {was}, the card says {now}. Give the card it was trained with, or "
             "train anew without --ckpt_path."

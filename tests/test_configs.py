@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -25,7 +22,6 @@ from mlla_seg.slices import network_grid
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 SCENES = ("kampala", "sentinel2_india", "wildfire", "potsdam", "potsdam_rgbir", "vaihingen", "loveda")
 SCENES += ("image_folder", "geotiff_pairs", "new_brunswick")
-ON_TWO_PROCESSES = [path for path in CONFIGS if path.stem == "acdc"]  # demo: see test_distributed
 
 
 def run_all(cli, config: Path, root: Path, *options: str) -> None:
@@ -38,7 +34,7 @@ def run_all(cli, config: Path, root: Path, *options: str) -> None:
     checkpoint = run / "checkpoints/last.ckpt"
     assert torch.load(checkpoint, weights_only=True)["global_step"] > 0
     assert (run / "training.png").stat().st_size > 5000
-    cli("test", "--config", config, "--ckpt_path", "last", *small)
+    cli("test", "--config", config, "--ckpt_path", "last", "--trainer.limit_test_batches=1", *small)
     with Path("runs", name, "version_1", "per_case.csv").open() as file:
         rows = list(csv.DictReader(file))
     classes = [entry["name"] for entry in Predictor.from_checkpoint(checkpoint).spec["classes"]]
@@ -119,21 +115,6 @@ def test_every_config_runs_on_its_layout(cli, config, tmp_path):
     root = tmp_path / layouts.root_of(config)
     layouts.WRITERS[root.name](root)
     run_all(cli, config, root)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("config", ON_TWO_PROCESSES, ids=lambda path: path.stem)
-def test_configs_run_on_two_processes(config, tmp_path):
-    root = tmp_path / layouts.root_of(config)
-    layouts.WRITERS[root.name](root)
-    command = [sys.executable, ROOT / "cli.py", "fit", "--config", config, f"--data.root={root}", *TINY]
-    command += ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.precision=32-true"]
-    command += ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(list(map(str, command)), cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("Run folder:") == 1
-    assert (tmp_path / "runs" / config.stem / "version_0/checkpoints/last.ckpt").is_file()
 
 
 @pytest.mark.parametrize(

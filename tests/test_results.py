@@ -217,6 +217,7 @@ def test_members_must_have_learned_the_same(cli, capsys, options, checkpoint, tm
         ({"context": 1}, "not those of this network"),  # a network for three slices has another stem
         ({"plane": "coronal"}, "was trained with plane coronal"),
         ({"window": [8, 8]}, "need the same data options"),
+        ({"normalisation": {"per_case": True}}, "was trained with per_case True, "),
     ):
         other = changed(checkpoint, tmp_path / "other.ckpt", **spec)
         with pytest.raises(SystemExit):
