@@ -90,6 +90,7 @@ ALLOWED = {
         "mlla_seg.framing",
         "mlla_seg.inference",
         "mlla_seg.models",
+        "mlla_seg.slices",
     },
     "mlla_seg.module": {
         "mlla_seg",
