@@ -2,8 +2,8 @@
 
 Every row is trained from scratch with the recipe of the config and other seeds, for so many minutes, and scored on the
 split; the learning rate falls to zero within the time, so that each network makes the steps that it is fast enough for.
-Prints mean, deviation and single values over seeds. Runs are kept below --output: what is there already is not trained
-again, and --seeds may be added to.
+Prints mean, deviation and single values over seeds. Runs are kept below --output: what is there already, of the same
+options, is not trained again, and --seeds may be added to.
 
     python benchmarks/compare.py configs/hippocampus.yaml --rows fine resnet34 dynunet --minutes 10 --seeds 0 1 2
 """
@@ -65,7 +65,12 @@ def threads(jobs: int) -> int:
 
 def train_and_score(run: Run, options: argparse.Namespace) -> None:
     """Fits and scores in processes of their own, as a user would; what they print is beside the weights."""
+    asked = {"minutes": options.minutes, "split": options.split, "jobs": options.jobs, "config": options.config}
+    asked |= {"row": ROWS[run.row][1], "more": options.more}
+    note = run.folder / "asked.json"
     if run.result.is_file():
+        if (found := json.loads(note.read_text())) != asked:
+            raise SystemExit(f"{run.folder} was run with {found}, asked for is {asked}. Give another --output.")
         return
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads(options.jobs))}
     common = ["--config", options.config, *options.more, *ROWS[run.row][1], "--trainer.enable_progress_bar=false"]
@@ -79,13 +84,15 @@ def train_and_score(run: Run, options: argparse.Namespace) -> None:
     ]
     weights = run.folder / "trained" / "checkpoints" / "last.ckpt"
     score = [*common, "--distances=false", "--ckpt_path", str(weights)]
+    run.folder.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(asked))
     for name, command, arguments in (("trained", "fit", fit), ("scored", options.split, score)):
         place = {"save_dir": run.folder.parent, "name": run.folder.name, "version": name}
         logger = [f"--trainer.logger.init_args.{key}={value}" for key, value in place.items()]
-        run.folder.mkdir(parents=True, exist_ok=True)
         with (run.folder / f"{name}.log").open("w") as log:
             call = [sys.executable, str(ROOT / "cli.py"), command, *arguments, *logger]
-            subprocess.run(call, env=environment, stdout=log, stderr=subprocess.STDOUT, check=True)
+            if subprocess.run(call, env=environment, stdout=log, stderr=subprocess.STDOUT).returncode:
+                raise SystemExit(f"{command} of {run.row} with seed {run.seed} failed: see {log.name}")
 
 
 def facts(run: Run) -> tuple[float, int, float]:

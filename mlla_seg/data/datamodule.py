@@ -28,6 +28,7 @@ from mlla_seg.data.store import (
     measured_spacing,
     note_absent_classes,
     note_planes,
+    note_resampled,
     note_warped,
     open_store,
 )
@@ -221,6 +222,7 @@ class SegmentationDataModule(LightningDataModule):
                 f"{single[0]}. Say per_image: true or measured: true in the card's normalisation."
             )
         note_planes(self.card, stored)
+        note_resampled(self.card, stored, self.spec["spacing_mm"])
         note_headers({case.name: case.notes for case in stored})
         note_overlaps({name: open_store(self.card, cases, self.store) for name, cases in splits.items()})
 

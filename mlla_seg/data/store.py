@@ -179,25 +179,30 @@ def measured_spacing(card: Card, cases: Sequence[StoredCase]) -> list[float | No
 
     It is that of all splits, so that it is the same for every fold of a cross-validation.
     """
-    known = [case.spacing_mm for case in cases if case.spacing_mm and case.shape[0] > 1]
+    known = [case.spacing_mm for case in cases if case.spacing_mm]
     if not card.spacing_mm or not known:
         return None
-    medians = np.median(known, axis=0)
-    target = [
+    return [
         float(f"{median:.4g}") if isinstance(step, str) else step  # "median"
-        for step, median in zip(card.spacing_mm, medians, strict=True)
+        for step, median in zip(card.spacing_mm, np.median(known, axis=0), strict=True)
     ]
-    moved = [
-        any(step and abs(own / step - 1) > 0.01 for own, step in zip(spacing, target, strict=True)) for spacing in known
+
+
+def note_resampled(card: Card, cases: Sequence[StoredCase], target: Sequence[float | None] | None) -> None:
+    """Says how many volumes the network sees at another spacing than their own."""
+    names = [
+        case.name
+        for case in cases
+        if target and case.spacing_mm
+        if any(step and abs(own / step - 1) > 0.01 for own, step in zip(case.spacing_mm, target, strict=True))
     ]
-    if any(moved):
-        steps = " x ".join("its own" if step is None else f"{step:g} mm" for step in target)
+    if names:
+        steps = " x ".join("its own" if step is None else f"{step:g} mm" for step in target or ())
         print(
-            f"note: {sum(moved)} of {len(cases)} volumes of {card.name} are resampled for the network, to {steps} "
-            "(slices, rows, columns; the median of all). Masks come back on their own grid.",
+            f"note: {len(names)} of {len(cases)} volumes of {card.name}, such as {names[0]}, are resampled for the "
+            f"network, to {steps} (slices, rows, columns). Masks come back on their own grid.",
             file=sys.stderr,
         )
-    return target
 
 
 def note_planes(card: Card, cases: Sequence[StoredCase]) -> None:

@@ -18,7 +18,6 @@ from mlla_seg.models.mlla import Encoder
 NO_DECODER = "none"
 """The decoder's name where the encoder is a whole network."""
 
-
 CHANNELS = 32
 """Of the maps that these networks end with, at the image's size."""
 
