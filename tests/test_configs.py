@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -115,6 +118,23 @@ def test_every_config_runs_on_its_layout(cli, config, tmp_path):
     root = tmp_path / layouts.root_of(config)
     layouts.WRITERS[root.name](root)
     run_all(cli, config, root)
+
+
+@pytest.mark.slow
+def test_a_folder_without_a_card_is_measured_alike_in_two_processes(tmp_path):
+    root = tmp_path / "nnunet"
+    layouts.WRITERS["nnunet"](root)
+    command = [sys.executable, ROOT / "cli.py", "fit", "--config", ROOT / "configs/nnunet.yaml", f"--data.root={root}"]
+    command += [*TINY, "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.precision=32-true"]
+    command += ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(list(map(str, command)), cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("Run folder:") == 1
+    saved = torch.load(tmp_path / "runs/nnunet/version_0/checkpoints/last.ckpt", weights_only=True)
+    steps = saved["hyper_parameters"]["spec"]["spacing_mm"]
+    assert steps[0] is None
+    assert all(step > 0 for step in steps[1:])
 
 
 @pytest.mark.parametrize(
