@@ -145,7 +145,7 @@ def require_mirrored(path: str | Path, spec: Mapping[str, Any]) -> None:
     if not spec.get("mirrored"):
         raise InputError(
             f"{path}: learned from no mirror images, so --tta would make it worse. "
-            "Train with --data.augment transunet or aerial to use it."
+            "Train with --data.augment transunet or aerial, or --data.mirror, to use it."
         )
 
 

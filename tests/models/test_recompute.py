@@ -24,7 +24,8 @@ def train_step(network, image, what):
 
 
 @pytest.mark.parametrize(
-    ("encoder", "decoder"), [*(("mlla_test", name) for name in DECODERS), ("timm/resnet10t", "unet")]
+    ("encoder", "decoder"),
+    [*(("mlla_test", name) for name in DECODERS), ("timm/resnet10t", "unet"), ("monai/dynunet", "none")],
 )
 @pytest.mark.parametrize("what", ["blocks", "all"])
 def test_gradients_and_batch_norms_are_the_same(encoder, decoder, what):
