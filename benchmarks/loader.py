@@ -19,7 +19,7 @@ import yaml
 from torch.utils.data import Dataset
 
 from mlla_seg import SegmentationDataModule, SegmentationModule
-from mlla_seg.metrics import case_confusion
+from mlla_seg.evaluation.overlap import case_confusion
 
 BATCHES = 12
 SKIPPED = 2  # the first batches pay for starting workers and warming caches

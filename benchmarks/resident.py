@@ -16,7 +16,7 @@ import torch
 
 from mlla_seg.benchmark.definition import definitional
 from mlla_seg.benchmark.networks import our_network
-from mlla_seg.models.fast import for_inference
+from mlla_seg.inference.optimize import for_inference
 
 WAYS = {
     "published sequence of operations": definitional,

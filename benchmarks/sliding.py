@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from mlla_seg import create_model
 from mlla_seg.benchmark.command import describe, keep_freed_memory
 from mlla_seg.benchmark.measures import interleaved
-from mlla_seg.inference import labels_of
-from mlla_seg.models.fast import for_inference
-from mlla_seg.report import format_table
-from mlla_seg.windows import window_logits
+from mlla_seg.evaluation.plots import format_table
+from mlla_seg.inference.cases import labels_of
+from mlla_seg.inference.optimize import for_inference
+from mlla_seg.inference.windows import window_logits
 
 WINDOW, CLASSES = (512, 512), 6
 

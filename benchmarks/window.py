@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from mlla_seg import Predictor
-from mlla_seg.data.rasters import open_rasters
-from mlla_seg.evaluation import Evaluation
-from mlla_seg.metrics import case_confusion
-from mlla_seg.report import format_table
-from mlla_seg.scenes import MapOptions, predict_scene
+from mlla_seg.data.formats.geotiff import open_rasters
+from mlla_seg.evaluation.overlap import case_confusion
+from mlla_seg.evaluation.plots import format_table
+from mlla_seg.evaluation.scores import Evaluation
+from mlla_seg.inference.scenes import MapOptions, predict_scene
 
 
 def main() -> None:

@@ -14,9 +14,9 @@ _PUBLIC = {
     "MLLA": "mlla_seg.models.mlla",
     "MLLAEncoder": "mlla_seg.models.mlla",
     "MLLAUNet": "mlla_seg.models.segmenter",
-    "Predictor": "mlla_seg.predict",
+    "Predictor": "mlla_seg.inference.predictor",
     "SegmentationDataModule": "mlla_seg.data.datamodule",
-    "SegmentationModule": "mlla_seg.module",
+    "SegmentationModule": "mlla_seg.training.module",
     "Segmenter": "mlla_seg.models.segmenter",
     "create_model": "mlla_seg.models",
     "load_pretrained": "mlla_seg.models.weights",
@@ -36,12 +36,12 @@ __all__ = [
 
 if TYPE_CHECKING:
     from mlla_seg.data.datamodule import SegmentationDataModule
+    from mlla_seg.inference.predictor import Predictor
     from mlla_seg.models import create_model
     from mlla_seg.models.mlla import MLLA, MLLAEncoder
     from mlla_seg.models.segmenter import MLLAUNet, Segmenter
     from mlla_seg.models.weights import load_pretrained
-    from mlla_seg.module import SegmentationModule
-    from mlla_seg.predict import Predictor
+    from mlla_seg.training.module import SegmentationModule
 
 
 def __getattr__(name: str) -> Any:

@@ -18,13 +18,13 @@ DESCRIPTION = "Semantic segmentation of medical and aerial images with MLLA enco
 
 
 def _train(argv: Sequence[str]) -> None:
-    from mlla_seg.training import run
+    from mlla_seg.training.cli import run
 
     run(argv)
 
 
 def _preview(argv: Sequence[str]) -> None:
-    from mlla_seg.preview import preview
+    from mlla_seg.training.preview import preview
 
     preview(argv)
 
@@ -49,7 +49,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
     "preview": ("Draw training samples as the network gets them: --config configs/NAME.yaml", _preview),
     "predict": (
         "Segment files with a checkpoint: --ckpt_path ... --input FILE_OR_FOLDER --output FOLDER",
-        _tool("mlla_seg.predict:predict"),
+        _tool("mlla_seg.inference.predictor:predict"),
     ),
     "export": (
         "Export a checkpoint: --ckpt_path ... --format onnx --output model.onnx",
@@ -57,7 +57,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
     ),
     "folds": (
         "Gather the folds of a cross-validation into one table: --runs runs/NAME",
-        _tool("mlla_seg.folds:folds"),
+        _tool("mlla_seg.evaluation.cross_validation:folds"),
     ),
     "benchmark": (
         "Measure time and memory beside other networks: --encoder mlla_tiny --sizes 224 512 1024",

@@ -18,9 +18,9 @@ import layouts
 from conftest import ROOT, TINY
 from mlla_seg import Predictor, SegmentationDataModule, SegmentationModule
 from mlla_seg.data.boxes import Box
+from mlla_seg.data.slices import network_grid
 from mlla_seg.errors import InputError
-from mlla_seg.inference import predict_case
-from mlla_seg.slices import network_grid
+from mlla_seg.inference.cases import predict_case
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 SCENES = ("kampala", "sentinel2_india", "wildfire", "potsdam", "potsdam_rgbir", "vaihingen", "loveda")

@@ -12,13 +12,13 @@ import torch
 
 from conftest import ROOT, TINY
 from mlla_seg import Predictor, SegmentationDataModule, SegmentationModule
-from mlla_seg.checkpoint import load_segmenter
 from mlla_seg.errors import InputError
 from mlla_seg.finite import require_finite_logits, require_finite_loss, require_finite_weights
-from mlla_seg.inference import labels_of, predict_case
+from mlla_seg.inference.cases import labels_of, predict_case
+from mlla_seg.inference.files import segment_files
+from mlla_seg.inference.scenes import MapOptions
+from mlla_seg.models.checkpoint import load_segmenter
 from mlla_seg.runtime import Segmenter as ExportedSegmenter
-from mlla_seg.scenes import MapOptions
-from mlla_seg.segmenting import segment_files
 
 CONFIG = ROOT / "configs/demo.yaml"
 
@@ -40,7 +40,7 @@ def stopped(capsys, cli, *arguments):
 @pytest.mark.parametrize("ema", [False, True])
 def test_a_training_that_diverges_stops_names_its_batch_and_keeps_what_was_saved(cli, capsys, options, ema):
     if ema:
-        options += ["--trainer.callbacks=[{class_path: mlla_seg.averaging.WarmEMA}]"]
+        options += ["--trainer.callbacks=[{class_path: mlla_seg.training.ema.WarmEMA}]"]
     cli("fit", *options, "--trainer.max_epochs=1")
     saved = {path: path.read_bytes() for path in Path("runs").glob("**/*.ckpt")}
     assert {path.name for path in saved} == {"best.ckpt", "last.ckpt"}

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from mlla_seg.benchmark.definition import definitional
 from mlla_seg.errors import InputError, lookup
+from mlla_seg.inference.optimize import PRECISIONS, for_inference
 from mlla_seg.models import DECODERS, create_model
-from mlla_seg.models.fast import PRECISIONS, for_inference
 from mlla_seg.models.recompute import set_checkpointing
 
 Step = Callable[[Tensor], Any]
@@ -94,10 +94,10 @@ def engines(encoder: str, decoder: str, precisions: Sequence[str], folder: Path)
     Raises:
         InputError: A package of the extra ``export`` is missing.
     """
-    from mlla_seg.engines import open_engine
     from mlla_seg.export.exportable import Job
     from mlla_seg.export.onnx import write_onnx
     from mlla_seg.export.openvino import write_openvino
+    from mlla_seg.runtime.engines import open_engine
 
     spec = {"channels": ["red", "green", "blue"], "context": 0, "normalisation": {"mean": 0.0, "std": 1.0}}
     job = Job(our_network(encoder, decoder).eval(), spec)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mlla_seg.data.formats.picture import Array
+from mlla_seg.data.framing import margin
 from mlla_seg.data.labels import IGNORED
-from mlla_seg.data.picture import Array
-from mlla_seg.framing import margin
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mlla_seg.data.spec import Card
+from mlla_seg.data.card import Card
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mlla_seg.data.picture import Array
-from mlla_seg.data.spec import Card
+from mlla_seg.data.card import Card
+from mlla_seg.data.formats.picture import Array
 from mlla_seg.errors import InputError
 
 IGNORED = 255

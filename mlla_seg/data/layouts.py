@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from glob import escape
 from pathlib import Path, PurePosixPath
 
+from mlla_seg.data.card import Card
 from mlla_seg.data.cases import Case, missing_data, note_unlabelled
-from mlla_seg.data.dicom import is_series
-from mlla_seg.data.io import is_readable
+from mlla_seg.data.formats.dicom import is_series
+from mlla_seg.data.formats.registry import is_readable
 from mlla_seg.data.nnunet import nnunet_cases
-from mlla_seg.data.spec import Card
 from mlla_seg.errors import InputError, lookup
 
 SPLIT_FOLDERS = {

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from mlla_seg.data.card import Card
 from mlla_seg.data.cases import Case
-from mlla_seg.data.ground import Ground
-from mlla_seg.data.io import PHOTO_SUFFIXES, read_channels, read_mask, suffix_of
+from mlla_seg.data.formats.georeference import Ground
+from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES, Raster, open_rasters
+from mlla_seg.data.formats.picture import Array, Picture, require_finite, require_same_grid
+from mlla_seg.data.formats.registry import PHOTO_SUFFIXES, read_channels, read_mask, suffix_of
 from mlla_seg.data.labels import IGNORED, class_indices, refuse_unknown
-from mlla_seg.data.picture import Array, Picture, require_finite, require_same_grid
-from mlla_seg.data.rasters import RASTER_SUFFIXES, Raster, open_rasters
-from mlla_seg.data.spec import Card
 from mlla_seg.errors import InputError
 
 STRIP = 2**22

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mlla_seg.data.picture import Array
+from mlla_seg.data.formats.picture import Array
 
 SAMPLE = 10_000
 """Values per channel that are kept of each case, to measure what a data set is like."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mlla_seg.data.card import SPLITS, Card
 from mlla_seg.data.cases import Case
-from mlla_seg.data.spec import SPLITS, Card
 from mlla_seg.errors import InputError
 
 FOLDS_FILE = "splits_final.json"

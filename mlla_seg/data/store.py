@@ -22,16 +22,16 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
+from mlla_seg.data.card import PLANES, Card
 from mlla_seg.data.cases import Case
-from mlla_seg.data.ground import Ground
+from mlla_seg.data.formats.georeference import Ground
+from mlla_seg.data.formats.picture import Array
+from mlla_seg.data.formats.volumes import coarsest_axis
 from mlla_seg.data.labels import IGNORED
-from mlla_seg.data.picture import Array
 from mlla_seg.data.reading import open_case
 from mlla_seg.data.sampling import class_places, statistics, value_sample
-from mlla_seg.data.spec import PLANES, Card
-from mlla_seg.data.volumes import coarsest_axis
+from mlla_seg.data.slices import case_moments
 from mlla_seg.errors import InputError
-from mlla_seg.slices import case_moments
 
 VERSION = 6
 """Raised when the meaning of the stored arrays changes, so that old ones are built again."""

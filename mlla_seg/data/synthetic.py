@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlla_seg.data.picture import Array
+from mlla_seg.data.formats.picture import Array
 from mlla_seg.errors import InputError
 
 WINDOW_HU = (-125.0, 275.0)

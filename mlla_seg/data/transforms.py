@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from mlla_seg.data.boxes import Box, cut
-from mlla_seg.data.picture import Array
+from mlla_seg.data.formats.picture import Array
+from mlla_seg.data.framing import normalise, of_stacked_slices
 from mlla_seg.errors import lookup
-from mlla_seg.framing import normalise, of_stacked_slices
 
 # albumentations asks the network for its newest version when it is imported.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mlla_seg.checkpoint import is_averaged, load_network
+from mlla_seg.data.slices import is_per_case
 from mlla_seg.errors import InputError, lookup
 from mlla_seg.export.bundle import write_bundle
 from mlla_seg.export.deepness import write_deepness
@@ -25,7 +25,7 @@ from mlla_seg.export.onnx import write_onnx
 from mlla_seg.export.openvino import write_openvino
 from mlla_seg.export.parity import Engine, compare
 from mlla_seg.export.programs import write_aoti, write_torch_export, write_torchscript
-from mlla_seg.slices import is_per_case
+from mlla_seg.models.checkpoint import is_averaged, load_network
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,16 @@ import torch
 from torch import Tensor
 
 from mlla_seg import __version__
-from mlla_seg.data.picture import Array
-from mlla_seg.data.spec import ACQUIRED, PLANES
+from mlla_seg.data.card import ACQUIRED, PLANES
+from mlla_seg.data.formats.picture import Array
+from mlla_seg.data.slices import is_per_case, network_grid
 from mlla_seg.errors import InputError
 from mlla_seg.export.exportable import Exportable, Job, example_image
 from mlla_seg.export.parity import Engine
 from mlla_seg.export.programs import scripted
 from mlla_seg.export.volume import Volume
-from mlla_seg.inference import case_logits
+from mlla_seg.inference.cases import case_logits
 from mlla_seg.progress import quiet
-from mlla_seg.slices import is_per_case, network_grid
 
 NETWORK = "models/model.ts"
 LICENCE = """The licence of these weights is up to whoever trained them, and may depend on the data of the training.

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from mlla_seg.data.picture import Array
+from mlla_seg.data.formats.picture import Array
+from mlla_seg.data.slices import is_per_case
 from mlla_seg.errors import InputError
 from mlla_seg.export.exportable import Exportable, Job, example_image
 from mlla_seg.export.onnx import checked, onnx_program, save
 from mlla_seg.export.parity import Engine
-from mlla_seg.slices import is_per_case
 
 TILE = 512
 """Side of the tiles where neither the user nor the training says one."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mlla_seg import __version__
-from mlla_seg.models.fast import fold_batch_norms
+from mlla_seg.inference.optimize import fold_batch_norms
 from mlla_seg.models.segmenter import Segmenter
 
 OUTPUTS = ("logits", "probabilities", "labels")

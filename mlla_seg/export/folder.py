@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from mlla_seg.data.picture import Array
+from mlla_seg.data.formats.picture import Array
 from mlla_seg.errors import InputError
 from mlla_seg.export.exportable import Job
 from mlla_seg.export.parity import Engine

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mlla_seg.data.picture import Array
+from mlla_seg.data.formats.picture import Array
 from mlla_seg.export.exportable import Exportable, Job
 from mlla_seg.export.parity import Engine
 from mlla_seg.export.programs import exported_program

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from mlla_seg.data.picture import Array
+from mlla_seg.data.formats.picture import Array
 from mlla_seg.export.exportable import Exportable, Job
 from mlla_seg.export.onnx import onnx_program, save
 from mlla_seg.export.parity import Engine

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mlla_seg.data.picture import Array
+from mlla_seg.data.formats.picture import Array
 from mlla_seg.export.exportable import Job, example_image
 
 SIZES = ((64, 64), (224, 224), (224, 352), (225, 257))

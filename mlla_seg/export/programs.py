@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from mlla_seg.data.picture import Array
+from mlla_seg.data.formats.picture import Array
 from mlla_seg.errors import InputError
 from mlla_seg.export.exportable import Exportable, Job, example_image
 from mlla_seg.export.parity import Engine
-from mlla_seg.models.compiled import require_compiler
+from mlla_seg.inference.optimize_compile import require_compiler
 from mlla_seg.models.segmenter import STRIDE
 from mlla_seg.progress import quiet
 

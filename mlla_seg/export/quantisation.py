@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlla_seg.data.io import read_channels
-from mlla_seg.data.picture import require_finite
+from mlla_seg.data.formats.picture import require_finite
+from mlla_seg.data.formats.registry import read_channels
 from mlla_seg.export.exportable import Job
-from mlla_seg.predict import Predictor
+from mlla_seg.inference.files import find_images, is_scene
+from mlla_seg.inference.predictor import Predictor
+from mlla_seg.inference.scenes import MapOptions, predict_scene
 from mlla_seg.progress import quiet
-from mlla_seg.scenes import MapOptions, predict_scene
-from mlla_seg.segmenting import find_images, is_scene
 
 IMAGES = 32
 """Slices or windows by which ranges are found, drawn from all that the network would be shown."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mlla_seg.inference import OVERLAP
+from mlla_seg.inference.cases import OVERLAP
 
 CHUNK = 4
 """Slices that go through the network at once."""
@@ -17,8 +17,8 @@ CHUNK = 4
 class Volume(nn.Module):
     """Class values, or probabilities, of volumes ``(B, C, H, W, S)`` in raw units, whose slices come last.
 
-    Neighbouring slices, sizes and overlapping windows are those of :func:`mlla_seg.inference.case_logits`, written so
-    that TorchScript takes them; a test holds the two together.
+    Neighbouring slices, sizes and overlapping windows are those of :func:`mlla_seg.inference.cases.case_logits`,
+    written so that TorchScript takes them; a test holds the two together.
 
     Args:
         network: Maps ``(B, (2 context + 1) C, h, w)`` to logits.

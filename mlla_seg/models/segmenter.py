@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mlla_seg.data.framing import at_least, margin, normalise, pad
 from mlla_seg.errors import InputError
-from mlla_seg.framing import at_least, margin, normalise, pad
 from mlla_seg.models.decoders import Decoder, MLLAUNetDecoder
 from mlla_seg.models.hub import HubMixin
 from mlla_seg.models.mlla import Encoder, MLLAEncoder

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mlla_seg.data.boxes import Box, cut, draw_box, whole
-from mlla_seg.framing import margin, pad
+from mlla_seg.data.framing import margin, pad
 
 
 @pytest.mark.parametrize(("size", "crop"), [((40, 60), (20, 10)), ((8, 30), (16, 16)), ((5, 5), (5, 5))])

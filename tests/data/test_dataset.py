@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader
 
 from mlla_seg.data.datamodule import EpochSampler
 from mlla_seg.data.dataset import CaseDataset, SliceDataset
+from mlla_seg.data.resampling import resize_images
 from mlla_seg.data.sampling import class_places
 from mlla_seg.data.store import StoredCase
 from mlla_seg.data.transforms import Augment
-from mlla_seg.resampling import resize_images
 
 SLICES = (3, 1, 4)
 TOTAL = sum(SLICES)

@@ -8,16 +8,16 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from samples import write_card
 
 import layouts
+from mlla_seg.data.card import load_card
 from mlla_seg.data.cases import Case
 from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.layouts import find_cases
-from mlla_seg.data.spec import load_card
 from mlla_seg.data.splits import split_cases
 from mlla_seg.errors import InputError
-from mlla_seg.training import folders_of_masks
+from mlla_seg.training.cli import folders_of_masks
+from samples import write_card
 
 PUBLISHED = {
     "train": [5, 6, 7, 9, 10, 21, 23, 24, 26, 27, 28, 30, 31, 33, 34, 37, 39, 40],

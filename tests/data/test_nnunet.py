@@ -11,7 +11,7 @@ import pytest
 
 import layouts
 from mlla_seg.data.datamodule import SegmentationDataModule
-from mlla_seg.data.io import write_mask
+from mlla_seg.data.formats.registry import write_mask
 from mlla_seg.data.nnunet import nnunet_card
 from mlla_seg.errors import InputError
 

@@ -9,14 +9,14 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
-from samples import write_array, write_nifti
 
 import layouts
+from mlla_seg.data.card import load_card
 from mlla_seg.data.layouts import find_cases
-from mlla_seg.data.spec import load_card
 from mlla_seg.data.store import build_store, check_class_sizes, open_store
 from mlla_seg.data.synthetic import ORGANS, phantom_volume
 from mlla_seg.errors import InputError
+from samples import write_array, write_nifti
 
 HIPPOCAMPUS = load_card("hippocampus")
 SYNAPSE = load_card("synapse")

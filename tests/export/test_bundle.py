@@ -15,16 +15,16 @@ import torch
 
 from jobs import Pixelwise, segmenter, spec_of
 from mlla_seg import Predictor
+from mlla_seg.data.slices import network_grid
 from mlla_seg.errors import InputError
 from mlla_seg.export.bundle import write_bundle
 from mlla_seg.export.exportable import Job
 from mlla_seg.export.parity import compare
 from mlla_seg.export.programs import scripted
 from mlla_seg.export.volume import Volume
-from mlla_seg.inference import case_logits
-from mlla_seg.scenes import MapOptions
-from mlla_seg.segmenting import segment_files
-from mlla_seg.slices import network_grid
+from mlla_seg.inference.cases import case_logits
+from mlla_seg.inference.files import segment_files
+from mlla_seg.inference.scenes import MapOptions
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 AFFINE = np.array([[0, -0.8, 0.1, 10], [0.7, 0, 0, -20], [0, 0.1, 5, 30], [0, 0, 0, 1.0]])

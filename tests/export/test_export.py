@@ -25,7 +25,7 @@ from mlla_seg.export.parity import SIZES, Engine, compare
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 def test_averaged_weights_are_what_is_exported(cli, phantom_root):
     options = ["--config", ROOT / "configs/demo.yaml", f"--data.root={phantom_root}", "--data.crop=[32,32]", *TINY]
-    cli("fit", *options, "--trainer.max_epochs=1", "--trainer.callbacks+=mlla_seg.averaging.WarmEMA")
+    cli("fit", *options, "--trainer.max_epochs=1", "--trainer.callbacks+=mlla_seg.training.ema.WarmEMA")
     path = Path("runs/demo/version_0/checkpoints/last.ckpt")
     cli("export", "--ckpt_path", path, "--format=torchscript", "--output=m.ts")
     assert json.loads(Path("m.ts.parity.json").read_text())["weights"] == "moving average"

@@ -10,7 +10,7 @@ from torch import nn
 
 from jobs import images, segmenter, small_job, spec_of
 from mlla_seg.export.exportable import AnyPool, Exportable, example_image, fold_batch_norms
-from mlla_seg.inference import Ensemble, Flips
+from mlla_seg.inference.cases import Ensemble, Flips
 from mlla_seg.models import DECODERS
 
 

@@ -1,0 +1,74 @@
+"""Bare arrays, h5 and npz: taken as they lie, slices first, without spacing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from mlla_seg.data.formats.picture import Array, Picture, compact
+from mlla_seg.errors import InputError
+
+IMAGE_KEYS = ("image", "img", "data")
+MASK_KEYS = ("label", "mask", "gt", "seg")
+
+# Python 3.11 cannot parse literals, such as the header of an array in an npz, in two threads at once.
+PARSING = Lock()
+
+
+def read_h5(path: Path, plane: str, keys: Sequence[str]) -> Picture:
+    """Reads the array under the first of the keys that the file has."""
+    import h5py
+
+    with h5py.File(path) as file:
+        return Picture(compact(_stack(file[_find_key(list(file), keys, path)][()], path)))
+
+
+def read_npz(path: Path, plane: str, keys: Sequence[str]) -> Picture:
+    """Reads the array under the first of the keys that the file has; pickled objects are refused."""
+    # Opened here, as numpy leaves a damaged archive open.
+    with PARSING, path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        return Picture(compact(_stack(file[_find_key(file.files, keys, path)], path)))
+
+
+def write_h5(path: Path, mask: Array, classes: Sequence[Mapping[str, Any]], source: Path, plane: str) -> None:
+    """Writes the mask as ``label``, with the axes of the source's array."""
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        file.create_dataset("label", data=_shaped_like(mask, source), compression="gzip")
+
+
+def write_npz(path: Path, mask: Array, classes: Sequence[Mapping[str, Any]], source: Path, plane: str) -> None:
+    """Writes the mask as ``label``, with the axes of the source's array."""
+    np.savez_compressed(path, label=_shaped_like(mask, source))
+
+
+def _stack(array: Array, path: Path) -> Array:
+    """A bare array as ``(S, C, H, W)``: an image (H, W) or a volume (S, H, W)."""
+    if array.ndim == 2:
+        return array[None, None]
+    if array.ndim == 3:
+        return array[:, None]
+    raise InputError(f"{path}: expected an array of 2 or 3 axes (slices, height, width), found shape {array.shape}.")
+
+
+def _find_key(names: Sequence[str], keys: Sequence[str], path: Path) -> str:
+    for key in keys:
+        if key in names:
+            return key
+    raise InputError(f"{path}: no array named {' or '.join(keys)}; it holds {', '.join(names) or 'nothing'}.")
+
+
+def _shaped_like(mask: Array, source: Path) -> Array:
+    """The mask with the axes of the source's array, so that a single slice comes back as ``(H, W)``."""
+    if source.suffix.lower() == ".npz":
+        with PARSING, np.load(source, allow_pickle=False) as file:
+            return mask.reshape(file[_find_key(file.files, IMAGE_KEYS, source)].shape)
+    import h5py
+
+    with h5py.File(source) as file:
+        return mask.reshape(file[_find_key(list(file), IMAGE_KEYS, source)].shape)

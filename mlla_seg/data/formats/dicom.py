@@ -1,0 +1,191 @@
+"""DICOM: a folder that holds one series is a volume; masks go back as DICOM segmentations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlla_seg import __version__
+from mlla_seg.data.formats.picture import Array, Picture
+from mlla_seg.data.formats.volumes import grid_of_itk, picture_of_itk, simple_itk, turn_back
+from mlla_seg.errors import InputError
+
+POSITION, ORIENTATION, PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
+THICKNESS, DESCRIPTION = "0018|0050", "0008|103e"
+TOLERANCE = 0.02
+"""How far a slice may lie beside the last, or two in one place, as a fraction of the distance between slices."""
+ROUNDED = 0.1
+"""How far a slice may lie from its place in an even stack, as such a fraction: some write one decimal of its mm."""
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file begins as DICOM files do."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def is_series(folder: Path) -> bool:
+    """Whether a folder holds DICOM files."""
+    return folder.is_dir() and any(is_dicom(path) for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def read_dicom(path: Path, plane: str, keys: Sequence[str]) -> Picture:
+    """Reads the series in a folder, in stored units after rescaling, such as HU."""
+    return picture_of_itk(read_series(path), plane, str(path))
+
+
+def series_files(folder: Path) -> list[Path]:
+    """The files of the one series in a folder, from its first slice to its last.
+
+    Raises:
+        InputError: There are several series.
+    """
+    reader = simple_itk(folder).ImageSeriesReader
+    found = {name: reader.GetGDCMSeriesFileNames(str(folder), name) for name in reader.GetGDCMSeriesIDs(str(folder))}
+    if not found:
+        raise InputError(f"{folder}: holds no DICOM image that can be read.")
+    if len(found) > 1:
+        named = [(_tags(Path(files[0])).get(DESCRIPTION, name), len(files)) for name, files in found.items()]
+        listed = ", ".join(f"{description}: {count} files" for description, count in named)
+        raise InputError(f"{folder}: holds {len(found)} series ({listed}). Put the one you want in its own folder.")
+    return [Path(name) for name in next(iter(found.values()))]
+
+
+def read_series(folder: Path) -> Any:
+    """The one series in a folder as a SimpleITK image, its slices checked to be parallel and evenly spaced.
+
+    Raises:
+        InputError: Several series, slices that are missing, doubled, tilted or of other sizes.
+    """
+    sitk = simple_itk(folder)
+    files = series_files(folder)
+    step = _slice_distance(folder, files)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames([str(path) for path in files])
+    image = reader.Execute()
+    image.SetSpacing((*image.GetSpacing()[:2], step))
+    return image
+
+
+def _slice_distance(folder: Path, files: Sequence[Path]) -> float:
+    """Distance between neighbouring slices in millimetres; refuses a series that is no regular stack."""
+    tags = [_tags(path) for path in files]
+    for key, what in ((ORIENTATION, "orientation"), (PIXEL_SPACING, "pixel spacing"), ("size", "size")):
+        for path, tag in zip(files[1:], tags[1:], strict=True):
+            if not _alike(tag.get(key), tags[0].get(key)):
+                raise InputError(
+                    f"{path}: its {what} is {tag.get(key)}, that of {files[0].name} {tags[0].get(key)}. "
+                    "The slices of a series must be alike; remove localisers and other images."
+                )
+    for path, tag in zip(files, tags, strict=True):
+        if POSITION not in tag or ORIENTATION not in tag:
+            raise InputError(
+                f"{path}: says no position or orientation, so its place in the patient is not known. "
+                "Leave out screenshots and reports."
+            )
+    if len(files) == 1:
+        return float(tags[0].get(THICKNESS, "") or 0) or 1.0
+    rows, columns = np.reshape(_numbers(tags[0][ORIENTATION]), (2, 3))
+    normal = np.cross(rows, columns)
+    positions = np.array([_numbers(tag[POSITION]) for tag in tags])
+    along = (positions - positions[0]) @ normal
+    steps = np.abs(np.diff(along))
+    step = float(np.median(steps))
+    if (doubled := np.flatnonzero(steps < TOLERANCE * max(step, 1e-3))).size:
+        first = int(doubled[0])
+        raise InputError(
+            f"{folder}: {files[first].name} and {files[first + 1].name} lie in the same place. "
+            "Phases or echoes of a scan are series of their own: put one in its own folder."
+        )
+    numbers = np.arange(len(along))
+    slope, start = np.polyfit(numbers, along, 1)
+    if (np.abs(along - slope * numbers - start) > ROUNDED * step).any():
+        first = int(np.abs(steps - step).argmax())
+        missing = round(steps[first] / step) - 1
+        count = f"{missing} slice{'s' if missing > 1 else ''} missing" if missing > 0 else "uneven spacing"
+        raise InputError(
+            f"{folder}: {count} between {files[first].name} and {files[first + 1].name}, {steps[first]:.3g} mm apart "
+            f"where others are {step:.3g} mm. Copy the series again, or resample it to even spacing."
+        )
+    shift = np.linalg.norm(positions[-1] - positions[0] - along[-1] * normal) / (len(files) - 1)
+    if shift > TOLERANCE * step:
+        angle = np.degrees(np.arctan2(shift, step))
+        raise InputError(
+            f"{folder}: the gantry was tilted by {angle:.1f} degrees, each slice lies {shift:.3g} mm beside the last. "
+            "Resample the series to a straight grid first, for instance with dcm2niix."
+        )
+    return float(np.abs(slope))
+
+
+def _alike(value: Any, first: Any) -> bool:
+    """Whether two slices say the same, up to rounding by the scanner."""
+    if not (isinstance(value, str) and isinstance(first, str)):
+        return bool(value == first)
+    return bool(np.allclose(_numbers(value), _numbers(first), rtol=0, atol=1e-4))
+
+
+def _tags(path: Path) -> dict[str, Any]:
+    """What a file says of its slice, without reading its pixels."""
+    reader = simple_itk(path).ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    known = [
+        key for key in (POSITION, ORIENTATION, PIXEL_SPACING, THICKNESS, DESCRIPTION) if reader.HasMetaDataKey(key)
+    ]
+    return {"size": reader.GetSize()[:2], **{key: reader.GetMetaData(key).strip() for key in known}}
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(value) for value in text.split("\\")]
+
+
+def write_dicom_seg(path: Path, mask: Array, classes: Sequence[Mapping[str, Any]], source: Path, plane: str) -> None:
+    """Writes a DICOM segmentation with a segment per class but the first, referring to the images of its series."""
+    if not source.is_dir():
+        raise InputError(f"{source}: a DICOM segmentation refers to the DICOM series it belongs to, and this is none.")
+    try:
+        import highdicom
+        import pydicom
+    except ImportError as error:
+        raise InputError(f"{path}: a DICOM segmentation needs highdicom: pip install 'mlla_seg[dicom]'") from error
+    from pydicom.sr.codedict import codes
+
+    images = [pydicom.dcmread(file, stop_before_pixels=True) for file in series_files(source)]
+    frames = turn_back(mask, grid_of_itk(read_series(source), str(source)), plane).transpose(2, 1, 0).astype(np.uint8)
+    algorithm = highdicom.AlgorithmIdentificationSequence(
+        name="mlla_seg", version=__version__, family=codes.cid7162.ArtificialIntelligence
+    )
+    segments = [
+        highdicom.seg.SegmentDescription(
+            segment_number=value,
+            segment_label=entry["name"],
+            segmented_property_category=codes.SCT.AnatomicalStructure,
+            segmented_property_type=highdicom.sr.CodedConcept(f"class{value}", "99MLLA_SEG", entry["name"]),
+            algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=algorithm,
+            display_color=highdicom.color.CIELabColor.from_rgb(*entry["colour"]),
+        )
+        for value, entry in enumerate(classes)
+        if value > 0
+    ]
+    highdicom.seg.Segmentation(
+        source_images=images,
+        pixel_array=frames,
+        segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=segments,
+        series_instance_uid=highdicom.UID(),
+        series_number=1000,
+        sop_instance_uid=highdicom.UID(),
+        instance_number=1,
+        manufacturer="mlla_seg",
+        manufacturer_model_name="mlla_seg",
+        software_versions=__version__,
+        device_serial_number="0",
+        series_description="mlla_seg",
+        omit_empty_frames=bool(frames.any()),
+    ).save_as(path)

@@ -1,0 +1,113 @@
+"""Maps of classes on disk: GeoTIFF with overviews and colours, their probabilities, in the place of their scene."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlla_seg.data.formats.geotiff import CACHE_MB, import_rasterio, open_rasters
+from mlla_seg.data.formats.picture import Array, stored_values
+
+NODATA = 255
+"""Where the scene has no data: among class indices and stored probabilities, and in maps unless an id is as high."""
+FULL = 250
+"""Stored for a probability of 1; files say the scale."""
+TILE = 512
+"""Side of the tiles that maps are stored in."""
+
+Part = Callable[[slice, slice], Array]
+"""Gives some rows and columns."""
+
+
+def write_map(
+    path: Path,
+    labels: Part,
+    shape: tuple[int, int],
+    classes: Sequence[Mapping[str, Any]],
+    source: Path,
+    cog: bool = False,
+) -> None:
+    """Writes a map of classes: tiled, compressed, with overviews, a colour table, and the source's place on the ground.
+
+    Args:
+        path: A GeoTIFF; written as it is, so give a temporary name.
+        labels: Class indices ``(h, w)``, ``NODATA`` where there is no data.
+        shape: H and W.
+        classes: Names and colours, and ids where they are not the positions.
+        source: The raster whose CRS and geotransform it takes.
+        cog: Cloud Optimized GeoTIFF: overviews before the data, for reading over a network.
+    """
+    values = stored_values(np.arange(len(classes)), classes)
+    if values.max() >= NODATA:
+        values = values.astype(np.uint16)
+    lookup = np.full(256, np.iinfo(values.dtype).max, values.dtype)
+    lookup[: len(classes)] = values
+    colours = {int(lookup[k]): (*entry["colour"], 255) for k, entry in enumerate(classes)}
+    with _tiled(path, shape, 1, source, cog, dtype=str(values.dtype)) as target:
+        target.write_colormap(1, {**colours, int(lookup[NODATA]): (0, 0, 0, 0)})
+        target.update_tags(1, **{f"class_{int(lookup[k])}": entry["name"] for k, entry in enumerate(classes)})
+        for _, part in target.block_windows(1):
+            target.write(lookup[labels(*part.toslices())], 1, window=part)
+
+
+def write_probability_map(
+    path: Path,
+    probabilities: Part,
+    shape: tuple[int, int],
+    names: Sequence[str],
+    source: Path,
+    cog: bool = False,
+) -> None:
+    """Writes a band per class, uint8 with the scale 1 / ``FULL``; arguments: see :func:`write_map`.
+
+    Args:
+        path: A GeoTIFF; written as it is, so give a temporary name.
+        probabilities: Stored values ``(K, h, w)`` from 0 to ``FULL``, ``NODATA`` where there is no data.
+        shape: H and W.
+        names: Of the classes.
+        source: The raster whose CRS and geotransform it takes.
+        cog: Cloud Optimized GeoTIFF.
+    """
+    with _tiled(path, shape, len(names), source, cog, resampling="average") as target:
+        target.scales = [1 / FULL] * len(names)
+        for k, name in enumerate(names):
+            target.set_band_description(k + 1, name)
+        for _, part in target.block_windows(1):
+            target.write(probabilities(*part.toslices()), window=part)
+
+
+@contextmanager
+def _tiled(
+    path: Path,
+    shape: tuple[int, int],
+    count: int,
+    source: Path,
+    cog: bool,
+    resampling: str = "nearest",
+    dtype: str = "uint8",
+) -> Iterator[Any]:
+    """A GeoTIFF to be filled, whose highest value is nodata; overviews are made when the block ends."""
+    rasterio = import_rasterio(path)
+    height, width = shape
+    with open_rasters([source]) as raster:
+        place = {"crs": raster.datasets[0].crs, "transform": raster.datasets[0].transform}
+    profile = {"driver": "GTiff", "dtype": dtype, "count": count, "height": height, "width": width}
+    profile |= {"nodata": np.iinfo(dtype).max}
+    profile |= {"tiled": True, "blockxsize": TILE, "blockysize": TILE, "compress": "deflate", "BIGTIFF": "IF_SAFER"}
+    profile |= {"photometric": "minisblack", "alpha": "unspecified"} if count > 1 else {}  # no colours, no alpha
+    plain = path.with_name(path.name + ".plain") if cog else path
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
+        with rasterio.open(plain, "w", **profile, **place) as target:
+            yield target
+            smaller = [2**k for k in range(1, 16) if max(height, width) / 2**k >= TILE / 2]
+            target.build_overviews(smaller, rasterio.enums.Resampling[resampling])
+        if cog:
+            how = {"COMPRESS": "DEFLATE", "BLOCKSIZE": TILE, "OVERVIEW_RESAMPLING": resampling.upper()}
+            try:
+                rasterio.shutil.copy(plain, path, driver="COG", **how)
+            finally:
+                plain.unlink()

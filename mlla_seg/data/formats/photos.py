@@ -1,0 +1,36 @@
+"""Photos and tiles without georeference: one slice, masks as PNG with a palette."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlla_seg.data.formats.arrays import IMAGE_KEYS
+from mlla_seg.data.formats.picture import Array, Picture, compact
+
+
+def read_photo(path: Path, plane: str, keys: Sequence[str]) -> Picture:
+    """Reads an image; an indexed one as its colours where an image is asked for, as its indices where a mask is."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        indexed = image.mode == "P" and keys is IMAGE_KEYS
+        array = np.array(image.convert("RGB") if indexed else image)
+    if array.ndim == 2:
+        return Picture(compact(array[None, None]))
+    return Picture(compact(np.moveaxis(array, 2, 0)[None]))
+
+
+def write_png(path: Path, mask: Array, classes: Sequence[Mapping[str, Any]], source: Path, plane: str) -> None:
+    """Writes an indexed PNG in the colours of the classes."""
+    from PIL import Image
+
+    palette = np.zeros((256, 3), np.uint8)
+    for k, entry in enumerate(classes):
+        palette[entry.get("id", k)] = entry["colour"]
+    image = Image.fromarray(mask[0], mode="P")
+    image.putpalette(palette.ravel().tolist())
+    image.save(path)

@@ -1,0 +1,83 @@
+"""Polygons of a map of classes, as vector layers for GIS: GeoPackage or GeoJSON."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlla_seg.data.formats.geotiff import open_rasters
+from mlla_seg.errors import InputError, lookup
+
+FORMATS = {"gpkg": "GPKG", "geojson": "GeoJSON"}
+"""Suffixes of vector files and the drivers that write them."""
+
+
+def require_polygons(format: str) -> None:
+    """Refuses an unknown format, or one that cannot be written here, before hours of work.
+
+    Raises:
+        InputError: Names the formats, or what to install.
+    """
+    lookup(FORMATS, format, "format of polygons")
+    try:
+        import pyogrio  # noqa: F401
+        import shapely  # noqa: F401
+    except ImportError as error:
+        raise InputError("--polygons needs pyogrio and shapely: pip install 'mlla_seg[geo]'") from error
+
+
+def write_polygons(
+    path: Path, map_path: Path, classes: Sequence[Mapping[str, Any]], background: int | None, format: str
+) -> int:
+    """Writes the regions of a map as polygons with the class, its id and the area, and returns how many.
+
+    The map is read row by row; memory grows with the number of polygons. Coordinates are the map's own, in GeoJSON
+    longitude and latitude where the map says its CRS; areas are in the square of its unit.
+
+    Args:
+        path: The vector file; written as it is, so give a temporary name.
+        map_path: A map, as ``write_map`` left it.
+        classes: Names, and ids where they are not the positions.
+        background: Index of the class without polygons, if any.
+        format: A name in ``FORMATS``.
+    """
+    import pyogrio
+    import shapely
+    from rasterio import band
+    from rasterio.features import shapes
+
+    # What stands for no data is the id of no class.
+    names = {entry.get("id", k): entry["name"] for k, entry in enumerate(classes) if k != background}
+    regions, ids = [], []
+    with open_rasters([map_path]) as raster:
+        dataset = raster.datasets[0]
+        crs = dataset.crs.to_wkt() if dataset.crs else None
+        for region, value in shapes(band(dataset, 1), transform=dataset.transform):
+            if value in names:
+                regions.append(shapely.geometry.shape(region))
+                ids.append(int(value))
+    geometry = np.array(regions, dtype=object)
+    fields = {
+        "class": np.array([names[value] for value in ids], dtype=object),
+        "id": np.array(ids, dtype=np.int32),
+        "area": shapely.area(geometry).astype(np.float64),
+    }
+    options = {"RFC7946": "YES"} if format == "geojson" and crs else {}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "'crs' was not provided")  # as the scene has none
+        pyogrio.raw.write(
+            path,
+            geometry=shapely.to_wkb(geometry),
+            field_data=list(fields.values()),
+            fields=list(fields),
+            geometry_type="Polygon",
+            crs=crs,
+            driver=FORMATS[format],
+            layer="classes",
+            layer_options=options,
+        )
+    return len(ids)

@@ -1,0 +1,54 @@
+"""Probabilities of every class beside a mask, written slice by slice: they take no memory, however large the volume."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlla_seg.data.formats.picture import Array
+
+SUFFIX = ".probabilities.h5"
+
+
+def probabilities_path(mask: Path, mask_suffix: str) -> Path:
+    """Where the probabilities of a mask go: beside it, by its name."""
+    return mask.with_name(mask.name[: -len(mask_suffix)] + SUFFIX)
+
+
+@contextmanager
+def write_probabilities(
+    path: Path, shape: Sequence[int], classes: Sequence[str], affine: Array | None = None
+) -> Iterator[Any]:
+    """An h5 file with ``probabilities`` ``(K, S, H, W)`` float16 in 0..1, renamed into place when the block ends well.
+
+    Args:
+        path: Where to.
+        shape: K, S, H and W.
+        classes: K names, kept as attribute ``classes``.
+        affine: ``(4, 4)`` from slice, row and column to millimetres (right, anterior, superior), kept as ``affine``.
+
+    Yields:
+        The array in the file, to be filled slice by slice.
+    """
+    import h5py
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        with h5py.File(temporary, "w") as file:
+            chunks = (shape[0], 1, *shape[2:])
+            array = file.create_dataset(
+                "probabilities", tuple(shape), np.float16, chunks=chunks, compression="gzip", compression_opts=1
+            )
+            array.attrs["classes"] = list(classes)
+            if affine is not None:
+                array.attrs["affine"] = affine
+            yield array
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

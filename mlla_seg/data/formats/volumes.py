@@ -1,0 +1,269 @@
+"""Volumes that know where they lie in the patient: NIfTI, and NRRD and MetaImage through SimpleITK.
+
+Files store voxels along axes of their own. An affine takes voxel indices to millimetres to the right, anterior and
+superior; ITK and DICOM count to the left and posterior, so two signs change. A volume is turned so that its slices,
+rows and columns run as the plane says (see ``spec.PLANES``), and a mask is turned back before it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlla_seg.data.card import ACQUIRED, ACQUIRED_PLANES, PLANES
+from mlla_seg.data.formats.headers import nifti_affine, require_affine, sheared, steps_of
+from mlla_seg.data.formats.picture import Array, Picture, compact
+from mlla_seg.errors import InputError
+
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd", ".seg.nrrd")
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""From right, anterior, superior to left, posterior, superior and back."""
+COARSER = 1.05
+"""An axis is the coarsest where its steps are so many times those of the others; scanners round what is isotropic."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the voxels of a file lie."""
+
+    shape: tuple[int, int, int]
+    """Voxels along the file's own axes."""
+    affine: Array
+    """``(4, 4)`` from indices along these axes to millimetres (right, anterior, superior)."""
+    notes: tuple[str, ...] = ()
+    """What is to be said of how the affine was found."""
+    stored: Array | None = None
+    """The affine as other programs read it from the same header, where ours is another."""
+
+
+def turn_to_plane(array: Array, grid: Grid, plane: str) -> Picture:
+    """A file's voxels as slices of a plane.
+
+    Args:
+        array: ``(I, J, K)``, or ``(I, J, K, C)`` with channels last.
+        grid: Of the file.
+        plane: See :func:`axes_of`.
+    """
+    from nibabel import orientations
+
+    axes = axes_of(grid, plane)
+    turn = orientations.ornt_transform(orientations.io_orientation(grid.affine), orientations.axcodes2ornt(axes))
+    inverse = orientations.inv_ornt_aff(turn, grid.shape)
+    turned = grid.affine @ inverse
+    stored = None if grid.stored is None else grid.stored @ inverse
+    slices, rows, columns = map(float, steps_of(turned))
+    array = orientations.apply_orientation(array, turn)
+    array = array[:, None] if array.ndim == 3 else np.moveaxis(array, 3, 1)
+    return Picture(compact(array), (slices, rows, columns), turned, axes, notes=grid.notes, stored=stored)
+
+
+def turn_back(mask: Array, grid: Grid, plane: str) -> Array:
+    """A mask ``(S, H, W)`` of a plane along the axes of the file that it was read from, ``(I, J, K)``."""
+    from nibabel import orientations
+
+    back = orientations.ornt_transform(
+        orientations.axcodes2ornt(axes_of(grid, plane)), orientations.io_orientation(grid.affine)
+    )
+    return np.ascontiguousarray(orientations.apply_orientation(mask, back)).reshape(grid.shape)
+
+
+def axes_of(grid: Grid, plane: str) -> str:
+    """Directions in which slices, rows and columns of a plane run in a volume, such as ``SPL``.
+
+    Args:
+        grid: Of the volume.
+        plane: A name in ``PLANES``; ``acquired`` for slices along the coarsest axis, axial ones where there is none; or
+            already these directions.
+    """
+    if plane != ACQUIRED:
+        return PLANES.get(plane, plane)
+    coarsest = coarsest_axis(steps_of(grid.affine), grid.shape)
+    if coarsest is None:
+        return PLANES["axial"]
+    from nibabel import orientations
+
+    return ACQUIRED_PLANES[int(orientations.io_orientation(grid.affine)[coarsest, 0])]
+
+
+def coarsest_axis(steps: Iterable[float], shape: Sequence[int]) -> int | None:
+    """The axis along which a volume was acquired slice by slice: the only one with a single voxel, or the coarsest.
+
+    None where two or three axes are equally coarse.
+    """
+    single = [axis for axis, count in enumerate(shape) if count == 1]
+    if len(single) == 1:
+        return single[0]
+    (largest, axis), (second, _), _ = sorted(((step, axis) for axis, step in enumerate(steps)), reverse=True)
+    return axis if largest > COARSER * second else None
+
+
+def read_nifti(path: Path, plane: str, keys: Sequence[str]) -> Picture:
+    """Reads a NIfTI of 2 or 3 axes, or 4 with channels last; integers that are not scaled stay as they are."""
+    import nibabel as nib
+
+    return picture_of_nibabel(nib.load(path), plane, str(path))
+
+
+def picture_of_nibabel(image: Any, plane: str, name: str) -> Picture:
+    """An image of nibabel as slices of a plane."""
+    stored = image.dataobj  # in the file, or an array
+    scaled = (getattr(stored, "slope", 1), getattr(stored, "inter", 0)) != (1, 0)
+    array = image.get_fdata(dtype=np.float32, caching="unchanged") if scaled else np.asarray(stored)
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim not in (3, 4):
+        raise InputError(f"{name}: expected a volume of 3 axes, or 4 with channels last, found shape {array.shape}.")
+    return turn_to_plane(array, grid_of_nibabel(image, name), plane)
+
+
+def write_nifti(path: Path, mask: Array, classes: Sequence[Mapping[str, Any]], source: Path, plane: str) -> None:
+    """Writes a NIfTI on the source's grid; the header of a NIfTI source is kept, with its qform and sform."""
+    import nibabel as nib
+
+    grid = grid_of(source)
+    array = turn_back(mask, grid, plane)
+    affine: Array | None = grid.affine
+    header = None
+    if source.name.lower().endswith(NIFTI_SUFFIXES):
+        affine, header = None, nib.load(source).header.copy()  # with whatever it says of the place
+        array = array.reshape(header.get_data_shape()[:3])  # a slice of two axes stays one
+        header.set_data_dtype(mask.dtype)
+        header["cal_min"], header["cal_max"] = 0, 0
+        header.set_slope_inter(1, 0)
+    image = nib.Nifti1Image(array, affine, header)
+    if header is None:
+        image.set_qform(grid.affine, code="scanner")
+        image.set_sform(grid.affine, code="scanner")
+        image.header.set_xyzt_units("mm")
+    image.to_filename(path)
+
+
+def read_itk(path: Path, plane: str, keys: Sequence[str]) -> Picture:
+    """Reads an image of 2 or 3 axes, with several numbers per voxel or a fourth axis as channels."""
+    sitk = simple_itk(path)
+    return picture_of_itk(sitk.ReadImage(str(path)), plane, str(path))
+
+
+def picture_of_itk(image: Any, plane: str, name: str) -> Picture:
+    """A SimpleITK image as slices of a plane."""
+    sitk = simple_itk(None)
+    array = sitk.GetArrayFromImage(image)  # the first axis of ITK comes last, then the channels
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        array = np.moveaxis(array, -1, 0)
+    array = array.reshape((-1, 1, *array.shape[-2:]) if image.GetDimension() == 2 else (-1, *array.shape[-3:]))
+    array = array.transpose(3, 2, 1, 0)  # (I, J, K, C)
+    return turn_to_plane(array, grid_of_itk(image, name), plane)
+
+
+def write_itk(path: Path, mask: Array, classes: Sequence[Mapping[str, Any]], source: Path, plane: str) -> None:
+    """Writes a NRRD or MetaImage on the source's grid."""
+    _itk_mask(mask, source, plane, path, {})
+
+
+def write_segmentation(path: Path, mask: Array, classes: Sequence[Mapping[str, Any]], source: Path, plane: str) -> None:
+    """Writes a ``.seg.nrrd``: a label map in which 3D Slicer finds the classes' names and colours."""
+    extent = " ".join(f"0 {n - 1}" for n in grid_of(source).shape)
+    facts = {
+        "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
+        "Segmentation_MasterRepresentation": "Binary labelmap",
+        "Segmentation_SourceRepresentation": "Binary labelmap",  # its name since Slicer 5.2
+        "Segmentation_ReferenceImageExtentOffset": "0 0 0",
+    }
+    for n, entry in enumerate(classes[1:]):
+        value = entry.get("id", n + 1)
+        facts |= {
+            f"Segment{n}_ID": f"Segment_{value}",
+            f"Segment{n}_Name": entry["name"],
+            f"Segment{n}_NameAutoGenerated": "0",
+            f"Segment{n}_Color": " ".join(f"{level / 255:.6f}" for level in entry["colour"]),
+            f"Segment{n}_ColorAutoGenerated": "0",
+            f"Segment{n}_LabelValue": str(value),
+            f"Segment{n}_Layer": "0",
+            f"Segment{n}_Extent": extent,
+            f"Segment{n}_Tags": "|",
+        }
+    _itk_mask(mask, source, plane, path, facts)
+
+
+def _itk_mask(mask: Array, source: Path, plane: str, path: Path, facts: Mapping[str, str]) -> None:
+    sitk = simple_itk(path)
+    grid = grid_of(source)
+    image = sitk.GetImageFromArray(turn_back(mask, grid, plane).transpose(2, 1, 0))
+    origin, spacing, direction = itk_geometry(grid)
+    image.SetOrigin(origin)
+    image.SetSpacing(spacing)
+    image.SetDirection(direction)
+    for key, value in facts.items():
+        image.SetMetaData(key, value)
+    sitk.WriteImage(image, str(path), useCompression=True)
+
+
+def grid_of(source: Path) -> Grid:
+    """The grid of a volume's file, without reading its voxels."""
+    if source.is_dir():
+        from mlla_seg.data.formats.dicom import read_series
+
+        return grid_of_itk(read_series(source), str(source))
+    if source.name.lower().endswith(NIFTI_SUFFIXES):
+        import nibabel as nib
+
+        return grid_of_nibabel(nib.load(source), str(source))
+    if source.name.lower().endswith(ITK_SUFFIXES):
+        reader = simple_itk(source).ImageFileReader()
+        reader.SetFileName(str(source))
+        reader.ReadImageInformation()
+        return grid_of_itk(reader, str(source))
+    raise InputError(
+        f"{source}: does not say where its voxels lie, so its mask cannot be a volume. Leave out --format."
+    )
+
+
+def grid_of_nibabel(image: Any, name: str) -> Grid:
+    """The grid of an image of nibabel; two axes get a third."""
+    i, j, k = (*image.shape, 1)[:3]
+    if not hasattr(image.header, "get_sform"):  # another format than NIfTI, with one affine
+        require_affine(name, image.affine)
+        return Grid((i, j, k), image.affine, sheared(image.affine))
+    affine, notes = nifti_affine(name, image.header)
+    return Grid((i, j, k), affine, notes, None if np.array_equal(affine, image.affine) else image.affine)
+
+
+def grid_of_itk(image: Any, name: str) -> Grid:
+    """The grid of a SimpleITK image, or of a reader that has seen its header; two axes get a third of 1 mm."""
+    axes = image.GetDimension()
+    count = min(axes, 3)
+    matrix = np.eye(3)
+    matrix[:count, :count] = np.reshape(image.GetDirection(), (axes, axes))[:count, :count]
+    affine = np.eye(4)
+    affine[:3, :3] = matrix * (*image.GetSpacing()[:count], 1.0)[:3]
+    affine[:count, 3] = image.GetOrigin()[:count]
+    i, j, k = (*image.GetSize()[:count], 1)[:3]
+    require_affine(name, affine)
+    return Grid((i, j, k), LPS @ affine, sheared(affine))
+
+
+def itk_geometry(grid: Grid) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
+    """Origin, spacing and direction for SimpleITK."""
+    affine = LPS @ grid.affine
+    spacing = steps_of(affine)
+    direction = affine[:3, :3] / spacing
+    return tuple(affine[:3, 3].tolist()), tuple(spacing.tolist()), tuple(direction.ravel().tolist())
+
+
+def simple_itk(path: Path | None) -> Any:
+    """SimpleITK, quiet.
+
+    Raises:
+        InputError: It is not installed; names the extra.
+    """
+    try:
+        import SimpleITK
+    except ImportError as error:
+        raise InputError(f"{path}: this format needs SimpleITK: pip install 'mlla_seg[medical]'") from error
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    return SimpleITK

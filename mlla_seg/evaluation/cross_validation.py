@@ -1,0 +1,118 @@
+"""Cross-validation: the scores of every fold in one table."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from mlla_seg.errors import InputError
+from mlla_seg.evaluation import plots
+
+SAME_IN_ALL = ("card", "folds", "unit", "nsd_tolerance", "background", "protocols", "test-time augmentation")
+"""What the summaries of all folds must agree on."""
+POOLED = ("dice", "iou", "hd95", "assd", "nsd", "precision", "recall")
+
+
+def folds(runs: str, output: str = "") -> None:
+    """Gather the folds of a cross-validation into one table.
+
+    Each fold was trained with `fit --data.fold K` and scored with `validate --data.fold K`; of several scorings of a
+    fold the newest counts.
+
+    Args:
+        runs: Folder of the runs, such as runs/hippocampus.
+        output: Folder for folds.csv and per_case.csv with every case of all folds; the folder of the runs by default.
+    """
+    found = newest_by_fold(Path(runs))
+    rows = {fold: _read_rows(folder / "per_case.csv") for fold, (folder, _) in found.items()}
+    _, first = next(iter(found.values()))
+    _require_each_case_once(found, rows)
+    table = fold_table(rows, first["background"])
+    folder = Path(output or runs)
+    plots.write_csv(folder / "folds.csv", table)
+    plots.write_csv(folder / "per_case.csv", [{"fold": fold, **row} for fold in rows for row in rows[fold]])
+    print(plots.format_table([*table[0]], [list(row.values()) for row in table]))
+    cases = sum(len({row["case"] for row in part}) for part in rows.values())
+    distances = f", distances in {first['unit']}" if first["unit"] else ""
+    print(f"{cases} cases in {len(rows)} folds{distances}; the last columns are means over all cases.")
+    print(f"\nTable:      {folder / 'folds.csv'}\nEvery case: {folder / 'per_case.csv'}")
+
+
+def newest_by_fold(runs: Path) -> dict[int, tuple[Path, dict[str, Any]]]:
+    """The newest scored folder of each fold below ``runs``, and its summary.
+
+    Raises:
+        InputError: There is none, folds are missing, or they were not scored in the same way.
+    """
+    found: dict[int, tuple[Path, dict[str, Any]]] = {}
+    for path in sorted(runs.glob("**/summary.json"), key=lambda path: path.stat().st_mtime):
+        try:
+            content = json.loads(path.read_text())
+        except ValueError as error:
+            raise InputError(f"{path} is not valid JSON ({error}). Score the fold again.") from error
+        if content.get("fold") is not None and content.get("split") == "val":
+            found[content["fold"]] = (path.parent, content)
+    how = "score each with: python cli.py validate --config ... --ckpt_path last --data.fold K"
+    if not found:
+        raise InputError(f"{runs.absolute()}: no scored fold below it; {how}")
+    folder, first = next(iter(found.values()))
+    if missing := sorted(set(range(first["folds"])) - set(found)):
+        raise InputError(f"{runs}: folds {', '.join(map(str, missing))} of {first['folds']} are not scored; {how}")
+    for other, content in found.values():
+        for key in SAME_IN_ALL:
+            if content.get(key) != first.get(key):
+                raise InputError(
+                    f"{other}: {key} is {content.get(key)}, in {folder} it is {first.get(key)}. "
+                    "Score all folds with the same options."
+                )
+    return dict(sorted(found.items()))
+
+
+def fold_table(rows: Mapping[int, Sequence[Mapping[str, Any]]], background: str | None) -> list[dict[str, Any]]:
+    """A row per class but the background, and their mean: Dice by fold, its deviation, every score over all cases."""
+    every = [row for part in rows.values() for row in part]
+    classes = [name for name in dict.fromkeys(row["class"] for row in every) if name != background]
+    table = []
+    for name in classes:
+        by_fold = {fold: _mean(part, name, "dice") for fold, part in rows.items()}
+        known = [value for value in by_fold.values() if not math.isnan(value)]
+        line: dict[str, Any] = {"class": name, **{f"fold {fold}": value for fold, value in by_fold.items()}}
+        line["sd of folds"] = stdev(known) if len(known) > 1 else math.nan
+        table.append(line | {score: _mean(every, name, score) for score in POOLED if score in every[0]})
+    mean = {key: _nanmean([line[key] for line in table]) for key in table[0] if key not in ("class", "sd of folds")}
+    of_folds = [mean[f"fold {fold}"] for fold in rows]
+    order = dict.fromkeys(table[0])
+    return [*table, order | mean | {"class": "mean", "sd of folds": stdev(of_folds) if len(of_folds) > 1 else math.nan}]
+
+
+def _require_each_case_once(found: Mapping[int, Any], rows: Mapping[int, Sequence[Mapping[str, Any]]]) -> None:
+    seen: dict[str, int] = {}
+    for fold, part in rows.items():
+        for case in {row["case"] for row in part}:
+            if case in seen:
+                raise InputError(
+                    f"{found[fold][0]}: {case} is also in fold {seen[case]}. Were the folds drawn with the same "
+                    "--data.folds and the same data?"
+                )
+            seen[case] = fold
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        raise InputError(f"{path} is missing beside its summary.json. Score the fold again.")
+    with path.open(newline="") as file:
+        return [dict(row) for row in csv.DictReader(file)]
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], name: str, score: str) -> float:
+    return _nanmean([float(row[score] or "nan") for row in rows if row["class"] == name])
+
+
+def _nanmean(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return fmean(known) if known else math.nan

@@ -1,0 +1,72 @@
+"""One HTML file that can be sent by mail: tables, pictures inside it, and no script or link to elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from mlla_seg.evaluation.plots import format_cell, renamed_when_done
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem }
+th, td { padding: 0.2rem 0.7rem; text-align: right; border-bottom: 1px solid #ddd }
+th:first-child, td:first-child { text-align: left }
+tr.last td { font-weight: 600 }
+img { max-width: 100% } figure { margin: 0 0 1.2rem } figcaption, .note { color: #555; font-size: 0.9rem }
+pre { background: #f5f5f5; padding: 0.8rem; overflow-x: auto; font-size: 0.85rem } .wide { overflow-x: auto }
+"""
+
+
+def heading(text: str) -> str:
+    """A heading of a part of the page."""
+    return f"<h2>{escape(text)}</h2>"
+
+
+def note(text: str) -> str:
+    """A paragraph that explains."""
+    return f'<p class="note">{escape(text)}</p>'
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]], last: bool = False) -> str:
+    """A table: first column to the left, numbers to the right; ``last`` sets the last row off as the sum of it."""
+    lines = ["<tr>" + "".join(f"<th>{escape(name)}</th>" for name in header) + "</tr>"]
+    for i, row in enumerate(rows):
+        opening = '<tr class="last">' if last and i == len(rows) - 1 else "<tr>"
+        lines.append(opening + "".join(f"<td>{escape(format_cell(value))}</td>" for value in row) + "</tr>")
+    return '<div class="wide"><table>' + "\n".join(lines) + "</table></div>"
+
+
+def picture(draw: Callable[[io.BytesIO], None], caption: str) -> str:
+    """A picture inside the page: ``draw`` writes a PNG into the file that it is given."""
+    file = io.BytesIO()
+    draw(file)
+    data = base64.b64encode(file.getvalue()).decode()
+    text = escape(caption)
+    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
+
+
+def folded(title: str, content: str) -> str:
+    """Something that is opened by a click."""
+    return f"<details><summary>{escape(title)}</summary>{content}</details>"
+
+
+def code(text: str) -> str:
+    """Text as it is, such as a configuration."""
+    return f"<pre>{escape(text)}</pre>"
+
+
+def write_page(path: Path, title: str, parts: Sequence[str]) -> None:
+    """Writes the page under a temporary name, then renames it."""
+    body = "\n".join(parts)
+    page = (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<style>{STYLE}</style></head>\n<body><h1>{escape(title)}</h1>\n{body}\n</body></html>\n"
+    )
+    with renamed_when_done(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")

@@ -1,0 +1,287 @@
+"""Results for people: tables on the terminal and as CSV, the training curve and overlays as pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlla_seg.data.formats.picture import Array
+
+
+@contextmanager
+def renamed_when_done(path: Path) -> Iterator[Path]:
+    """A temporary path that becomes ``path`` when the block ends well, so that no half-written file is ever found."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows of equal keys; NaN becomes an empty field."""
+    with renamed_when_done(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({key: "" if _is_nan(value) else value for key, value in row.items()})
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes JSON; NaN becomes null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(entry) for key, entry in value.items()}
+        return None if _is_nan(value) else value
+
+    with renamed_when_done(path) as temporary:
+        temporary.write_text(json.dumps(plain(content), indent=2) + "\n")
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def format_cell(value: Any) -> str:
+    """A number with four decimals, two from 10 on, NaN as a dash; anything else as it is."""
+    if not isinstance(value, float):
+        return str(value)
+    return "-" if math.isnan(value) else f"{value:.{4 if abs(value) < 10 else 2}f}"
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A plain table: first column to the left, numbers to the right, NaN as a dash."""
+    cells = [[format_cell(value) for value in row] for row in (header, *rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = [
+        "  ".join(
+            value.ljust(width) if i == 0 else value.rjust(width)
+            for i, (value, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in cells
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def plot_training(metrics_csv: Path, output: Path) -> None:
+    """Draws training loss and validation Dice over epochs from the logger's ``metrics.csv``."""
+    plt = _pyplot()
+    with metrics_csv.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    curves = [
+        ("train/loss", "training loss", "tab:blue", axis),
+        ("val/dice", "validation Dice", "tab:orange", axis.twinx()),
+    ]
+    for key, label, colour, side in curves:
+        points = [(int(row["epoch"]) + 1, float(row[key])) for row in rows if row.get(key)]
+        if points:
+            side.plot(*zip(*points, strict=True), color=colour, marker="." if len(points) < 60 else None)
+        side.set_ylabel(label, color=colour)
+    axis.set_xlabel("epoch")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    curves[1][3].set_ylim(0, 1)
+    _save(figure, output)
+
+
+def plot_boxes(values: Mapping[str, Sequence[float]], colours: Sequence[Sequence[int]], label: str, to: Any) -> None:
+    """Draws a horizontal box and every value per class.
+
+    Args:
+        values: Scores of the cases by class; NaN is left out.
+        colours: ``[red, green, blue]`` per class, 0..255.
+        label: What the values are, with their unit.
+        to: A path or an open file for the PNG.
+    """
+    plt = _pyplot()
+    known = [[value for value in column if not math.isnan(value)] for column in values.values()]
+    figure, axis = plt.subplots(figsize=(6, 0.9 + 0.36 * len(known)), layout="constrained")
+    places = range(len(known), 0, -1)
+    axis.boxplot(known, positions=places, orientation="horizontal", widths=0.55, showfliers=False)
+    for place, column, colour in zip(places, known, colours, strict=True):
+        heights = place + np.linspace(-0.2, 0.2, len(column))
+        axis.scatter(column, heights, s=12, color=np.array(colour) / 255, edgecolors="black", linewidths=0.3, zorder=3)
+    axis.set_yticks(list(places), [f"{name} ({len(column)})" for name, column in zip(values, known, strict=True)])
+    axis.set_xlabel(label)
+    axis.grid(axis="x", alpha=0.3)
+    _save(figure, to)
+
+
+def plot_confusion(confusion: Array, names: Sequence[str], to: Any) -> None:
+    """Draws a confusion matrix, each row in percent of its sum.
+
+    Args:
+        confusion: ``(K, K)`` voxels, a row per true class, a column per predicted one.
+        names: Of the classes.
+        to: A path or an open file for the PNG.
+    """
+    plt = _pyplot()
+    total = confusion.sum(axis=1, keepdims=True)
+    percent = np.divide(100.0 * confusion, total, out=np.full(confusion.shape, np.nan), where=total > 0)
+    side = 1.6 + 0.42 * max(len(names), 3)
+    figure, axis = plt.subplots(figsize=(side + 0.8, side), layout="constrained")
+    picture = axis.imshow(percent, cmap="Blues", vmin=0, vmax=100)
+    for (i, j), value in np.ndenumerate(percent):
+        text = "-" if np.isnan(value) else f"{value:.1f}" if 0.05 <= value < 9.95 else f"{value:.0f}"
+        axis.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if value > 55 else "black")
+    rows = [name if count else f"{name} (none)" for name, count in zip(names, total[:, 0], strict=True)]
+    axis.set_yticks(range(len(names)), rows, fontsize=8)
+    axis.set_xticks(range(len(names)), names, fontsize=8, rotation=45, ha="right", rotation_mode="anchor")
+    axis.set_ylabel("truth")
+    axis.set_xlabel("prediction")
+    figure.colorbar(picture, ax=axis, label="% of the true class", shrink=0.8)
+    _save(figure, to)
+
+
+def plot_overlay(
+    image: Array,
+    masks: Mapping[str, Array],
+    classes: Sequence[Mapping[str, Any]],
+    output: Any,
+    title: str = "",
+    window: Sequence[float] | None = None,
+    aspect: float = 1.0,
+    background: int | None = 0,
+) -> None:
+    """Draws an image beside label maps laid over it.
+
+    Args:
+        image: ``(C, H, W)`` in raw units; the first channel is shown in grey, or the first three in colour.
+        masks: Title to ``(H, W)`` class indices; 255 is left open.
+        classes: Names and colours.
+        output: A path or an open file for the PNG.
+        title: Above everything.
+        window: Range of values from black to white, by default the 1st to 99th percentile.
+        aspect: Height of a pixel relative to its width.
+        background: Class index that is left open as well, if any.
+    """
+    plt = _pyplot()
+    picture = np.moveaxis(image[:3] if len(image) >= 3 else image[:1].repeat(3, axis=0), 0, 2).astype(np.float32)
+    low, high = window or np.percentile(picture, (1, 99))
+    picture = np.clip((picture - low) / max(high - low, 1e-6), 0, 1)
+    colours = np.array([entry["colour"] for entry in classes], dtype=np.float32) / 255
+    panels = [("image", picture)]
+    for name, mask in masks.items():
+        shown = (mask != background) & (mask < len(classes))
+        tint = colours[np.where(shown, mask, 0)]
+        panels.append((name, np.where(shown[..., None], 0.5 * picture + 0.5 * tint, picture)))
+    present = sorted({int(k) for mask in masks.values() for k in np.unique(mask) if k < len(classes)} - {background})
+    height = 3.4 * aspect * picture.shape[0] / picture.shape[1]
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), min(height, 6) + 0.8), layout="constrained")
+    for axis, (name, panel) in zip(np.atleast_1d(axes), panels, strict=True):
+        axis.imshow(panel, interpolation="nearest", aspect=aspect)
+        axis.set_title(name, fontsize=10)
+        axis.axis("off")
+    handles = [
+        plt.Line2D([], [], marker="s", linestyle="", color=colours[k], label=classes[k]["name"]) for k in present
+    ]
+    if handles:
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=min(len(handles), 5), fontsize=8, frameon=False
+        )
+    figure.suptitle(title, fontsize=10)
+    _save(figure, output)
+
+
+def plot_samples(
+    samples: Sequence[Mapping[str, Any]],
+    channel: int,
+    classes: Sequence[Mapping[str, Any]],
+    background: int | None,
+    output: Path,
+    title: str,
+) -> None:
+    """Draws training samples with their masks, side by side; what is ignored is darkened.
+
+    Args:
+        samples: ``{"image": (C, H, W) normalised, "mask": (H, W), "name": str}``.
+        channel: First channel of the slice itself, where its neighbours are channels as well.
+        classes: Names and colours.
+        background: Class index that is left open, if any.
+        output: A PNG.
+        title: Above everything.
+    """
+    plt = _pyplot()
+    columns = math.ceil(math.sqrt(len(samples)))
+    rows = math.ceil(len(samples) / columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(2.6 * columns, 2.8 * rows + 1), squeeze=False)
+    colours = np.array([entry["colour"] for entry in classes], dtype=np.float32) / 255
+    present: set[int] = set()
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, sample in zip(axes.flat, samples, strict=False):
+        image, mask = np.asarray(sample["image"]), np.asarray(sample["mask"])
+        shown = image[channel : channel + 3] if len(image) >= channel + 3 and channel == 0 else image[[channel] * 3]
+        low, high = np.percentile(shown, (1, 99))
+        picture = np.moveaxis(np.clip((shown - low) / max(high - low, 1e-6), 0, 1), 0, 2)
+        known = mask < len(classes)
+        tinted = known & (mask != background)
+        picture = np.where(tinted[..., None], 0.6 * picture + 0.4 * colours[np.where(known, mask, 0)], picture)
+        axis.imshow(np.where(known[..., None], picture, 0.35 * picture).clip(0, 1), interpolation="nearest")
+        axis.set_title(f"{sample['name']}\n{image.min():.1f} to {image.max():.1f}", fontsize=7)
+        present |= set(np.unique(mask[tinted]).tolist())
+    handles = [
+        plt.Line2D([], [], marker="s", linestyle="", color=colours[k], label=classes[k]["name"])
+        for k in sorted(present)
+    ]
+    figure.suptitle(title, fontsize=10)
+    figure.legend(handles=handles, loc="lower center", ncols=6, fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0.05, 1, 0.98))
+    _save(figure, output)
+
+
+def plot_costs(rows: Sequence[Mapping[str, Any]], title: str, output: Path) -> None:
+    """Draws nanoseconds per pixel against the side of the image, a curve per network and a panel per precision."""
+    plt = _pyplot()
+    precisions = list(dict.fromkeys(row["precision"] for row in rows))
+    figure, axes = plt.subplots(
+        1, len(precisions), figsize=(5 * len(precisions) + 2, 4.5), layout="constrained", sharey=True, squeeze=False
+    )
+    names = list(dict.fromkeys(row["network"] for row in rows))
+    for axis, precision in zip(axes[0], precisions, strict=True):
+        for k, name in enumerate(names):
+            own = [row for row in rows if (row["network"], row["precision"]) == (name, precision)]
+            if own:
+                style = {"linewidth": 2.5} if name.startswith("ours") else {}
+                points = [row["size"] for row in own], [row["ns/pixel"] for row in own]
+                axis.plot(*points, marker="o", color=f"C{k}", label=name, **style)
+        sizes = sorted({row["size"] for row in rows})
+        axis.set(xscale="log", xlabel="side of the image in pixels", title=precision)
+        axis.set_xticks(sizes, list(map(str, sizes)))
+        axis.minorticks_off()
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("ns per pixel")
+    handles = {label: line for axis in axes[0] for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside right upper")
+    figure.suptitle(title, fontsize=10)
+    _save(figure, output)
+
+
+def _save(figure: Any, output: Any) -> None:
+    if isinstance(output, Path):
+        with renamed_when_done(output) as temporary:
+            figure.savefig(temporary, dpi=110, format="png")
+    else:
+        figure.savefig(output, dpi=110, format="png")
+    _pyplot().close(figure)
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt

@@ -1,0 +1,220 @@
+"""What ``validate`` and ``test`` leave behind: ``per_case.csv``, ``summary.json``, ``report.html`` and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlla_seg.data.dataset import CaseDataset
+from mlla_seg.data.formats.picture import Array
+from mlla_seg.data.resampling import fill_gaps
+from mlla_seg.evaluation import html, plots
+from mlla_seg.evaluation.scores import PROTOCOLS, Evaluation
+from mlla_seg.training.module import SegmentationModule
+
+DISTANCES = {
+    "mm": "Distances in millimetres, from the spacing of each image.",
+    "voxel": "Distances in voxels: not every image of the split says its spacing.",
+}
+
+SHOWN = 1500
+"""Pixels along a side of a picture from which on every second, third, ... is shown."""
+
+POOLED = {"f1": "mean F1", "accuracy": "overall accuracy", "kappa": "kappa"}
+
+
+def score_table(evaluation: Evaluation) -> str:
+    """The tables for the terminal, and in what unit distances are; of maps the scores of all pixels together too."""
+    parts = [plots.format_table(*evaluation.table())]
+    if evaluation.surfaces is not None:
+        parts.append(DISTANCES[evaluation.unit])
+    if evaluation.boundaries is not None:
+        parts += ["", plots.format_table(*evaluation.pooled_table())]
+    parts.append(_pooled_line(evaluation))
+    if evaluation.published is not None:
+        parts += ["", plots.format_table(*evaluation.comparison()), f"transunet: {PROTOCOLS['transunet']}"]
+    return "\n".join(parts)
+
+
+def summary(evaluation: Evaluation, split: str, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``summary.json`` holds: means such as ``test/dice``, numbers of cases, and how it was measured."""
+    measured = evaluation.surfaces is not None
+    return {
+        **{f"{split}/{name}": value for name, value in evaluation.means().items()},
+        "cases": len(evaluation.cases),
+        "cases_by_class": evaluation.numbers_of_cases(),
+        "pooled": evaluation.pooled(),
+        "confusion": _confusion(evaluation),
+        "unit": evaluation.unit if measured else None,
+        "nsd_tolerance": evaluation.tolerance if measured else None,
+        "protocols": {name: PROTOCOLS[name] for name in _protocols(evaluation)},
+        **about,
+    }
+
+
+def write_results(
+    folder: Path, module: SegmentationModule, cases: CaseDataset, split: str, about: Mapping[str, Any], config: str
+) -> list[Path]:
+    """Writes everything into the run's folder and returns the files.
+
+    Args:
+        folder: Where to.
+        module: Has just scored the cases.
+        cases: The split that was scored.
+        split: Its name.
+        about: What else the summary says: card, checkpoint, fold, version.
+        config: The configuration of the run as YAML.
+    """
+    evaluation = module.evaluation
+    files = [folder / name for name in ("per_case.csv", "summary.json", "report.html", "overlay.png")]
+    plots.write_csv(files[0], evaluation.rows())
+    plots.write_json(files[1], summary(evaluation, split, about))
+    shown = chosen_cases(evaluation)
+    pictures = []
+    index = {case.name: i for i, case in enumerate(cases.cases)}
+    for title, name in shown.items():
+        draw = overlay(module, cases[index[name]])
+        dice = float(evaluation.case_means()[evaluation.cases.index(name)])
+        pictures.append(html.picture(draw, f"{title}: {name}, mean Dice {plots.format_cell(dice)}"))
+        if title == ("median" if "median" in shown else "worst"):
+            draw(files[3])
+    colours = [module.spec["classes"][k]["colour"] for k in evaluation.foreground]
+    html.write_page(
+        files[2],
+        f"{about['title']}: {len(evaluation.cases)} cases of split {split}",
+        [
+            html.table(["", ""], [[key, str(value)] for key, value in about.items()]),
+            *_tables(evaluation),
+            html.heading("Every case by class"),
+            *_boxes(evaluation, colours),
+            html.heading("Best, median and worst case by mean Dice"),
+            *pictures,
+            html.heading("Details"),
+            html.folded("Every case and class", _rows(evaluation)),
+            html.folded("Configuration", html.code(config)),
+        ],
+    )
+    return files
+
+
+def chosen_cases(evaluation: Evaluation) -> dict[str, str]:
+    """The best, the median and the worst case by mean Dice, each once; cases without any class are left out."""
+    means = evaluation.case_means()
+    order = [i for i in means.argsort(descending=True, stable=True).tolist() if not means[i].isnan()]
+    order = order or list(range(len(evaluation.cases)))
+    best, median, worst = order[0], order[len(order) // 2], order[-1]
+    if len(order) == 1:
+        return {"median": evaluation.cases[best]}
+    chosen = {"best": best, "median": median, "worst": worst} if len(order) > 2 else {"best": best, "worst": worst}
+    return {title: evaluation.cases[i] for title, i in chosen.items()}
+
+
+def overlay(module: SegmentationModule, case: Mapping[str, Any]) -> Any:
+    """A function that draws image, truth and prediction of a case, at its richest slice, into a file."""
+    module.eval()  # Lightning has put it back into the mode of training
+    mask = case["mask"].numpy()
+    background, spacing = module.spec["background"], case["spacing_mm"]
+    if (mask[mask != 255] == (background or 0)).all():  # nothing is there: where was something hallucinated?
+        labels = module.predict_case(case["image"], spacing).numpy()
+        position = richest_slice(labels, background)
+        prediction = labels[position]
+    else:
+        position = richest_slice(mask, background)
+        prediction = module.predict_slice(case["image"], position, spacing).numpy()
+    step = max(1, max(mask.shape[1:]) // SHOWN)
+    return partial(
+        _draw,
+        fill_gaps(case["image"][position, :, ::step, ::step].float()).numpy(),
+        {"truth": mask[position, ::step, ::step], "prediction": prediction[::step, ::step]},
+        module.spec,
+        case["name"] if len(mask) == 1 else f"{case['name']}, slice {position}",
+        spacing[1] / spacing[2] if spacing else 1.0,
+    )
+
+
+def _draw(
+    image: Array, masks: Mapping[str, Array], spec: Mapping[str, Any], title: str, aspect: float, to: Any
+) -> None:
+    window = spec["normalisation"].get("window")
+    plots.plot_overlay(image, masks, spec["classes"], to, title, window, aspect, spec["background"])
+
+
+def richest_slice(mask: Array, background: int | None) -> int:
+    """The slice with the most classes, and among those the most labelled pixels."""
+    shown = np.where(mask == 255, background or 0, mask)
+    pixels = (shown != (background or 0)).sum(axis=(1, 2))
+    classes = np.array([len(np.unique(piece)) for piece in shown])
+    return int(np.lexsort((pixels, classes))[-1])
+
+
+def _protocols(evaluation: Evaluation) -> list[str]:
+    return ["native", *(["transunet"] if evaluation.published is not None else [])]
+
+
+def _tables(evaluation: Evaluation) -> list[str]:
+    parts = [
+        html.heading("Scores: means over cases"),
+        html.table(*evaluation.table(), last=True),
+        html.note(
+            PROTOCOLS["native"]
+            if evaluation.surfaces is None
+            else f"{DISTANCES[evaluation.unit]} {PROTOCOLS['native']}"
+        ),
+    ]
+    parts += [
+        html.heading("All voxels of the split together"),
+        html.table(*evaluation.pooled_table(), last=True),
+        html.note(_pooled_line(evaluation)),
+        html.picture(
+            partial(plots.plot_confusion, evaluation.confusion.sum(dim=0).numpy(), evaluation.classes),
+            "Confusion matrix: how many of the voxels of a class (row) were given each class (column), in percent",
+        ),
+    ]
+    if evaluation.published is not None:
+        parts += [
+            html.heading("The same predictions by two protocols"),
+            html.table(*evaluation.comparison(), last=True),
+            html.note(PROTOCOLS["transunet"]),
+        ]
+    return parts
+
+
+def _pooled_line(evaluation: Evaluation) -> str:
+    pooled = evaluation.pooled()
+    left_out = evaluation.classes[evaluation.background] if evaluation.background is not None else None
+    means = f"mean IoU {pooled['iou']:.4f}"
+    if left_out:
+        means += f" without {left_out} ({pooled['iou_with_all']:.4f} with it)"
+    numbers = ", ".join(f"{title} {pooled[name]:.4f}" for name, title in POOLED.items())
+    return f"All voxels together: {means}, {numbers}."
+
+
+def _confusion(evaluation: Evaluation) -> dict[str, dict[str, int]]:
+    """Voxels by true and then by predicted class."""
+    rows = evaluation.confusion.sum(dim=0).tolist()
+    return {
+        name: dict(zip(evaluation.classes, row, strict=True))
+        for name, row in zip(evaluation.classes, rows, strict=True)
+    }
+
+
+def _boxes(evaluation: Evaluation, colours: Sequence[Sequence[int]]) -> list[str]:
+    scores, parts = evaluation.scores(), []
+    for name, label in (("dice", "Dice"), ("hd95", f"HD95 in {evaluation.unit}")):
+        if name not in scores:
+            continue
+        columns = {evaluation.classes[k]: scores[name][:, k].tolist() for k in evaluation.foreground}
+        caption = (
+            f"{label}: a dot per case, the box from the first to the third quartile; in brackets the number of cases"
+        )
+        parts.append(html.picture(partial(plots.plot_boxes, columns, colours, label), caption))
+    return parts
+
+
+def _rows(evaluation: Evaluation) -> str:
+    rows = [row for row in evaluation.rows() if row["class"] in {evaluation.classes[k] for k in evaluation.foreground}]
+    return html.table(list(rows[0]), [list(row.values()) for row in rows])

@@ -1,0 +1,96 @@
+"""A network as users of its answers run it: the same numbers as in training, in less time and memory."""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_eval
+
+from mlla_seg.errors import InputError, lookup
+from mlla_seg.inference.optimize_compile import compile_segmenters
+from mlla_seg.inference.optimize_strips import in_strips
+
+PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What autocast computes in: all but the sums of attention, which are float32, and logits are brought to float32."""
+
+
+def device_named(name: str) -> str:
+    """A device's name, where ``auto`` is a GPU if there is one and else the processor.
+
+    Raises:
+        InputError: There is no such device.
+    """
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise InputError(f"Device {name!r} cannot be used here: {reason}. cpu always can be.") from error
+    return name
+
+
+def for_inference(
+    network: nn.Module, device: torch.device | str = "cpu", precision: str = "fp32", compile: bool = False
+) -> nn.Module:
+    """A copy for evaluation: batch norms are part of the convolutions before them, and processors compute in strips.
+
+    Args:
+        network: Maps ``(B, C, H, W)`` to logits ``(B, K, H, W)``.
+        device: Where the copy is.
+        precision: A name in ``PRECISIONS``.
+        compile: Compile it at its first image, for images of that size: faster, and takes more memory than strips.
+
+    Raises:
+        InputError: An unknown precision, or no compiler.
+    """
+    dtype = lookup(PRECISIONS, precision, "precision")
+    network = copy.deepcopy(network).to(device).eval().requires_grad_(False)
+    fold_batch_norms(network)
+    for module in network.modules():
+        if dtype is not None and isinstance(module, (nn.Linear, nn.Conv2d)):
+            module.to(dtype)  # once, not with every image
+    if compile:
+        compile_segmenters(network)
+    if torch.device(device).type == "cpu":
+        in_strips(network)
+    return network if dtype is None else Autocast(network, dtype)
+
+
+class Autocast(nn.Module):
+    """A network in half precision where it may be, from and to float32.
+
+    Args:
+        network: Maps ``(B, C, H, W)`` to logits ``(B, K, H, W)``.
+        dtype: ``torch.bfloat16`` or ``torch.float16``.
+    """
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network = network
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, self.dtype):
+            return self.network(x).float()
+
+
+def fold_batch_norms(network: nn.Module) -> None:
+    """Folds each batch norm that follows a convolution in a ``Sequential`` into it, in place; for evaluation only."""
+    for module in list(network.modules()):
+        if not isinstance(module, nn.Sequential):
+            continue
+        names = list(module._modules)
+        for before, name in pairwise(names):
+            norm = module._modules[name]
+            if not isinstance(norm, nn.BatchNorm2d):
+                continue
+            parent, last = module, before
+            while isinstance(inner := parent._modules[last], nn.Sequential) and len(inner) > 0:
+                parent, last = inner, list(inner._modules)[-1]
+            if isinstance(inner, (nn.Conv2d, nn.ConvTranspose2d)):
+                transposed = isinstance(inner, nn.ConvTranspose2d)
+                parent._modules[last] = fuse_conv_bn_eval(inner, norm, transposed)
+                module._modules[name] = nn.Identity()

@@ -1,0 +1,269 @@
+"""fit, validate and test: LightningCLI with this project's module, data module and habits."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins import LayerSync
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from mlla_seg import __version__
+from mlla_seg.data.datamodule import SegmentationDataModule
+from mlla_seg.data.dataset import CaseDataset
+from mlla_seg.data.splits import number_of_folds
+from mlla_seg.errors import InputError
+from mlla_seg.evaluation import plots
+from mlla_seg.evaluation.report import score_table, write_results
+from mlla_seg.models.checkpoint import fitting_weights, load_members, read_checkpoint, require_mirrored
+from mlla_seg.training.distributed import convert_batch_norm
+from mlla_seg.training.module import Scoring, SegmentationModule, single_slices
+from mlla_seg.training.resume import (
+    RUNS,
+    find_checkpoint,
+    note_differences,
+    options_of,
+    require_same_view,
+    require_something_left,
+    require_unseen,
+    resume_spec,
+)
+
+# Said by Lightning about choices that are deliberate here.
+QUIET = (
+    ".*does not have many workers.*",
+    ".*is smaller than the logging interval.*",
+    ".*recommended to use .*sync_dist=True.*",
+    ".*Trying to infer the `batch_size`.*",
+    ".*pin_memory.*",
+    ".*isinstance.treespec, LeafSpec.*",
+    ".*callbacks used to create the checkpoint need to be provided.*",
+    ".*Total length of `list` across ranks is zero.*",
+    ".*The dirpath has changed from.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+)
+
+
+class BatchNormOverProcesses(LayerSync):
+    """Lightning's hook for batch-norm over the global batch, also on CPU."""
+
+    def apply(self, model: torch.nn.Module) -> torch.nn.Module:
+        return convert_batch_norm(model)
+
+    def revert(self, model: torch.nn.Module) -> torch.nn.Module:
+        return model  # evaluation and checkpoints are the same with and without
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the best epoch as the data are judged: maps by the IoU of all their pixels, other cases by their mean Dice.
+
+    Maps are where every case of the validation split is a single slice.
+    """
+
+    @property
+    def state_key(self) -> str:
+        """That of Lightning's own, by which checkpoints of version 0.1 know it."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and single_slices(trainer.datamodule.val_set.cases):  # type: ignore[attr-defined]
+            self.monitor = "val/pooled_iou"
+        super().setup(trainer, pl_module, stage)
+
+
+class SegmentationCLI(LightningCLI):
+    """LightningCLI whose network learns from the card what its data are."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        commands = LightningCLI.subcommands()
+        return {name: commands[name] for name in ("fit", "validate", "test")}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments("data", "model.spec", compute_fn=lambda data: data.spec, apply_on="instantiate")
+        parser.add_class_arguments(Scoring)
+
+    def _parse_ckpt_path(self) -> None:
+        """Leaves the configuration alone: Lightning would let the checkpoint's settings override the command line."""
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        self.continues = config.get("ckpt_path") == "last"
+        if config.get("ckpt_path"):
+            config["ckpt_path"] = str(find_checkpoint(config["ckpt_path"], config, self.subcommand == "fit"))
+        elif self.subcommand != "fit":
+            raise InputError(
+                f"{self.subcommand} needs --ckpt_path: best, last or the path of a .ckpt file that fit wrote."
+            )
+        if self.subcommand != "fit":
+            config["verbose"] = False  # the table printed at the end says more
+
+    def after_instantiate_classes(self) -> None:
+        """Tells the module how to score, and checks the data.
+
+        The data before other processes are started, so that a mistake in them is one message.
+        """
+        config = self.config[self.subcommand]
+        self.model.scoring = Scoring(**{field.name: config[field.name] for field in fields(Scoring)})
+        if path := config.get("ckpt_path"):
+            content = read_checkpoint(path)
+            fitting_weights(path, content, self.model.network)
+            splits = self.datamodule.splits
+            scored = splits.test if self.subcommand == "test" else splits.val
+            for name in (path, *config.members):
+                if Path(name).is_file():
+                    require_unseen(name, read_checkpoint(name), scored)
+            if self.subcommand == "fit":
+                require_something_left(path, content, config.trainer)
+                resume_spec(path, content["hyper_parameters"]["spec"], self.model)
+                self.model.starts_from = None  # the checkpoint's weights would be put in their place
+                if os.environ.get("LOCAL_RANK", "0") == "0":
+                    note_differences(content, self.model.hparams, options_of(config))
+            else:
+                require_same_view(path, content["hyper_parameters"]["spec"], self.datamodule.spec)
+                if config.tta:
+                    require_mirrored(path, content["hyper_parameters"]["spec"])
+        self.model.options = options_of(config)
+        if config.members:
+            self.model.members = load_members([path, *config.members])[1:]
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            splits = self.datamodule.splits
+            counts = f"{len(splits.train)} cases to train, {len(splits.val)} to validate, {len(splits.test)} to test"
+            print(f"{self.datamodule.card.title}: {counts}", flush=True)
+            if config.evaluation == "transunet" and self.datamodule.crop is not None:
+                height, width = self.model.published_size
+                print(
+                    f"note: the evaluation of TransUNet shows the network slices resized to {height} x {width}, but it "
+                    "learns from crops, which have another scale. To compare with papers train with --data.crop null "
+                    f"--data.resize [{height},{width}].",
+                    file=sys.stderr,
+                )
+            self.datamodule.prepare_data()
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config = self.config_init[self.subcommand]["trainer"]
+        callbacks = [*(config.get("callbacks") or [])]
+        if self.subcommand == "fit":
+            callbacks += [*self._checkpointing(), LearningRateMonitor()]
+        else:  # the checkpoint's weights are the averaged ones already
+            callbacks = [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]
+        plugins = [*(config.get("plugins") or []), BatchNormOverProcesses()]
+        if config.get("logger") in (None, True):
+            kwargs["logger"] = CSVLogger(RUNS, name=self.datamodule.card.name)
+        try:
+            return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs)
+        except MisconfigurationException as error:  # such as a GPU that is not there
+            raise InputError(" ".join(str(error).split())) from error
+
+    def _checkpointing(self) -> list[ModelCheckpoint]:
+        """Keeps the last epoch, and the best where the data have a validation split.
+
+        Two callbacks, as one with ``save_last`` leaves out epochs that are not among the best. ``--ckpt_path last``
+        goes on with the run's own checkpoints, so that its best so far stays the one to beat.
+        """
+        plain: dict[str, Any] = {"auto_insert_metric_name": False, "enable_version_counter": False}
+        # Also epochs without a validation are the last; by default Lightning saves after validations alone.
+        whole_epochs = self.config_init[self.subcommand]["trainer"].get("val_check_interval") in (None, 1.0)
+        callbacks = [ModelCheckpoint(filename="last", save_on_train_epoch_end=whole_epochs or None, **plain)]
+        if self.datamodule.splits.val:
+            callbacks.append(BestCheckpoint(filename="best", monitor="val/dice", mode="max", **plain))
+        if self.continues:  # set afterwards: given to the constructor it would become absolute and look like another
+            for callback in callbacks:
+                callback.dirpath = str(Path(self.config[self.subcommand].ckpt_path).parent)
+        return callbacks
+
+    def after_fit(self) -> None:
+        folder = Path(self.trainer.log_dir or ".")  # asked in every process: they agree on it together
+        if self.trainer.is_global_zero:
+            self._report_training(folder)
+
+    def after_validate(self) -> None:
+        self._report_scores("val", self.datamodule.val_set)
+
+    def after_test(self) -> None:
+        self._report_scores("test", self.datamodule.test_set)
+
+    def _report_scores(self, split: str, cases: CaseDataset) -> None:
+        folder = Path(self.trainer.log_dir or ".")  # asked in every process: they agree on it together
+        if not self.trainer.is_global_zero:
+            return
+        config = self.config[self.subcommand]
+        print("\n" + score_table(self.model.evaluation))
+        if "test_mask" in self.datamodule.card.layout:
+            print(f"Masks: {', '.join(folders_of_masks(self.datamodule, split))}")
+        about = {
+            "title": self.datamodule.card.title,
+            "card": self.datamodule.card.name,
+            "background": self.datamodule.card.background,
+            "split": split,
+            "masks": ", ".join(folders_of_masks(self.datamodule, split)),
+            "fold": self.datamodule.fold,
+            "folds": number_of_folds(self.datamodule.root, self.datamodule.folds),
+            "checkpoint": config.ckpt_path,
+            "ensemble with": ", ".join(config.members) or "none",
+            "test-time augmentation": config.tta,
+            **({"transunet at": list(self.model.published_size)} if config.evaluation == "transunet" else {}),
+            "version": __version__,
+        }
+        saved = folder / "config.yaml"  # without a logger there is none
+        text = saved.read_text() if saved.is_file() else ""
+        files = write_results(folder, self.model, cases, split, about, text)
+        print("\n" + "\n".join(f"{path.name:<13} {path}" for path in files))
+
+    def _report_training(self, folder: Path) -> None:
+        print(f"\nRun folder:     {folder}")
+        checkpointing = self.trainer.checkpoint_callback
+        assert isinstance(checkpointing, ModelCheckpoint)
+        for path in sorted(Path(str(checkpointing.dirpath)).glob("*.ckpt")):
+            print(f"Checkpoint:     {path}")
+        metrics = folder / "metrics.csv"
+        if metrics.is_file():
+            plots.plot_training(metrics, folder / "training.png")
+            print(f"Metrics:        {metrics}\nTraining curve: {folder / 'training.png'}")
+
+
+def folders_of_masks(data: SegmentationDataModule, split: str) -> list[str]:
+    """Where the masks lie by which a split is scored, below the root: with boundaries and without are two scores."""
+    cases = getattr(data.splits, split)
+    return sorted({path.parent.relative_to(data.root).as_posix() for case in cases for path in case.masks})
+
+
+def _is_not_advertising(record: logging.LogRecord) -> bool:
+    return "Tip:" not in record.getMessage()
+
+
+def run(argv: Sequence[str]) -> None:
+    """Runs ``fit``, ``validate`` or ``test`` with its options."""
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message)
+    torch.set_float32_matmul_precision("high")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_not_advertising)
+    try:
+        SegmentationCLI(
+            SegmentationModule,
+            SegmentationDataModule,
+            args=None if list(argv) == sys.argv[1:] else list(argv),
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_kwargs={
+                "exit_on_error": False,
+                **{name: {"exit_on_error": False} for name in SegmentationCLI.subcommands()},
+            },
+        )
+    except ValueError as error:  # jsonargparse wraps what goes wrong while the data are read
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        raise

@@ -1,0 +1,122 @@
+"""Cross-entropy plus soft Dice over the global batch, both blind to ignored pixels.
+
+Own code because the libraries' Dice losses average over devices what is not a mean (Dice is a ratio of sums), give NaN
+or a constant on batches of nothing but ignored pixels, or lack the squared denominators of published Synapse recipes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mlla_seg.models.ops import at_least_float32, full_precision
+from mlla_seg.training.distributed import sum_over_processes
+
+SMOOTH = 1e-5
+"""Added to Dice's numerator and denominator: a class that is neither there nor predicted costs nothing."""
+
+
+def segmentation_loss(
+    logits: Tensor,
+    mask: Tensor,
+    ce_weight: float = 1.0,
+    dice_weight: float = 1.0,
+    class_weights: Tensor | None = None,
+    squared_dice: bool = False,
+    ignore_index: int = 255,
+) -> Tensor:
+    """``ce_weight`` x cross-entropy + ``dice_weight`` x (1 - soft Dice, averaged over classes).
+
+    All sums run over the whole batch, and over all processes, before any ratio is taken. A batch of only ignored pixels
+    gives 0, with gradients of 0.
+
+    Args:
+        logits: ``(B, K, H, W)``.
+        mask: ``(B, H, W)`` class indices, ``ignore_index`` where the truth is not known.
+        ce_weight: Weight of the cross-entropy.
+        dice_weight: Weight of the Dice loss.
+        class_weights: ``(K,)`` weights in both terms; a weighted mean is taken, so their scale does not matter.
+        squared_dice: Square probabilities in Dice's denominator, as V-Net and TransUNet do.
+        ignore_index: Class index that is not counted.
+
+    Returns:
+        A scalar in at least float32, the same in every process.
+    """
+    with full_precision(logits.device):
+        logits = at_least_float32(logits)
+        num_classes = logits.shape[1]
+        valid = mask != ignore_index
+        target = torch.where(valid, mask, 0)
+        weights = logits.new_ones(num_classes) if class_weights is None else class_weights.to(logits)
+
+        pixel_weights = torch.where(valid, weights[target], 0.0)
+        log_probabilities = F.log_softmax(logits, dim=1)
+        nll = -log_probabilities.gather(1, target[:, None])[:, 0]
+        nll = (torch.where(valid, nll, 0.0) * pixel_weights).sum()
+
+        truth = F.one_hot(target, num_classes).movedim(-1, 1)  # (B, K, H, W)
+        truth = torch.where(valid[:, None], truth, 0).to(logits.dtype)
+        probabilities = torch.where(valid[:, None], log_probabilities.exp(), 0.0)
+        pixels = (0, 2, 3)
+        size = probabilities.square().sum(pixels) if squared_dice else probabilities.sum(pixels)
+        sums = torch.cat(
+            (nll[None], pixel_weights.sum()[None], (probabilities * truth).sum(pixels), size + truth.sum(pixels))
+        )
+        sums = sum_over_processes(sums)
+        nll, pixel_weight = sums[:2]
+        overlap, total = sums[2:].chunk(2)
+        cross_entropy = nll / pixel_weight.clamp(min=torch.finfo(torch.float32).tiny)
+        dice = (2 * overlap + SMOOTH) / (total + SMOOTH)
+        return ce_weight * cross_entropy + dice_weight * ((1 - dice) * weights).sum() / weights.sum()
+
+
+class SegmentationLoss(nn.Module):
+    """:func:`segmentation_loss` with its settings."""
+
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        ce_weight: float = 1.0,
+        dice_weight: float = 1.0,
+        class_weights: Sequence[float] | None = None,
+        squared_dice: bool = False,
+        ignore_index: int = 255,
+    ) -> None:
+        super().__init__()
+        self.ce_weight = ce_weight
+        self.dice_weight = dice_weight
+        self.squared_dice = squared_dice
+        self.ignore_index = ignore_index
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        return segmentation_loss(
+            logits, mask, self.ce_weight, self.dice_weight, self.class_weights, self.squared_dice, self.ignore_index
+        )
+
+
+def deeply_supervised(loss: SegmentationLoss, logits: Tensor, coarser: Sequence[Tensor], mask: Tensor) -> Tensor:
+    """The loss of a network's logits and of those of its coarser levels, in nnU-Net's proportions 1, 1/2, 1/4, ...
+
+    A coarse pixel is asked for the class at its centre. Maps cover the image and what the network pads it by, below and
+    to the right, which is not counted.
+
+    Args:
+        loss: Of each.
+        logits: ``(B, K, H, W)``.
+        coarser: ``(B, K, H / s, W / s)``, each half the size of the one before, the first at s = 8.
+        mask: ``(B, H, W)``.
+    """
+    total, weights = loss(logits, mask), 1.0
+    for i, part in enumerate(coarser):
+        stride, weight = 8 * 2**i, 0.5 ** (i + 1)
+        below, right = (stride * n - size for n, size in zip(part.shape[-2:], mask.shape[-2:], strict=True))
+        padded = F.pad(mask, (0, right, 0, below), value=loss.ignore_index)
+        total = total + weight * loss(part, padded[:, stride // 2 :: stride, stride // 2 :: stride])
+        weights += weight
+    return total / weights

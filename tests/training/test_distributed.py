@@ -1,0 +1,65 @@
+"""Two processes train exactly as one with the same global batch, through the real command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from conftest import ROOT, TINY
+from mlla_seg.training.distributed import convert_batch_norm, sum_over_processes
+
+
+def fit(folder: Path, root: Path, devices: int, *options: str) -> dict:
+    """Trains three steps without anything random, in float64; returns the checkpoint's contents."""
+    folder.mkdir()
+    command = [sys.executable, ROOT / "cli.py", "fit", "--config", ROOT / "configs/demo.yaml"]
+    command += [f"--data.root={root}", "--data.crop=[32,32]", "--data.augment=none", "--data.intensity=0", *TINY]
+    command += [f"--trainer.devices={devices}", "--trainer.strategy=ddp", "--trainer.precision=64-true"]
+    command += ["--trainer.max_epochs=1", "--trainer.limit_train_batches=3", *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return torch.load(folder / "runs/demo/version_0/checkpoints/last.ckpt", weights_only=True)
+
+
+def final_scores(folder: Path) -> dict[str, str]:
+    header, *rows = (folder / "runs/demo/version_0/metrics.csv").read_text().splitlines()
+    row = next(row for row in reversed(rows) if row.split(",")[header.split(",").index("val/dice")])
+    return {k: v for k, v in zip(header.split(","), row.split(","), strict=True) if k.startswith("val/")}
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path, phantom_root):
+    one = fit(tmp_path / "one", phantom_root, 1)
+    two = fit(tmp_path / "two", phantom_root, 2)
+    initial = fit(tmp_path / "initial", phantom_root, 1, "--model.lr=0")
+    assert one["state_dict"].keys() == two["state_dict"].keys()
+    moved = 0
+    for name, value in one["state_dict"].items():
+        torch.testing.assert_close(
+            two["state_dict"][name], value, atol=1e-8, rtol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
+        )
+        moved += not torch.equal(initial["state_dict"][name], value)
+    assert moved > 0.9 * len(one["state_dict"])
+    assert final_scores(tmp_path / "one") == final_scores(tmp_path / "two")
+
+
+def test_one_process_sums_to_itself():
+    x = torch.ones(2)
+    assert sum_over_processes(x) is x
+
+
+def test_converted_batch_norm_is_the_same_in_one_process():
+    torch.manual_seed(0)
+    plain, converted = (nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)) for _ in range(2))
+    converted.load_state_dict(plain.state_dict())
+    convert_batch_norm(converted)
+    x = torch.randn(4, 2, 5, 5)
+    torch.testing.assert_close(converted(x), plain(x))
+    torch.testing.assert_close(converted.state_dict(), plain.state_dict())

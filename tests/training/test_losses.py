@@ -1,0 +1,90 @@
+"""The loss against its formula, and its promises about ignored pixels and class weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mlla_seg.training.losses import SegmentationLoss, deeply_supervised, segmentation_loss
+
+
+def example(num_classes=3, ignored=0.2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, num_classes, 6, 7, generator=generator)
+    mask = torch.randint(num_classes, (2, 6, 7), generator=generator)
+    mask[torch.rand(mask.shape, generator=generator) < ignored] = 255
+    return logits, mask
+
+
+def plain_dice(logits, mask, squared):
+    """One class at a time, over the pixels that are not ignored, in float64."""
+    p = logits.double().softmax(1).movedim(1, -1)[mask != 255]
+    t = mask[mask != 255]
+    terms = []
+    for k in range(logits.shape[1]):
+        size = p[:, k].square().sum() if squared else p[:, k].sum()
+        terms.append(1 - (2 * p[t == k, k].sum() + 1e-5) / (size + (t == k).sum() + 1e-5))
+    return torch.stack(terms)
+
+
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize("weights", [None, [0.2, 1.0, 3.0]])
+def test_loss_is_cross_entropy_plus_dice_over_the_valid_pixels(squared, weights):
+    logits, mask = example()
+    w = torch.tensor(weights or [1.0, 1.0, 1.0])
+    cross_entropy = torch.nn.functional.cross_entropy(logits, mask, weight=w, ignore_index=255)
+    dice = (plain_dice(logits, mask, squared) * w).sum() / w.sum()
+    loss = SegmentationLoss(0.4, 0.6, weights, squared)(logits, mask)
+    torch.testing.assert_close(loss.double(), 0.4 * cross_entropy.double() + 0.6 * dice, atol=1e-6, rtol=1e-6)
+
+
+def test_ignored_pixels_change_nothing():
+    logits, mask = example()
+    logits.requires_grad_()
+    other = logits.detach().clone()
+    other.movedim(1, -1)[mask == 255] = 1e4
+    loss = segmentation_loss(logits, mask)
+    torch.testing.assert_close(segmentation_loss(other, mask), loss)
+    loss.backward()
+    assert (logits.grad.movedim(1, -1)[mask == 255] == 0).all()
+    assert (logits.grad.movedim(1, -1)[mask != 255] != 0).any()
+
+
+@pytest.mark.parametrize("value", [0.0, 1e4, float("inf")])
+def test_a_batch_of_only_ignored_pixels_gives_zero_with_zero_gradients(value):
+    logits = torch.full((1, 3, 4, 4), min(value, 1e30), requires_grad=True)
+    loss = segmentation_loss(logits, torch.full((1, 4, 4), 255))
+    assert loss.item() == 0
+    loss.backward()
+    assert (logits.grad == 0).all()
+
+
+def test_a_perfect_prediction_costs_nothing_and_an_absent_class_costs_nothing():
+    mask = torch.randint(2, (2, 8, 8))  # class 2 is absent
+    logits = 50.0 * torch.nn.functional.one_hot(mask, 3).movedim(-1, 1)
+    assert segmentation_loss(logits, mask).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_half_precision_logits_give_a_float32_loss():
+    logits, mask = example()
+    loss = segmentation_loss(logits.half(), mask)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, segmentation_loss(logits, mask), atol=1e-3, rtol=1e-3)
+
+
+def test_large_logits_do_not_overflow():
+    logits, mask = example()
+    loss = segmentation_loss((logits * 1e4).requires_grad_(), mask)
+    assert torch.isfinite(loss)
+
+
+def test_coarser_levels_weigh_as_in_nnunet_and_see_the_class_at_their_centre():
+    torch.manual_seed(0)
+    loss, mask = SegmentationLoss(), torch.full((2, 20, 32), 255)
+    logits, coarser = torch.randn(2, 3, 20, 32), [torch.randn(2, 3, 3, 4), torch.randn(2, 3, 2, 2)]
+    at_8, at_16 = torch.randint(3, (2, 3, 4)), torch.randint(3, (2, 2, 2))
+    at_8[:, 2] = at_16[:, 1] = 255  # of rows 20 and 24, in what the network adds below
+    mask[:, 4::8, 4::8], mask[:, 8::16, 8::16] = at_8[:, :2], at_16[:, :1]
+    expected = (4 * loss(logits, mask) + 2 * loss(coarser[0], at_8) + loss(coarser[1], at_16)) / 7
+    torch.testing.assert_close(deeply_supervised(loss, logits, coarser, mask), expected)
+    torch.testing.assert_close(deeply_supervised(loss, logits, [], mask), loss(logits, mask))

@@ -1,0 +1,53 @@
+"""The sheet of training samples: drawn by the command from a config, its options overridden, mistakes in a line."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from PIL import Image
+
+from conftest import ROOT
+from mlla_seg.evaluation import plots
+
+
+@pytest.fixture
+def config(phantom_root, tmp_path):
+    content = yaml.safe_load((ROOT / "configs/demo.yaml").read_text())
+    content["data"] |= {"root": str(phantom_root), "crop": [48, 48], "cache_dir": str(tmp_path / "cache")}
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_samples_are_drawn_as_the_network_gets_them(cli, config, capsys, monkeypatch):
+    drawn = []
+    plot = plots.plot_samples
+    monkeypatch.setattr("mlla_seg.training.preview.plot_samples", lambda *a, **k: (drawn.append((a, k)), plot(*a, **k)))
+    cli("preview", "--config", config, "--samples=5", "--output=sheet.png", "--data.context=1", "--data.augment=none")
+    (samples,), options = drawn[0]
+    assert len(samples) == 5
+    assert {sample["image"].shape for sample in samples} == {(3, 48, 48)}
+    assert options["channel"] == 1
+    assert "augment none, intensity 0.5" in options["title"]
+    assert abs(float(samples[0]["image"].mean())) < 3  # normalised: in HU it would be far away
+    assert len({sample["name"] for sample in samples}) > 3
+    with Image.open("sheet.png") as sheet:
+        assert sheet.size[0] > 500
+    printed = capsys.readouterr().out
+    assert "5 of 40 samples" in printed
+    assert "56% of their pixels are ignored" in printed  # slices of 32 x 32 in crops of 48 x 48
+    assert "Written: sheet.png" in printed
+
+
+def test_mistakes_are_said_in_a_line(cli, config, capsys):
+    config.with_name("model.yaml").write_text("model: {lr: 1}")
+    for options, message in (
+        (["--config=missing.yaml"], "missing.yaml: no such file"),
+        (["--config", config.with_name("model.yaml")], "has no section data"),
+        (["--config", config, "--samples=0"], "--samples is a number of samples, 1 or more, got 0"),
+        (["--config", config, "--data.crop=[0,3]"], "--data.crop takes two numbers"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            cli("preview", *options)
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err

@@ -1,0 +1,46 @@
+"""Checkpoints that are scored: only as they were trained, and the answer names the option."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlla_seg.errors import InputError
+from mlla_seg.training.resume import require_same_view
+
+VIEW = {
+    "channels": ["red", "green"],
+    "plane": "axial",
+    "context": 0,
+    "resize": None,
+    "window": [96, 64],
+    "spacing_mm": None,
+    "array_units": None,
+    "normalisation": {"mean": 1.0, "std": 2.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "other", "advice"),
+    [
+        ("channels", ["red"], """say --data.channels '["red", "green"]'"""),
+        ("plane", "acquired", "say --data.plane axial"),
+        ("context", 1, "say --data.context 0"),
+        ("resize", 2.0, "say --data.resize null"),
+        ("window", [64, 64], "say --data.crop '[96, 64]'"),
+        ("spacing_mm", [None, 0.6, 0.6], "say --data.spacing_mm '[null, null, null]'"),
+        ("array_units", {"scale": 2, "offset": 0}, "with its own card"),
+        ("normalisation", {"per_case": True}, "with its own card"),
+        ("normalisation", {"mean": 1.0, "std": 2.0, "window": [0.0, 9.0]}, "with its own card"),
+    ],
+)
+def test_another_view_is_refused_with_the_option_that_restores_it(key, other, advice):
+    require_same_view("a.ckpt", VIEW, VIEW)
+    with pytest.raises(InputError) as refusal:
+        require_same_view("a.ckpt", VIEW, {**VIEW, key: other})
+    who = "the card says" if key == "normalisation" else "the options and the card say"
+    expected = f"a.ckpt: was trained with {key} {VIEW[key]}, {who} {other}."
+    assert str(refusal.value) == f"{expected} Score it as predict would use it: {advice}."
+
+
+def test_numbers_of_a_normalisation_come_with_the_weights():
+    require_same_view("a.ckpt", VIEW, {**VIEW, "normalisation": {"mean": 5.0, "std": 6.0}})
