@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from mlla_seg.evaluation.plots import format_table
+from mlla_seg.evaluation.tables import format_table
 
 ROOT = Path(__file__).parents[1]
 ROWS: dict[str, tuple[str, list[str]]] = {

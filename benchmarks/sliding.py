@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mlla_seg import create_model
 from mlla_seg.benchmark.command import describe, keep_freed_memory
 from mlla_seg.benchmark.measures import interleaved
-from mlla_seg.evaluation.plots import format_table
+from mlla_seg.evaluation.tables import format_table
 from mlla_seg.inference.cases import labels_of
 from mlla_seg.inference.optimize import for_inference
 from mlla_seg.inference.windows import window_logits

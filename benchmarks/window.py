@@ -18,8 +18,8 @@ import torch
 from mlla_seg import Predictor
 from mlla_seg.data.formats.geotiff import open_rasters
 from mlla_seg.evaluation.overlap import case_confusion
-from mlla_seg.evaluation.plots import format_table
 from mlla_seg.evaluation.scores import Evaluation
+from mlla_seg.evaluation.tables import format_table
 from mlla_seg.inference.scenes import MapOptions, predict_scene
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from mlla_seg._version import __version__ as __version__
 
 _PUBLIC = {
     "MLLA": "mlla_seg.models.mlla",

@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(overview())
         return
     if argv[0] == "--version":
-        from mlla_seg import __version__
+        from mlla_seg._version import __version__
 
         print(__version__)
         return

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from mlla_seg.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    {"errors", "finite", "progress", "atomic", "_version"},
+    {"errors", "progress", "atomic", "_version"},
+    {"finite"},
     {"data"},
     {"models", "evaluation"},
     {"inference", "plugins"},
@@ -74,6 +76,30 @@ def own(name, top_level=False):
 def floor_of(name):
     room = name.split(".")[1]
     return next((floor for floor, rooms in enumerate(FLOORS) if room in rooms), None)
+
+
+@pytest.mark.parametrize("name", sorted(MODULES.keys() - DOORS))
+def test_rooms_know_themselves_and_lower_floors(name):
+    assert floor_of(name) is not None, f"a new room: give {name} a floor"
+    for imported in own(name):
+        assert imported != "mlla_seg", f"{name} imports the package: name the module"
+        same = imported.split(".")[1] == name.split(".")[1]
+        assert same or floor_of(imported) < floor_of(name), f"{name} imports {imported}"
+
+
+def test_no_module_knows_itself_through_others():
+    graph = {name: own(name) for name in MODULES.keys() - DOORS}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"imports go round: {' <- '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("mlla_seg.data.formats")])
+def test_formats_know_no_card(name):
+    for imported in own(name):
+        inside = imported.startswith("mlla_seg.data.formats")
+        assert inside or floor_of(imported) <= floor_of("mlla_seg.finite"), f"{name} imports {imported}"
 
 
 @pytest.mark.parametrize("name", MODULES)

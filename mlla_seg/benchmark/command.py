@@ -15,7 +15,7 @@ import torch
 from mlla_seg.benchmark import measures, networks
 from mlla_seg.benchmark.networks import Contestant
 from mlla_seg.errors import InputError, lookup
-from mlla_seg.evaluation import plots
+from mlla_seg.evaluation import plots, tables
 from mlla_seg.inference.optimize import PRECISIONS, device_named
 from mlla_seg.progress import progress
 
@@ -86,8 +86,8 @@ def benchmark(
         what = f"{encoder} with {decoder}, {'training step' if backward else 'inference'}"
         for measured in _measure(contestants, sorted(sizes), device, repeats, backward):
             rows += measured  # written size by size: the last one may be too large for the machine
-            plots.write_csv(to / "benchmark.csv", rows)
-            plots.write_json(
+            tables.write_csv(to / "benchmark.csv", rows)
+            tables.write_json(
                 to / "benchmark.json",
                 {"what": what, "machine": machine, "malloc": MALLOC if fix_malloc else {}, "rows": rows},
             )
@@ -96,7 +96,7 @@ def benchmark(
         [f"{value:g}" if isinstance(value, float) and value == value else value for value in row.values()]
         for row in rows
     ]
-    print(plots.format_table([*rows[0]], cells))
+    print(tables.format_table([*rows[0]], cells))
     print("\n'times' is how many times faster than the definition in fp32; it and every ratio are of one run.")
     print(f"Table: {to / 'benchmark.csv'}\nPlot:  {to / 'benchmark.png'}")
 

@@ -13,11 +13,12 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, DistributedSampler
 
-from mlla_seg.data.card import ACQUIRED, MEDIAN, PLANES, SPLITS, Card, is_spacing, load_card
+from mlla_seg.data.card import MEDIAN, SPLITS, Card, is_spacing, load_card
 from mlla_seg.data.cases import Case
 from mlla_seg.data.dataset import CaseDataset, SliceDataset
 from mlla_seg.data.formats.georeference import note_overlaps
 from mlla_seg.data.formats.headers import note_headers
+from mlla_seg.data.formats.planes import ACQUIRED, PLANES
 from mlla_seg.data.layouts import find_cases
 from mlla_seg.data.nnunet import nnunet_card
 from mlla_seg.data.splits import Splits, fold_cases, split_cases

@@ -12,10 +12,9 @@ from torch.utils.data import Dataset
 from mlla_seg.data.boxes import Box, draw_box, whole
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.resampling import fill_gaps, resize_images, resize_masks
-from mlla_seg.data.slices import Grid, nearest_slice, network_grid, slices_at, standardised
+from mlla_seg.data.slices import Grid, nearest_slice, network_grid, seen_by_network, slices_at, standardised
 from mlla_seg.data.store import StoredCase
 from mlla_seg.data.transforms import Augment
-from mlla_seg.inference.sliding_window import seen_by_network
 
 
 class SliceDataset(Dataset[dict[str, Any]]):

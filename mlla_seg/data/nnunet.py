@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlla_seg.data.card import ACQUIRED, MEDIAN, Card
+from mlla_seg.data.card import MEDIAN, Card
 from mlla_seg.data.cases import Case, missing_data, note_unlabelled
+from mlla_seg.data.formats.planes import ACQUIRED
 from mlla_seg.errors import InputError
 
 TREE = """dataset.json

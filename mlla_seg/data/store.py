@@ -22,10 +22,12 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from mlla_seg.data.card import PLANES, Card
+from mlla_seg.atomic import renamed_when_done
+from mlla_seg.data.card import Card
 from mlla_seg.data.cases import Case
 from mlla_seg.data.formats.georeference import Ground
 from mlla_seg.data.formats.picture import Array
+from mlla_seg.data.formats.planes import PLANES
 from mlla_seg.data.formats.volumes import coarsest_axis
 from mlla_seg.data.labels import IGNORED
 from mlla_seg.data.reading import open_case
@@ -276,9 +278,8 @@ def _build_case(card: Card, case: Case, root: Path, folder: Path) -> None:
         }
         for kind, path in temporary.items():
             os.replace(path, folder / f"{case.name}.{kind}.npy")
-        note = folder / f".{os.getpid()}.{case.name}.json"
-        note.write_text(json.dumps(entry))
-        os.replace(note, folder / f"{case.name}.json")
+        with renamed_when_done(folder / f"{case.name}.json") as note:
+            note.write_text(json.dumps(entry))
 
 
 def measured_normalisation(card: Card, cases: Sequence[StoredCase]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from mlla_seg.errors import InputError
-from mlla_seg.evaluation import plots
+from mlla_seg.evaluation import tables
 
 SAME_IN_ALL = ("card", "folds", "unit", "nsd_tolerance", "background", "protocols", "test-time augmentation")
 """What the summaries of all folds must agree on."""
@@ -34,9 +34,9 @@ def folds(runs: str, output: str = "") -> None:
     _require_each_case_once(found, rows)
     table = fold_table(rows, first["background"])
     folder = Path(output or runs)
-    plots.write_csv(folder / "folds.csv", table)
-    plots.write_csv(folder / "per_case.csv", [{"fold": fold, **row} for fold in rows for row in rows[fold]])
-    print(plots.format_table([*table[0]], [list(row.values()) for row in table]))
+    tables.write_csv(folder / "folds.csv", table)
+    tables.write_csv(folder / "per_case.csv", [{"fold": fold, **row} for fold in rows for row in rows[fold]])
+    print(tables.format_table([*table[0]], [list(row.values()) for row in table]))
     cases = sum(len({row["case"] for row in part}) for part in rows.values())
     distances = f", distances in {first['unit']}" if first["unit"] else ""
     print(f"{cases} cases in {len(rows)} folds{distances}; the last columns are means over all cases.")

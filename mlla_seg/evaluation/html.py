@@ -9,7 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from mlla_seg.evaluation.plots import format_cell, renamed_when_done
+from mlla_seg.atomic import renamed_when_done
+from mlla_seg.evaluation.tables import format_cell
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; color: #222 }

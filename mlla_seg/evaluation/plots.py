@@ -1,77 +1,17 @@
-"""Results for people: tables on the terminal and as CSV, the training curve and overlays as pictures."""
+"""Plots: training curves, scores by class, confusion matrices, overlays, training samples, costs."""
 
 from __future__ import annotations
 
 import csv
-import json
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mlla_seg.atomic import renamed_when_done
 from mlla_seg.data.formats.picture import Array
-
-
-@contextmanager
-def renamed_when_done(path: Path) -> Iterator[Path]:
-    """A temporary path that becomes ``path`` when the block ends well, so that no half-written file is ever found."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows of equal keys; NaN becomes an empty field."""
-    with renamed_when_done(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({key: "" if _is_nan(value) else value for key, value in row.items()})
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON; NaN becomes null."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: plain(entry) for key, entry in value.items()}
-        return None if _is_nan(value) else value
-
-    with renamed_when_done(path) as temporary:
-        temporary.write_text(json.dumps(plain(content), indent=2) + "\n")
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
-
-
-def format_cell(value: Any) -> str:
-    """A number with four decimals, two from 10 on, NaN as a dash; anything else as it is."""
-    if not isinstance(value, float):
-        return str(value)
-    return "-" if math.isnan(value) else f"{value:.{4 if abs(value) < 10 else 2}f}"
-
-
-def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A plain table: first column to the left, numbers to the right, NaN as a dash."""
-    cells = [[format_cell(value) for value in row] for row in (header, *rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    lines = [
-        "  ".join(
-            value.ljust(width) if i == 0 else value.rjust(width)
-            for i, (value, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in cells
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
 def plot_training(metrics_csv: Path, output: Path) -> None:

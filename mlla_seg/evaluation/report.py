@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from mlla_seg.data.dataset import CaseDataset
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.resampling import fill_gaps
-from mlla_seg.evaluation import html, plots
+from mlla_seg.evaluation import html, plots, tables
 from mlla_seg.evaluation.scores import PROTOCOLS, Evaluation
-from mlla_seg.training.module import SegmentationModule
+
+Spacing = Sequence[float] | None
 
 DISTANCES = {
     "mm": "Distances in millimetres, from the spacing of each image.",
@@ -27,16 +30,29 @@ SHOWN = 1500
 POOLED = {"f1": "mean F1", "accuracy": "overall accuracy", "kappa": "kappa"}
 
 
+@dataclass(frozen=True)
+class Scored:
+    """A split that was scored, and what is needed to draw cases of it."""
+
+    evaluation: Evaluation
+    spec: Mapping[str, Any]
+    cases: CaseDataset
+    predict_case: Callable[[Tensor, Spacing], Tensor]
+    """Maps an image ``(S, C, H, W)`` and its spacing to labels ``(S, H, W)``."""
+    predict_slice: Callable[[Tensor, int, Spacing], Tensor]
+    """Labels ``(H, W)`` of one of the slices."""
+
+
 def score_table(evaluation: Evaluation) -> str:
     """The tables for the terminal, and in what unit distances are; of maps the scores of all pixels together too."""
-    parts = [plots.format_table(*evaluation.table())]
+    parts = [tables.format_table(*evaluation.table())]
     if evaluation.surfaces is not None:
         parts.append(DISTANCES[evaluation.unit])
     if evaluation.boundaries is not None:
-        parts += ["", plots.format_table(*evaluation.pooled_table())]
+        parts += ["", tables.format_table(*evaluation.pooled_table())]
     parts.append(_pooled_line(evaluation))
     if evaluation.published is not None:
-        parts += ["", plots.format_table(*evaluation.comparison()), f"transunet: {PROTOCOLS['transunet']}"]
+        parts += ["", tables.format_table(*evaluation.comparison()), f"transunet: {PROTOCOLS['transunet']}"]
     return "\n".join(parts)
 
 
@@ -56,33 +72,30 @@ def summary(evaluation: Evaluation, split: str, about: Mapping[str, Any]) -> dic
     }
 
 
-def write_results(
-    folder: Path, module: SegmentationModule, cases: CaseDataset, split: str, about: Mapping[str, Any], config: str
-) -> list[Path]:
+def write_results(folder: Path, scored: Scored, split: str, about: Mapping[str, Any], config: str) -> list[Path]:
     """Writes everything into the run's folder and returns the files.
 
     Args:
         folder: Where to.
-        module: Has just scored the cases.
-        cases: The split that was scored.
-        split: Its name.
+        scored: Scores, and how to predict a case again.
+        split: Name of the split.
         about: What else the summary says: card, checkpoint, fold, version.
         config: The configuration of the run as YAML.
     """
-    evaluation = module.evaluation
+    evaluation, cases = scored.evaluation, scored.cases
     files = [folder / name for name in ("per_case.csv", "summary.json", "report.html", "overlay.png")]
-    plots.write_csv(files[0], evaluation.rows())
-    plots.write_json(files[1], summary(evaluation, split, about))
+    tables.write_csv(files[0], evaluation.rows())
+    tables.write_json(files[1], summary(evaluation, split, about))
     shown = chosen_cases(evaluation)
     pictures = []
     index = {case.name: i for i, case in enumerate(cases.cases)}
     for title, name in shown.items():
-        draw = overlay(module, cases[index[name]])
+        draw = overlay(scored, cases[index[name]])
         dice = float(evaluation.case_means()[evaluation.cases.index(name)])
-        pictures.append(html.picture(draw, f"{title}: {name}, mean Dice {plots.format_cell(dice)}"))
+        pictures.append(html.picture(draw, f"{title}: {name}, mean Dice {tables.format_cell(dice)}"))
         if title == ("median" if "median" in shown else "worst"):
             draw(files[3])
-    colours = [module.spec["classes"][k]["colour"] for k in evaluation.foreground]
+    colours = [scored.spec["classes"][k]["colour"] for k in evaluation.foreground]
     html.write_page(
         files[2],
         f"{about['title']}: {len(evaluation.cases)} cases of split {split}",
@@ -113,24 +126,23 @@ def chosen_cases(evaluation: Evaluation) -> dict[str, str]:
     return {title: evaluation.cases[i] for title, i in chosen.items()}
 
 
-def overlay(module: SegmentationModule, case: Mapping[str, Any]) -> Any:
+def overlay(scored: Scored, case: Mapping[str, Any]) -> Any:
     """A function that draws image, truth and prediction of a case, at its richest slice, into a file."""
-    module.eval()  # Lightning has put it back into the mode of training
     mask = case["mask"].numpy()
-    background, spacing = module.spec["background"], case["spacing_mm"]
+    background, spacing = scored.spec["background"], case["spacing_mm"]
     if (mask[mask != 255] == (background or 0)).all():  # nothing is there: where was something hallucinated?
-        labels = module.predict_case(case["image"], spacing).numpy()
+        labels = scored.predict_case(case["image"], spacing).numpy()
         position = richest_slice(labels, background)
         prediction = labels[position]
     else:
         position = richest_slice(mask, background)
-        prediction = module.predict_slice(case["image"], position, spacing).numpy()
+        prediction = scored.predict_slice(case["image"], position, spacing).numpy()
     step = max(1, max(mask.shape[1:]) // SHOWN)
     return partial(
         _draw,
         fill_gaps(case["image"][position, :, ::step, ::step].float()).numpy(),
         {"truth": mask[position, ::step, ::step], "prediction": prediction[::step, ::step]},
-        module.spec,
+        scored.spec,
         case["name"] if len(mask) == 1 else f"{case['name']}, slice {position}",
         spacing[1] / spacing[2] if spacing else 1.0,
     )

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlla_seg import __version__
-from mlla_seg.data.card import ACQUIRED, PLANES
+from mlla_seg._version import __version__
 from mlla_seg.data.formats.picture import Array
+from mlla_seg.data.formats.planes import ACQUIRED, PLANES
 from mlla_seg.data.slices import is_per_case, network_grid
 from mlla_seg.errors import InputError
 from mlla_seg.export.exportable import Exportable, Job, example_image

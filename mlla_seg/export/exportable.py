@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlla_seg import __version__
+from mlla_seg._version import __version__
 from mlla_seg.inference.optimize import fold_batch_norms
 from mlla_seg.models.segmenter import Segmenter
 

@@ -9,45 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlla_seg.data.resampling import fill_gaps, resize_images
-from mlla_seg.data.slices import Grid, case_moments, slices_at, standardised, through_slices
+from mlla_seg.data.slices import Grid, case_moments, seen_by_network, slices_at, standardised, through_slices
 from mlla_seg.finite import require_finite_logits
-from mlla_seg.inference.sliding_window import seen_by_network
 from mlla_seg.inference.windows import window_logits
 
 OVERLAP = 0.5
 """Overlap of neighbouring windows, as a fraction of their size."""
-
-
-class Flips(nn.Module):
-    """Test-time augmentation: the mean of a network's logits over the four mirror images of a slice."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.mirrored = [[-1], [-2], [-2, -1]]  # axes; TorchScript knows no global values
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps ``(B, C, H, W)`` to logits ``(B, K, H, W)``."""
-        total = self.network(x)
-        for axes in self.mirrored:
-            total = total + self.network(x.flip(axes)).flip(axes)
-        return total / (len(self.mirrored) + 1)
-
-
-class Ensemble(nn.Module):
-    """Several networks as one: logits whose softmax is the mean of the members' probabilities."""
-
-    def __init__(self, members: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-        self.smallest = torch.finfo(torch.float32).tiny
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps ``(B, C, H, W)`` to logits ``(B, K, H, W)``."""
-        total = torch.zeros(1, device=x.device)
-        for member in self.members:  # TorchScript knows no list of modules' results
-            total = total + member(x).float().softmax(dim=1)
-        return (total / len(self.members)).clamp(min=self.smallest).log()
 
 
 def labels_of(logits: Tensor, dim: int) -> Tensor:

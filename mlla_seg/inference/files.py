@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from mlla_seg.data.card import plane_in_words
 from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES
 from mlla_seg.data.formats.given import is_bare, read_given
 from mlla_seg.data.formats.headers import note_headers
 from mlla_seg.data.formats.picture import Array, require_finite
+from mlla_seg.data.formats.planes import plane_in_words
 from mlla_seg.data.formats.probabilities import probabilities_path, write_probabilities
 from mlla_seg.data.formats.registry import (
     FORMATS,

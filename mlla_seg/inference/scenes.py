@@ -24,10 +24,10 @@ from mlla_seg.data.formats.geotiff import Raster, open_rasters
 from mlla_seg.data.formats.geotiff_masks import FULL, NODATA, write_map, write_probability_map
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.formats.polygons import require_polygons, write_polygons
-from mlla_seg.data.slices import is_per_case, network_grid
+from mlla_seg.data.slices import is_per_case, network_grid, seen_by_network
 from mlla_seg.errors import InputError, about, lookup
 from mlla_seg.finite import require_finite_logits
-from mlla_seg.inference.sliding_window import BLENDS, row_bands, seen_by_network
+from mlla_seg.inference.sliding_window import BLENDS, row_bands
 from mlla_seg.progress import progress
 
 Windows = Callable[..., Iterator[tuple[int, Array]]]

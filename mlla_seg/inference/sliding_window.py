@@ -56,21 +56,6 @@ def row_bands(height: int, window: int, overlap: float) -> list[tuple[int, int]]
     return list(zip(starts, [*starts[1:], height], strict=True))
 
 
-def seen_by_network(
-    shape: Sequence[int], grid: Sequence[int], window: Sequence[int]
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """What part of an image a window is, and the size at which the network sees it.
-
-    Args:
-        shape: Height and width of the image.
-        grid: Height and width to which the image is brought for the network.
-        window: Height and width of windows on that grid.
-    """
-    parts = [min(n, max(1, round(w * n / g))) for n, g, w in zip(shape, grid, window, strict=True)]
-    sizes = [g if part == n else w for part, n, g, w in zip(parts, shape, grid, window, strict=True)]
-    return (parts[0], parts[1]), (sizes[0], sizes[1])
-
-
 def blended_bands(
     run: Callable[[list[Any]], Any],
     put: Callable[[npt.NDArray[np.float32]], Any],

@@ -15,8 +15,9 @@ from torch import nn
 from mlla_seg.errors import InputError, lookup
 from mlla_seg.models.decoders import DECODERS, OF_BLOCKS, OUTPUT_STRIDES, UNREAD_STAGES
 from mlla_seg.models.foreign import ForeignEncoder, elsewhere
+from mlla_seg.models.hub import BUILDERS
 from mlla_seg.models.mlla import SIZES, Encoder, MLLAEncoder
-from mlla_seg.models.segmenter import Segmenter
+from mlla_seg.models.segmenter import MLLAUNet, Segmenter
 from mlla_seg.models.whole import NO_DECODER, NoDecoder, WholeNetwork
 
 ENCODERS: dict[str, Callable[..., MLLAEncoder]] = {name: partial(MLLAEncoder, **size) for name, size in SIZES.items()}
@@ -90,3 +91,6 @@ def create_model(
     segmenter = Segmenter(network, build_decoder(network, **options), num_classes, in_channels, normalisation, frame)
     segmenter.built_by = ("create_model", arguments)
     return segmenter
+
+
+BUILDERS.update(create_model=create_model, MLLAUNet=MLLAUNet)

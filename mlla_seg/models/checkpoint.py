@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlla_seg import __version__
+from mlla_seg._version import __version__
 from mlla_seg.data.framing import of_stacked_slices
 from mlla_seg.data.slices import is_per_case
 from mlla_seg.errors import InputError
 from mlla_seg.finite import LOWER_RATE, require_finite_weights
-from mlla_seg.inference.cases import Ensemble, Flips
 from mlla_seg.models import create_model
+from mlla_seg.models.ensemble import Ensemble, Flips
 from mlla_seg.models.segmenter import Segmenter
 
 CHECKPOINT_KEY = "mlla_seg_version"

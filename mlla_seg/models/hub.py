@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -17,12 +16,14 @@ from typing import Any, TypeVar
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, PyTorchModelHubMixin, hf_hub_download
 from torch import Tensor, nn, random
 
-from mlla_seg import __version__
+from mlla_seg._version import __version__
 from mlla_seg.errors import InputError, lookup
 from mlla_seg.models.weights import read_state_dict
 
 WEIGHTS = "model.safetensors"
 CARD_MARK = "<!-- Written by mlla_seg, and again at each save unless this line is removed. -->"
+BUILDERS: dict[str, Callable[..., nn.Module]] = {}
+"""Functions that build networks, by name: filled in by :mod:`mlla_seg.models`, which knows all parts."""
 BEFORE_0_2: dict[str, Any] = {"norm_outputs": False}
 """Arguments of ``create_model`` that version 0.1 did not know, and did not write: what it built."""
 OPTIONS = ("map_location", "revision", "token", "cache_dir", "local_files_only", "force_download")
@@ -165,13 +166,11 @@ class HubMixin(PyTorchModelHubMixin, library_name="mlla_seg"):
 
 def _build(config: Mapping[str, Any]) -> Any:
     """Builds the network of a config.json, with random weights."""
-    from mlla_seg.models import create_model
-    from mlla_seg.models.segmenter import MLLAUNet
-
-    frame = (config.get("spec") or {}).get("window")  # which version 0.1 knew, but not for padding
-    own = partial(create_model, **BEFORE_0_2, frame=frame)
-    builders: dict[str, Callable[..., Any]] = {"create_model": own, "MLLAUNet": MLLAUNet}
-    return lookup(builders, config["build"], "builder of networks")(**config["arguments"])
+    build = lookup(BUILDERS, config["build"], "builder of networks")
+    unsaid: dict[str, Any] = {}
+    if config["build"] == "create_model":
+        unsaid = {**BEFORE_0_2, "frame": (config.get("spec") or {}).get("window")}  # known to 0.1, but not for padding
+    return build(**{**unsaid, **config["arguments"]})
 
 
 def _misfit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:

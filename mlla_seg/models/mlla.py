@@ -250,13 +250,6 @@ class MLLAEncoder(Encoder):
             features[-1] = x
         return features
 
-    @torch.jit.unused
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trades time for memory in training: blocks are computed again in the backward pass."""
-        from mlla_seg.models.recompute import set_checkpointing
-
-        set_checkpointing(self, "blocks" if enable else "none")
-
 
 class MLLA(nn.Module):
     """The classifier: encoder, LayerNorm, mean over tokens, linear head; ``(B, C, H, W)`` to ``(B, num_classes)``."""

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from mlla_seg.models.mixers import LinearAttention, rope_for
 from mlla_seg.models.mlla import SIZES, MLLAEncoder, init_weights
 from mlla_seg.models.ops import drop_path
+from mlla_seg.models.recompute import set_checkpointing
 from mlla_seg.models.weights import common_names, rename
 from mlla_seg.plugins.dense import DenseEncoder
 
@@ -179,7 +180,7 @@ class MLLAClassifier(nn.Module):
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Computes blocks again in the backward pass instead of keeping what is inside them."""
-        self.encoder.set_grad_checkpointing(enable)
+        set_checkpointing(self.encoder, "blocks" if enable else "none")
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -218,7 +219,7 @@ class FeatureMaps(nn.Module):
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Computes blocks again in the backward pass instead of keeping what is inside them."""
-        self.encoder.set_grad_checkpointing(enable)
+        set_checkpointing(self.encoder, "blocks" if enable else "none")
 
 
 def _rename_authors(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:

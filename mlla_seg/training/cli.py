@@ -19,13 +19,13 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import LayerSync
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from mlla_seg import __version__
+from mlla_seg._version import __version__
 from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.dataset import CaseDataset
 from mlla_seg.data.splits import number_of_folds
 from mlla_seg.errors import InputError
 from mlla_seg.evaluation import plots
-from mlla_seg.evaluation.report import score_table, write_results
+from mlla_seg.evaluation.report import Scored, score_table, write_results
 from mlla_seg.models.checkpoint import fitting_weights, load_members, read_checkpoint, require_mirrored
 from mlla_seg.training.distributed import convert_batch_norm
 from mlla_seg.training.module import Scoring, SegmentationModule, single_slices
@@ -218,7 +218,9 @@ class SegmentationCLI(LightningCLI):
         }
         saved = folder / "config.yaml"  # without a logger there is none
         text = saved.read_text() if saved.is_file() else ""
-        files = write_results(folder, self.model, cases, split, about, text)
+        module = self.model.eval()  # Lightning has put it back into the mode of training
+        scored = Scored(module.evaluation, module.spec, cases, module.predict_case, module.predict_slice)
+        files = write_results(folder, scored, split, about, text)
         print("\n" + "\n".join(f"{path.name:<13} {path}" for path in files))
 
     def _report_training(self, folder: Path) -> None:

@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from mlla_seg import __version__
+from mlla_seg._version import __version__
 from mlla_seg.data.slices import is_per_case, network_grid
 from mlla_seg.data.store import StoredCase
 from mlla_seg.errors import InputError, about, lookup
@@ -24,8 +24,9 @@ from mlla_seg.evaluation.scores import PROTOCOLS, Evaluation
 from mlla_seg.evaluation.surface_distance import case_surface_scores
 from mlla_seg.evaluation.transunet_protocol import SIZE, transunet_labels, transunet_scores
 from mlla_seg.finite import LOWER_RATE, require_finite_loss, require_finite_weights
-from mlla_seg.inference.cases import Ensemble, Flips, predict_case
+from mlla_seg.inference.cases import predict_case
 from mlla_seg.models.checkpoint import CHECKPOINT_KEY, build_network
+from mlla_seg.models.ensemble import Ensemble, Flips
 from mlla_seg.models.recompute import set_checkpointing
 from mlla_seg.models.segmenter import Segmenter
 from mlla_seg.models.supervision import AuxiliaryHeads

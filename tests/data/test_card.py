@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mlla_seg.data.card import find_card, load_card, plane_in_words
+from mlla_seg.data.card import find_card, load_card
+from mlla_seg.data.formats.planes import plane_in_words
 from mlla_seg.errors import InputError
 from samples import write_card
 

@@ -13,7 +13,7 @@ import layouts
 from conftest import ROOT, TINY
 from mlla_seg import SegmentationDataModule
 from mlla_seg.errors import InputError
-from mlla_seg.evaluation import plots
+from mlla_seg.evaluation import tables
 from mlla_seg.evaluation.cross_validation import folds
 
 DICE = {0: {"a": 0.9, "b": 0.7}, 1: {"c": 0.5}, 2: {"d": math.nan, "e": 0.8}}
@@ -25,9 +25,9 @@ def write_fold(runs: Path, version: int, fold: int, dice: dict[str, float], **ot
     for case, value in dice.items():
         rows.append({"case": case, "class": "background", "dice": 1.0, "hd95": math.nan})
         rows.append({"case": case, "class": "liver", "dice": value, "hd95": 10 * value})
-    plots.write_csv(folder / "per_case.csv", rows)
+    tables.write_csv(folder / "per_case.csv", rows)
     content = {"card": "x", "folds": 3, "unit": "mm", "nsd_tolerance": 2.0, "background": "background", "split": "val"}
-    plots.write_json(folder / "summary.json", {**content, "fold": fold, **other})
+    tables.write_json(folder / "summary.json", {**content, "fold": fold, **other})
     os.utime(folder / "summary.json", (version, version))
     return folder
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from jobs import images, segmenter, small_job, spec_of
 from mlla_seg.export.exportable import AnyPool, Exportable, example_image, fold_batch_norms
-from mlla_seg.inference.cases import Ensemble, Flips
 from mlla_seg.models import DECODERS
+from mlla_seg.models.ensemble import Ensemble, Flips
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

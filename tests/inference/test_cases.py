@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mlla_seg.data.slices import network_grid, slices_at
-from mlla_seg.inference.cases import Ensemble, Flips, case_logits, predict_case, predict_logits
+from mlla_seg.inference.cases import case_logits, predict_case, predict_logits
 
 
 class Threshold(nn.Module):
@@ -69,27 +69,6 @@ def test_resizing_keeps_things_in_place():
     image[..., 10:30, 5:20] = 1
     labels = predict_case(Threshold(), image, "cpu", (1, 96, 64))
     assert (labels == (image[:, 0] > 0)).float().mean() > 0.97
-
-
-def linear(seed, channels=1):
-    torch.manual_seed(seed)
-    return nn.Conv2d(channels, 3, 3, padding=1)
-
-
-def test_flips_average_the_four_mirror_images(volume):
-    network = linear(0)
-    expected = sum(network(volume.flip(axes)).flip(axes) for axes in ([], [2], [3], [2, 3])) / 4
-    torch.testing.assert_close(Flips(network)(volume), expected)
-    mirrored = Flips(network)(volume.flip(3)).flip(3)
-    torch.testing.assert_close(mirrored, expected)  # so the result does not depend on left and right
-
-
-def test_ensemble_averages_probabilities(volume):
-    members = [linear(seed) for seed in range(3)]
-    members[1].weight.data *= 100  # a member that is very sure does not outvote the others, as in a mean of logits
-    expected = sum(member(volume).softmax(1) for member in members) / 3
-    torch.testing.assert_close(Ensemble(members)(volume).softmax(1), expected)
-    assert torch.isfinite(Ensemble(members)(volume * 1e4)).all()
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from jobs import OneBlock, Pixelwise, segmenter, spec_of
 from mlla_seg import Predictor, create_model
 from mlla_seg.errors import InputError
 from mlla_seg.inference import optimize_compile
-from mlla_seg.inference.cases import Ensemble, Flips
 from mlla_seg.inference.optimize import PRECISIONS, Autocast, for_inference
 from mlla_seg.inference.optimize_compile import CompiledForward, as_convolutions
 from mlla_seg.models import DECODERS
+from mlla_seg.models.ensemble import Ensemble, Flips
 from mlla_seg.models.mixers import MIXERS
 
 

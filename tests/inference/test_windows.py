@@ -7,8 +7,9 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import nn
 
+from mlla_seg.data.slices import seen_by_network
 from mlla_seg.errors import InputError
-from mlla_seg.inference.sliding_window import BLENDS, blend_weights, row_bands, seen_by_network, window_starts
+from mlla_seg.inference.sliding_window import BLENDS, blend_weights, row_bands, window_starts
 from mlla_seg.inference.windows import window_logits
 from mlla_seg.models import create_model
 

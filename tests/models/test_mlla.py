@@ -12,6 +12,7 @@ from mlla_seg import MLLA, MLLAEncoder, load_pretrained
 from mlla_seg.models import ENCODERS
 from mlla_seg.models.mixers import MIXERS
 from mlla_seg.models.mlla import SIZES
+from mlla_seg.models.recompute import set_checkpointing
 
 SMALL = dict(embed_dim=16, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8))  # as recorded
 TINIEST = dict(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2))
@@ -266,7 +267,7 @@ def test_checkpointed_blocks_give_the_same_gradients_and_keep_less():
     def train(enable):
         torch.manual_seed(0)
         model = MLLAEncoder(**TINIEST, drop_path_rate=0.5)
-        model.set_grad_checkpointing(enable)
+        set_checkpointing(model, "blocks" if enable else "none")
         kept = 0
 
         def count(tensor):

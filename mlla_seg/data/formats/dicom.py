@@ -1,16 +1,15 @@
-"""DICOM: a folder that holds one series is a volume; masks go back as DICOM segmentations."""
+"""DICOM: a folder that holds one series is a volume; its orientation, spacing and gaps are checked here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mlla_seg import __version__
-from mlla_seg.data.formats.picture import Array, Picture
-from mlla_seg.data.formats.volumes import grid_of_itk, picture_of_itk, simple_itk, turn_back
+from mlla_seg.data.formats.picture import Picture
+from mlla_seg.data.formats.volumes import picture_of_itk, simple_itk
 from mlla_seg.errors import InputError
 
 POSITION, ORIENTATION, PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
@@ -142,50 +141,3 @@ def _tags(path: Path) -> dict[str, Any]:
 
 def _numbers(text: str) -> list[float]:
     return [float(value) for value in text.split("\\")]
-
-
-def write_dicom_seg(path: Path, mask: Array, classes: Sequence[Mapping[str, Any]], source: Path, plane: str) -> None:
-    """Writes a DICOM segmentation with a segment per class but the first, referring to the images of its series."""
-    if not source.is_dir():
-        raise InputError(f"{source}: a DICOM segmentation refers to the DICOM series it belongs to, and this is none.")
-    try:
-        import highdicom
-        import pydicom
-    except ImportError as error:
-        raise InputError(f"{path}: a DICOM segmentation needs highdicom: pip install 'mlla_seg[dicom]'") from error
-    from pydicom.sr.codedict import codes
-
-    images = [pydicom.dcmread(file, stop_before_pixels=True) for file in series_files(source)]
-    frames = turn_back(mask, grid_of_itk(read_series(source), str(source)), plane).transpose(2, 1, 0).astype(np.uint8)
-    algorithm = highdicom.AlgorithmIdentificationSequence(
-        name="mlla_seg", version=__version__, family=codes.cid7162.ArtificialIntelligence
-    )
-    segments = [
-        highdicom.seg.SegmentDescription(
-            segment_number=value,
-            segment_label=entry["name"],
-            segmented_property_category=codes.SCT.AnatomicalStructure,
-            segmented_property_type=highdicom.sr.CodedConcept(f"class{value}", "99MLLA_SEG", entry["name"]),
-            algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-            algorithm_identification=algorithm,
-            display_color=highdicom.color.CIELabColor.from_rgb(*entry["colour"]),
-        )
-        for value, entry in enumerate(classes)
-        if value > 0
-    ]
-    highdicom.seg.Segmentation(
-        source_images=images,
-        pixel_array=frames,
-        segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=segments,
-        series_instance_uid=highdicom.UID(),
-        series_number=1000,
-        sop_instance_uid=highdicom.UID(),
-        instance_number=1,
-        manufacturer="mlla_seg",
-        manufacturer_model_name="mlla_seg",
-        software_versions=__version__,
-        device_serial_number="0",
-        series_description="mlla_seg",
-        omit_empty_frames=bool(frames.any()),
-    ).save_as(path)

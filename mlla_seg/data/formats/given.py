@@ -13,9 +13,9 @@ from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES
 from mlla_seg.data.formats.headers import require_affine, sheared
 from mlla_seg.data.formats.picture import Array, Picture
 from mlla_seg.data.formats.registry import PHOTO_SUFFIXES, read_channels, suffix_of
+from mlla_seg.data.formats.volume_masks import grid_of
 from mlla_seg.data.formats.volumes import (
     Grid,
-    grid_of,
     grid_of_itk,
     grid_of_nibabel,
     picture_of_itk,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mlla_seg.atomic import renamed_when_done
 from mlla_seg.data.formats.picture import Array
 
 SUFFIX = ".probabilities.h5"
@@ -37,18 +37,12 @@ def write_probabilities(
     """
     import h5py
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        with h5py.File(temporary, "w") as file:
-            chunks = (shape[0], 1, *shape[2:])
-            array = file.create_dataset(
-                "probabilities", tuple(shape), np.float16, chunks=chunks, compression="gzip", compression_opts=1
-            )
-            array.attrs["classes"] = list(classes)
-            if affine is not None:
-                array.attrs["affine"] = affine
-            yield array
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with renamed_when_done(path) as temporary, h5py.File(temporary, "w") as file:
+        chunks = (shape[0], 1, *shape[2:])
+        array = file.create_dataset(
+            "probabilities", tuple(shape), np.float16, chunks=chunks, compression="gzip", compression_opts=1
+        )
+        array.attrs["classes"] = list(classes)
+        if affine is not None:
+            array.attrs["affine"] = affine
+        yield array

@@ -6,7 +6,6 @@ turned so that slices, rows and columns run as the plane says, and masks are tur
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from mlla_seg.atomic import renamed_when_done
 from mlla_seg.data.formats.arrays import IMAGE_KEYS, MASK_KEYS, read_h5, read_npz, write_h5, write_npz
-from mlla_seg.data.formats.dicom import is_series, read_dicom, write_dicom_seg
+from mlla_seg.data.formats.dicom import is_series, read_dicom
 from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES, read_raster
 from mlla_seg.data.formats.photos import read_photo, write_png
 from mlla_seg.data.formats.picture import Array, Picture, require_same_grid, stored_values
-from mlla_seg.data.formats.volumes import ITK_SUFFIXES, read_itk, read_nifti, write_itk, write_nifti, write_segmentation
+from mlla_seg.data.formats.volume_masks import write_dicom_seg, write_itk, write_nifti, write_segmentation
+from mlla_seg.data.formats.volumes import ITK_SUFFIXES, read_itk, read_nifti
 from mlla_seg.errors import InputError, lookup
 
 Reader = Callable[[Path, str, Sequence[str]], Picture]
@@ -150,15 +151,11 @@ def write_mask(
     """
     if suffix_of(path) != ".dcm":  # whose segments are numbered without gaps
         mask = stored_values(mask, classes)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        WRITERS[suffix_of(path)](temporary, mask, classes, source, plane)
-        os.replace(temporary, path)
+        with renamed_when_done(path) as temporary:
+            WRITERS[suffix_of(path)](temporary, mask, classes, source, plane)
     except ModuleNotFoundError as error:
         raise _without(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def mask_path(source: Path, folder: Path, format: str | None = None) -> Path:

@@ -1,0 +1,35 @@
+"""Mirror images and several networks as one network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from mlla_seg.models.ensemble import Ensemble, Flips
+
+
+@pytest.fixture
+def volume():
+    return torch.randn(7, 1, 33, 47, generator=torch.Generator().manual_seed(0))
+
+
+def linear(seed, channels=1):
+    torch.manual_seed(seed)
+    return nn.Conv2d(channels, 3, 3, padding=1)
+
+
+def test_flips_average_the_four_mirror_images(volume):
+    network = linear(0)
+    expected = sum(network(volume.flip(axes)).flip(axes) for axes in ([], [2], [3], [2, 3])) / 4
+    torch.testing.assert_close(Flips(network)(volume), expected)
+    mirrored = Flips(network)(volume.flip(3)).flip(3)
+    torch.testing.assert_close(mirrored, expected)  # so the result does not depend on left and right
+
+
+def test_ensemble_averages_probabilities(volume):
+    members = [linear(seed) for seed in range(3)]
+    members[1].weight.data *= 100  # a member that is very sure does not outvote the others, as in a mean of logits
+    expected = sum(member(volume).softmax(1) for member in members) / 3
+    torch.testing.assert_close(Ensemble(members)(volume).softmax(1), expected)
+    assert torch.isfinite(Ensemble(members)(volume * 1e4)).all()
