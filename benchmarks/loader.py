@@ -81,7 +81,7 @@ def main() -> None:
     module.predict_case(case["image"])
     predicting = time.perf_counter() - started
     started = time.perf_counter()
-    case_confusion(case["mask"], case["mask"], len(data.spec["classes"]))
+    case_confusion(case["mask"], case["mask"], len(data.spec.classes))
     scoring = time.perf_counter() - started
 
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"

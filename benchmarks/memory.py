@@ -18,6 +18,7 @@ import nibabel as nib
 import numpy as np
 
 from mlla_seg import create_model
+from mlla_seg.data.dataspec import DataSpec
 
 SIZE = 512
 CLASSES = 14
@@ -29,21 +30,14 @@ def main() -> None:
         folder = Path(temporary)
         _write_volume(folder / "ct.nii.gz", slices)
         network = create_model("mlla_test", "unet", num_classes=CLASSES, in_channels=1, normalisation={"std": 100.0})
-        network.spec = {
-            "name": "memory",
-            "modality": "CT",
-            "channels": ["CT in HU"],
-            "classes": [{"name": f"class {k}", "colour": [k, k, k]} for k in range(CLASSES)],
-            "background": 0,
-            "ignore_index": 255,
-            "normalisation": {"std": 100.0},
-            "plane": "axial",
-            "array_units": None,
-            "spacing_mm": None,
-            "resize": None,
-            "window": None,
-            "context": 0,
-        }
+        network.spec = DataSpec.from_dict(
+            {
+                "channels": ["CT in HU"],
+                "classes": [f"class {k}" for k in range(CLASSES)],
+                "background": 0,
+                "normalisation": {"std": 100.0},
+            }
+        )
         network.save_pretrained(folder / "network")
         root = Path(__file__).parents[1]
         command = [sys.executable, root / "cli.py", "predict", "--ckpt_path", folder / "network", *sys.argv[2:]]

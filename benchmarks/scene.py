@@ -18,6 +18,7 @@ import numpy as np
 import rasterio
 
 from mlla_seg import create_model
+from mlla_seg.data.dataspec import DataSpec
 
 BANDS, CLASSES = 4, 6
 
@@ -27,19 +28,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         network = create_model("mlla_test", "unet", num_classes=CLASSES, in_channels=BANDS)
-        network.spec = {
-            "name": "scene",
-            "modality": "aerial",
-            "channels": [f"band {k}" for k in range(BANDS)],
-            "classes": [{"name": f"class {k}", "colour": [40 * k, k, 0], "id": k} for k in range(CLASSES)],
-            "background": None,
-            "normalisation": {"mean": 128.0, "std": 60.0},
-            "resize": None,
-            "window": [512, 512],
-            "context": 0,
-            "plane": "axial",
-            "array_units": None,
-        }
+        network.spec = DataSpec.from_dict(
+            {
+                "channels": [f"band {k}" for k in range(BANDS)],
+                "classes": [f"class {k}" for k in range(CLASSES)],
+                "normalisation": {"mean": 128.0, "std": 60.0},
+                "patch_size": [512, 512],
+            }
+        )
         network.save_pretrained(folder / "network")
         print(f"{BANDS} bands uint8, windows of 512 overlapping by a quarter, {platform.processor()}")
         for side in sides:

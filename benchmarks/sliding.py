@@ -19,9 +19,9 @@ from mlla_seg import create_model
 from mlla_seg.benchmark.command import describe, keep_freed_memory
 from mlla_seg.benchmark.measures import interleaved
 from mlla_seg.evaluation.tables import format_table
-from mlla_seg.inference.cases import labels_of
+from mlla_seg.inference.cases import TorchEngine, labels_of
 from mlla_seg.inference.optimize import for_inference
-from mlla_seg.inference.windows import window_logits
+from mlla_seg.inference.steps import window_logits
 
 WINDOW, CLASSES = (512, 512), 6
 
@@ -33,7 +33,7 @@ def ours(network: nn.Module, image: Tensor) -> Tensor:
     def read(top: int, left: int, rows: int, columns: int) -> Tensor:
         return image[0, :, top : top + rows, left : left + columns]
 
-    bands = window_logits(network, read, shape, WINDOW, overlap=0.5, batch_size=4)
+    bands = window_logits(TorchEngine(network), read, shape, WINDOW, overlap=0.5, batch_size=4)
     return torch.cat([labels_of(logits, dim=0) for _, logits in bands])
 
 

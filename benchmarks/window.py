@@ -27,10 +27,10 @@ def main() -> None:
     checkpoint, scene, mask_path, *rest = sys.argv[1:]
     predictor = Predictor.from_checkpoint(checkpoint, device="auto")
     spec = predictor.spec
-    own = spec["window"][0]
+    own = spec.patch_size[0]
     sides = sorted({own, *map(int, rest or (128, 256, 384, 512, 1024))})
-    names = [entry["name"] for entry in spec["classes"]]
-    ids = {entry["id"]: k for k, entry in enumerate(spec["classes"])}
+    names = spec.class_names
+    ids = {entry.id: k for k, entry in enumerate(spec.classes)}
     truth = np.vectorize(lambda value: ids.get(value, 255))(_read(Path(mask_path)))
     maps, rows = {}, []
     for blend, side in [("gaussian", own), *(("gaussian", side) for side in sides), ("cosine", own)]:
@@ -40,12 +40,12 @@ def main() -> None:
             started = time.perf_counter()
             options = MapOptions(window=side, blend=blend, batch_size=max(1, 512**2 * 4 // side**2))
             output = Path(folder) / "map.tif"
-            predict_scene(predictor.windows, spec, [Path(scene)], output, options)
+            predict_scene(predictor.engine, spec, [Path(scene)], output, options)
             seconds = time.perf_counter() - started
             maps[blend, side] = found = _read(output)
         labels = np.vectorize(lambda value: ids.get(value, 0))(found)
         confusion = case_confusion(torch.from_numpy(labels), torch.from_numpy(truth), len(names))
-        iou = Evaluation(["scene"], names, spec["background"], confusion[None]).pooled()["iou"]
+        iou = Evaluation(["scene"], names, spec.background, confusion[None]).pooled()["iou"]
         agree = float((found == maps["gaussian", own]).mean())
         rows.append([f"{side} {blend}", iou, f"{agree:.2%}", found.size / seconds / 1e6])
     print(format_table(["window", "mean IoU", f"as with {own}", "Mpixel/s"], rows))

@@ -11,8 +11,9 @@ import warnings
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from inspect import signature
 
-from mlla_seg.errors import InputError, lookup
+from mlla_seg.errors import InputError, lookup, program
 
 DESCRIPTION = "Semantic segmentation of medical and aerial images with MLLA encoders."
 
@@ -20,24 +21,40 @@ DESCRIPTION = "Semantic segmentation of medical and aerial images with MLLA enco
 def _train(argv: Sequence[str]) -> None:
     from mlla_seg.training.cli import run
 
-    run(argv)
+    run(ensemble(_with_configs(argv)))
 
 
 def _preview(argv: Sequence[str]) -> None:
     from mlla_seg.training.preview import preview
 
-    preview(argv)
+    preview(_with_configs(argv))
+
+
+def _with_configs(argv: Sequence[str]) -> list[str]:
+    """Words in which shipped configs that are named stand as their paths."""
+    from mlla_seg.data.shipped import find_config
+
+    words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
+    return [
+        find_config(word) if before == "--config" else word for before, word in zip(["", *words], words, strict=False)
+    ]
 
 
 def _tool(path: str) -> Callable[[Sequence[str]], None]:
-    """A command that is a typed function, given as ``module:function``; its arguments become options."""
+    """A command that is a typed function, given as ``module:function``; its arguments become options.
+
+    Those that are lists may be given as several words.
+    """
 
     def run(argv: Sequence[str]) -> None:
         from jsonargparse import auto_cli
 
         module, name = path.split(":")
         function = getattr(import_module(module), name)
-        auto_cli(function, args=list(argv[1:]), as_positional=False, prog=f"cli.py {argv[0]}", exit_on_error=False)
+        for option, parameter in signature(function).parameters.items():
+            if str(parameter.annotation).startswith("list["):
+                argv = gather(option, argv)
+        auto_cli(function, args=list(argv[1:]), as_positional=False, prog=f"{program()} {argv[0]}", exit_on_error=False)
 
     return run
 
@@ -63,6 +80,10 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
         "Measure time and memory beside other networks: --encoder mlla_tiny --sizes 224 512 1024",
         _tool("mlla_seg.benchmark.command:benchmark"),
     ),
+    "configs": (
+        "List the shipped configs, or copy them: --copy NAME",
+        _tool("mlla_seg.data.shipped:configs"),
+    ),
     "phantom": (
         "Make a small CT-like data set in the Synapse layout: --output FOLDER",
         _tool("mlla_seg.data.synthetic:phantom"),
@@ -70,33 +91,32 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
 }
 
 
-LISTS = ("sizes", "precision")
-"""Options of ``benchmark`` that take several words."""
-
-
-def gather_words(argv: Sequence[str]) -> list[str]:
-    """Writes options of several words as the parser takes them.
-
-    ``--ckpt_path a.ckpt b.ckpt``, an ensemble, is ``--ckpt_path a.ckpt --members [b.ckpt]``, and ``--sizes 224 512`` of
-    ``benchmark`` is ``--sizes [224,512]``.
-    """
-    argv = [part for word in argv for part in (word.split("=", 1) if word.startswith("--ckpt_path=") else [word])]
-    if "--ckpt_path" in argv:
-        first, last = _words_of("--ckpt_path", argv)
-        members = argv[first + 1 : last]
-        argv[first + 1 : last] = ["--members", json.dumps(members)] if members else []
-    for name in LISTS:
-        if argv[0] == "benchmark" and f"--{name}" in argv:
-            first, last = _words_of(f"--{name}", argv)
-            if first < last and not argv[first].startswith("["):
-                argv[first:last] = [f"[{','.join(argv[first:last])}]"]
+def gather(name: str, argv: Sequence[str]) -> list[str]:
+    """Writes an option of several words as the parser takes it: ``--sizes 224 512`` as ``--sizes [224, 512]``."""
+    option = f"--{name}"
+    argv = [part for word in argv for part in (word.split("=", 1) if word.startswith(f"{option}=") else [word])]
+    if option not in argv:
+        return argv
+    first = argv.index(option) + 1
+    last = next((i for i in range(first, len(argv)) if argv[i].startswith("-")), len(argv))
+    words = argv[first:last]
+    if words and not words[0].startswith("["):
+        quoted = [word if word.isdecimal() else json.dumps(word) for word in words]
+        argv[first:last] = [f"[{', '.join(quoted)}]"]
     return argv
 
 
-def _words_of(option: str, argv: Sequence[str]) -> tuple[int, int]:
-    """Where the words after an option begin and end."""
-    first = argv.index(option) + 1
-    return first, next((i for i in range(first, len(argv)) if argv[i].startswith("-")), len(argv))
+def ensemble(argv: Sequence[str]) -> list[str]:
+    """Writes ``--ckpt_path a.ckpt b.ckpt`` as Lightning's commands take it: the others are ``--members``."""
+    argv = gather("members", gather("ckpt_path", argv))
+    if "--ckpt_path" in argv[:-1] and argv[at := argv.index("--ckpt_path") + 1].startswith("["):
+        path, *others = json.loads(argv[at])
+        argv[at] = path
+        if "--members" in argv[:-1]:
+            others += json.loads(argv.pop(at := argv.index("--members") + 1))
+            argv.pop(at - 1)
+        argv += ["--members", json.dumps(others)] if others else []
+    return argv
 
 
 def overview() -> str:
@@ -107,11 +127,11 @@ def overview() -> str:
         [
             DESCRIPTION,
             "",
-            "usage: python cli.py COMMAND [OPTIONS]",
+            f"usage: {program()} COMMAND [OPTIONS]",
             "",
             *lines,
             "",
-            "Options of one: python cli.py COMMAND --help",
+            f"Options of one: {program()} COMMAND --help",
         ]
     )
 
@@ -135,12 +155,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         _, run = lookup(COMMANDS, argv[0], "command")
-        run(gather_words(argv))
+        run(argv)
     except InputError as error:
         sys.exit(_complain(str(error)))
     except ArgumentError as error:
         message = str(error.message).replace(f"{argv[0]}.", "--").rstrip(".")  # fit.data.root is --data.root
-        sys.exit(_complain(f"{message}. All options: python cli.py {argv[0]} --help"))
+        sys.exit(_complain(f"{message}. All options: {program()} {argv[0]} --help"))
     except OSError as error:  # a folder that cannot be written, a full disk
         if error.filename is None:
             raise

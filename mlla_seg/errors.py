@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,6 +19,16 @@ class InputError(ValueError):
     The message says what was found and where, what was expected and what to do next, in one or two lines. The command
     line prints it without a traceback and exits with status 2; from Python it is an ordinary ``ValueError``.
     """
+
+
+def program() -> str:
+    """How users call the program here, for messages."""
+    called = Path(sys.argv[0])
+    if called.name.startswith("mlla-seg"):
+        return "mlla-seg"
+    if called.name == "__main__.py" and called.parent.name == "mlla_seg":
+        return "python -m mlla_seg"
+    return "python cli.py" if called.name == "cli.py" or Path("cli.py").is_file() else "mlla-seg"
 
 
 @contextmanager
@@ -42,7 +53,13 @@ def lookup(table: Mapping[str, Value], name: str, kind: str) -> Value:
     """
     if name in table:
         return table[name]
-    near = get_close_matches(str(name), table, n=2)
+    raise InputError(unknown(table, name, kind))
+
+
+def unknown(names: Iterable[str], name: str, kind: str) -> str:
+    """Says that a name is not among those that are known, and which are near; see :func:`lookup`."""
+    names = list(names)
+    near = get_close_matches(str(name), names, n=2)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    known = ", ".join(list(table)[:MOST_NAMES]) + (f", ... ({len(table)} in all)" if len(table) > MOST_NAMES else "")
-    raise InputError(f"Unknown {kind} {name!r}.{hint} Known: {known}.")
+    known = ", ".join(names[:MOST_NAMES]) + (f", ... ({len(names)} in all)" if len(names) > MOST_NAMES else "")
+    return f"Unknown {kind} {name!r}.{hint} Known: {known}."

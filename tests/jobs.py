@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.export.exportable import Job
 from mlla_seg.models import create_model
 from mlla_seg.models.decoders import OF_BLOCKS
@@ -18,24 +19,17 @@ CLASSES = [
 ]
 
 
-def spec_of(channels: int = 1, **more: object) -> dict[str, object]:
-    """What a network knows of its data."""
-    return {
+def spec_of(channels: int = 1, **more: object) -> DataSpec:
+    """What a network knows of its data; ``more`` is as in the plain dict of a spec."""
+    content = {
         "name": "small",
         "modality": "CT",
         "channels": [f"channel {k}" for k in range(channels)],
         "classes": CLASSES,
-        "background": 0,
         "normalisation": {"mean": [40.0 + k for k in range(channels)], "std": 20.0},
-        "plane": "axial",
-        "array_units": None,
-        "spacing_mm": None,
-        "resize": None,
-        "window": None,
-        "context": 0,
-        "mirrored": False,
         **more,
     }
+    return DataSpec.from_dict(content)
 
 
 def segmenter(decoder: str = "mlla_unet", channels: int = 1) -> nn.Module:

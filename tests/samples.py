@@ -9,7 +9,8 @@ import nibabel as nib
 import numpy as np
 import yaml
 
-from mlla_seg.data.card import find_card
+from mlla_seg.data.card_file import find_card
+from mlla_seg.data.formats.classes import ClassInfo, class_colour
 
 
 def write_card(folder, base, **changes):
@@ -20,6 +21,13 @@ def write_card(folder, base, **changes):
     kept = {key: value for key, value in content.items() if value is not ...}
     (folder / "dataset.yaml").write_text(yaml.safe_dump(kept))
     return folder / "dataset.yaml"
+
+
+def classes_of(names, colours=None, ids=None):
+    """Classes with these names; where nothing else is said with made-up colours, and ids from 0."""
+    names = [str(name) for name in names]
+    colours = [class_colour(k) for k in range(len(names))] if colours is None else map(tuple, colours)
+    return [ClassInfo(*entry) for entry in zip(names, colours, ids or range(len(names)), strict=True)]
 
 
 def write_nifti(path, array, affine=None):

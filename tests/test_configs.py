@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ import layouts
 from conftest import ROOT, TINY
 from mlla_seg import Predictor, SegmentationDataModule, SegmentationModule
 from mlla_seg.data.boxes import Box
-from mlla_seg.data.slices import network_grid
+from mlla_seg.data.card import CardNormalisation
 from mlla_seg.errors import InputError
 from mlla_seg.inference.cases import predict_case
 
@@ -40,7 +41,7 @@ def run_all(cli, config: Path, root: Path, *options: str) -> None:
     cli("test", "--config", config, "--ckpt_path", "last", "--trainer.limit_test_batches=1", *small)
     with Path("runs", name, "version_1", "per_case.csv").open() as file:
         rows = list(csv.DictReader(file))
-    classes = [entry["name"] for entry in Predictor.from_checkpoint(checkpoint).spec["classes"]]
+    classes = Predictor.from_checkpoint(checkpoint).spec.class_names
     assert [row["class"] for row in rows[: len(classes)]] == classes
     summary = json.loads(Path("runs", name, "version_1", "summary.json").read_text())
     assert 0 <= summary["test/dice"] <= 1
@@ -78,23 +79,22 @@ def test_training_sees_what_prediction_sees(config, per_case, tmp_path, monkeypa
     )
     data = SegmentationDataModule(**options)
     if per_case:
-        data.card.normalisation.clear()
-        data.card.normalisation["per_case"] = True
+        data.card = replace(data.card, normalisation=CardNormalisation(per_case=True))
         if config.stem in SCENES:
             with pytest.raises(InputError, match=r"per_case is for volumes; \d+ cases are a single image, such as"):
                 data.prepare_data()
             return
     data.prepare_data()
     data.setup("fit")
+    assert data.spec.view.per_case == per_case
     network = SegmentationModule("mlla_test", spec=data.spec).network.eval()
     encoder = Encoder()
     network.encoder, network.classify = encoder, lambda x: x
     network.decoder = Decoder()
     for case, start in zip(data.train_set.cases[:2], data.train_set.first[:2].tolist(), strict=False):
         encoder.seen = []
-        grid = network_grid((case.shape[0], *case.shape[2:]), case.spacing_mm, data.spec)
         image = torch.from_numpy(case.image())
-        predict_case(network, image, "cpu", grid, data.spec["window"], data.spec["context"], per_case=per_case)
+        predict_case(network, image, data.spec.view, case.spacing_mm)
         predicted = torch.cat(encoder.seen)
         sample = data.train_set[start]["image"][None]
         encoder.seen = []

@@ -12,13 +12,14 @@ import torch
 
 from conftest import ROOT, TINY
 from mlla_seg import Predictor, SegmentationDataModule, SegmentationModule
+from mlla_seg.data.slices import View
 from mlla_seg.errors import InputError
 from mlla_seg.finite import require_finite_logits, require_finite_loss, require_finite_weights
 from mlla_seg.inference.cases import labels_of, predict_case
 from mlla_seg.inference.files import segment_files
 from mlla_seg.inference.scenes import MapOptions
 from mlla_seg.models.checkpoint import load_segmenter
-from mlla_seg.runtime import Segmenter as ExportedSegmenter
+from mlla_seg.runtime.predictor import ArrayEngine
 
 CONFIG = ROOT / "configs/demo.yaml"
 
@@ -150,9 +151,8 @@ def test_no_labels_are_made_of_logits_that_are_no_numbers():
     logits[0, 1, 2, 2] = torch.nan  # whichever class it is
     with pytest.raises(InputError, match="for 1 of 16 pixels"):
         labels_of(logits, dim=1)
-    segmenter = ExportedSegmenter.__new__(ExportedSegmenter)
     with pytest.raises(InputError, match="for 1 of 16 pixels"):
-        segmenter.labels_of(logits.numpy())
+        ArrayEngine(None).labels(logits.numpy(), 1)
 
 
 class _Overflowing(torch.nn.Module):
@@ -162,18 +162,7 @@ class _Overflowing(torch.nn.Module):
         return torch.cat([x, torch.where(x > 1000, torch.inf, -x)], dim=1)
 
 
-def spec_of():
-    return {
-        "classes": [{"name": "background", "colour": [0, 0, 0]}, {"name": "thing", "colour": [255, 0, 0]}],
-        "channels": ["grey"],
-        "background": 0,
-        "plane": None,
-        "array_units": None,
-        "spacing_mm": None,
-        "resize": None,
-        "window": [32, 32],
-        "context": 0,
-    }
+SPEC = {"channels": ["grey"], "classes": ["background", "thing"], "patch_size": [32, 32]}
 
 
 def test_images_without_a_mask_are_named_and_the_others_are_written(tmp_path):
@@ -186,7 +175,7 @@ def test_images_without_a_mask_are_named_and_the_others_are_written(tmp_path):
         how["transform"] = rasterio.Affine(1, 0, 500, 0, -1, 500)
         with rasterio.open(tmp_path / f"in/{name}.tif", "w", **how) as file:
             file.write(image)
-    predictor = Predictor(_Overflowing(), spec_of())
+    predictor = Predictor(_Overflowing(), SPEC)
     with pytest.raises(InputError, match=r"wild\.tif: the network gives NaN or infinite logits for \d+ of \d+ pixels"):
         segment_files(predictor, tmp_path / "in", tmp_path / "out", MapOptions())
     assert [path.name for path in (tmp_path / "out").glob("*.tif")] == ["fine.tif"]
@@ -199,7 +188,7 @@ def test_volumes_without_a_mask_are_named_too(tmp_path):
         volume = np.full((20, 20, 3), 5, np.int16)
         volume[3, 4, 2] = value
         nib.Nifti1Image(volume, np.eye(4)).to_filename(tmp_path / f"in/{name}.nii.gz")
-    predictor = Predictor(_Overflowing(), {**spec_of(), "plane": "axial"})
+    predictor = Predictor(_Overflowing(), SPEC)
     with pytest.raises(InputError, match=r"wild\.nii\.gz: the network gives NaN or infinite logits for 1 of"):
         segment_files(predictor, tmp_path / "in", tmp_path / "out", MapOptions(probabilities=True))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["fine.nii.gz", "fine.probabilities.h5"]
@@ -210,8 +199,8 @@ def test_volumes_without_a_mask_are_named_too(tmp_path):
 def test_pixels_without_data_do_not_count():
     image = torch.full((1, 1, 100, 40), torch.nan)
     image[:, :, :20] = 5.0
-    labels = predict_case(_Overflowing(), image, "cpu", window=(32, 32))
+    labels = predict_case(_Overflowing(), image, View(patch_size=(32, 32)))
     assert labels.shape == (1, 100, 40)
     image[0, 0, 3, 3] = 2000.0
     with pytest.raises(InputError, match="NaN or infinite"):
-        predict_case(_Overflowing(), image, "cpu", window=(32, 32))
+        predict_case(_Overflowing(), image, View(patch_size=(32, 32)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ FLOORS = (
     {"runtime"},
     {"training", "export"},
     {"cli", "benchmark"},
+    {"__main__"},
 )
 """Rooms know themselves and those above them in this list; those of one floor do not know each other."""
 DOORS = {"mlla_seg", "mlla_seg.averaging"}
@@ -153,14 +155,38 @@ def test_every_public_name_is_there():
         assert getattr(mlla_seg, name).__name__ == name
 
 
+def test_the_wheel_lists_every_package():
+    tomllib = pytest.importorskip("tomllib", reason="reads pyproject.toml from Python 3.11 on")
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    folders = {name for name, path in MODULES.items() if path.name == "__init__.py"}
+    assert listed == folders | {"mlla_seg.configs", "mlla_seg.datasets"}
+
+
 @pytest.mark.slow
-def test_wheel_holds_the_package_alone_and_a_console_script(tmp_path):
+def test_wheel_works_alone(tmp_path):
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "--wheel-dir", tmp_path, ROOT]
     subprocess.run(list(map(str, command)), check=True, capture_output=True, cwd=tmp_path)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        names = archive.namelist()
-        tops = {name.split("/")[0] for name in names}
-        entry_points = archive.read(next(n for n in names if n.endswith("entry_points.txt"))).decode()
+        tops = {name.split("/")[0] for name in archive.namelist()}
+        entry_points = archive.read(next(n for n in archive.namelist() if n.endswith("entry_points.txt"))).decode()
+        archive.extractall(tmp_path / "installed")
     assert {top for top in tops if not top.endswith(".dist-info")} == {"mlla_seg"}
     assert "mlla-seg = mlla_seg.cli:main" in entry_points
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
+    code = "from mlla_seg.data.card_file import load_card; print(load_card('potsdam_rgbir').splits.files)"
+    for arguments, expected in (
+        (["-c", code], "potsdam/splits/train.txt"),
+        (["-m", "mlla_seg", "configs"], "vaihingen"),
+    ):
+        run = subprocess.run(
+            [sys.executable, *arguments], env=environment, capture_output=True, text=True, cwd=tmp_path
+        )
+        assert expected in run.stdout, run.stderr
+    assert (tmp_path / "installed/mlla_seg/py.typed").is_file()
+    for kind in ("configs", "datasets"):
+        installed, source = (
+            {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+            for folder in (tmp_path / "installed/mlla_seg" / kind, ROOT / kind)
+        )
+        assert installed == source

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from mlla_seg.benchmark.definition import definitional
+from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.errors import InputError, lookup
 from mlla_seg.inference.optimize import PRECISIONS, for_inference
 from mlla_seg.models import DECODERS, create_model
 from mlla_seg.models.recompute import set_checkpointing
+from mlla_seg.models.segmenter import Segmenter
 
 Step = Callable[[Tensor], Any]
 """What is done with images ``(B, 3, H, W)``."""
@@ -62,7 +64,7 @@ class Contestant:
     network: nn.Module | None = None
 
 
-def our_network(encoder: str, decoder: str, classes: int = 9) -> nn.Module:
+def our_network(encoder: str, decoder: str, classes: int = 9) -> Segmenter:
     """A segmenter for RGB images with random weights."""
     lookup(DECODERS, decoder, "decoder")
     torch.manual_seed(0)
@@ -99,8 +101,9 @@ def engines(encoder: str, decoder: str, precisions: Sequence[str], folder: Path)
     from mlla_seg.export.openvino import write_openvino
     from mlla_seg.runtime.engines import open_engine
 
-    spec = {"channels": ["red", "green", "blue"], "context": 0, "normalisation": {"mean": 0.0, "std": 1.0}}
-    job = Job(our_network(encoder, decoder).eval(), spec)
+    network = our_network(encoder, decoder).eval()
+    classes = [f"class {k}" for k in range(network.num_classes)]
+    job = Job(network, DataSpec.from_dict({"channels": ["red", "green", "blue"], "classes": classes}))
     try:
         write_onnx(job, folder / "m.onnx")
         write_openvino(job, folder / "m.xml")

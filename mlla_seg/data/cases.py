@@ -36,7 +36,7 @@ class Case:
 
 def missing_data(card: Card, root: Path, problem: str) -> str:
     """A message that says where to get a data set and how it lies."""
-    tree = "\n".join(f"    {line}" for line in card.layout["tree"].rstrip().splitlines())
+    tree = "\n".join(f"    {line}" for line in card.layout.tree.rstrip().splitlines())
     return (
         f"{card.title}: the folder {root.absolute()} {problem}.\n"
         f"  Get it from: {card.source}\n  Licence: {card.licence}\n"

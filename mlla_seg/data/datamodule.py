@@ -11,11 +11,14 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
+from pydantic import ValidationError
 from torch.utils.data import DataLoader, DistributedSampler
 
-from mlla_seg.data.card import MEDIAN, SPLITS, Card, is_spacing, load_card
+from mlla_seg.data.card import MEDIAN, SPLITS, Card
+from mlla_seg.data.card_file import load_card
 from mlla_seg.data.cases import Case
 from mlla_seg.data.dataset import CaseDataset, SliceDataset
+from mlla_seg.data.dataspec import DataSpec, Normalisation
 from mlla_seg.data.formats.georeference import note_overlaps
 from mlla_seg.data.formats.headers import note_headers
 from mlla_seg.data.formats.planes import ACQUIRED, PLANES
@@ -135,13 +138,14 @@ class SegmentationDataModule(LightningDataModule):
         self.card = card_of(card, root, channels)
         if plane is not None:
             lookup(dict.fromkeys((*PLANES, ACQUIRED)), plane, "plane for --data.plane:")
-            self.card = replace(self.card, plane=plane)
+            self.card = replace(self.card, plane=plane)  # type: ignore[arg-type]  # looked up
         if spacing_mm is not None:
-            if not is_spacing(spacing_mm):
+            try:
+                self.card = replace(self.card, spacing_mm=spacing_mm)  # type: ignore[arg-type]  # validated
+            except ValidationError as error:
                 raise InputError(
                     f"--data.spacing_mm takes [slices, rows, columns] in mm, {MEDIAN} or null, got {spacing_mm}."
-                )
-            self.card = replace(self.card, spacing_mm=spacing_mm)
+                ) from error
         stacked = len(self.card.seen) * (2 * context + 1)
         if augment != "none" and stacked > MOST_CHANNELS:
             raise InputError(
@@ -168,24 +172,34 @@ class SegmentationDataModule(LightningDataModule):
         self.store = Path(cache_dir) / f"{self.card.name}-{place}"
 
     @cached_property
-    def spec(self) -> dict[str, Any]:
-        """What the network must remember of its data: the card's spec and how slices are brought to the network."""
-        spec = self.card.spec()
-        if {"foreground", "measured"} & set(spec["normalisation"]):
+    def spec(self) -> DataSpec:
+        """What the network must remember of its data."""
+        normalisation = self.card.normalisation.given()
+        spacing: Any = self.card.spacing_mm
+        if self.card.normalisation.is_measured:
             build_store(self.card, self.splits.train, self.root, self.store)
             training = open_store(self.card, self.splits.train, self.store)
-            spec["normalisation"] = measured_normalisation(self.card, training)
-        if MEDIAN in (self.card.spacing_mm or ()):
+            normalisation = Normalisation.from_dict(measured_normalisation(self.card, training))
+        if MEDIAN in (spacing or ()):
             used = self._used()
             build_store(self.card, used, self.root, self.store)
-            spec["spacing_mm"] = measured_spacing(self.card, open_store(self.card, used, self.store))
-        return {
-            **spec,
-            "resize": self.resize,
-            "window": self.crop,
-            "context": self.context,
-            "mirrored": AUGMENTATIONS[self.augment].mirrored or set(self.mirror) == set(MIRRORS),
-        }
+            spacing = measured_spacing(self.card, open_store(self.card, used, self.store))
+        return DataSpec(
+            name=self.card.name,
+            modality=self.card.modality,
+            channels=self.card.seen,
+            bands=self.card.bands,
+            classes=self.card.class_infos,
+            background=self.card.background_index,
+            normalisation=normalisation,
+            plane=self.card.plane,
+            array_units=self.card.array_units,
+            spacing_mm=tuple(spacing) if spacing and any(spacing) else None,
+            resize=(self.resize[0], self.resize[1]) if isinstance(self.resize, list) else self.resize,
+            patch_size=(self.crop[0], self.crop[1]) if self.crop else None,
+            context=self.context,
+            mirrored=AUGMENTATIONS[self.augment].mirrored or set(self.mirror) == set(MIRRORS),
+        )
 
     @cached_property
     def splits(self) -> Splits:
@@ -217,22 +231,22 @@ class SegmentationDataModule(LightningDataModule):
         check_class_sizes(self.card, stored)
         note_absent_classes(self.card, stored[: len(self.splits.train)])
         note_warped(stored)
-        if self.card.normalisation.get("per_case") and (single := [c.name for c in stored if c.shape[0] == 1]):
+        if self.card.normalisation.per_case and (single := [c.name for c in stored if c.shape[0] == 1]):
             raise InputError(
                 f"{self.card.name}: per_case is for volumes; {len(single)} cases are a single image, such as "
                 f"{single[0]}. Say per_image: true or measured: true in the card's normalisation."
             )
         note_planes(self.card, stored)
-        note_resampled(self.card, stored, self.spec["spacing_mm"])
+        note_resampled(self.card, stored, self.spec.spacing_mm)
         note_headers({case.name: case.notes for case in stored})
         note_overlaps({name: open_store(self.card, cases, self.store) for name, cases in splits.items()})
 
     def setup(self, stage: str) -> None:
         opened = {name: open_store(self.card, getattr(self.splits, name), self.store) for name in SPLITS}
         augment = Augment(
-            self.augment, self.crop, self.intensity, self.spec["normalisation"], self.context, self.mirror, self.elastic
+            self.augment, self.crop, self.intensity, self.spec.normalisation, self.context, self.mirror, self.elastic
         )
-        self.train_set = SliceDataset(opened["train"], augment, self.spec, float(self.balance), self.seed)
+        self.train_set = SliceDataset(opened["train"], augment, self.spec.view, float(self.balance), self.seed)
         self.val_set = CaseDataset(opened["val"])
         self.test_set = CaseDataset(opened["test"])
         for needed, split in (("validate", "val"), ("test", "test")):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from mlla_seg.data.boxes import Box, draw_box, whole
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.resampling import fill_gaps, resize_images, resize_masks
-from mlla_seg.data.slices import Grid, nearest_slice, network_grid, seen_by_network, slices_at, standardised
+from mlla_seg.data.slices import Grid, View, nearest_slice, seen_by_network, slices_at, standardised
 from mlla_seg.data.store import StoredCase
 from mlla_seg.data.transforms import Augment
 
@@ -27,21 +27,21 @@ class SliceDataset(Dataset[dict[str, Any]]):
     Args:
         cases: Where the slices come from.
         augment: What happens to each; knows the size of the crops.
-        how: ``spacing_mm``, ``resize`` and ``context`` of the spec: the grid on which slices are drawn, and k.
+        view: How the network sees cases: the grid on which slices are drawn, and k.
         balance: Share of the samples that are drawn around a pixel of a class, each class of a case as often as the
             others.
         seed: Of everything random.
     """
 
     def __init__(
-        self, cases: Sequence[StoredCase], augment: Augment, how: Mapping[str, Any], balance: float = 0.0, seed: int = 0
+        self, cases: Sequence[StoredCase], augment: Augment, view: View, balance: float = 0.0, seed: int = 0
     ) -> None:
         self.cases = list(cases)
         self.augment = augment
-        self.context = how.get("context", 0)
+        self.context = view.context
         self.balance = balance
         self.seed = seed
-        self.grids = [network_grid((s, h, w), case.spacing_mm, how) for case in cases for s, _, h, w in [case.shape]]
+        self.grids = [view.grid((s, h, w), case.spacing_mm) for case in cases for s, _, h, w in [case.shape]]
         self.first = np.cumsum([0, *map(self._samples, self.grids)])  # sample of each case, among all
 
     def _samples(self, grid: Grid) -> int:

@@ -6,7 +6,6 @@ training, prediction, the runtime and exported files alike; a larger one is seen
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -44,15 +43,6 @@ def normalise(
         pixels = images.flatten(-2).index_select(-1, own.flatten().nonzero()[:, 0])
         deviation, average = torch.std_mean(pixels[..., None], dim=(-2, -1), keepdim=True, correction=0)
     return (images - average) / (deviation + 1e-6)  # of images that may be constant
-
-
-def of_stacked_slices(normalisation: Mapping[str, Any], context: int) -> dict[str, Any]:
-    """The numbers of a normalisation for slices with ``context`` neighbours on each side as further channels."""
-    return {
-        key: value * (2 * context + 1) if key in ("mean", "std") and isinstance(value, list) else value
-        for key, value in normalisation.items()
-        if key != "per_case"  # which is done to whole cases, before slices are cut
-    }
 
 
 def margin(size: int, frame: int) -> int:

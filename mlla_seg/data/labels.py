@@ -35,9 +35,9 @@ def class_indices(card: Card, mask: Array, path: Path, gaps: bool = False) -> tu
     missing: Array | None = np.any(np.isnan(mask), axis=1) if gaps and mask.dtype.kind == "f" else None
     if missing is not None:
         mask = np.where(missing[:, None], 0, mask)
-    if card.layout.get("coloured_masks"):
+    if card.layout.coloured_masks:
         values, known = _codes_of_colours(mask, card, path), _known_colours(card)
-    elif (threshold := card.layout.get("mask_threshold")) is not None:
+    elif (threshold := card.layout.mask_threshold) is not None:
         if not (mask == mask[:, :1]).all():
             raise InputError(
                 f"{path}: has {mask.shape[1]} channels that differ; a grey mask to be cut at {threshold} has one value "
@@ -72,7 +72,7 @@ def refuse_unknown(card: Card, unknown: Mapping[float, int], path: Path) -> None
         return
     value = min(unknown)
     others = f" and {len(unknown) - 1} other such values" if len(unknown) > 1 else ""
-    if card.layout.get("coloured_masks"):
+    if card.layout.coloured_masks:
         code = int(value)
         listed = ", ".join(str([known >> 16, known >> 8 & 255, known & 255]) for known in _known_colours(card))
         raise InputError(
@@ -89,8 +89,8 @@ def refuse_unknown(card: Card, unknown: Mapping[float, int], path: Path) -> None
 
 def _known_colours(card: Card) -> dict[int, int]:
     """Class index, or ``IGNORED``, by colour; where classes share one the first has it."""
-    colours = [(card.classes[k]["colour"], k) for k in card.ids.values()]
-    colours += [(colour, IGNORED) for colour in card.layout.get("ignored_colours", [])]
+    colours = [(card.classes[k].colour, k) for k in card.ids.values()]
+    colours += [(colour, IGNORED) for colour in card.layout.ignored_colours]
     known: dict[int, int] = {}
     for (red, green, blue), k in colours:
         known.setdefault(red << 16 | green << 8 | blue, k)

@@ -36,7 +36,7 @@ def find_cases(card: Card, root: Path) -> list[Case]:
     """
     if not root.is_dir():
         raise InputError(missing_data(card, root, "does not exist"))
-    cases = nnunet_cases(card, root) if card.layout["format"] == "nnunet" else _pattern_cases(card, root)
+    cases = nnunet_cases(card, root) if card.layout.format == "nnunet" else _pattern_cases(card, root)
     if not cases:
         raise InputError(missing_data(card, root, "holds no file of the expected layout"))
     return sorted(cases, key=lambda case: case.name)
@@ -63,13 +63,13 @@ def _pattern_cases(card: Card, root: Path) -> list[Case]:
     patterns win: a volume found by the first is not assembled again from slices found by the second. Masks lie in the
     files of the images, or where the template ``mask`` says; ``test_mask`` is where those for testing lie.
     """
-    apart = "mask" in card.layout
+    apart = bool(card.layout.mask)
     names = sorted(
         path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file() or (apart and is_series(path))
     )
     found: dict[str, Case] = {}
     unlabelled = []
-    for pattern in card.layout["patterns"]:
+    for pattern in card.layout.patterns:
         matches: dict[str, list[_Match]] = defaultdict(list)
         for name in names:
             if match := re.fullmatch(pattern, name):
@@ -104,13 +104,15 @@ def _assemble(card: Card, root: Path, name: str, entries: Sequence[_Match]) -> C
     folders = sorted({match.groups["split"] for match in entries if "split" in match.groups})
     if len(folders) > 1:
         raise InputError(f"{root}: the slices of {name} lie in {' and '.join(folders)}; a case is in one split.")
-    known = {key.lower(): split for key, split in card.layout.get("split_folders", SPLIT_FOLDERS).items()}
+    known = {key.lower(): split for key, split in (card.layout.split_folders or SPLIT_FOLDERS).items()}
     masks, test_masks = (
-        tuple(_first_there(card.layout[key], root, files[0]) for files in slices.values()) if key in card.layout else ()
+        tuple(_first_there(places, root, files[0]) for files in slices.values())
+        if (places := card.layout.places(key))
+        else ()
         for key in ("mask", "test_mask")
     )
     further = {
-        files[0].path: tuple(_first_there(place, root, files[0]) for place in card.further.values())
+        files[0].path: tuple(_first_there([place], root, files[0]) for place in card.further.values())
         for files in slices.values()
     }
     for path, others in further.items():
@@ -127,14 +129,14 @@ def _assemble(card: Card, root: Path, name: str, entries: Sequence[_Match]) -> C
     )
 
 
-def _first_there(templates: str | Sequence[str], root: Path, match: _Match) -> Path:
+def _first_there(templates: Sequence[str], root: Path, match: _Match) -> Path:
     """The first of the places that a card's templates name at which a file lies, or the first of all.
 
     Raises:
         InputError: A template leads out of the root, or its ``*`` fits several files.
     """
     places = []
-    for template in [templates] if isinstance(templates, str) else templates:
+    for template in templates:
         name = PurePosixPath(template.format(**match.groups))
         if name.is_absolute() or ".." in name.parts:
             raise InputError(f"{match.path}: the card's template leads to {name}, outside of {root}.")

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import colorsys
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlla_seg.data.card import MEDIAN, Card
+from mlla_seg.data.card import Card, CardClass, CardNormalisation, CardSplits, Layout
 from mlla_seg.data.cases import Case, missing_data, note_unlabelled
-from mlla_seg.data.formats.planes import ACQUIRED
+from mlla_seg.data.dataspec import class_colour
 from mlla_seg.errors import InputError
 
 TREE = """dataset.json
 imagesTr/case_0000.nii.gz ...    (channels _0000, _0001, ..., or as the fourth axis of case.nii.gz)
 labelsTr/case.nii.gz ...
 """
-SPLITS = {"seed": 0, "val": 0.1, "test": 0.2}
+SPLITS = CardSplits(seed=0, val=0.1, test=0.2)
 """Drawn once where no card says more: test labels of challenges are rarely public."""
 
 
@@ -54,19 +53,17 @@ def nnunet_card(root: Path) -> Card:
         title=name,
         modality=names[0],
         channels=tuple(names),
-        classes=tuple(
-            {"name": label, "colour": _colour(k), "id": value} for k, (value, label) in enumerate(labels.items())
-        ),
-        normalisation={"foreground": True} if is_ct else {"per_image": True},
-        layout={"format": "nnunet", "tree": TREE},
-        splits=dict(SPLITS),
+        classes=tuple(CardClass(label, class_colour(k), value) for k, (value, label) in enumerate(labels.items())),
+        normalisation=CardNormalisation(foreground=True) if is_ct else CardNormalisation(per_image=True),
+        layout=Layout(format="nnunet", tree=TREE),
+        splits=SPLITS,
         source=str(content.get("reference") or content.get("source") or "whoever made dataset.json"),
         licence=str(content.get("licence") or content.get("license") or "not stated"),
         folder=root,
         ignore_index=_ignored(content),
         background=labels.get(0),
-        plane=ACQUIRED,
-        spacing_mm=[None, MEDIAN, MEDIAN],
+        plane="acquired",
+        spacing_mm=(None, "median", "median"),
     )
 
 
@@ -134,16 +131,8 @@ def _ignored(content: Mapping[str, Any]) -> int:
 
 def _patient(card: Card, name: str) -> str:
     """Who a case is of: what the card's expression ``patient`` finds in its name, or the name."""
-    match = re.search(card.layout.get("patient", "$^"), name)
+    match = re.search(card.layout.patient or "$^", name)
     return match[0] if match else name
-
-
-def _colour(index: int) -> list[int]:
-    """Colours that differ, whatever their number; the first is black."""
-    if index == 0:
-        return [0, 0, 0]
-    hue = (index - 1) * 0.618034 % 1  # the golden ratio never comes back to where it was
-    return [round(255 * level) for level in colorsys.hsv_to_rgb(hue, 0.65, 0.9)]
 
 
 def _glob_escape(name: str) -> str:

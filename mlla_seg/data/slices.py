@@ -5,7 +5,8 @@ Nothing here needs torch: the runtime of exported networks works without it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -18,27 +19,45 @@ Grid = tuple[int, int, int]
 """Slices, height, width."""
 
 
-def network_grid(shape: Sequence[int], spacing_mm: Sequence[float] | None, how: Mapping[str, Any]) -> Grid:
-    """The grid on which the network sees a case: that of the target spacing, then resized.
+@dataclass(frozen=True)
+class View:
+    """How a network sees cases.
 
     Args:
-        shape: Slices, height and width as stored.
-        spacing_mm: Distance of neighbouring slices, rows and columns; where it is not known, or there is but one
-            slice, nothing is resampled along that axis.
-        how: ``spacing_mm``, a distance or none per axis, and ``resize``, ``(height, width)`` or a factor, both of the
-            spec of the data.
+        spacing_mm: Distance of neighbouring slices, rows and columns to which volumes are resampled, none for an axis
+            that stays.
+        resize: ``(height, width)``, or a factor, to which slices are resized after that.
+        patch_size: ``(height, width)`` of the training samples; larger slices are seen through a sliding window of this
+            size.
+        context: Neighbouring slices on each side that are further channels (2.5-D).
+        per_case: Whether cases are standardised as a whole, by :func:`case_moments`.
     """
-    target = how.get("spacing_mm")
-    if target and spacing_mm:
-        shape = [
-            max(1, round(n * step / wanted)) if wanted and n > 1 else n
-            for n, step, wanted in zip(shape, spacing_mm, target, strict=True)
-        ]
-    slices, height, width = shape
-    resize = how.get("resize")
-    if resize is not None:
-        height, width = (round(n * resize) for n in (height, width)) if isinstance(resize, (int, float)) else resize
-    return slices, max(1, height), max(1, width)
+
+    spacing_mm: Sequence[float | None] | None = None
+    resize: Sequence[int] | float | None = None
+    patch_size: Sequence[int] | None = None
+    context: int = 0
+    per_case: bool = False
+
+    def grid(self, shape: Sequence[int], spacing_mm: Sequence[float] | None = None) -> Grid:
+        """Slices, height and width at which the network sees a case.
+
+        Args:
+            shape: Slices, height and width as stored.
+            spacing_mm: Distance of neighbouring slices, rows and columns; where it is not known, or there is but one
+                slice, nothing is resampled along that axis.
+        """
+        if self.spacing_mm and spacing_mm:
+            shape = [
+                max(1, round(n * step / wanted)) if wanted and n > 1 else n
+                for n, step, wanted in zip(shape, spacing_mm, self.spacing_mm, strict=True)
+            ]
+        slices, height, width = shape
+        if isinstance(self.resize, (int, float)):
+            height, width = round(height * self.resize), round(width * self.resize)
+        elif self.resize is not None:
+            height, width = self.resize
+        return slices, max(1, height), max(1, width)
 
 
 def slices_at(volume: Volume, positions: Sequence[int], context: int = 0, slices: int | None = None) -> Volume:
@@ -65,11 +84,6 @@ def slices_at(volume: Volume, positions: Sequence[int], context: int = 0, slices
             weight = torch.from_numpy(weight).to(volume.device)
         stacked = stacked * (1 - weight) + volume[above] * weight
     return stacked.reshape(len(index), -1, *volume.shape[2:])
-
-
-def is_per_case(spec: Mapping[str, Any]) -> bool:
-    """Whether cases are standardised as a whole, by :func:`case_moments`."""
-    return bool(spec.get("normalisation", {}).get("per_case"))
 
 
 def case_moments(volume: Any) -> tuple[Any, Any]:

@@ -8,9 +8,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from mlla_seg.data.card import SPLITS, Card
+from mlla_seg.data.card import SPLITS, Card, CardSplits
 from mlla_seg.data.cases import Case
 from mlla_seg.errors import InputError
 
@@ -39,10 +38,10 @@ def split_cases(card: Card, cases: Iterable[Case]) -> Splits:
     cases = list(cases)
     if all(case.split for case in cases):
         patients: dict[str, set[str]] = {split: {c.patient for c in cases if c.split == split} for split in SPLITS}
-    elif "seed" in card.splits:
+    elif card.splits.seed is not None:
         patients = _draw(sorted({case.patient for case in cases}), card.splits)
     else:
-        patients = {split: _read_list(card.folder / file) for split, file in card.splits.items()}
+        patients = {split: _read_list(card.folder / file) for split, file in card.splits.files.items()}
         present = {case.patient for case in cases}
         for split, listed in patients.items():
             _note_absent(listed, present, f"patients of split {split}")
@@ -124,11 +123,11 @@ def _by_patient(card: Card, cases: Sequence[Case], patients: Mapping[str, set[st
     return splits
 
 
-def _draw(patients: list[str], fractions: Mapping[str, Any]) -> dict[str, set[str]]:
-    random.Random(fractions["seed"]).shuffle(patients)
+def _draw(patients: list[str], fractions: CardSplits) -> dict[str, set[str]]:
+    random.Random(fractions.seed).shuffle(patients)
     drawn = {}
     for split in ("test", "val"):
-        fraction = fractions.get(split, 0)
+        fraction = getattr(fractions, split) or 0
         count = max(1, round(fraction * len(patients))) if fraction and len(patients) >= 3 else 0
         drawn[split] = count
     test, val = drawn["test"], drawn["val"]

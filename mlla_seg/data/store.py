@@ -235,10 +235,10 @@ def _stored(folder: Path, name: str) -> dict[str, Any]:
 
 def _fingerprint(card: Card, case: Case, root: Path) -> str:
     sources = [(str(path.relative_to(root)), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in case.files]
-    masks = [card.layout.get(key) for key in ("coloured_masks", "ignored_colours", "mask_threshold")]
-    counted = [card.normalisation.get(key) for key in ("foreground", "per_case")]
+    masks = [getattr(card.layout, key) for key in ("coloured_masks", "ignored_colours", "mask_threshold")]
+    counted = [getattr(card.normalisation, key) for key in ("foreground", "per_case")]
     values = (card.array_units, [*card.ids.items()], card.ignore_index, counted)
-    colours = card.layout.get("coloured_masks") and card.classes
+    colours = card.layout.coloured_masks and [entry.colour for entry in card.classes]
     reading = (VERSION, card.plane, values, card.class_names, card.bands, card.seen, masks, colours)
     return hashlib.sha256(json.dumps([sources, reading]).encode()).hexdigest()
 
@@ -261,10 +261,10 @@ def _build_case(card: Card, case: Case, root: Path, folder: Path) -> None:
                 voxels += np.bincount(piece.labels.ravel(), minlength=256)
         counts = voxels[: len(card.classes)].tolist()
         background = card.class_names.index(card.background) if card.background in card.class_names else None
-        left_out = (IGNORED, background) if card.normalisation.get("foreground") else ()
+        left_out = (IGNORED, background) if card.normalisation.foreground else ()
         np.save(temporary["places"], class_places(mask, counts))
         np.save(temporary["values"], value_sample(image, mask, left_out))
-        moments = case_moments(image) if card.normalisation.get("per_case") else None
+        moments = case_moments(image) if card.normalisation.per_case else None
         del image, mask  # which writes what is left of them
         entry = {
             "fingerprint": fingerprint,
@@ -291,6 +291,6 @@ def measured_normalisation(card: Card, cases: Sequence[StoredCase]) -> dict[str,
     values = np.concatenate([case.values() for case in cases], axis=1)
     if values.size == 0:
         what = f"mask holds anything but {card.background}"
-        what = what if card.normalisation.get("foreground") else "scene has a pixel with data"
+        what = what if card.normalisation.foreground else "scene has a pixel with data"
         raise InputError(f"{card.name}: no training {what}; there is nothing to measure.")
-    return statistics(values, foreground=bool(card.normalisation.get("foreground")))
+    return statistics(values, foreground=card.normalisation.foreground)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from mlla_seg.data.boxes import Box, cut
+from mlla_seg.data.dataspec import Normalisation
 from mlla_seg.data.formats.picture import Array
-from mlla_seg.data.framing import normalise, of_stacked_slices
+from mlla_seg.data.framing import normalise
 from mlla_seg.errors import lookup
 
 # albumentations asks the network for its newest version when it is imported.
@@ -133,7 +134,7 @@ class Augment:
         intensity: Strength of the change of brightness, contrast, gamma, noise and sharpness; 0 changes nothing.
         mirror: Axes in ``MIRRORS`` along which half of the samples are mirrored, besides what the name says.
         elastic: Deviation of random smooth shifts in pixels, in a third of the samples; 0 deforms nothing.
-        normalisation: As in the spec of the data; none leaves images as they are.
+        normalisation: Of the data; none leaves images as they are.
         context: Neighbours on each side among the channels.
     """
 
@@ -142,7 +143,7 @@ class Augment:
         name: str,
         crop: Sequence[int] | None,
         intensity: float = 0.0,
-        normalisation: Mapping[str, Any] | None = None,
+        normalisation: Normalisation | None = None,
         context: int = 0,
         mirror: Sequence[str] = (),
         elastic: float = 0.0,
@@ -155,7 +156,7 @@ class Augment:
         self.crop = crop
         self.intensity = intensity
         self.elastic = elastic
-        self.normalisation = of_stacked_slices(normalisation or {}, context)
+        self.normalisation = (normalisation or Normalisation()).for_network(context)
         steps = [*self.geometry.steps(), *(getattr(A, lookup(MIRRORS, axis, "mirror axis"))(p=0.5) for axis in mirror)]
         if elastic:
             steps.append(_elastic(elastic))
@@ -188,8 +189,8 @@ class Augment:
 
     def _normalised(self, image: torch.Tensor, own: Array) -> torch.Tensor:
         how = self.normalisation
-        mean, std = (torch.as_tensor(how.get(key, value)).float() for key, value in (("mean", 0.0), ("std", 1.0)))
-        mean, std = mean.expand(len(image)), std.expand(len(image))
+        defaults = {"mean": 0.0, "std": 1.0}
+        mean, std = (torch.as_tensor(how.get(key, defaults[key])).float().expand(len(image)) for key in defaults)
         window = torch.tensor(how.get("window") or (0.0, 0.0))
         pixels = None if own.all() or not own.any() else torch.from_numpy(own > 0)
         return normalise(image, mean, std, window, bool(how.get("window")), bool(how.get("per_image")), pixels)

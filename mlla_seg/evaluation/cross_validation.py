@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from mlla_seg.errors import InputError
+from mlla_seg.errors import InputError, program
 from mlla_seg.evaluation import tables
 
 SAME_IN_ALL = ("card", "folds", "unit", "nsd_tolerance", "background", "protocols", "test-time augmentation")
@@ -57,7 +57,7 @@ def newest_by_fold(runs: Path) -> dict[int, tuple[Path, dict[str, Any]]]:
             raise InputError(f"{path} is not valid JSON ({error}). Score the fold again.") from error
         if content.get("fold") is not None and content.get("split") == "val":
             found[content["fold"]] = (path.parent, content)
-    how = "score each with: python cli.py validate --config ... --ckpt_path last --data.fold K"
+    how = f"score each with: {program()} validate --config ... --ckpt_path last --data.fold K"
     if not found:
         raise InputError(f"{runs.absolute()}: no scored fold below it; {how}")
     folder, first = next(iter(found.values()))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mlla_seg.atomic import renamed_when_done
+from mlla_seg.data.formats.classes import ClassInfo
 from mlla_seg.data.formats.picture import Array
 
 
@@ -87,7 +88,7 @@ def plot_confusion(confusion: Array, names: Sequence[str], to: Any) -> None:
 def plot_overlay(
     image: Array,
     masks: Mapping[str, Array],
-    classes: Sequence[Mapping[str, Any]],
+    classes: Sequence[ClassInfo],
     output: Any,
     title: str = "",
     window: Sequence[float] | None = None,
@@ -110,7 +111,7 @@ def plot_overlay(
     picture = np.moveaxis(image[:3] if len(image) >= 3 else image[:1].repeat(3, axis=0), 0, 2).astype(np.float32)
     low, high = window or np.percentile(picture, (1, 99))
     picture = np.clip((picture - low) / max(high - low, 1e-6), 0, 1)
-    colours = np.array([entry["colour"] for entry in classes], dtype=np.float32) / 255
+    colours = np.array([entry.colour for entry in classes], dtype=np.float32) / 255
     panels = [("image", picture)]
     for name, mask in masks.items():
         shown = (mask != background) & (mask < len(classes))
@@ -123,9 +124,7 @@ def plot_overlay(
         axis.imshow(panel, interpolation="nearest", aspect=aspect)
         axis.set_title(name, fontsize=10)
         axis.axis("off")
-    handles = [
-        plt.Line2D([], [], marker="s", linestyle="", color=colours[k], label=classes[k]["name"]) for k in present
-    ]
+    handles = [plt.Line2D([], [], marker="s", linestyle="", color=colours[k], label=classes[k].name) for k in present]
     if handles:
         figure.legend(
             handles=handles, loc="outside lower center", ncols=min(len(handles), 5), fontsize=8, frameon=False
@@ -137,7 +136,7 @@ def plot_overlay(
 def plot_samples(
     samples: Sequence[Mapping[str, Any]],
     channel: int,
-    classes: Sequence[Mapping[str, Any]],
+    classes: Sequence[ClassInfo],
     background: int | None,
     output: Path,
     title: str,
@@ -156,7 +155,7 @@ def plot_samples(
     columns = math.ceil(math.sqrt(len(samples)))
     rows = math.ceil(len(samples) / columns)
     figure, axes = plt.subplots(rows, columns, figsize=(2.6 * columns, 2.8 * rows + 1), squeeze=False)
-    colours = np.array([entry["colour"] for entry in classes], dtype=np.float32) / 255
+    colours = np.array([entry.colour for entry in classes], dtype=np.float32) / 255
     present: set[int] = set()
     for axis in axes.flat:
         axis.axis("off")
@@ -172,8 +171,7 @@ def plot_samples(
         axis.set_title(f"{sample['name']}\n{image.min():.1f} to {image.max():.1f}", fontsize=7)
         present |= set(np.unique(mask[tinted]).tolist())
     handles = [
-        plt.Line2D([], [], marker="s", linestyle="", color=colours[k], label=classes[k]["name"])
-        for k in sorted(present)
+        plt.Line2D([], [], marker="s", linestyle="", color=colours[k], label=classes[k].name) for k in sorted(present)
     ]
     figure.suptitle(title, fontsize=10)
     figure.legend(handles=handles, loc="lower center", ncols=6, fontsize=8, frameon=False)

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from mlla_seg.data.dataset import CaseDataset
+from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.resampling import fill_gaps
 from mlla_seg.evaluation import html, plots, tables
@@ -35,7 +36,7 @@ class Scored:
     """A split that was scored, and what is needed to draw cases of it."""
 
     evaluation: Evaluation
-    spec: Mapping[str, Any]
+    spec: DataSpec
     cases: CaseDataset
     predict_case: Callable[[Tensor, Spacing], Tensor]
     """Maps an image ``(S, C, H, W)`` and its spacing to labels ``(S, H, W)``."""
@@ -95,7 +96,7 @@ def write_results(folder: Path, scored: Scored, split: str, about: Mapping[str, 
         pictures.append(html.picture(draw, f"{title}: {name}, mean Dice {tables.format_cell(dice)}"))
         if title == ("median" if "median" in shown else "worst"):
             draw(files[3])
-    colours = [scored.spec["classes"][k]["colour"] for k in evaluation.foreground]
+    colours = [scored.spec.classes[k].colour for k in evaluation.foreground]
     html.write_page(
         files[2],
         f"{about['title']}: {len(evaluation.cases)} cases of split {split}",
@@ -129,7 +130,7 @@ def chosen_cases(evaluation: Evaluation) -> dict[str, str]:
 def overlay(scored: Scored, case: Mapping[str, Any]) -> Any:
     """A function that draws image, truth and prediction of a case, at its richest slice, into a file."""
     mask = case["mask"].numpy()
-    background, spacing = scored.spec["background"], case["spacing_mm"]
+    background, spacing = scored.spec.background, case["spacing_mm"]
     if (mask[mask != 255] == (background or 0)).all():  # nothing is there: where was something hallucinated?
         labels = scored.predict_case(case["image"], spacing).numpy()
         position = richest_slice(labels, background)
@@ -148,11 +149,9 @@ def overlay(scored: Scored, case: Mapping[str, Any]) -> Any:
     )
 
 
-def _draw(
-    image: Array, masks: Mapping[str, Array], spec: Mapping[str, Any], title: str, aspect: float, to: Any
-) -> None:
-    window = spec["normalisation"].get("window")
-    plots.plot_overlay(image, masks, spec["classes"], to, title, window, aspect, spec["background"])
+def _draw(image: Array, masks: Mapping[str, Array], spec: DataSpec, title: str, aspect: float, to: Any) -> None:
+    window = spec.normalisation.window
+    plots.plot_overlay(image, masks, spec.classes, to, title, window, aspect, spec.background)
 
 
 def richest_slice(mask: Array, background: int | None) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mlla_seg.data.slices import case_moments, slices_at, standardised
+from mlla_seg.data.slices import View, case_moments, slices_at, standardised
 from mlla_seg.evaluation.surface_distance import surface_distances
 from mlla_seg.finite import require_finite_logits
 
@@ -28,25 +28,25 @@ MEASURES = ("dice", "hd95")
 def transunet_labels(
     network: nn.Module,
     volume: Tensor,
-    device: torch.device | str,
+    view: View,
     size: Sequence[int] = SIZE,
-    context: int = 0,
+    device: torch.device | str = "cpu",
     batch_size: int = 16,
-    per_case: bool = False,
 ) -> Tensor:
     """Label map ``(S, H, W)`` uint8 of a case ``(S, C, H, W)``: spline of order 3 to ``size``, order 0 back.
 
-    Other arguments are those of :func:`mlla_seg.inference.cases.case_logits`.
+    Of the view, neighbouring slices and standardisation of whole cases are used. Other arguments are those of
+    :func:`mlla_seg.inference.cases.case_logits`.
     """
     from scipy.ndimage import zoom
 
     height, width = volume.shape[-2:]
     there = (size[0] / height, size[1] / width)
     back = (height / size[0], width / size[1])
-    moments = case_moments(volume) if per_case else None
+    moments = case_moments(volume) if view.per_case else None
     labels = []
     for positions in torch.arange(len(volume)).split(batch_size):
-        chunk = standardised(slices_at(volume, positions.tolist(), context).float().numpy(), moments, context)
+        chunk = standardised(slices_at(volume, positions.tolist(), view.context).float().numpy(), moments, view.context)
         if chunk.shape[-2:] != tuple(size):
             chunk = np.stack([[zoom(channel, there, order=3) for channel in image] for image in chunk])
         largest, classes = network(torch.from_numpy(chunk).to(device)).max(dim=1)

@@ -15,7 +15,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mlla_seg.data.slices import is_per_case
 from mlla_seg.errors import InputError, lookup
 from mlla_seg.export.bundle import write_bundle
 from mlla_seg.export.deepness import write_deepness
@@ -70,7 +69,7 @@ FORMATS = {
 
 
 def export(
-    ckpt_path: str,
+    ckpt_path: list[str] | str,
     output: str,
     format: str = "onnx",
     outputs: str | None = None,
@@ -80,7 +79,6 @@ def export(
     tile: int | None = None,
     pixel_size_m: float | None = None,
     tta: bool = False,
-    members: list[str] | None = None,
 ) -> None:
     """Export a trained segmenter, and compare the file with its checkpoint.
 
@@ -88,7 +86,8 @@ def export(
     OUTPUT.parity.json. Images come in raw units and of any size: normalisation, padding and cropping are in the file.
 
     Args:
-        ckpt_path: Checkpoint written by fit, or a folder written by save_pretrained.
+        ckpt_path: Checkpoint written by fit, or a folder written by save_pretrained; several are an ensemble in one
+            file: `--ckpt_path a.ckpt b.ckpt`.
         output: The file, or for safetensors and monai_bundle a new folder.
         format: onnx, torch_export (.pt2), aoti (compiled .pt2), torchscript (.ts), openvino (.xml), safetensors,
             monai_bundle, or deepness (ONNX for QGIS).
@@ -99,7 +98,6 @@ def export(
         tile: Side of the tiles that deepness shows the network, by default that of the training crops.
         pixel_size_m: Ground sample distance of the training images in metres, at which deepness asks QGIS for pixels.
         tta: The mean over four mirror images becomes part of the file.
-        members: Further checkpoints, an ensemble in one file; `--ckpt_path a.ckpt b.ckpt` is short for it.
     """
     how = lookup(FORMATS, format, "format")
     given = {"opset": opset, "calibration": calibration, "tile": tile, "pixel_size_m": pixel_size_m}
@@ -107,10 +105,10 @@ def export(
     outputs = outputs or how.outputs[0]
     target = Path(output)
     _require(how, format, target, outputs, precision, options)
-    paths = [ckpt_path, *(members or ())]
+    paths = [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path
     network, spec = load_network(paths, tta)
     job = Job(network, spec, outputs, precision, **options)
-    if is_per_case(spec) and format != "monai_bundle":
+    if spec.view.per_case and format != "monai_bundle":
         print(
             "note: this network takes slices of volumes that are standardised as a whole: from each channel subtract "
             "its mean, and divide by its standard deviation. python -m mlla_seg.runtime does it by itself.",

@@ -7,7 +7,7 @@ turns them to the plane of the training, and writes masks in the files' own geom
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from dataclasses import replace
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from mlla_seg._version import __version__
+from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.formats.planes import ACQUIRED, PLANES
-from mlla_seg.data.slices import is_per_case, network_grid
 from mlla_seg.errors import InputError
 from mlla_seg.export.exportable import Exportable, Job, example_image
 from mlla_seg.export.parity import Engine
@@ -42,16 +42,16 @@ def write_bundle(job: Job, path: Path) -> Engine:
         InputError: TorchScript cannot take the network, or its slices run along another axis in each volume.
     """
     spec = job.spec
-    if spec["plane"] == ACQUIRED:
+    if spec.plane == ACQUIRED:
         raise InputError(
             "This network sees each volume in the plane of its acquisition (plane: acquired); MONAI turns all to one. "
             "Export onnx for mlla_seg.runtime, or train with --data.plane axial, coronal or sagittal."
         )
-    values = [entry.get("id", k) for k, entry in enumerate(spec["classes"])]
+    values = [entry.id for entry in spec.classes]
     network = Exportable(job.network, precision=job.precision)
     # Masks can be turned back as they are; where voxels change their size, probabilities are resampled instead.
-    written = None if spec["spacing_mm"] else values
-    volume = Volume(network, spec["context"], spec["resize"], spec["window"], written, is_per_case(spec))
+    written = None if spec.spacing_mm else values
+    volume = Volume(network, spec.view, written)
     for folder in ("configs", "models", "docs"):
         (path / folder).mkdir(parents=True)
     torch.jit.save(scripted(volume), path / NETWORK)
@@ -62,23 +62,23 @@ def write_bundle(job: Job, path: Path) -> Engine:
     return _engine(job, path, values)
 
 
-def metadata(spec: Mapping[str, Any]) -> dict[str, Any]:
+def metadata(spec: DataSpec) -> dict[str, Any]:
     """``configs/metadata.json``: what the bundle is, and what its network takes and gives."""
-    names = [entry["name"] for entry in spec["classes"]]
-    ct = "CT" in spec["modality"]
+    names = spec.class_names
+    ct = "CT" in spec.modality
     image = {
         "type": "image",
         "format": "hounsfield" if ct else "magnitude",
-        "modality": spec["modality"],
-        "num_channels": len(spec["channels"]),
+        "modality": spec.modality,
+        "num_channels": len(spec.channels),
         "spatial_shape": ["*", "*", "*"],
         "dtype": "float32",
-        "value_range": spec["normalisation"].get("window") or [],
+        "value_range": list(spec.normalisation.window or ()),
         "is_patch_data": False,
-        "channel_def": dict(enumerate(spec["channels"])),
+        "channel_def": dict(enumerate(spec.channels)),
     }
-    ids = [entry.get("id", k) for k, entry in enumerate(spec["classes"])]
-    resampled = bool(spec["spacing_mm"])
+    ids = [entry.id for entry in spec.classes]
+    resampled = bool(spec.spacing_mm)
     pred = {
         "type": "probabilities" if resampled else "image",
         "format": "segmentation",
@@ -96,19 +96,19 @@ def metadata(spec: Mapping[str, Any]) -> dict[str, Any]:
         "pytorch_version": torch.__version__.split("+")[0],
         "numpy_version": version("numpy"),
         "required_packages_version": {"nibabel": version("nibabel"), "pytorch-ignite": "0.5.0", "fire": "0.6.0"},
-        "name": f"mlla_seg {spec['name']}",
-        "task": f"Segmentation of {', '.join(names[1:] if spec.get('background') == 0 else names)}",
-        "description": f"Slices of {spec['modality']} volumes, segmented by a network with linear attention (MLLA).",
+        "name": f"mlla_seg {spec.name}",
+        "task": f"Segmentation of {', '.join(names[1:] if spec.background == 0 else names)}",
+        "description": f"Slices of {spec.modality} volumes, segmented by a network with linear attention (MLLA).",
         "authors": "whoever trained the network",
         "copyright": "see LICENSE",
         "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": pred}},
-        "mlla_seg": dict(spec),
+        "mlla_seg": spec.to_dict(),
     }
 
 
-def inference(spec: Mapping[str, Any], values: list[int]) -> dict[str, Any]:
+def inference(spec: DataSpec, values: list[int]) -> dict[str, Any]:
     """``configs/inference.json``: from the files of ``dataset_dir`` to masks in ``output_dir``."""
-    plane = PLANES[spec["plane"]]
+    plane = PLANES[spec.plane]
     load: list[dict[str, Any]] = [
         {"_target_": "LoadImaged", "keys": "image"},
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
@@ -120,8 +120,8 @@ def inference(spec: Mapping[str, Any], values: list[int]) -> dict[str, Any]:
         },
     ]
     finish: list[dict[str, Any]] = []
-    if spec["spacing_mm"]:
-        along_slices, along_rows, along_columns = (step or -1 for step in spec["spacing_mm"])
+    if spec.spacing_mm:
+        along_slices, along_rows, along_columns = (step or -1 for step in spec.spacing_mm)
         pixdim = [along_rows, along_columns, along_slices]  # one that is not above zero stays as it is
         load.append(
             {"_target_": "Spacingd", "keys": "image", "pixdim": pixdim, "mode": "bilinear", "scale_extent": True}
@@ -138,7 +138,7 @@ def inference(spec: Mapping[str, Any], values: list[int]) -> dict[str, Any]:
         "keys": "pred",
         "transform": "@preprocessing",
         "orig_keys": "image",
-        "nearest_interp": not spec["spacing_mm"],
+        "nearest_interp": not spec.spacing_mm,
         "to_tensor": True,
     }
     save = {
@@ -191,29 +191,28 @@ def _engine(job: Job, path: Path, values: list[int]) -> Engine:
     def run(image: Array) -> Array:
         with torch.inference_mode():
             result = volume(torch.from_numpy(image).permute(1, 2, 3, 0)[None])[0].permute(3, 0, 1, 2).numpy()
-        return result if spec["spacing_mm"] else np.searchsorted(np.sort(values), result[:, 0])
+        return result if spec.spacing_mm else np.searchsorted(np.sort(values), result[:, 0])
 
     def expected(image: Tensor) -> Tensor:
-        grid = network_grid((len(image), *image.shape[2:]), None, spec)
-        how = {"window": spec["window"], "context": spec["context"], "per_case": is_per_case(spec)}
-        return torch.cat(list(case_logits(job.network, image, "cpu", grid, **how)))
+        view = replace(spec.view, spacing_mm=None)  # MONAI has resampled it
+        return torch.cat(list(case_logits(job.network, image, view)))
 
     sizes = ((5, 70, 90), (6, 225, 257))
-    images = [example_image(spec, (n, len(spec["channels"]), height, width), n) for n, height, width in sizes]
+    images = [example_image(spec, (n, len(spec.channels), height, width), n) for n, height, width in sizes]
     return Engine(f"TorchScript {torch.__version__} of the bundle", run, images, expected)
 
 
-def _readme(spec: Mapping[str, Any]) -> str:
-    rows = "\n".join(f"| {entry.get('id', k)} | {entry['name']} |" for k, entry in enumerate(spec["classes"]))
+def _readme(spec: DataSpec) -> str:
+    rows = "\n".join(f"| {entry.id} | {entry.name} |" for entry in spec.classes)
     spacing = ""
-    if spec["spacing_mm"]:
+    if spec.spacing_mm:
         spacing = (
-            f"\nVolumes are resampled to {spec['spacing_mm']} mm (slices, rows, columns; null stays) by MONAI,\n"
+            f"\nVolumes are resampled to {spec.spacing_mm} mm (slices, rows, columns; null stays) by MONAI,\n"
             "linearly; mlla_seg itself uses cubics within slices, so masks differ a little at edges.\n"
         )
-    return f"""# {spec["name"]}
+    return f"""# {spec.name}
 
-Segments {spec["modality"]} volumes ({", ".join(spec["channels"])}) with MLLA, slice by slice. Exported by mlla_seg \
+Segments {spec.modality} volumes ({", ".join(spec.channels)}) with MLLA, slice by slice. Exported by mlla_seg \
 {__version__}.
 
     python -m monai.bundle run --config_file configs/inference.json --bundle_root . \\
@@ -221,7 +220,7 @@ Segments {spec["modality"]} volumes ({", ".join(spec["channels"])}) with MLLA, s
 
 It needs monai, nibabel, pytorch-ignite and fire. `{NETWORK}` alone takes `(B, C, H, W, S)` float32 in raw units, rows \
 towards
-{PLANES[spec["plane"]][1]}, columns towards {PLANES[spec["plane"]][2]}, slices towards {PLANES[spec["plane"]][0]}.
+{PLANES[spec.plane][1]}, columns towards {PLANES[spec.plane][2]}, slices towards {PLANES[spec.plane][0]}.
 {spacing}
 | value | class |
 |---|---|

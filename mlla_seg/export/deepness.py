@@ -13,7 +13,6 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from mlla_seg.data.formats.picture import Array
-from mlla_seg.data.slices import is_per_case
 from mlla_seg.errors import InputError
 from mlla_seg.export.exportable import Exportable, Job, example_image
 from mlla_seg.export.onnx import checked, onnx_program, save
@@ -44,17 +43,17 @@ def write_deepness(job: Job, path: Path) -> Engine:
         InputError: The network sees neighbouring slices, or images at another size than theirs.
     """
     spec = job.spec
-    if spec["context"] or spec["resize"] is not None:
-        what = "neighbouring slices" if spec["context"] else "images that were resized"
+    if spec.context or spec.resize is not None:
+        what = "neighbouring slices" if spec.context else "images that were resized"
         raise InputError(f"Deepness shows a network tiles as they are; this one was trained on {what}.")
-    if is_per_case(spec):
+    if spec.view.per_case:
         raise InputError("Deepness shows a network single images; this one was trained on standardised volumes.")
-    trained_on = max(spec["window"] or (TILE,))
+    trained_on = max(spec.patch_size or (TILE,))
     tile = job.tile or trained_on
     channels = job.channels
     about = {
         "model_type": "Segmentor",
-        "class_names": {k: entry["name"] for k, entry in enumerate(spec["classes"])},
+        "class_names": dict(enumerate(spec.class_names)),
         "tile_size": tile,
         "tiles_size": tile,
         "tiles_overlap": OVERLAP,
@@ -62,8 +61,8 @@ def write_deepness(job: Job, path: Path) -> Engine:
         "standardization_std": [1.0] * channels,
         "seg_thresh": 0.0,
         "seg_small_segment": 1,
-        "class_colours": [entry["colour"] for entry in spec["classes"]],
-        "channels": list(spec["channels"]),
+        "class_colours": [list(entry.colour) for entry in spec.classes],
+        "channels": list(spec.channels),
     }
     if job.pixel_size_m:
         about["resolution"] = 100 * job.pixel_size_m  # cm

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mlla_seg._version import __version__
+from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.inference.optimize import fold_batch_norms
 from mlla_seg.models.segmenter import Segmenter
 
@@ -35,7 +34,7 @@ class Job:
     """
 
     network: nn.Module
-    spec: Mapping[str, Any]
+    spec: DataSpec
     outputs: str = "logits"
     precision: str = "float32"
     opset: int = 18
@@ -46,12 +45,13 @@ class Job:
     @property
     def channels(self) -> int:
         """Channels of the images that the network takes, with those of neighbouring slices."""
-        return len(self.spec["channels"]) * (2 * self.spec["context"] + 1)
+        return self.spec.in_channels
 
     @property
     def facts(self) -> dict[str, str]:
         """What a file says of itself, each as JSON: classes, colours, channels, normalisation, spacing, ..."""
-        content = {"mlla_seg_version": __version__, "outputs": self.outputs, "precision": self.precision, **self.spec}
+        about = {"mlla_seg_version": __version__, "outputs": self.outputs, "precision": self.precision}
+        content = about | self.spec.to_dict()
         return {key: json.dumps(value) for key, value in content.items()}
 
 
@@ -132,14 +132,13 @@ def pool_any_size(network: nn.Module) -> None:
                 module._modules[name] = AnyPool((rows, columns))
 
 
-def example_image(spec: Mapping[str, Any], shape: tuple[int, int, int, int], seed: int = 0) -> Tensor:
+def example_image(spec: DataSpec, shape: tuple[int, int, int, int], seed: int = 0) -> Tensor:
     """An image ``(B, C, H, W)`` float32 in raw units: smooth patterns and noise, as bright as those of the training."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn(*shape[:2], *(max(2, n // 16) for n in shape[2:]), generator=generator)
     smooth = nn.functional.interpolate(coarse, shape[2:], mode="bicubic")
     pixels = smooth + 0.3 * torch.randn(shape, generator=generator)
-    how = spec["normalisation"]
-    mean, std = (torch.as_tensor(how.get(key, default)).float() for key, default in (("mean", 0), ("std", 1)))
-    own = len(spec["channels"])
+    mean, std = (torch.as_tensor(value).float() for value in (spec.normalisation.mean, spec.normalisation.std))
+    own = len(spec.channels)
     mean, std = (value.expand(own).repeat(shape[1] // own)[:, None, None] for value in (mean, std))
     return pixels * std + mean

@@ -123,8 +123,8 @@ def compare(job: Job, engine: Engine, path: Path, checkpoints: Sequence[str], av
 
 def _examples(job: Job) -> list[Tensor]:
     """Images at ``SIZES``, and at the size that the network was trained with."""
-    own = job.spec["window"] or job.spec["resize"]
-    sizes = [*SIZES, tuple(own)] if isinstance(own, (list, tuple)) else SIZES
+    own = job.spec.patch_size or job.spec.resize
+    sizes = [*SIZES, own] if isinstance(own, tuple) else SIZES
     return [example_image(job.spec, (1, job.channels, *size), k) for k, size in enumerate(dict.fromkeys(sizes))]
 
 

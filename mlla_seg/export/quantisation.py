@@ -69,13 +69,13 @@ def calibration_images(job: Job) -> list[Tensor]:
     Raises:
         InputError: Nothing is there, or it is not what the network was trained on.
     """
-    predictor = Predictor(_Sample(len(job.spec["classes"])), job.spec)
-    for files in find_images(Path(str(job.calibration)), len(job.spec["channels"])):
+    predictor = Predictor(_Sample(len(job.spec.classes)), job.spec)
+    for files in find_images(Path(str(job.calibration)), len(job.spec.channels)):
         if is_scene(files):
             with TemporaryDirectory() as folder:
-                predict_scene(predictor.windows, job.spec, files, Path(folder) / "map.tif", MapOptions(overlap=0))
+                predict_scene(predictor.engine, job.spec, files, Path(folder) / "map.tif", MapOptions(overlap=0))
             continue
-        picture = read_channels(files, job.spec["plane"], job.spec["array_units"])
+        picture = read_channels(files, job.spec.plane, job.spec.array_units)
         require_finite(files[0], picture)
         for _ in predictor.logits(picture.array, spacing_mm=picture.spacing_mm):
             pass

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mlla_seg.inference.cases import OVERLAP
+from mlla_seg.data.slices import View
+from mlla_seg.inference.steps import OVERLAP
 
 CHUNK = 4
 """Slices that go through the network at once."""
@@ -17,16 +18,13 @@ CHUNK = 4
 class Volume(nn.Module):
     """Class values, or probabilities, of volumes ``(B, C, H, W, S)`` in raw units, whose slices come last.
 
-    Neighbouring slices, sizes and overlapping windows are those of :func:`mlla_seg.inference.cases.case_logits`,
+    Neighbouring slices, sizes and overlapping windows are those of :func:`mlla_seg.inference.steps.case_logits`,
     written so that TorchScript takes them; a test holds the two together.
 
     Args:
         network: Maps ``(B, (2 context + 1) C, h, w)`` to logits.
-        context: Neighbours of a slice on each side.
-        resize: Height and width at which the network sees slices, a factor, or none for their own.
-        window: Height and width above which slices are seen by overlapping windows, or none.
+        view: How the network sees volumes that are resampled already.
         values: What is written for each class; none for probabilities.
-        per_case: Standardise each channel of a volume by its own mean and standard deviation first.
     """
 
     if TYPE_CHECKING:  # TorchScript cannot read annotations that are text
@@ -35,19 +33,16 @@ class Volume(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        context: int = 0,
-        resize: list[int] | float | None = None,
-        window: list[int] | None = None,
+        view: View,
         values: list[int] | None = None,
-        per_case: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
-        self.context = context
-        self.per_case = per_case
-        self.size = list(resize) if isinstance(resize, (list, tuple)) else [0, 0]
-        self.factor = float(resize) if isinstance(resize, (int, float)) else 1.0
-        self.window = list(window) if window is not None else [0, 0]
+        self.context = view.context
+        self.per_case = view.per_case
+        self.size = [0, 0] if view.resize is None or isinstance(view.resize, (int, float)) else list(view.resize)
+        self.factor = float(view.resize) if isinstance(view.resize, (int, float)) else 1.0
+        self.window = list(view.patch_size or (0, 0))
         self.keep = 1 - OVERLAP
         self.chunk = CHUNK
         self.labels = values is not None

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from mlla_seg.data.formats.picture import Array
-from mlla_seg.data.slices import is_per_case, network_grid
+from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.errors import InputError
-from mlla_seg.inference.cases import case_logits, labels_of
-from mlla_seg.inference.files import CaseSegmenter, Spacing, segment_files
+from mlla_seg.inference.base import CaseSegmenter
+from mlla_seg.inference.cases import TorchEngine
+from mlla_seg.inference.files import segment_files
 from mlla_seg.inference.optimize import device_named, for_inference
 from mlla_seg.inference.scenes import MapOptions
-from mlla_seg.inference.windows import array_windows
 from mlla_seg.models.checkpoint import load_network
 
 
@@ -39,7 +37,7 @@ class Predictor(CaseSegmenter):
     def __init__(
         self,
         network: torch.nn.Module,
-        spec: Mapping[str, Any] | None = None,
+        spec: DataSpec | Mapping[str, Any] | None = None,
         device: str = "cpu",
         precision: str = "fp32",
         compile: bool = False,
@@ -48,13 +46,13 @@ class Predictor(CaseSegmenter):
         if spec is None:
             raise InputError(
                 "This network does not know its classes and channels. "
-                "Give spec, as SegmentationDataModule(...).spec has it."
+                'Give spec, such as SegmentationDataModule(...).spec or {"channels": ["CT"], "classes": ["background", '
+                '"liver"]}.'
             )
         self.device = device_named(device)
         self.network = network.eval()
         self.fast = for_inference(network, self.device, precision, compile)  # what is run
-        self.spec = spec
-        self.windows = array_windows(self.fast, self.device)
+        super().__init__(DataSpec.of(spec), TorchEngine(self.fast, self.device))
 
     @classmethod
     def from_checkpoint(
@@ -82,28 +80,9 @@ class Predictor(CaseSegmenter):
         network, spec = load_network([path, *members], tta)
         return cls(network, spec, device, precision, compile)
 
-    def logits(self, image: Array, batch_size: int = 16, spacing_mm: Spacing | None = None) -> Iterator[torch.Tensor]:
-        """Logits ``(n, K, H, W)`` of the slices of ``(S, C, H, W)``, in order and a few at a time; see ``__call__``."""
-        self.require_channels(image)
-        if image.dtype == np.uint16:
-            image = image.astype(np.int32)  # torch hardly computes with uint16
-        grid = network_grid((len(image), *image.shape[-2:]), spacing_mm, self.spec)
-        how = {key: self.spec[key] for key in ("window", "context")}
-        how["per_case"] = is_per_case(self.spec)
-        stack = torch.from_numpy(np.ascontiguousarray(image))
-        return case_logits(self.fast, stack, self.device, grid, **how, batch_size=batch_size)
-
-    def labels_of(self, logits: torch.Tensor) -> Array:
-        """Class indices ``(n, H, W)`` uint8 of a block of logits."""
-        return labels_of(logits, dim=1).cpu().numpy()
-
-    def probabilities_of(self, logits: torch.Tensor) -> Array:
-        """Probabilities ``(n, K, H, W)`` of a block of logits."""
-        return logits.float().softmax(dim=1).cpu().numpy()
-
 
 def predict(
-    ckpt_path: str,
+    ckpt_path: list[str] | str,
     input: str,
     output: str,
     format: str | None = None,
@@ -119,7 +98,6 @@ def predict(
     tta: bool = False,
     probabilities: bool = False,
     overwrite: bool = True,
-    members: list[str] | None = None,
 ) -> None:
     """Segment an image, a volume or a folder of them with a checkpoint.
 
@@ -127,7 +105,8 @@ def predict(
     a folder of DICOM files NIfTI. Rasters of any size (GeoTIFF, VRT) give a GeoTIFF in the same place, block by block.
 
     Args:
-        ckpt_path: Checkpoint written by fit, or a folder written by save_pretrained.
+        ckpt_path: Checkpoint written by fit, or a folder written by save_pretrained; several are an ensemble, whose
+            probabilities are averaged: `--ckpt_path a.ckpt b.ckpt`.
         input: An image file, a folder of them, or a list of them (.txt with a path a line).
         output: Folder for the masks; for a single image also the name of its mask, such as liver.nii.gz.
         format: Write the masks of volumes as nii.gz, nii, nrrd, mha, seg.nrrd (3D Slicer, with names and colours) or
@@ -146,11 +125,9 @@ def predict(
         probabilities: Also write the probabilities of every class, as an h5 file beside the mask, or as GeoTIFF with a
             band per class beside a map.
         overwrite: Write masks that exist already again; false goes on where an earlier run stopped.
-        members: Further checkpoints, an ensemble; `--ckpt_path a.ckpt b.ckpt` is short for it.
     """
+    paths = [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path
     options = MapOptions(window, overlap, blend, batch_size, cog, probabilities, polygons)
-    predictor = Predictor.from_checkpoint(
-        ckpt_path, *(members or ()), device=device, tta=tta, precision=precision, compile=compile
-    )
-    job = f"{ckpt_path} {members} {tta} {precision}"
+    predictor = Predictor.from_checkpoint(*paths, device=device, tta=tta, precision=precision, compile=compile)
+    job = f"{' '.join(paths)} {tta} {precision}"
     segment_files(predictor, Path(input), Path(output), options, format, overwrite, job)

@@ -1,8 +1,7 @@
-"""From a sliding window and a scene of any size to a map: memory does not grow with the scene.
+"""From a scene of any size to a map: memory does not grow with the scene.
 
-The scene is gone through by stripes of columns, each from above by a sliding window (``windows.py``, or that of the
-runtime), and the map is the same for any width of the stripes. What is done is kept in a folder beside the map, from
-which a run that was killed goes on.
+The scene is gone through by stripes of columns, each from above by a sliding window, and the map is the same for any
+width of the stripes. What is done is kept in a folder beside the map, from which a run that was killed goes on.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,19 +19,17 @@ from typing import Any
 
 import numpy as np
 
+from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.formats.geotiff import Raster, open_rasters
 from mlla_seg.data.formats.geotiff_masks import FULL, NODATA, write_map, write_probability_map
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.formats.polygons import require_polygons, write_polygons
-from mlla_seg.data.slices import is_per_case, network_grid, seen_by_network
+from mlla_seg.data.slices import seen_by_network
 from mlla_seg.errors import InputError, about, lookup
 from mlla_seg.finite import require_finite_logits
 from mlla_seg.inference.sliding_window import BLENDS, row_bands
+from mlla_seg.inference.steps import Engine, window_logits
 from mlla_seg.progress import progress
-
-Windows = Callable[..., Iterator[tuple[int, Array]]]
-"""Gives the blended logits of an image from above, as arrays: the arguments of :func:`window_logits` but the network,
-where ``read`` gives arrays."""
 
 SUMS = 2**28
 """Bytes that the pixels and the sums of logits of a stripe may take: this decides its width."""
@@ -87,8 +84,8 @@ def map_files(output: Path, options: MapOptions) -> list[Path]:
 
 
 def predict_scene(
-    window_logits: Windows,
-    spec: Mapping[str, Any],
+    engine: Engine,
+    spec: DataSpec,
     sources: Sequence[Path],
     output: Path,
     options: MapOptions,
@@ -97,7 +94,7 @@ def predict_scene(
     """Writes the map of a scene, with a progress bar; goes on where an earlier run of the same job was killed.
 
     Args:
-        window_logits: A sliding window over a trained segmenter.
+        engine: The network and what computes around it.
         spec: What the segmenter knows of its data.
         sources: The raster, or several that together hold its bands.
         output: A GeoTIFF.
@@ -108,39 +105,40 @@ def predict_scene(
         InputError: Not a raster, or one with other bands than the network was trained on; or logits that are NaN or
             infinite.
     """
-    if is_per_case(spec):
+    if spec.view.per_case:
         raise InputError(f"{sources[0]}: this network standardises volumes as a whole (per_case), not scenes.")
-    bands = spec.get("bands", spec["channels"])
-    with open_rasters(sources, counts=(len(bands), len(spec["channels"]))) as raster:
-        chosen = _chosen_bands(raster, sources[0], bands, spec["channels"])
+    bands = spec.bands
+    with open_rasters(sources, counts=(len(bands), len(spec.channels))) as raster:
+        chosen = _chosen_bands(raster, sources[0], bands, spec.channels)
         shape = raster.shape
-        grid = network_grid((1, *shape), None, spec)[1:]
-        wanted = _window(options.window, spec["window"])
+        grid = spec.view.grid((1, *shape))[1:]
+        wanted = _window(options.window, spec.patch_size)
         if wanted is None:  # trained on whole images, or on nothing that says a size
-            wanted = grid if spec["resize"] is not None else WINDOW
+            wanted = grid if spec.resize is not None else WINDOW
         window, size = seen_by_network(shape, grid, wanted)
         stripes = _stripes(shape[1], options.stripe or _widest(window[0], raster.count, spec))
         rows = row_bands(shape[0], window[0], options.overlap)
         facts: list[Any] = [[str(path.absolute()), path.stat().st_mtime_ns] for path in sources]
         facts += [shape, window, size, options.overlap, options.blend, stripes, options.probabilities, job]
-        partial = _Partial(output, shape, len(spec["classes"]) if options.probabilities else 0, len(stripes), facts)
+        partial = _Partial(output, shape, len(spec.classes) if options.probabilities else 0, len(stripes), facts)
         done = sum(partial.done)
         with progress(len(stripes) * len(rows), sources[0].name, "row", initial=done) as bar:
             for k, (left, right) in enumerate(stripes):
                 if partial.done[k] == len(rows):
                     continue
                 blended = window_logits(
+                    engine,
                     lambda *part: raster.read(*part)[chosen],
                     shape,
                     window,
-                    size=size,
+                    size,
                     overlap=options.overlap,
                     blend=options.blend,
                     batch_size=options.batch_size,
                     columns=(left, right),
                     first=partial.done[k],
                 )
-                for top, logits in blended:
+                for top, logits in ((top, engine.array(band)) for top, band in blended):
                     pixels = raster.read(top, left, *logits.shape[1:])[chosen]
                     with about(sources[0]):
                         partial.keep(k, top, left, logits, np.all(np.isfinite(pixels), axis=0))
@@ -182,9 +180,9 @@ def _chosen_bands(raster: Raster, source: Path, bands: Sequence[str], channels: 
     )
 
 
-def _widest(height: int, channels: int, spec: Mapping[str, Any]) -> int:
+def _widest(height: int, channels: int, spec: DataSpec) -> int:
     """Columns of a stripe whose pixels and sums of logits fit into ``SUMS`` bytes."""
-    return max(height, SUMS // (4 * height * (channels + len(spec["classes"]))))
+    return max(height, SUMS // (4 * height * (channels + len(spec.classes))))
 
 
 def _stripes(width: int, widest: int) -> list[tuple[int, int]]:
@@ -236,9 +234,9 @@ class _Partial:
         mapped[place] = values
         mapped.flush()  # type: ignore[attr-defined]  # of a memory-mapped array
 
-    def finish(self, output: Path, spec: Mapping[str, Any], source: Path, options: MapOptions) -> None:
+    def finish(self, output: Path, spec: DataSpec, source: Path, options: MapOptions) -> None:
         """Writes the map and what belongs to it, and removes the folder."""
-        classes = spec["classes"]
+        classes = spec.classes
         targets = map_files(output, options)
         ready = [self.folder / target.name for target in targets]
         write_map(
@@ -254,12 +252,12 @@ class _Partial:
                 ready[1],
                 lambda rows, columns: np.array(self._array("probabilities")[:, rows, columns]),
                 self.shape,
-                [entry["name"] for entry in classes],
+                [entry.name for entry in classes],
                 source,
                 options.cog,
             )
         if options.polygons:
-            write_polygons(ready[-1], ready[0], classes, spec.get("background"), options.polygons)
+            write_polygons(ready[-1], ready[0], classes, spec.background, options.polygons)
         for path, target in zip(reversed(ready), reversed(targets), strict=True):  # the map last
             os.replace(path, target)
         shutil.rmtree(self.folder)

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mlla_seg._version import __version__
-from mlla_seg.data.framing import of_stacked_slices
-from mlla_seg.data.slices import is_per_case
+from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.errors import InputError
 from mlla_seg.finite import LOWER_RATE, require_finite_weights
 from mlla_seg.models import create_model
@@ -22,7 +21,7 @@ CHECKPOINT_KEY = "mlla_seg_version"
 """Where a checkpoint says that this program wrote it."""
 BEFORE_0_2 = {"norm_outputs": False, "deep_supervision": False}
 """Hyper-parameters that version 0.1 did not know: what it did."""
-SHARED_BY_MEMBERS = ("channels", "plane", "context", "resize", "window", "spacing_mm", "array_units")
+SHARED_BY_MEMBERS = ("channels", "plane", "context", "resize", "patch_size", "spacing_mm", "array_units")
 """What the networks of an ensemble must have in common, besides their classes."""
 USE_ANOTHER = f"Use an earlier checkpoint, or train again. {LOWER_RATE}"
 """What to do about weights that are no numbers."""
@@ -52,18 +51,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def build_network(hparams: Mapping[str, Any]) -> Segmenter:
     """The network that hyper-parameters (of ``SegmentationModule``, or from its checkpoint) describe."""
-    spec = hparams["spec"]
-    slices = 2 * spec["context"] + 1
+    spec = DataSpec.of(hparams["spec"])
     network = create_model(
         hparams["encoder"],
         hparams["decoder"],
-        num_classes=len(spec["classes"]),
-        in_channels=len(spec["channels"]) * slices,
-        normalisation=of_stacked_slices(spec["normalisation"], spec["context"]),
+        num_classes=len(spec.classes),
+        in_channels=spec.in_channels,
+        normalisation=spec.normalisation.for_network(spec.context),
         drop_path_rate=hparams["drop_path_rate"],
         decoder_depths=hparams["decoder_depths"],
         mixer=hparams["mixer"],
-        frame=spec["window"],
+        frame=spec.patch_size,
         norm_outputs=hparams["norm_outputs"],
     )
     network.spec = spec
@@ -93,17 +91,10 @@ def load_members(paths: Sequence[str | Path]) -> list[Segmenter]:
         InputError: One cannot be loaded, or they were not trained to do the same.
     """
     members = [load_segmenter(path) for path in paths]
-    first = members[0].spec or {}
-    names = [entry["name"] for entry in first.get("classes", ())]
+    first = shared_by_members(members[0].spec)
     for path, member in zip(paths[1:], members[1:], strict=True):
-        spec = member.spec or {}
-        for key in ("classes", "per_case", *SHARED_BY_MEMBERS):
-            was, found = first.get(key), spec.get(key)
-            if key == "per_case":  # each network does all other normalisation itself
-                was, found = (is_per_case(known) if known else None for known in (first, spec))
-            if key == "classes":
-                was, found = names, [entry["name"] for entry in spec.get("classes", ())]
-            if was != found:
+        for key, found in shared_by_members(member.spec).items():
+            if (was := first[key]) != found:
                 raise InputError(
                     f"{path}: was trained with {key} {found}, {paths[0]} with {was}. "
                     "The checkpoints of an ensemble need the same data options."
@@ -111,12 +102,21 @@ def load_members(paths: Sequence[str | Path]) -> list[Segmenter]:
     return members
 
 
+def shared_by_members(spec: DataSpec | None) -> dict[str, Any]:
+    """What the networks of an ensemble must have in common, in plain types; none of a network without a spec."""
+    if spec is None:
+        return dict.fromkeys(("classes", "per_case", *SHARED_BY_MEMBERS))
+    content = spec.to_dict()
+    own = {"classes": spec.class_names, "per_case": spec.view.per_case}  # all other normalisation is in the networks
+    return own | {key: content[key] for key in SHARED_BY_MEMBERS}
+
+
 def is_averaged(path: str | Path) -> bool:
     """Whether the weights of a checkpoint are a moving average; the ones of the last step then lie beside them."""
     return Path(path).is_file() and "current_model_state" in read_checkpoint(path)
 
 
-def load_network(paths: Sequence[str | Path], tta: bool = False) -> tuple[nn.Module, dict[str, Any]]:
+def load_network(paths: Sequence[str | Path], tta: bool = False) -> tuple[nn.Module, DataSpec]:
     """The network of one checkpoint or of several, an ensemble, and the spec of its data.
 
     Args:
@@ -129,20 +129,20 @@ def load_network(paths: Sequence[str | Path], tta: bool = False) -> tuple[nn.Mod
     networks = load_members(paths)
     if tta:
         for path, member in zip(paths, networks, strict=True):
-            require_mirrored(path, member.spec or {})
+            require_mirrored(path, member.spec)
     network: nn.Module = Ensemble(networks) if len(networks) > 1 else networks[0]
     if networks[0].spec is None:
         raise InputError(f"{paths[0]}: does not say what the network's classes and channels are; train it here first.")
     return Flips(network) if tta else network, networks[0].spec
 
 
-def require_mirrored(path: str | Path, spec: Mapping[str, Any]) -> None:
+def require_mirrored(path: str | Path, spec: DataSpec | None) -> None:
     """Refuses to average over mirror images where the network never learned from any.
 
     Raises:
         InputError: Says which augmentations would have shown them.
     """
-    if not spec.get("mirrored"):
+    if spec is None or not spec.mirrored:
         raise InputError(
             f"{path}: learned from no mirror images, so --tta would make it worse. "
             "Train with --data.augment transunet or aerial, or --data.mirror, to use it."

@@ -17,6 +17,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, PyTorchModelHu
 from torch import Tensor, nn, random
 
 from mlla_seg._version import __version__
+from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.errors import InputError, lookup
 from mlla_seg.models.weights import read_state_dict
 
@@ -35,8 +36,8 @@ class HubMixin(PyTorchModelHubMixin, library_name="mlla_seg"):
 
     built_by: tuple[str, dict[str, Any]] | None = None
     """``create_model`` or ``MLLAUNet``, and its arguments in plain types; none for a network put together by hand."""
-    spec: dict[str, Any] | None = None
-    """What the data were, from training; see :meth:`mlla_seg.SegmentationDataModule.spec`."""
+    spec: DataSpec | None = None
+    """What the data were, from training; see :attr:`mlla_seg.SegmentationDataModule.spec`."""
 
     def save_pretrained(  # type: ignore[override]  # scores beside
         self,
@@ -66,7 +67,12 @@ class HubMixin(PyTorchModelHubMixin, library_name="mlla_seg"):
                 "Build it with create_model or MLLAUNet."
             )
         function, arguments = self.built_by
-        content = {"build": function, "arguments": arguments, "spec": self.spec, "mlla_seg_version": __version__}
+        content = {
+            "build": function,
+            "arguments": arguments,
+            "spec": self.spec and self.spec.to_dict(),
+            "mlla_seg_version": __version__,
+        }
         config_json = json.loads(json.dumps(content, default=lambda number: number.tolist()))  # NumPy's too
         with random.fork_rng(devices=[]):  # saving in the midst of training changes nothing of it
             again = _build(config_json)
@@ -154,7 +160,7 @@ class HubMixin(PyTorchModelHubMixin, library_name="mlla_seg"):
         if misfit := _misfit(weights, network.state_dict()):
             raise InputError(f"{model_id}: {WEIGHTS} does not fit the network of config.json: {misfit}.")
         network.load_state_dict(weights, strict=True)
-        network.spec = config.get("spec")
+        network.spec = DataSpec.from_dict(config["spec"], model_id) if config.get("spec") else None
         return network.to(map_location).eval()
 
     def generate_model_card(self, metrics: Mapping[str, float] | None = None, dataset: str | None = None) -> ModelCard:
@@ -185,16 +191,16 @@ def _misfit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> st
 def _model_card(
     network: nn.Module,
     arguments: Mapping[str, Any],
-    spec: Mapping[str, Any] | None,
+    spec: DataSpec | None,
     metrics: Mapping[str, float],
     dataset: str | None,
 ) -> str:
     title = f"{arguments.get('encoder', 'MLLA')} {arguments.get('decoder', 'mlla_unet')}"
-    measured_on = dataset or (spec["name"] if spec else "data not said")
+    measured_on = dataset or (spec.name if spec else "data not said")
     facts = {
         "Network": title,
         "Parameters": f"{sum(p.numel() for p in network.parameters()):,}",
-        "Channels": ", ".join(spec["channels"]) if spec else arguments["in_channels"],
+        "Channels": ", ".join(spec.channels) if spec else arguments["in_channels"],
         "Classes": arguments["num_classes"],
         "Normalisation": f"{_normalisation(arguments['normalisation'])}; inside the network, which takes raw units",
     }
@@ -204,10 +210,10 @@ def _model_card(
 segmenter = Segmenter.from_pretrained("this folder, or its name on the Hub")
 logits = segmenter(image)  # (B, C, H, W) in raw units to (B, K, H, W)"""
     if spec:
-        facts["Trained on"] = f"{spec['name']}, {spec['modality']}"
-        if spec["context"]:
-            facts["Channels"] += f", of {2 * spec['context'] + 1} neighbouring slices"
-        classes = [(k, entry["name"], entry["colour"]) for k, entry in enumerate(spec["classes"])]
+        facts["Trained on"] = f"{spec.name}, {spec.modality}"
+        if spec.context:
+            facts["Channels"] += f", of {2 * spec.context + 1} neighbouring slices"
+        classes = [(k, entry.name, list(entry.colour)) for k, entry in enumerate(spec.classes)]
         use = """from mlla_seg import Predictor, Segmenter
 
 predict = Predictor(Segmenter.from_pretrained("this folder, or its name on the Hub"))

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from mlla_seg.data.dataspec import KEYS, DataSpec
 from mlla_seg.data.formats.picture import Array
-from mlla_seg.errors import InputError, lookup
+from mlla_seg.errors import InputError, lookup, program
 
 Run = Callable[[Array], Array]
 """Maps images ``(B, C, H, W)`` float32 in raw units to what the file gives."""
@@ -23,9 +24,7 @@ HINTS = {"fp32": "f32", "bf16": "bf16"}
 """Names of precisions, and OpenVINO's for them."""
 
 
-def open_engine(
-    path: Path, device: str = "cpu", threads: int = 0, precision: str = "fp32"
-) -> tuple[Run, dict[str, Any]]:
+def open_engine(path: Path, device: str = "cpu", threads: int = 0, precision: str = "fp32") -> tuple[Run, DataSpec]:
     """Loads an exported network.
 
     Args:
@@ -44,7 +43,7 @@ def open_engine(
     lookup(HINTS, precision, "precision")
     if not path.is_file():
         known = "openvino" if path.suffix == ".xml" else "onnx"
-        raise InputError(f"{path}: no such file. python cli.py export --format {known} writes one.")
+        raise InputError(f"{path}: no such file. {program()} export --format {known} writes one.")
     if path.suffix == ".xml":
         if device != "cpu":
             raise InputError(f"{path}: OpenVINO runs on the cpu here; for cuda export an ONNX.")
@@ -54,12 +53,13 @@ def open_engine(
             raise InputError(f"{path}: an ONNX has its precision; export with --format openvino, and run that in bf16.")
         run, content = _onnxruntime(path, device, threads)
     if "mlla_seg_version" not in content:
-        raise InputError(f"{path}: was not written by python cli.py export: it does not say its classes.")
+        raise InputError(f"{path}: was not written by {program()} export: it does not say its classes.")
     facts = {}
     for key, value in content.items():
         with suppress(json.JSONDecodeError):  # which other programs that changed the file have added
             facts[key] = json.loads(value)
-    return _logits_of(run, facts["outputs"], path), facts
+    spec = DataSpec.from_dict({key: value for key, value in facts.items() if key in KEYS}, str(path))
+    return _logits_of(run, facts["outputs"], path), spec
 
 
 def _onnxruntime(path: Path, device: str, threads: int) -> tuple[Run, dict[str, str]]:

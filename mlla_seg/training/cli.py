@@ -22,6 +22,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from mlla_seg._version import __version__
 from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.dataset import CaseDataset
+from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.splits import number_of_folds
 from mlla_seg.errors import InputError
 from mlla_seg.evaluation import plots
@@ -91,7 +92,7 @@ class SegmentationCLI(LightningCLI):
         return {name: commands[name] for name in ("fit", "validate", "test")}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.link_arguments("data", "model.spec", compute_fn=lambda data: data.spec, apply_on="instantiate")
+        parser.link_arguments("data", "model.spec", compute_fn=lambda data: data.spec.to_dict(), apply_on="instantiate")
         parser.add_class_arguments(Scoring)
 
     def _parse_ckpt_path(self) -> None:
@@ -133,7 +134,7 @@ class SegmentationCLI(LightningCLI):
             else:
                 require_same_view(path, content["hyper_parameters"]["spec"], self.datamodule.spec)
                 if config.tta:
-                    require_mirrored(path, content["hyper_parameters"]["spec"])
+                    require_mirrored(path, DataSpec.from_dict(content["hyper_parameters"]["spec"], str(path)))
         self.model.options = options_of(config)
         if config.members:
             self.model.members = load_members([path, *config.members])[1:]
@@ -200,7 +201,7 @@ class SegmentationCLI(LightningCLI):
             return
         config = self.config[self.subcommand]
         print("\n" + score_table(self.model.evaluation))
-        if "test_mask" in self.datamodule.card.layout:
+        if self.datamodule.card.layout.test_mask:
             print(f"Masks: {', '.join(folders_of_masks(self.datamodule, split))}")
         about = {
             "title": self.datamodule.card.title,

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from mlla_seg._version import __version__
-from mlla_seg.data.slices import is_per_case, network_grid
+from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.store import StoredCase
 from mlla_seg.errors import InputError, about, lookup
 from mlla_seg.evaluation.boundary_iou import WIDTH, boundary_counts
@@ -99,7 +99,7 @@ class SegmentationModule(LightningModule):
         checkpoint_stages: Memory for time in training: ``none``, or what is computed again in the backward pass instead
             of being kept: MLLA ``blocks``, or ``all`` of the network.
         eval_batch_size: Slices of a case that go through the network at once in validation and test.
-        spec: What the data are, from the data module: classes, channels, normalisation; plain types.
+        spec: What the data are: ``SegmentationDataModule(...).spec``, or a plain dict with channels and classes.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class SegmentationModule(LightningModule):
         deep_supervision: bool = False,
         checkpoint_stages: str = "none",
         eval_batch_size: int = 16,
-        spec: dict[str, Any] | None = None,
+        spec: DataSpec | dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if spec is None:
@@ -131,13 +131,14 @@ class SegmentationModule(LightningModule):
         lookup(SCHEDULES, schedule, "schedule")
         if encoder_lr_factor < 0:
             raise InputError(f"--model.encoder_lr_factor is a factor of the learning rate, got {encoder_lr_factor}.")
-        classes = [entry["name"] for entry in spec["classes"]]
+        self.spec = DataSpec.of(spec)
+        classes = self.spec.class_names
         if class_weights is not None and len(class_weights) != len(classes):
             raise InputError(
                 f"class_weights has {len(class_weights)} entries for {len(classes)} classes: {', '.join(classes)}."
             )
-        self.save_hyperparameters()
-        self.spec = spec
+        self.save_hyperparameters(ignore="spec")
+        self.save_hyperparameters({"spec": self.spec.to_dict()})
         self.class_names = classes
         self.network = build_network(dict(self.hparams))
         self.loss = SegmentationLoss(ce_weight, dice_weight, class_weights, squared_dice)
@@ -209,29 +210,23 @@ class SegmentationModule(LightningModule):
 
     def predict_case(self, image: Tensor, spacing_mm: Sequence[float] | None = None) -> Tensor:
         """Label map ``(S, H, W)`` of a case ``(S, C, H, W)`` in raw units."""
-        grid = network_grid((len(image), *image.shape[-2:]), spacing_mm, self.spec)
-        return predict_case(self._scorer(), image, self.device, grid, self.spec["window"], **self._how())
+        batch_size = self.hparams["eval_batch_size"]
+        return predict_case(self._scorer(), image, self.spec.view, spacing_mm, self.device, batch_size)
 
     def predict_slice(self, image: Tensor, position: int, spacing_mm: Sequence[float] | None = None) -> Tensor:
         """Labels ``(H, W)`` of one slice of a case, without predicting the others where they do not matter."""
-        shape = (len(image), *image.shape[-2:])
-        resampled = network_grid(shape, spacing_mm, self.spec)[0] != len(image)  # between slices
-        if resampled or is_per_case(self.spec):
+        view = self.spec.view
+        resampled = view.grid((len(image), *image.shape[-2:]), spacing_mm)[0] != len(image)  # between slices
+        if resampled or view.per_case:
             return self.predict_case(image, spacing_mm)[position]
-        first = max(0, position - self.spec["context"])
-        around = image[first : position + self.spec["context"] + 1]
+        first = max(0, position - view.context)
+        around = image[first : position + view.context + 1]
         return self.predict_case(around, spacing_mm)[position - first]
 
     @property
     def published_size(self) -> Sequence[int]:
         """Height and width at which the evaluation of TransUNet shows slices to the network."""
-        resize = self.spec["resize"]
-        return resize if isinstance(resize, (list, tuple)) else SIZE
-
-    def _how(self) -> dict[str, Any]:
-        """How cases are brought to the network, besides their grid and windows."""
-        batch_size = self.hparams["eval_batch_size"]
-        return {"context": self.spec["context"], "batch_size": batch_size, "per_case": is_per_case(self.spec)}
+        return self.spec.resize if isinstance(self.spec.resize, tuple) else SIZE
 
     def _scorer(self) -> torch.nn.Module:
         """What is scored: the network, with its other members and mirror images where they were asked for."""
@@ -264,11 +259,13 @@ class SegmentationModule(LightningModule):
             self.tables["boundaries"].update(index, counts)
         if "surfaces" in self.tables:
             spacing = case["spacing_mm"] if self.unit == "mm" else (1.0, 1.0, 1.0)
-            how = {"tolerance": self.scoring.nsd_tolerance, "background": self.spec["background"]}
-            self.tables["surfaces"].update(index, case_surface_scores(prediction, mask, classes, spacing, **how))
+            tolerance, background = self.scoring.nsd_tolerance, self.spec.background
+            scores = case_surface_scores(prediction, mask, classes, spacing, tolerance, background=background)
+            self.tables["surfaces"].update(index, scores)
         if "published" in self.tables:
             with about(case["name"]):
-                labels = transunet_labels(self._scorer(), image, self.device, self.published_size, **self._how())
+                size, batch_size = self.published_size, self.hparams["eval_batch_size"]
+                labels = transunet_labels(self._scorer(), image, self.spec.view, size, self.device, batch_size)
             self.tables["published"].update(index, transunet_scores(labels, mask, classes))
 
     def _conclude(self, split: str, loader: Any) -> None:
@@ -278,7 +275,7 @@ class SegmentationModule(LightningModule):
         self.evaluation = Evaluation(
             [case.name for case in cases],
             self.class_names,
-            self.spec["background"],
+            self.spec.background,
             unit=self.unit,
             tolerance=self.scoring.nsd_tolerance,
             voxel_ml=[math.prod(case.spacing_mm) / 1000 if case.spacing_mm else math.nan for case in cases],

@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.labels import IGNORED
-from mlla_seg.errors import InputError
+from mlla_seg.errors import InputError, program
 from mlla_seg.evaluation.plots import plot_samples
 
 
@@ -29,15 +29,15 @@ def preview(argv: Sequence[str]) -> None:
     intensity = f"intensity {data.intensity:g}, balance {float(data.balance):g}"
     plot_samples(
         samples,
-        channel=data.context * len(data.spec["channels"]),
-        classes=data.spec["classes"],
-        background=data.spec["background"],
+        channel=data.context * len(data.spec.channels),
+        classes=data.spec.classes,
+        background=data.spec.background,
         output=Path(options.output),
         title=f"{data.card.title}: augment {data.augment}, {intensity}",
     )
     masks = torch.stack([sample["mask"] for sample in samples])
     known = masks != IGNORED
-    held = (known & (masks != data.spec["background"])).any(dim=(1, 2)).sum()
+    held = (known & (masks != data.spec.background)).any(dim=(1, 2)).sum()
     print(
         f"{len(samples)} of {count} samples, {held} with a class besides the background; {(~known).float().mean():.0%} "
         f"of their pixels are ignored. Written: {options.output}"
@@ -46,7 +46,7 @@ def preview(argv: Sequence[str]) -> None:
 
 def parse(argv: Sequence[str]) -> Namespace:
     """The options; of config files the part about the data."""
-    parser = ArgumentParser(prog="cli.py preview", exit_on_error=False)
+    parser = ArgumentParser(prog=f"{program()} preview", exit_on_error=False)
     parser.add_argument("--config", help="a config of fit; several are merged")
     parser.add_argument("--output", default="preview.png", help="the picture, a PNG")
     parser.add_argument("--samples", type=int, default=16, help="how many samples it shows")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from mlla_seg.data.cases import Case
 from mlla_seg.data.datamodule import SegmentationDataModule, card_of
+from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.errors import InputError
 from mlla_seg.models.checkpoint import SHARED_BY_MEMBERS, read_checkpoint
 from mlla_seg.training.module import SegmentationModule
@@ -44,8 +46,6 @@ ON_RESUME = {
     "eval_batch_size": USED,
 }
 """What becomes of each option of the module that is not as the checkpoint has it."""
-NUMBERS = ("mean", "std", "window")
-"""Of a normalisation, that are buffers of the network."""
 PLACES = ("root", "cache_dir", "num_workers")
 """Options of the data that say where and how they are read; all others decide what is learned."""
 TRAINER = (
@@ -120,25 +120,27 @@ def require_unseen(path: str | Path, content: Mapping[str, Any], cases: Sequence
         )
 
 
-def require_same_view(path: str | Path, saved: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
+def require_same_view(path: str | Path, saved: Mapping[str, Any], spec: DataSpec) -> None:
     """Refuses to score a network on data that are brought to it in another way than in training and prediction.
 
     Raises:
         InputError: Says what differs.
     """
+    was, now = DataSpec.from_dict(saved, str(path)), spec
+    before, after = was.to_dict(), now.to_dict()
     for key in SHARED_BY_MEMBERS:
-        if key in saved and saved[key] != spec[key]:
-            value = [None] * 3 if key == "spacing_mm" and saved[key] is None else saved[key]
+        if before[key] != after[key]:
+            value = [None] * 3 if key == "spacing_mm" and before[key] is None else before[key]
             value = f"'{json.dumps(value)}'" if isinstance(value, list) else "null" if value is None else value
-            option = f"say --data.{'crop' if key == 'window' else key} {value}"
+            option = f"say --data.{'crop' if key == 'patch_size' else key} {value}"
             raise InputError(
-                f"{path}: was trained with {key} {saved[key]}, the options and the card say {spec[key]}. Score it as "
+                f"{path}: was trained with {key} {before[key]}, the options and the card say {after[key]}. Score it as "
                 f"predict would use it: {'with its own card' if key == 'array_units' else option}."
             )
-    if not _same_kind(saved["normalisation"], spec["normalisation"]):
+    if was.normalisation.kind != now.normalisation.kind:
         raise InputError(
-            f"{path}: was trained with normalisation {saved['normalisation']}, the card says {spec['normalisation']}. "
-            "Score it as predict would use it: with its own card."
+            f"{path}: was trained with normalisation {before['normalisation']}, the card says "
+            f"{after['normalisation']}. Score it as predict would use it: with its own card."
         )
 
 
@@ -154,9 +156,10 @@ def _require_same_network(path: Path, saved: Mapping[str, Any], config: Any) -> 
     """Refuses a checkpoint whose weights cannot fit the network that the config describes."""
     card = card_of(config.data.card, config.data.root, config.data.channels)
     both = {key: (_saved(saved, key), config.model[key]) for key, rule in ON_RESUME.items() if rule == REFUSED}
-    both["classes"] = ([entry["name"] for entry in saved["spec"]["classes"]], card.class_names)
-    both["channels"] = (saved["spec"]["channels"], list(card.seen))
-    both["context"] = (saved["spec"]["context"], config.data.context)
+    spec = DataSpec.from_dict(saved["spec"], str(path))
+    both["classes"] = (spec.class_names, card.class_names)
+    both["channels"] = (list(spec.channels), list(card.seen))
+    both["context"] = (spec.context, config.data.context)
     for key, (was, now) in both.items():
         if was != now:
             raise InputError(
@@ -197,12 +200,6 @@ def require_something_left(path: str | Path, content: Mapping[str, Any], trainer
         print(f"note: {message}, so nothing is left to train.", file=sys.stderr)
 
 
-def _same_kind(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether normalisations differ in their numbers alone, which come with the weights."""
-    kinds = [{key: key in NUMBERS or value for key, value in how.items()} for how in (one, other)]
-    return kinds[0] == kinds[1]
-
-
 def resume_spec(path: str | Path, saved: Mapping[str, Any], module: SegmentationModule) -> None:
     """Keeps the numbers by which the checkpoint's network normalises, which come with its weights.
 
@@ -211,15 +208,17 @@ def resume_spec(path: str | Path, saved: Mapping[str, Any], module: Segmentation
     Raises:
         InputError: It normalises in another way.
     """
-    was, now = saved["normalisation"], module.spec["normalisation"]
-    if not _same_kind(was, now):
+    was, now = DataSpec.from_dict(saved, str(path)).normalisation, module.spec.normalisation
+    before, after = was.to_dict(), now.to_dict()
+    if was.kind != now.kind:
         raise InputError(
-            f"{path}: was trained with normalisation {was}, the card says {now}. Give the card it was trained with, or "
-            "train anew without --ckpt_path."
+            f"{path}: was trained with normalisation {before}, the card says {after}. Give the card it was "
+            "trained with, or train anew without --ckpt_path."
         )
     if was != now:
-        print(f"note: the checkpoint's normalisation is kept: {was} instead of {now}", file=sys.stderr)
-        module.spec["normalisation"].update(was)
+        print(f"note: the checkpoint's normalisation is kept: {before} instead of {after}", file=sys.stderr)
+        module.spec = replace(module.spec, normalisation=was)
+        module.hparams["spec"] = module.spec.to_dict()
 
 
 def options_of(config: Any) -> dict[str, Any]:

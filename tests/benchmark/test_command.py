@@ -16,7 +16,6 @@ from jobs import Pixelwise
 from mlla_seg.benchmark import command, networks
 from mlla_seg.benchmark.command import MALLOC, benchmark
 from mlla_seg.benchmark.networks import PEERS
-from mlla_seg.cli import gather_words
 from mlla_seg.errors import InputError
 
 
@@ -96,13 +95,3 @@ def test_mistakes_are_answered(fixed):
         benchmark(device="tpu")
     with pytest.raises(InputError, match=r"engines: .* do inference"):
         benchmark(engines=True, backward=True)
-
-
-def test_several_words_become_a_list():
-    assert gather_words(["benchmark", "--sizes", "224", "512", "--compile", "true", "--precision", "fp32"]) == [
-        *["benchmark", "--sizes", "[224,512]", "--compile", "true", "--precision", "[fp32]"]
-    ]
-    assert gather_words(["benchmark", "--sizes", "[1,2]"]) == ["benchmark", "--sizes", "[1,2]"]
-    assert gather_words(["predict", "--ckpt_path=a", "b", "--precision", "bf16"]) == [
-        *["predict", "--ckpt_path", "a", "--members", '["b"]', "--precision", "bf16"]
-    ]

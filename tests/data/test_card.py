@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
+from pydantic import ValidationError
 
-from mlla_seg.data.card import find_card, load_card
+from mlla_seg.data.card import Card, CardClass, CardNormalisation, CardSplits, Layout
+from mlla_seg.data.card_file import find_card, load_card, schema
 from mlla_seg.data.formats.planes import plane_in_words
 from mlla_seg.errors import InputError
 from samples import write_card
 
 CARDS = sorted((Path(__file__).parents[2] / "datasets").glob("*/dataset.yaml"))
 CLASSES = [{"name": name, "colour": [k, k, k]} for k, name in enumerate(("background", "anterior", "posterior"))]
-
-
-def types_in(value):
-    yield type(value)
-    if isinstance(value, (dict, list, tuple)):
-        for part in [*value, *value.values()] if isinstance(value, dict) else value:
-            yield from types_in(part)
 
 
 def refused(path):
@@ -30,16 +28,51 @@ def refused(path):
 
 
 @pytest.mark.parametrize("path", CARDS, ids=lambda path: path.parent.name)
-def test_shipped_card_is_found_by_name_and_its_spec_is_plain(path, monkeypatch, tmp_path):
+def test_shipped_card_is_found_by_name(path, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     card = load_card(path.parent.name)
     assert card == load_card(path)
     assert card.name == path.parent.name
-    spec = card.spec()
-    assert json.loads(json.dumps(spec)) == spec
-    assert set(types_in(spec)) <= {dict, list, str, int, float, bool, type(None)}
-    assert [entry["name"] for entry in spec["classes"]] == card.class_names
-    assert spec["background"] == (None if card.background is None else card.class_names.index(card.background))
+    assert [entry.name for entry in card.class_infos] == card.class_names
+    assert card.background_index == (None if card.background is None else card.class_names.index(card.background))
+
+
+@pytest.mark.parametrize("path", CARDS, ids=lambda path: path.parent.name)
+def test_shipped_card_names_the_schema_and_obeys_it(path):
+    validate = pytest.importorskip("jsonschema").validate
+    text = path.read_text()
+    place = re.match(r"# yaml-language-server: \$schema=(.*)\n", text)[1]
+    content = json.loads((path.parent / place).read_text())
+    validate(yaml.safe_load(text), content)
+
+
+def test_schema_in_the_repository_is_that_of_the_code():
+    saved = json.loads((CARDS[0].parents[1] / "card.schema.json").read_text())
+    assert saved == schema(), "write it again: python -m mlla_seg.data.card_file > datasets/card.schema.json"
+
+
+def test_schema_refuses_what_the_program_refuses(tmp_path):
+    jsonschema = pytest.importorskip("jsonschema")
+    content = yaml.safe_load(find_card("hippocampus").read_text())
+    for wrong in ({"chanels": ["MR"]}, {"layout": {**content["layout"], "trea": "x"}}, {"plane": "axal"}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**content, **wrong}, schema())
+
+
+@pytest.mark.parametrize("section", [Card, CardClass, CardNormalisation, Layout, CardSplits])
+def test_every_key_says_what_is_expected(section):
+    for field in fields(section):
+        description = section.__pydantic_fields__[field.name].description
+        assert description, field.name
+        assert not description.endswith(".")  # it stands in the middle of messages
+
+
+def test_cards_cannot_be_changed():
+    card = load_card("hippocampus")
+    with pytest.raises(AttributeError):
+        card.plane = "axial"
+    with pytest.raises(ValidationError):
+        Layout(format="files", tree="x")
 
 
 def test_card_in_the_current_folder_comes_before_the_shipped_one(tmp_path, monkeypatch):
@@ -48,8 +81,14 @@ def test_card_in_the_current_folder_comes_before_the_shipped_one(tmp_path, monke
     assert load_card("synapse").title == "mine"
 
 
+def test_place_of_the_card_is_not_for_the_card_to_say(tmp_path):
+    path = write_card(tmp_path / "card", "hippocampus")
+    path.write_text(path.read_text() + "folder: elsewhere\n")
+    assert "Unknown key" in refused(path)
+
+
 def test_background_may_be_absent(tmp_path):
-    assert load_card(write_card(tmp_path / "card", "hippocampus", background=None)).spec()["background"] is None
+    assert load_card(write_card(tmp_path / "card", "hippocampus", background=None)).background_index is None
 
 
 def test_unknown_card_suggests_the_near_one():
@@ -67,19 +106,32 @@ def test_missing_file_is_named(tmp_path):
         ({"chanels": ["MR"]}, "'chanels'. Did you mean channels?"),
         ({"licence": ...}, "lacks licence"),
         ({"licence": ..., "modality": ...}, "lacks modality, licence"),
-        ({"channels": []}, "channels is empty"),
-        ({"classes": CLASSES[:1]}, "at least two entries, found 1"),
+        ({"channels": []}, "channels is [], expected a list of names of the channels"),
+        ({"classes": CLASSES[:1]}, "expected a list of at least two classes"),
         ({"classes": [{"name": str(k), "colour": [0, 0, 0]} for k in range(256)]}, "at most 255 classes"),
         ({"classes": [*CLASSES, CLASSES[1]]}, "class names repeat: background, anterior, posterior, anterior"),
-        ({"classes": [*CLASSES, {"name": "rest"}]}, "colour: [red, green, blue]}, found {'name': 'rest'}"),
-        ({"classes": [*CLASSES, {"name": "rest", "colour": [0, 0]}]}, "colour: [red, green, blue]}, found"),
+        (
+            {"classes": [*CLASSES, {"name": "rest"}]},
+            "class 3 is {'name': 'rest'}, expected",
+        ),
+        (
+            {"classes": [*CLASSES, {"name": "rest", "colour": [0, 0]}]},
+            "of class 3 is [0, 0], expected [red, green, b",
+        ),
         ({"ignore_index": 2}, "ignore_index 2 is also the id of a class"),
         ({"plane": "axal"}, "'axal'. Did you mean axial?"),
         ({"largest_class": "anteror"}, "'anteror'. Did you mean anterior"),
         ({"normalisation": {"windows": [0, 1]}}, "'windows'. Did you mean window?"),
-        ({"layout": {"format": "nnunet"}}, "layout needs format (files or nnunet) and tree"),
-        ({"layout": {"format": "folders", "tree": "a"}}, "layout needs format (files or nnunet) and tree"),
+        (
+            {"layout": {"format": "nnunet"}},
+            "layout is {'format': 'nnunet'}, expected format, tree",
+        ),
+        ({"layout": {"format": "folders", "tree": "a"}}, "Known: files, nnunet"),
         ({"layout": {"format": "files", "tree": "a"}}, "needs patterns"),
+        ({"layout": {"format": "nnunet", "tree": "a", "patern": "a"}}, "'patern'. Did you mean patterns"),
+        ({"layout": {"format": "nnunet", "tree": "a", "split_folders": {"Tr": "trian"}}}, "Did you mean train?"),
+        ({"array_units": {"scal": 3}}, "key of array_units 'scal'. Did you mean scale?"),
+        ({"classes": [*CLASSES[:2], {"name": "a", "colour": [0, 0, 0], "color": 1}]}, "'color'. Did you mean colour?"),
         ({"splits": {"tests": "a.txt"}}, "'tests'. Did you mean test?"),
         ({"splits": {"test": "a.txt"}}, "splits needs train"),
     ],
@@ -129,19 +181,22 @@ def test_ids_are_positions_unless_given(tmp_path):
     ]
     card = load_card(write_card(tmp_path / "a", "hippocampus", classes=classes))
     assert card.ids == {0: 0, 6: 1, 2: 2, 3: 2}
-    assert [entry["id"] for entry in card.spec()["classes"]] == [0, 6, 2]
+    assert [entry.id for entry in card.class_infos] == [0, 6, 2]
     assert load_card("hippocampus").ids == {0: 0, 1: 1, 2: 2}
 
 
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"spacing_mm": [1, 2]}, "spacing_mm is [slices, rows, columns] in mm"),
-        ({"spacing_mm": [1, 0, 1]}, "found [1, 0, 1]"),
+        ({"spacing_mm": [1, 2]}, "spacing_mm is [1, 2], expected [slices, rows, columns] in mm"),
+        ({"spacing_mm": [1, 0, 1]}, "spacing_mm is [1, 0, 1], expected"),
         ({"normalisation": {"foreground": True, "mean": 3}}, "leaves no other key to normalisation"),
         ({"channels": ["a", "b"], "normalisation": {"foreground": True}}, "images of one channel"),
         ({"classes": [{"name": "a", "colour": [0, 0, 0], "id": 1}, {"name": "b", "colour": [0, 0, 1]}]}, "have one id"),
-        ({"classes": [{"name": "a", "colour": [0, 0, 0]}, {"name": "b", "colour": [0, 0, 1], "id": []}]}, "of b is a"),
+        (
+            {"classes": [{"name": "a", "colour": [0, 0, 0]}, {"name": "b", "colour": [0, 0, 1], "id": []}]},
+            "id of class 1 is",
+        ),
         ({"classes": [{"name": "a", "colour": [0, 0, 0]}, {"name": "b", "colour": [0, 0, 1], "id": "x"}]}, "'x'"),
     ],
 )
@@ -152,8 +207,8 @@ def test_what_volumes_need_is_checked(tmp_path, changes, problem):
 
 def test_spacing_of_the_card_is_in_the_spec(tmp_path):
     card = load_card(write_card(tmp_path / "a", "hippocampus", spacing_mm=[None, 1.5, 1.5]))
-    assert card.spec()["spacing_mm"] == [None, 1.5, 1.5]
-    assert load_card("hippocampus").spec()["spacing_mm"] is None
+    assert card.spacing_mm == (None, 1.5, 1.5)
+    assert load_card("hippocampus").spacing_mm is None
 
 
 def layout_of(**changes):
@@ -165,19 +220,31 @@ def layout_of(**changes):
     [
         ({"layout": layout_of(patterns=["(x"])}, "the pattern '(x' is no regular expression"),
         ({"layout": layout_of(patterns=["x"])}, "needs a group (?P<case>...)"),
-        ({"layout": layout_of(patterns="x")}, "patterns is a list of regular expressions"),
+        ({"layout": layout_of(patterns="x")}, "patterns of layout is 'x', expected a list of regular expressions"),
         ({"layout": layout_of(mask="{cas}.nii")}, "mask uses ['cas'], which the pattern"),
-        ({"layout": layout_of(mask=["{case}.nii", 3])}, "mask is a path below the root, found 3"),
-        ({"layout": layout_of(extra_channels=["dsm"])}, "extra_channels maps names to where they lie"),
+        (
+            {"layout": layout_of(mask=["{case}.nii", 3])},
+            "mask of layout is ['{case}.nii', 3], expected where",
+        ),
+        (
+            {"layout": layout_of(extra_channels=["dsm"])},
+            "extra_channels of layout is ['dsm'], expected names",
+        ),
         ({"layout": layout_of(extra_channels={"MR": "{case}"}), "channels": ["MR"]}, "extra_channels repeats ['MR']"),
         ({"layout": layout_of(extra_channels={"dsm": "{row}.tif"})}, "extra_channels dsm uses ['row'], which"),
-        ({"layout": layout_of(mask_threshold=127)}, "above which a pixel is of the second of two classes, found 127"),
-        ({"use": ["CT"]}, "Unknown channel of hippocampus: 'CT'"),
-        ({"use": [1]}, "channels are names, found"),
-        ({"splits": {"seed": 0, "val": "0.1"}}, "the split val is a fraction from 0 to 1, found '0.1'"),
-        ({"splits": {"seed": 0, "test": 20}}, "the split test is a fraction from 0 to 1, found 20"),
-        ({"splits": {"train": 3}}, "the split train is a file with a patient a line, found 3"),
-        ({"normalisation": {"mean": "x"}}, "mean of the normalisation is a number or one per channel, found 'x'"),
+        ({"layout": layout_of(mask_threshold=127)}, "mask_threshold is for two classes, found 3"),
+        ({"use": ["CT"]}, "Unknown channel 'CT'"),
+        ({"use": [1]}, "use is [1], expected a list of names"),
+        (
+            {"splits": {"seed": 0, "val": "0.1"}},
+            "the split val is a fraction from 0 to 1, as there is",
+        ),
+        (
+            {"splits": {"seed": 0, "test": 20}},
+            "test of splits is 20, expected a file beside",
+        ),
+        ({"splits": {"train": 3}}, "train of splits is 3, expected a file beside the card"),
+        ({"normalisation": {"mean": "x"}}, "mean of normalisation is 'x', expected a number, or one per channel"),
         ({"normalisation": {"window": [5, 1]}}, "window of the normalisation is [low, high], found [5, 1]"),
     ],
 )
@@ -189,8 +256,8 @@ def test_network_sees_the_channels_that_the_card_uses(tmp_path):
     path = write_card(tmp_path / "a", "hippocampus", channels=["T1", "T2", "flair"], use=["flair", "T1"])
     card = load_card(path)
     assert (card.bands, card.seen) == (("T1", "T2", "flair"), ("flair", "T1"))
-    assert card.spec()["channels"] == ["flair", "T1"]
-    assert card.using(["T2"]).spec()["channels"] == ["T2"]  # what the command line says comes last
+    assert card.seen == ("flair", "T1")
+    assert card.using(["T2"]).seen == ("T2",)  # what the command line says comes last
 
 
 def test_planes_in_words():

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlla_seg.data.card import load_card
+from mlla_seg.data.card_file import load_card
 from mlla_seg.data.labels import class_indices, refuse_unknown
 from mlla_seg.errors import InputError
 
@@ -19,7 +19,7 @@ KAMPALA = load_card("kampala")
 @pytest.fixture
 def card():
     base = load_card("vaihingen")
-    return replace(base, layout={**base.layout, "ignored_colours": [[0, 0, 0], [1, 2, 3]]})
+    return replace(base, layout=replace(base.layout, ignored_colours=[[0, 0, 0], [1, 2, 3]]))
 
 
 def painted(colours):
@@ -33,7 +33,7 @@ def refused(card, mask):
 
 
 def test_colours_become_classes_and_ignored(card):
-    colours = [entry["colour"] for entry in card.classes]
+    colours = [entry.colour for entry in card.classes]
     found, unknown = class_indices(card, painted([*colours[::-1], [0, 0, 0], [1, 2, 3]]), PATH)
     assert found.dtype == np.uint8
     assert found.tolist() == [[[5, 4, 3, 2, 1, 0, 255, 255]]]
@@ -41,7 +41,7 @@ def test_colours_become_classes_and_ignored(card):
 
 
 def test_colours_are_those_of_classes_whatever_their_ids(card):
-    classes = tuple({**entry, "id": 10 * k} for k, entry in enumerate(card.classes))
+    classes = tuple(replace(entry, id=10 * k) for k, entry in enumerate(card.classes))
     found, _ = class_indices(replace(card, classes=classes), painted([[255, 0, 0], [0, 0, 255]]), PATH)
     assert found.tolist() == [[[5, 1]]]
 
@@ -72,7 +72,7 @@ def greys(*values, channels=1, dtype=np.uint8):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_greys_are_cut_at_the_threshold(channels):
-    card = replace(KAMPALA, layout={**KAMPALA.layout, "mask_threshold": 127})
+    card = replace(KAMPALA, layout=replace(KAMPALA.layout, mask_threshold=127))
     found, unknown = class_indices(card, greys(0, 3, 127, 128, 254, 255, channels=channels), PATH)
     assert found.tolist() == [[[0, 0, 0, 1, 1, 1]]]
     assert not unknown
@@ -106,7 +106,7 @@ def test_gaps_are_ignored_and_damage_is_not(gaps):
 
 
 def test_gaps_hide_no_value_of_their_own():
-    card = replace(KAMPALA, classes=tuple({**entry, "id": k + 1} for k, entry in enumerate(KAMPALA.classes)))
+    card = replace(KAMPALA, classes=tuple(replace(entry, id=k + 1) for k, entry in enumerate(KAMPALA.classes)))
     found, unknown = class_indices(card, greys(1, 2, np.nan, dtype=np.float32), PATH, gaps=True)  # 0 is no class
     assert found.tolist() == [[[0, 1, 255]]]
     assert not unknown

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 import layouts
-from mlla_seg.data.card import load_card
+from mlla_seg.data.card_file import load_card
 from mlla_seg.data.cases import Case
 from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.layouts import find_cases
@@ -153,7 +153,7 @@ def test_data_that_are_not_there_are_explained(tmp_path, name, exists):
     with pytest.raises(InputError) as caught:
         find_cases(card, root)
     message = str(caught.value)
-    for part in (card.title, str(root), card.source, card.licence, "--data.root", *card.layout["tree"].splitlines()):
+    for part in (card.title, str(root), card.source, card.licence, "--data.root", *card.layout.tree.splitlines()):
         assert part in message
     assert ("does not exist" in message) is not exists
 
@@ -269,7 +269,7 @@ def test_drawn_split_is_by_patient_and_does_not_depend_on_the_order_of_files():
     random.Random(1).shuffle(cases)
     again = split_cases(card, cases)
     assert [patients_of(part) for part in (again.train, again.val, again.test)] == by_split
-    assert patients_of(split_cases(replace(card, splits={**card.splits, "seed": 1}), cases).test) != by_split[2]
+    assert patients_of(split_cases(replace(card, splits=replace(card.splits, seed=1)), cases).test) != by_split[2]
 
 
 def test_drawn_split_stays_the_same_for_good():
@@ -288,7 +288,7 @@ def test_drawn_split_of_few_patients_leaves_some_for_training(patients, sizes):
 def separate(tmp_path, **layout):
     """A card whose masks lie apart from the images."""
     base = load_card("flare22")
-    return replace(base, layout={**base.layout, **layout})
+    return replace(base, layout=replace(base.layout, **layout))
 
 
 def test_masks_are_where_the_template_says_and_images_without_one_are_left_out(tmp_path, capsys):
@@ -342,7 +342,7 @@ def test_folders_of_splits_mean_what_the_card_says(tmp_path):
 def test_patients_of_nnunet_cases_are_found_by_the_cards_expression(tmp_path):
     layouts.hippocampus(tmp_path, cases=2)
     base = load_card("hippocampus")
-    card = replace(base, layout={**base.layout, "patient": r"hippocampus_\d"})
+    card = replace(base, layout=replace(base.layout, patient=r"hippocampus_\d"))
     assert {case.patient for case in find_cases(card, tmp_path)} == {"hippocampus_0"}
 
 
@@ -375,5 +375,5 @@ def test_further_channels_lie_where_the_card_says_with_zeros_before_their_number
     card = load_card("potsdam_rgbir").using(["red", "height"])
     case = next(case for case in find_cases(card, tmp_path) if case.name == "3_11")
     assert [path.name for path in case.images[0]] == ["top_potsdam_3_11_RGBIR.tif", "dsm_potsdam_03_11.tif"]
-    assert card.spec()["bands"] == ["red", "green", "blue", "near infrared", "height"]
-    assert card.spec()["channels"] == ["red", "height"]
+    assert card.bands == ("red", "green", "blue", "near infrared", "height")
+    assert card.seen == ("red", "height")

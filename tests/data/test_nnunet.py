@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import layouts
+from mlla_seg.data.card import CardNormalisation
 from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.formats.registry import write_mask
 from mlla_seg.data.nnunet import nnunet_card
@@ -30,15 +31,15 @@ def test_description_of_version_2_makes_a_card(tmp_path):
     assert card.class_names == ["background", "cyst", "stone"]
     assert card.ids == {0: 0, 2: 1, 7: 2}
     assert (card.ignore_index, card.background) == (9, "background")
-    assert card.normalisation == {"per_image": True}
-    assert [entry["id"] for entry in card.spec()["classes"]] == [0, 2, 7]
+    assert card.normalisation == CardNormalisation(per_image=True)
+    assert [entry.id for entry in card.class_infos] == [0, 2, 7]
 
 
 def test_description_of_the_decathlon_makes_a_card(tmp_path):
     labels = {str(k): name for k, name in enumerate(["background", "liver", "cancer"])}
     card = nnunet_card(describe(tmp_path, modality={"0": "CT"}, labels=labels, reference="MSD", licence="CC"))
     assert card.class_names == ["background", "liver", "cancer"]
-    assert card.normalisation == {"foreground": True}
+    assert card.normalisation == CardNormalisation(foreground=True)
     assert (card.modality, card.source, card.licence) == ("CT", "MSD", "CC")
     assert card.name == tmp_path.name.lower()
 
@@ -46,9 +47,9 @@ def test_description_of_the_decathlon_makes_a_card(tmp_path):
 def test_colours_differ_and_the_first_is_black(tmp_path):
     labels = {f"class {k}": k for k in range(60)}
     card = nnunet_card(describe(tmp_path, channel_names={"0": "MR"}, labels=labels))
-    colours = {tuple(entry["colour"]) for entry in card.classes}
+    colours = {entry.colour for entry in card.classes}
     assert len(colours) == 60
-    assert card.classes[0]["colour"] == [0, 0, 0]
+    assert card.classes[0].colour == (0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -91,24 +92,24 @@ def test_ids_with_gaps_are_indices_inside_and_ids_outside(data, tmp_path):
     stored = np.asarray(nib.load(label).dataobj)
     assert set(np.unique(case.mask())) == {0, 1, 2}
     assert case.voxels == tuple(int((stored == value).sum()) for value in (0, 2, 7))
-    write_mask(tmp_path / "mask.nii.gz", case.mask(), data.spec["classes"], label)
+    write_mask(tmp_path / "mask.nii.gz", case.mask(), data.spec.classes, label)
     written = nib.load(tmp_path / "mask.nii.gz")
     np.testing.assert_array_equal(np.asarray(written.dataobj), stored)
     assert written.get_data_dtype() == np.uint8
 
 
 def test_ct_is_normalised_by_what_lies_under_the_training_masks(data, tmp_path):
-    measured = data.spec["normalisation"]
+    measured = data.spec.normalisation
     values = []
     for case in data.splits.train:
         image, label = (np.asarray(nib.load(path).dataobj) for path in (case.images[0][0], case.masks[0]))
         values.append(image[label > 0])
     values = np.concatenate(values)
-    assert measured["window"] == pytest.approx(np.percentile(values, (0.5, 99.5)))
-    assert measured["mean"] == pytest.approx(values.mean())
-    assert measured["std"] == pytest.approx(values.std())
+    assert measured.window == pytest.approx(np.percentile(values, (0.5, 99.5)))
+    assert measured.mean == pytest.approx(values.mean())
+    assert measured.std == pytest.approx(values.std())
     held_out = SegmentationDataModule(root=str(tmp_path / "data"), crop=[8, 8], fold=0, cache_dir=str(tmp_path / "c"))
-    assert held_out.spec["normalisation"] != measured  # what is held out is not measured
+    assert held_out.spec.normalisation != measured  # what is held out is not measured
 
 
 def test_masks_without_foreground_are_refused(tmp_path):
@@ -138,7 +139,7 @@ def test_slices_run_along_the_coarsest_axis_unless_told(tmp_path, capsys, steps)
         nib.Nifti1Image(array, np.diag([*steps, 1])).to_filename(path)
     how = {"root": str(tmp_path / "data"), "crop": [8, 8], "cache_dir": str(tmp_path / "cache")}
     data = SegmentationDataModule(**how)
-    assert data.spec["plane"] == "acquired"
+    assert data.spec.plane == "acquired"
     data.prepare_data()
     data.setup("fit")
     case = data.train_set.cases[0]
@@ -146,7 +147,7 @@ def test_slices_run_along_the_coarsest_axis_unless_told(tmp_path, capsys, steps)
     assert case.shape == (32, 1, 3, 32)
     assert "slice axis" not in capsys.readouterr().err
     fixed = SegmentationDataModule(**how, plane="axial")
-    assert fixed.spec["plane"] == "axial"
+    assert fixed.spec.plane == "axial"
     fixed.prepare_data()
     said = capsys.readouterr().err
     assert re.search(
@@ -167,7 +168,7 @@ def test_slices_have_the_median_spacing_of_all_cases(tmp_path, capsys):
             nib.Nifti1Image(np.asarray(nib.load(path).dataobj), np.diag([*steps, 1])).to_filename(path)
     how = {"root": str(tmp_path / "data"), "crop": [8, 8], "cache_dir": str(tmp_path / "cache")}
     specs = [SegmentationDataModule(**how, fold=fold).spec for fold in (0, 1)]
-    assert [spec["spacing_mm"] for spec in specs] == [[None, 0.6, 0.8]] * 2  # rows run along 0.6, columns along 0.8
+    assert [spec.spacing_mm for spec in specs] == [(None, 0.6, 0.8)] * 2  # rows run along 0.6, columns along 0.8
     data = SegmentationDataModule(**how)
     data.prepare_data()
     said = capsys.readouterr().err

@@ -11,7 +11,7 @@ from rasterio.transform import Affine
 
 from layouts import PLACE, away, write_scene
 from mlla_seg.data import reading, sampling
-from mlla_seg.data.card import load_card
+from mlla_seg.data.card_file import load_card
 from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.layouts import find_cases
 from mlla_seg.data.store import build_store, open_store
@@ -36,7 +36,7 @@ def pair(root, image=None, mask=None, name="one", place=PLACE, mask_place=None, 
 
 
 def build(root, card=CARD):
-    card = replace(card, layout={**card.layout, "patterns": [r"(?P<case>[a-z]+)\.tif"]})
+    card = replace(card, layout=replace(card.layout, patterns=[r"(?P<case>[a-z]+)\.tif"]))
     cases = find_cases(card, root)
     build_store(card, cases, root, root / "store")
     return open_store(card, cases, root / "store")
@@ -145,18 +145,18 @@ def test_channels_are_chosen_by_name(tmp_path):
     image, _ = pair(tmp_path)
     (case,) = build(tmp_path, CARD.using(["c", "a"]))
     np.testing.assert_array_equal(case.image()[0], image[[2, 0]])
-    with pytest.raises(InputError, match=r"Unknown channel of kampala: 'd'\. .*Known: a, b, c"):
+    with pytest.raises(InputError, match=r"kampala: Unknown channel 'd'\. .*Known: a, b, c"):
         CARD.using(["d"])
     with pytest.raises(InputError, match="channels are one or more names, each once, got a, a"):
         CARD.using(["a", "a"])
     fixed = replace(CARD, normalisation={"mean": [1, 2, 3], "std": 1})
-    with pytest.raises(InputError, match="mean is for 3 channels, not for a, b"):
+    with pytest.raises(InputError, match="mean of the normalisation is for 3 channels, not for a, b"):
         fixed.using(["a", "b"])
 
 
 def test_channels_may_lie_in_files_of_their_own(tmp_path):
     card = replace(
-        CARD, layout={**CARD.layout, "extra_channels": {"height": "dsm_{case}.tif", "slope": "no_{case}.tif"}}
+        CARD, layout=replace(CARD.layout, extra_channels={"height": "dsm_{case}.tif", "slope": "no_{case}.tif"})
     )
     image, _ = pair(tmp_path)
     height = RNG.normal(100, 10, (1, 50, 40)).astype(np.float32)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from mlla_seg.data.card import load_card
+from mlla_seg.data.card_file import load_card
 from mlla_seg.data.cases import Case
 from mlla_seg.data.splits import fold_cases, number_of_folds
 from mlla_seg.errors import InputError

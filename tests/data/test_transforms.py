@@ -8,6 +8,7 @@ import torch
 
 from mlla_seg.data.boxes import Box, whole
 from mlla_seg.data.datamodule import SegmentationDataModule
+from mlla_seg.data.dataspec import Normalisation
 from mlla_seg.data.transforms import AUGMENTATIONS, MOST_CHANNELS, Augment, change_intensity
 from mlla_seg.errors import InputError
 from mlla_seg.models.segmenter import Normalise
@@ -141,22 +142,23 @@ def test_what_lies_outside_of_the_image_is_ignored(name):
     "how",
     [
         {"per_image": True},
-        {"per_image": True, "window": [-50, 100]},
-        {"window": [-50, 100], "mean": 20.0, "std": 30.0},
-        {"mean": [20.0, 40.0], "std": [3.0, 5.0]},
+        {"per_image": True, "window": (-50, 100)},
+        {"window": (-50, 100), "mean": 20.0, "std": 30.0},
+        {"mean": (20.0, 40.0), "std": (3.0, 5.0)},
         {},
     ],
 )
 def test_samples_are_normalised_as_the_network_does_by_their_own_pixels(how):
     image, mask = noise(2, 20, 40), np.zeros((20, 40), np.uint8)
     expected = Normalise(2, **how)(torch.from_numpy(image)[None, :, :, 4:36])[0].numpy()
-    padded, _ = applied(Augment("none", (32, 32), normalisation=how), image, mask, 0, Box(-6, 4, 32, 32))
+    augment = Augment("none", (32, 32), normalisation=Normalisation(**how))
+    padded, _ = applied(augment, image, mask, 0, Box(-6, 4, 32, 32))
     np.testing.assert_allclose(padded[:, 6:26], expected, atol=1e-5)
     np.testing.assert_array_equal(padded[:, :6], np.repeat(padded[:, 6:7], 6, axis=1))
 
 
 def test_numbers_of_the_normalisation_hold_for_every_neighbour():
-    how = {"mean": [20.0, 40.0], "std": [3.0, 5.0]}
+    how = Normalisation(mean=(20.0, 40.0), std=(3.0, 5.0))
     image, mask = noise(6, 8, 8), np.zeros((8, 8), np.uint8)
     sample, _ = applied(Augment("none", None, normalisation=how, context=1), image, mask, 0)
     for k in range(3):
@@ -237,7 +239,7 @@ def test_strength_decides_how_much_intensities_change():
 def test_intensities_survive_the_normalisation_of_mr():
     """Contrast and brightness of an image that is standardised by itself are seen by the network."""
     image, mask = noise(1, 32, 32), np.zeros((32, 32), np.uint8)
-    augment = Augment("none", None, intensity=1, normalisation={"per_image": True})
+    augment = Augment("none", None, intensity=1, normalisation=Normalisation(per_image=True))
     samples = [applied(augment, image, mask, seed)[0] for seed in range(100)]
     means, spreads = np.array([s.mean() for s in samples]), np.array([s.std() for s in samples])
     assert means.std() > 0.05
@@ -250,7 +252,7 @@ def test_organs_of_a_ct_stay_in_their_window(metal):
     image[0, 10:54, 10:54] = 60  # an organ
     if metal:
         image[0, 30:32, 30:32] = metal
-    how = {"window": [-125.0, 275.0], "mean": 75.0, "std": 100.0}
+    how = Normalisation(mean=75.0, std=100.0, window=(-125.0, 275.0))
     augment = Augment("none", None, intensity=0.5, normalisation=how)
     organ = [applied(augment, image, np.zeros((64, 64), np.uint8), seed)[0][0, 15:25, 15:25] for seed in range(200)]
     assert np.abs(np.array(organ) - (60 - 75) / 100).mean() < 0.3

@@ -73,13 +73,13 @@ def test_scores_of_both_protocols_are_those_of_the_files(cli, options, checkpoin
     assert "To compare with papers train with --data.crop null --data.resize [224,224]" in capsys.readouterr().err
     rows = {(row["case"], row["class"]): row for row in read_csv(Path("runs/demo/version_0/per_case.csv"))}
     predictor = Predictor.from_checkpoint(checkpoint)
-    names = [entry["name"] for entry in predictor.spec["classes"]]
+    names = predictor.spec.class_names
     for case in ("case0013", "case0016"):
         path = phantom_root / f"test_vol_h5/{case}.npy.h5"
-        image = read_image(path, array_units=predictor.spec["array_units"]).array
+        image = read_image(path, array_units=predictor.spec.array_units).array
         mask = torch.from_numpy(read_mask(path).array[:, 0].astype("uint8"))
         native = case_surface_scores(torch.from_numpy(predictor(image)), mask, 9, (1, 1, 1), 2.0)
-        labels = transunet_labels(predictor.network, torch.from_numpy(image), "cpu")
+        labels = transunet_labels(predictor.network, torch.from_numpy(image), predictor.spec.view)
         published = transunet_scores(labels, mask, 9)
         for k in range(1, 9):
             row = rows[case, names[k]]
@@ -216,7 +216,7 @@ def test_members_must_have_learned_the_same(cli, capsys, options, checkpoint, tm
     for spec, message in (
         ({"context": 1}, "not those of this network"),  # a network for three slices has another stem
         ({"plane": "coronal"}, "was trained with plane coronal"),
-        ({"window": [8, 8]}, "need the same data options"),
+        ({"patch_size": [8, 8]}, "need the same data options"),
         ({"normalisation": {"per_case": True}}, "was trained with per_case True, "),
     ):
         other = changed(checkpoint, tmp_path / "other.ckpt", **spec)

@@ -9,6 +9,7 @@ from medpy.metric import binary as medpy
 from scipy.ndimage import zoom
 from torch import nn
 
+from mlla_seg.data.slices import View
 from mlla_seg.evaluation.transunet_protocol import transunet_labels, transunet_scores
 
 
@@ -38,7 +39,7 @@ def test_labels_are_those_of_the_published_steps(shape):
         with torch.no_grad():
             out = Bands()(torch.from_numpy(resized)[None, None]).softmax(1).argmax(1)[0].numpy()
         expected.append(out if piece.shape == (224, 224) else zoom(out, (height / 224, width / 224), order=0))
-    labels = transunet_labels(Bands(), torch.from_numpy(image), "cpu", batch_size=2)
+    labels = transunet_labels(Bands(), torch.from_numpy(image), View(), batch_size=2)
     assert labels.dtype == torch.uint8
     np.testing.assert_array_equal(labels, expected)
 

@@ -15,7 +15,7 @@ import torch
 
 from jobs import Pixelwise, segmenter, spec_of
 from mlla_seg import Predictor
-from mlla_seg.data.slices import network_grid
+from mlla_seg.data.slices import View
 from mlla_seg.errors import InputError
 from mlla_seg.export.bundle import write_bundle
 from mlla_seg.export.exportable import Job
@@ -51,7 +51,7 @@ def monai(folder, *command):
 @pytest.mark.slow
 def test_monai_verifies_and_runs_a_bundle(tmp_path, plane, channels):
     network = Pixelwise(3 * channels).eval()
-    job = Job(network, spec_of(channels, plane=plane, context=1, resize=1.5, window=[32, 40]), "labels")
+    job = Job(network, spec_of(channels, plane=plane, context=1, resize=1.5, patch_size=[32, 40]), "labels")
     write_bundle(job, tmp_path / "bundle")
     shape = (24, 37, 9) if channels == 1 else (24, 37, 9, channels)
     volume = np.random.default_rng(0).normal(40, 30, shape).astype(np.float32)
@@ -105,18 +105,17 @@ def test_metadata_names_channels_and_classes(tmp_path):
 
 @pytest.mark.parametrize("context", [0, 2])
 @pytest.mark.parametrize("resize", [None, 1.5, [48, 40]])
-@pytest.mark.parametrize("window", [None, [32, 40], [20, 300]])
+@pytest.mark.parametrize("patch_size", [None, [32, 40], [20, 300]])
 @torch.no_grad()
-def test_the_volume_does_what_prediction_does(context, resize, window):
+def test_the_volume_does_what_prediction_does(context, resize, patch_size):
     network = Mixing(2 * (2 * context + 1))
     case = torch.randn(6, 2, 33, 47, generator=torch.Generator().manual_seed(0))
-    how = {"resize": resize, "window": window, "context": context}
-    grid = network_grid((6, 33, 47), None, how)
-    expected = torch.cat(list(case_logits(network, case, "cpu", grid, window, context)))
+    view = View(resize=resize, patch_size=patch_size, context=context)
+    expected = torch.cat(list(case_logits(network, case, view)))
     volume = case.permute(1, 2, 3, 0)[None]
-    probabilities = scripted(Volume(network, context, resize, window))(volume)
+    probabilities = scripted(Volume(network, view))(volume)
     torch.testing.assert_close(probabilities[0].permute(3, 0, 1, 2), expected.softmax(dim=1), atol=1e-5, rtol=1e-4)
-    labels = scripted(Volume(network, context, resize, window, [0, 7, 300]))(volume)
+    labels = scripted(Volume(network, view, [0, 7, 300]))(volume)
     assert labels.dtype == torch.int16
     values = torch.tensor([0, 7, 300], dtype=torch.int16)[expected.argmax(dim=1)]
     assert (labels[0, 0].permute(2, 0, 1) == values).float().mean() > 0.9999
@@ -126,8 +125,9 @@ def test_the_volume_does_what_prediction_does(context, resize, window):
 def test_the_volume_standardises_whole_cases_as_prediction_does():
     network = Mixing(3 * 2)
     case = 300 + 50 * torch.randn(6, 2, 33, 47, generator=torch.Generator().manual_seed(0))
-    expected = torch.cat(list(case_logits(network, case, "cpu", context=1, per_case=True)))
-    found = scripted(Volume(network, context=1, per_case=True))(case.permute(1, 2, 3, 0)[None])
+    view = View(context=1, per_case=True)
+    expected = torch.cat(list(case_logits(network, case, view)))
+    found = scripted(Volume(network, view))(case.permute(1, 2, 3, 0)[None])
     torch.testing.assert_close(found[0].permute(3, 0, 1, 2), expected.softmax(dim=1), atol=1e-5, rtol=1e-4)
 
 

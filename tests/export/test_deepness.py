@@ -36,7 +36,7 @@ class Deepness:
 @torch.no_grad()
 def test_deepness_gets_the_probabilities_of_the_network(tmp_path):
     network = segmenter("unet", 3)
-    job = Job(network, spec_of(3, window=[64, 64]), "probabilities", pixel_size_m=0.3)
+    job = Job(network, spec_of(3, patch_size=[64, 64]), "probabilities", pixel_size_m=0.3)
     write_deepness(job, tmp_path / "m.onnx")
     onnx.checker.check_model(tmp_path / "m.onnx", full_check=True)
     plugin = Deepness(tmp_path / "m.onnx")
@@ -53,7 +53,7 @@ def test_deepness_gets_the_probabilities_of_the_network(tmp_path):
 
 
 def test_the_tile_is_the_users_or_that_of_the_training_or_512(tmp_path):
-    for name, options, tile in (("a", {"tile": 96}, 96), ("b", {"window": [128, 96]}, 128), ("c", {}, 512)):
+    for name, options, tile in (("a", {"tile": 96}, 96), ("b", {"patch_size": [128, 96]}, 128), ("c", {}, 512)):
         write_deepness(small_job(**options), tmp_path / f"{name}.onnx")
         plugin = Deepness(tmp_path / f"{name}.onnx")
         assert plugin.input.shape == [1, 1, tile, tile]

@@ -83,7 +83,7 @@ def test_ensembles_and_mirror_images_are_networks_too():
 
 
 def test_examples_look_like_the_data():
-    spec = {**spec_of(2), "normalisation": {"mean": [100.0, -5.0], "std": [10.0, 2.0]}, "context": 1}
+    spec = spec_of(2, normalisation={"mean": [100.0, -5.0], "std": [10.0, 2.0]}, context=1)
     image = example_image(spec, (1, 6, 128, 128))
     assert image.shape == (1, 6, 128, 128)
     means, deviations = image.mean(dim=(0, 2, 3)), image.std(dim=(0, 2, 3))
@@ -95,6 +95,7 @@ def test_examples_look_like_the_data():
 def test_facts_are_json_of_all_that_prediction_needs():
     facts = {key: json.loads(value) for key, value in small_job(2, outputs="labels").facts.items()}
     assert facts["outputs"] == "labels"
+    assert facts["spec_version"] == 2
     assert facts["channels"] == ["channel 0", "channel 1"]
     assert facts["classes"][2] == {"name": "spleen", "colour": [130, 90, 200], "id": 4}
-    assert {"normalisation", "spacing_mm", "resize", "window", "context", "plane", "mlla_seg_version"} <= set(facts)
+    assert {"normalisation", "spacing_mm", "resize", "patch_size", "context", "plane", "mlla_seg_version"} <= set(facts)

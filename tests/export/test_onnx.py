@@ -20,7 +20,7 @@ from mlla_seg.export.quantisation import IMAGES, calibration_images
 
 
 def test_the_file_says_what_the_network_knows(tmp_path):
-    job = small_job(2, "probabilities", window=[96, 64])
+    job = small_job(2, "probabilities", patch_size=[96, 64])
     ours.write_onnx(job, tmp_path / "m.onnx")
     model = onnx.load(tmp_path / "m.onnx")
     facts = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
@@ -28,7 +28,7 @@ def test_the_file_says_what_the_network_knows(tmp_path):
     assert facts["channels"] == ["channel 0", "channel 1"]
     assert [entry["colour"] for entry in facts["classes"]] == [[0, 0, 0], [150, 80, 60], [130, 90, 200]]
     assert facts["normalisation"] == {"mean": [40.0, 41.0], "std": 20.0}
-    assert facts["window"] == [96, 64]
+    assert facts["patch_size"] == [96, 64]
     assert [entry.name for entry in model.graph.output] == ["probabilities"]
     assert not any(node.metadata_props for node in model.graph.node)
 
@@ -96,12 +96,12 @@ def test_int8_keeps_the_labels_and_says_what_it_knows(tmp_path, photos):
 def test_ranges_come_from_what_the_network_would_be_given(tmp_path, photos):
     job = small_job(calibration=str(photos), resize=[32, 40])
     assert [tuple(image.shape) for image in calibration_images(job)] == [(1, 1, 32, 40)] * 3
-    job = small_job(calibration=str(photos), window=[16, 16])
+    job = small_job(calibration=str(photos), patch_size=[16, 16])
     found = calibration_images(job)
     assert len(found) == IMAGES
     assert {tuple(image.shape) for image in found} == {(1, 1, 16, 16)}
     scene = write_scene(tmp_path / "scene.tif", np.full((1, 40, 50), 40, np.uint8))
-    job = small_job(calibration=str(scene), window=[32, 32])
+    job = small_job(calibration=str(scene), patch_size=[32, 32])
     assert {tuple(image.shape) for image in calibration_images(job)} == {(1, 1, 32, 32)}
     with pytest.raises(InputError, match="no such file or folder"):
         calibration_images(small_job(calibration=str(tmp_path / "absent")))

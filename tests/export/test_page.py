@@ -16,7 +16,7 @@ import mlla_seg.export
 from conftest import ROOT
 from jobs import Pixelwise, spec_of
 from layouts import write_scene
-from mlla_seg.runtime import predictor as runtime
+from mlla_seg.runtime import __main__ as runtime
 
 PAGE = (ROOT / "docs/exports.md").read_text()
 BASH = "\n".join(re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL))

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mlla_seg.data.slices import network_grid, slices_at
-from mlla_seg.inference.cases import case_logits, predict_case, predict_logits
+from mlla_seg.data.slices import View, slices_at
+from mlla_seg.inference.cases import TorchEngine, case_logits, predict_case
+from mlla_seg.inference.steps import image_logits
 
 
 class Threshold(nn.Module):
@@ -33,7 +34,7 @@ def volume():
 @pytest.mark.parametrize("window", [None, (16, 16), (33, 20), (100, 100)])
 def test_labels_do_not_depend_on_batches_or_windows(volume, batch_size, window):
     network = Threshold()
-    labels = predict_case(network, volume, "cpu", window=window, batch_size=batch_size)
+    labels = predict_case(network, volume, View(patch_size=window), batch_size=batch_size)
     assert labels.dtype == torch.uint8
     assert torch.equal(labels, (volume[:, 0] > 0).to(torch.uint8))
     limit = (33, 47) if window is None else tuple(min(a, b) for a, b in zip((33, 47), window, strict=True))
@@ -43,7 +44,7 @@ def test_labels_do_not_depend_on_batches_or_windows(volume, batch_size, window):
 @pytest.mark.parametrize(("resize", "size"), [((64, 32), (64, 32)), (1.5, (50, 70)), (0.5, (16, 24))])
 def test_network_sees_the_resized_image_and_logits_come_back(volume, resize, size):
     network = Threshold()
-    logits = predict_logits(network, volume, network_grid((7, 33, 47), None, {"resize": resize})[1:])
+    logits = image_logits(TorchEngine(network), volume, View(resize=resize).grid((7, 33, 47))[1:])
     assert network.seen == [(7, 1, *size)]
     assert logits.shape == (7, 2, 33, 47)
 
@@ -57,7 +58,7 @@ def test_neighbours_are_channels_and_the_ends_repeat(batch_size):
         seen.append(x[:, :, 0, 0])
         return x[:, :2]
 
-    predict_case(network, volume, "cpu", context=1, batch_size=batch_size)
+    predict_case(network, volume, View(context=1), batch_size=batch_size)
     expected = [[a, a, b, b, c, c] for a, b, c in ((0, 0, 1), (0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 4))]
     assert torch.cat(seen).tolist() == expected
     stacked = slices_at(volume.numpy(), [0, 4], 1)[:, :, 0, 0]
@@ -67,7 +68,7 @@ def test_neighbours_are_channels_and_the_ends_repeat(batch_size):
 def test_resizing_keeps_things_in_place():
     image = torch.full((1, 1, 40, 40), -1.0)
     image[..., 10:30, 5:20] = 1
-    labels = predict_case(Threshold(), image, "cpu", (1, 96, 64))
+    labels = predict_case(Threshold(), image, View(resize=(96, 64)))
     assert (labels == (image[:, 0] > 0)).float().mean() > 0.97
 
 
@@ -84,7 +85,7 @@ def test_resizing_keeps_things_in_place():
     ],
 )
 def test_grid_of_the_network(shape, spacing, how, grid):
-    assert network_grid(shape, spacing, how) == grid
+    assert View(**how).grid(shape, spacing) == grid
 
 
 @pytest.mark.parametrize("slices", [3, 7, 11, 28])
@@ -101,7 +102,9 @@ def test_logits_of_resampled_slices_come_back_linearly(volume, slices, batch_siz
         return moved.unflatten(0, stack.shape[2:]).permute(3, 2, 0, 1)
 
     expected = resample(network(resample(volume, slices)), 7)
-    blocks = list(case_logits(network, volume, "cpu", (slices, 33, 47), batch_size=batch_size))
+    view = View(spacing_mm=(7 / slices, None, None))
+    assert view.grid((7, 33, 47), (1.0, 1.0, 1.0)) == (slices, 33, 47)
+    blocks = list(case_logits(network, volume, view, (1.0, 1.0, 1.0), batch_size=batch_size))
     torch.testing.assert_close(torch.cat(blocks), expected)
 
 
@@ -127,7 +130,7 @@ def test_cases_are_standardised_as_a_whole(window):
         seen.append(x)
         return x[:, :2]
 
-    predict_case(network, volume, "cpu", context=1, window=window, per_case=True)
+    predict_case(network, volume, View(patch_size=window, context=1, per_case=True))
     values = volume.double().numpy()
     mean, std = (f(values, axis=(0, 2, 3), keepdims=True) for f in (np.nanmean, np.nanstd))
     expected = torch.from_numpy((values - mean) / std).float()
@@ -141,5 +144,5 @@ def test_cases_are_standardised_as_a_whole(window):
 
 def test_one_slice_is_a_case_too():
     image = 50 + 9 * torch.randn(1, 1, 40, 40, generator=torch.Generator().manual_seed(0))
-    labels = predict_case(Threshold(), image, "cpu", window=(32, 32), per_case=True)
+    labels = predict_case(Threshold(), image, View(patch_size=(32, 32), per_case=True))
     assert torch.equal(labels[0], (image[0, 0] > image.mean()).to(torch.uint8))

@@ -38,10 +38,10 @@ def test_predictor_takes_arrays_in_raw_units(checkpoint, volume):
 
 def test_checkpoint_knows_its_data(checkpoint):
     spec = Predictor.from_checkpoint(checkpoint).spec
-    assert [entry["name"] for entry in spec["classes"]][5] == "liver"
-    assert spec["classes"][5]["colour"] == [150, 80, 60]
-    assert spec["channels"] == ["CT in HU"]
-    assert spec["normalisation"]["window"] == [-125, 275]
+    assert spec.class_names[5] == "liver"
+    assert spec.classes[5].colour == (150, 80, 60)
+    assert spec.channels == ("CT in HU",)
+    assert spec.normalisation.window == (-125, 275)
 
 
 def test_nifti_comes_back_in_its_own_geometry(cli, checkpoint, volume, tmp_path):

@@ -14,12 +14,13 @@ from rasterio.transform import Affine
 from torch import nn
 
 from layouts import PLACE, write_scene
+from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.formats.geotiff import Raster, open_rasters
 from mlla_seg.data.formats.geotiff_masks import FULL, NODATA
 from mlla_seg.errors import InputError
-from mlla_seg.inference.cases import predict_case, predict_logits
+from mlla_seg.inference.cases import TorchEngine, predict_case
 from mlla_seg.inference.scenes import MapOptions, predict_scene
-from mlla_seg.inference.windows import array_windows
+from mlla_seg.inference.steps import image_logits
 from mlla_seg.models import create_model
 
 CLASSES = [
@@ -29,14 +30,14 @@ CLASSES = [
 ]
 
 
-def spec_of(bands, **changes):
-    channels = [f"band {k}" for k in range(bands)]
-    return {"channels": channels, "classes": CLASSES, "resize": None, "window": [64, 64], **changes}
+def spec_of(count, **changes):
+    channels = [f"band {k}" for k in range(count)]
+    return DataSpec.from_dict({"channels": channels, "classes": CLASSES, "patch_size": [64, 64], **changes})
 
 
 def make_map(network, spec, source, output, job="", **options):
     sources = source if isinstance(source, list) else [source]
-    predict_scene(array_windows(network, "cpu"), spec, sources, output, MapOptions(**options), job)
+    predict_scene(TorchEngine(network), spec, sources, output, MapOptions(**options), job)
 
 
 def read(path):
@@ -145,7 +146,7 @@ def test_what_is_missing_comes_out_as_nodata_in_every_type(tmp_path, dtype):
     nodata = {} if dtype == np.float64 else {"nodata": 0}
     source = write_scene(tmp_path / "scene.tif", array, **nodata)
     for block in (32, 1000):
-        make_map(Bright(), spec_of(2, window=[32, 32]), source, tmp_path / f"{block}.tif", stripe=block)
+        make_map(Bright(), spec_of(2, patch_size=[32, 32]), source, tmp_path / f"{block}.tif", stripe=block)
     with rasterio.open(tmp_path / "32.tif") as small, rasterio.open(tmp_path / "1000.tif") as large:
         labels = large.read(1)
         np.testing.assert_array_equal(small.read(1), labels)
@@ -216,7 +217,7 @@ def test_probabilities_lie_beside_the_map_and_agree_with_it(tmp_path, network):
     assert (chosen[present] >= stored.max(axis=0)[present]).all()
     image = torch.from_numpy(read(source))
     with torch.inference_mode():
-        expected = predict_logits(network, image[None], window=(64, 64))[0].softmax(dim=0).numpy()
+        expected = image_logits(TorchEngine(network), image[None], patch_size=(64, 64))[0].softmax(dim=0).numpy()
     assert np.abs(stored[:, present] / FULL - expected[:, present]).max() <= 0.51 / FULL + 1e-4
     with rasterio.open(tmp_path / "1000.probabilities.tif") as whole:
         assert np.abs(whole.read().astype(int) - stored).max() <= 1
@@ -272,7 +273,7 @@ def test_bands_of_several_files_and_grids_make_one_scene(tmp_path):
         write_scene(tmp_path / "image.tif", image),
         write_scene(tmp_path / "dsm.tif", wider, transform=PLACE * Affine.translation(-4, -4)),
     ]
-    spec = {**spec_of(2), "channels": ["height", "green"], "bands": ["red", "green", "blue", "height"]}
+    spec = spec_of(2, channels=["height", "green"], bands=["red", "green", "blue", "height"])
     make_map(Bright(), spec, parts, tmp_path / "map.tif")
     together = write_scene(tmp_path / "together.tif", np.concatenate([height, image[1:2]]).astype(np.float32))
     make_map(Bright(), spec, together, tmp_path / "expected.tif")  # just what the network sees
@@ -283,7 +284,7 @@ def test_bands_of_several_files_and_grids_make_one_scene(tmp_path):
 
 def test_bands_in_another_order_are_put_right(tmp_path):
     array = noise(2, 40, 40)
-    spec = {**spec_of(2), "channels": ["b", "a"], "bands": ["a", "b"]}
+    spec = spec_of(2, channels=["b", "a"], bands=["a", "b"])
     source = write_scene(tmp_path / "scene.tif", array)
 
     class First(Bright):
@@ -336,7 +337,7 @@ def test_ids_above_bytes_are_kept(tmp_path):
     classes = [{**entry, "id": value} for entry, value in zip(CLASSES, (255, 7, 1000), strict=True)]
     array = noise(3, 40, 40)
     source = write_scene(tmp_path / "scene.tif", array)
-    make_map(Bright(), {**spec_of(3), "classes": classes}, source, tmp_path / "map.tif")
+    make_map(Bright(), spec_of(3, classes=classes), source, tmp_path / "map.tif")
     with rasterio.open(tmp_path / "map.tif") as found:
         assert (found.dtypes[0], found.nodata) == ("uint16", 65535)
         assert found.colormap(1)[1000][:3] == (40, 60, 220)
@@ -360,9 +361,10 @@ def test_no_more_than_a_stripe_is_read_at_once(tmp_path, monkeypatch):
 
 def test_a_network_that_sees_half_the_resolution_sees_it_in_a_map_as_in_the_test(tmp_path, network):
     source = write_scene(tmp_path / "scene.tif", noise(3, 190, 170))
-    make_map(network, spec_of(3, resize=0.5, window=[32, 48]), source, tmp_path / "map.tif")
+    spec = spec_of(3, resize=0.5, patch_size=[32, 48])
+    make_map(network, spec, source, tmp_path / "map.tif")
     image = torch.from_numpy(read(source))[None]
-    labels = predict_case(network, image, "cpu", (1, 95, 85), (32, 48))[0]
+    labels = predict_case(network, image, spec.view)[0]
     np.testing.assert_array_equal(read(tmp_path / "map.tif")[0], labels)
 
 

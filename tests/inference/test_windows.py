@@ -9,8 +9,9 @@ from torch import nn
 
 from mlla_seg.data.slices import seen_by_network
 from mlla_seg.errors import InputError
+from mlla_seg.inference.cases import TorchEngine
 from mlla_seg.inference.sliding_window import BLENDS, blend_weights, row_bands, window_starts
-from mlla_seg.inference.windows import window_logits
+from mlla_seg.inference.steps import window_logits
 from mlla_seg.models import create_model
 
 SHAPE, WINDOW = (150, 213), (64, 96)
@@ -34,7 +35,7 @@ def reader(scene):
 
 def by_windows(network, scene, **how):
     shape = tuple(scene.shape[-2:])
-    bands = list(window_logits(network, reader(scene), shape, WINDOW, **how))
+    bands = list(window_logits(TorchEngine(network), reader(scene), shape, WINDOW, **how))
     assert [top for top, _ in bands] == [top for top, _ in row_bands(150, 64, how.get("overlap", 0.5))]
     return torch.cat([logits for _, logits in bands], dim=1)
 
@@ -80,9 +81,13 @@ def test_stripes_and_later_bands_are_parts_of_the_whole(network, scene, columns)
     whole = by_windows(network, scene, blend="cosine")
     found = by_windows(network, scene, blend="cosine", columns=columns)
     torch.testing.assert_close(found, whole[:, :, columns[0] : columns[1]], atol=1e-5, rtol=0)
-    bands = list(window_logits(network, reader(scene), SHAPE, WINDOW, blend="cosine", columns=columns))
+    bands = list(window_logits(TorchEngine(network), reader(scene), SHAPE, WINDOW, blend="cosine", columns=columns))
     for first in range(len(bands)):
-        rest = list(window_logits(network, reader(scene), SHAPE, WINDOW, blend="cosine", columns=columns, first=first))
+        rest = list(
+            window_logits(
+                TorchEngine(network), reader(scene), SHAPE, WINDOW, blend="cosine", columns=columns, first=first
+            )
+        )
         assert [top for top, _ in rest] == [top for top, _ in bands[first:]]
         for (_, again), (_, once) in zip(rest, bands[first:], strict=True):
             assert torch.equal(again, once)  # to the last bit: a map that goes on is the same file

@@ -19,6 +19,10 @@ def save(module, path, version, without=()):
     content[CHECKPOINT_KEY] = version
     for name in without:
         del content["hyper_parameters"][name]
+    if version == "0.1.0":  # which knew neither
+        spec = content["hyper_parameters"]["spec"]
+        del spec["spec_version"]
+        spec |= {"window": spec.pop("patch_size"), "ignore_index": 255}
     torch.save(content, path)
     return path
 
@@ -34,6 +38,7 @@ def test_networks_of_version_0_1_have_no_norms_on_their_maps(data, phantom_root,
     path = save(module, tmp_path / "old.ckpt", "0.1.0", without=["norm_outputs"])
     x = torch.randn(1, 1, 64, 64)
     torch.testing.assert_close(load_segmenter(path)(x), module(x))
+    assert load_segmenter(path).spec == data.spec
     options = [option for option in TINY if "decoder" not in option]  # whose config does not say it either
     options += [f"--data.root={phantom_root}", "--data.crop=[32,32]", "--model.decoder=unet"]
     cli("validate", "--config", ROOT / "configs/demo.yaml", *options, f"--ckpt_path={path}", "--distances=false")

@@ -47,7 +47,8 @@ def test_a_folder_of_version_0_1_comes_back_without_norms_on_its_maps(decoder, t
     (tmp_path / "config.json").write_text(json.dumps(config))
     x = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(Segmenter.from_pretrained(tmp_path)(x), segmenter(x))
-    (tmp_path / "config.json").write_text(json.dumps({**config, "spec": {"window": [96, 64]}}))
+    spec = {"channels": ["red", "green", "blue"], "classes": ["background", "roof"], "window": [96, 64]}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "spec": spec}))
     assert Segmenter.from_pretrained(tmp_path).frame == [96, 64]  # as a checkpoint of that version
 
 
@@ -81,9 +82,9 @@ def test_a_trained_network_takes_what_it_knows_along(checkpoint, tmp_path, cli, 
     image = np.random.default_rng(0).normal(0, 100, (2, 1, 32, 32)).astype(np.float32)
     np.testing.assert_array_equal(again(image), trained(image))
     text = (tmp_path / "ct/README.md").read_text()
-    for entry in trained.spec["classes"]:
-        assert f" | {entry['name']} | {entry['colour']} |" in text
-    assert f"| Channels | {', '.join(trained.spec['channels'])} |" in text
+    for entry in trained.spec.classes:
+        assert f" | {entry.name} | {list(entry.colour)} |" in text
+    assert f"| Channels | {', '.join(trained.spec.channels)} |" in text
     assert "clipped to -125" in text
     card = ModelCard.load(tmp_path / "ct/README.md")
     assert card.data.library_name == "mlla_seg"

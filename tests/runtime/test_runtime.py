@@ -17,15 +17,17 @@ from conftest import ROOT
 from jobs import spec_of
 from layouts import write_scene
 from mlla_seg import Predictor
+from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.export.exportable import Job
 from mlla_seg.export.onnx import write_onnx
 from mlla_seg.export.openvino import write_openvino
 from mlla_seg.inference.files import segment_files
 from mlla_seg.inference.scenes import MapOptions
-from mlla_seg.runtime.predictor import Segmenter, main
+from mlla_seg.runtime import Segmenter
+from mlla_seg.runtime.__main__ import main
 
 SPEC = {
-    **spec_of(),
+    **spec_of().to_dict(),
     "channels": ["red", "green"],
     "bands": ["red", "green"],
     "classes": [{"name": name, "colour": [k, k, k], "id": k} for k, name in enumerate("abc")],
@@ -47,8 +49,8 @@ class Around(nn.Module):
 
 def both(tmp_path, outputs="logits", **more):
     """The checkpoint's way and the runtime's, of one network."""
-    spec = {**SPEC, **more}
-    network = Around(2 * (2 * spec["context"] + 1)).eval()
+    spec = DataSpec.from_dict({**SPEC, **more})
+    network = Around(spec.in_channels).eval()
     write_onnx(Job(network, spec, outputs), tmp_path / "m.onnx")
     return Predictor(network, spec), Segmenter(tmp_path / "m.onnx")
 
@@ -57,10 +59,10 @@ HOW = {
     "plain": {},
     "context": {"context": 2},
     "resized": {"resize": [40, 56]},
-    "factor and windows": {"resize": 1.5, "window": [32, 48], "context": 1},
-    "windows": {"window": [20, 100]},
-    "spacing": {"spacing_mm": [2.0, 1.0, None], "window": [32, 32]},
-    "whole cases": {"normalisation": {"per_case": True}, "context": 1, "window": [32, 48]},
+    "factor and windows": {"resize": 1.5, "patch_size": [32, 48], "context": 1},
+    "windows": {"patch_size": [20, 100]},
+    "spacing": {"spacing_mm": [2.0, 1.0, None], "patch_size": [32, 32]},
+    "whole cases": {"normalisation": {"per_case": True}, "context": 1, "patch_size": [32, 48]},
 }
 
 
@@ -75,13 +77,15 @@ def test_volumes_get_the_labels_and_probabilities_of_the_checkpoint(tmp_path, ho
     assert found.dtype == np.uint8
     assert (found == expected).mean() > 0.999
     for one, other in zip(segmenter.logits(volume, 3, spacing), predictor.logits(volume, 3, spacing), strict=True):
-        np.testing.assert_allclose(segmenter.probabilities_of(one), predictor.probabilities_of(other), atol=1e-4)
+        np.testing.assert_allclose(
+            segmenter.engine.probabilities(one), predictor.engine.probabilities(other), atol=1e-4
+        )
     np.testing.assert_array_equal(segmenter(volume[2], spacing_mm=spacing).shape, (33, 47))
 
 
 @pytest.mark.parametrize("resize", [None, 0.5])
 def test_scenes_become_the_same_maps(tmp_path, resize):
-    predictor, segmenter = both(tmp_path, window=[32, 32], resize=resize)
+    predictor, segmenter = both(tmp_path, patch_size=[32, 32], resize=resize)
     array = np.random.default_rng(0).normal(40, 20, (2, 90, 110)).astype(np.float32)
     array[:, :40, :50] = np.nan
     source = write_scene(tmp_path / "scene.tif", array)
@@ -97,7 +101,7 @@ def test_scenes_become_the_same_maps(tmp_path, resize):
 
 
 def test_openvino_gives_the_same_and_in_bfloat16_nearly(tmp_path):
-    predictor, _ = both(tmp_path, window=[32, 48], context=1)
+    predictor, _ = both(tmp_path, patch_size=[32, 48], context=1)
     write_openvino(Job(predictor.network, predictor.spec), tmp_path / "m.xml")
     volume = np.random.default_rng(0).normal(40, 20, (7, 2, 33, 47)).astype(np.float32)
     segmenter = Segmenter(tmp_path / "m.xml", threads=1)
@@ -135,7 +139,8 @@ def test_it_runs_where_torch_and_the_readers_are_not_there(tmp_path):
 import sys
 sys.modules.update(dict.fromkeys({hidden}))
 import numpy as np
-from mlla_seg.runtime.predictor import Segmenter, main
+from mlla_seg.runtime import Segmenter
+from mlla_seg.runtime.__main__ import main
 print(Segmenter("m.onnx")(np.full((2, 32, 40), 40, np.float32)).shape)
 main(["m.onnx", "ct.nii", "masks"])
 """
@@ -157,7 +162,7 @@ def refused(capsys, *arguments):
 
 
 def test_mistakes_are_answered_in_a_line(capsys, tmp_path):
-    write_onnx(Job(Around(2).eval(), SPEC, "labels"), tmp_path / "labels.onnx")
+    write_onnx(Job(Around(2).eval(), DataSpec.from_dict(SPEC), "labels"), tmp_path / "labels.onnx")
     both(tmp_path)
     np.savez(tmp_path / "image.npz", image=np.zeros((8, 8), np.float32))
     image = tmp_path / "image.npz"

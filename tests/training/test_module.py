@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -156,12 +158,12 @@ def test_a_module_without_spec_is_refused():
 
 @pytest.mark.parametrize(
     ("spec", "spacing"),
-    [({}, None), ({"context": 1}, None), ({"context": 2, "spacing_mm": [4.0, 0.5, 2.0]}, (2.0, 1.0, 1.0))],
+    [({}, None), ({"context": 1}, None), ({"context": 2, "spacing_mm": (4.0, 0.5, 2.0)}, (2.0, 1.0, 1.0))],
     ids=["plain", "neighbours", "resampled"],
 )
 def test_a_slice_alone_is_the_slice_of_its_case(data, spec, spacing):
     torch.manual_seed(0)
-    module = SegmentationModule("mlla_test", decoder_depths=[1, 1, 1], spec={**data.spec, **spec}).eval()
+    module = SegmentationModule("mlla_test", decoder_depths=[1, 1, 1], spec=replace(data.spec, **spec)).eval()
     image = 100 * torch.randn(6, 1, 32, 32)
     whole = module.predict_case(image, spacing)
     assert len(whole.unique()) > 2

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.errors import InputError
 from mlla_seg.training.resume import require_same_view
 
 VIEW = {
     "channels": ["red", "green"],
+    "classes": ["background", "roof"],
     "plane": "axial",
     "context": 0,
     "resize": None,
-    "window": [96, 64],
+    "patch_size": [96, 64],
     "spacing_mm": None,
     "array_units": None,
     "normalisation": {"mean": 1.0, "std": 2.0},
@@ -26,7 +28,7 @@ VIEW = {
         ("plane", "acquired", "say --data.plane axial"),
         ("context", 1, "say --data.context 0"),
         ("resize", 2.0, "say --data.resize null"),
-        ("window", [64, 64], "say --data.crop '[96, 64]'"),
+        ("patch_size", [64, 64], "say --data.crop '[96, 64]'"),
         ("spacing_mm", [None, 0.6, 0.6], "say --data.spacing_mm '[null, null, null]'"),
         ("array_units", {"scale": 2, "offset": 0}, "with its own card"),
         ("normalisation", {"per_case": True}, "with its own card"),
@@ -34,13 +36,20 @@ VIEW = {
     ],
 )
 def test_another_view_is_refused_with_the_option_that_restores_it(key, other, advice):
-    require_same_view("a.ckpt", VIEW, VIEW)
+    require_same_view("a.ckpt", VIEW, DataSpec.from_dict(VIEW))
     with pytest.raises(InputError) as refusal:
-        require_same_view("a.ckpt", VIEW, {**VIEW, key: other})
+        require_same_view("a.ckpt", VIEW, DataSpec.from_dict({**VIEW, key: other}))
     who = "the card says" if key == "normalisation" else "the options and the card say"
     expected = f"a.ckpt: was trained with {key} {VIEW[key]}, {who} {other}."
     assert str(refusal.value) == f"{expected} Score it as predict would use it: {advice}."
 
 
 def test_numbers_of_a_normalisation_come_with_the_weights():
-    require_same_view("a.ckpt", VIEW, {**VIEW, "normalisation": {"mean": 5.0, "std": 6.0}})
+    require_same_view("a.ckpt", VIEW, DataSpec.from_dict({**VIEW, "normalisation": {"mean": 5.0, "std": 6.0}}))
+
+
+def test_the_same_view_as_version_0_1_said_it_is_taken():
+    old = {key: value for key, value in VIEW.items() if key != "patch_size"} | {"window": [96, 64]}
+    require_same_view("a.ckpt", old, DataSpec.from_dict(VIEW))
+    with pytest.raises(InputError, match=r"was trained with patch_size \[96, 64\], .* say --data\.crop '\[96, 64\]'"):
+        require_same_view("a.ckpt", old, DataSpec.from_dict({**VIEW, "patch_size": [64, 64]}))

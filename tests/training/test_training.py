@@ -103,7 +103,7 @@ def test_scores_are_those_of_the_files_that_predict_writes(cli, capsys, options,
 
 
 def class_names(checkpoint):
-    return [entry["name"] for entry in Predictor.from_checkpoint(checkpoint).spec["classes"]]
+    return Predictor.from_checkpoint(checkpoint).spec.class_names
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
@@ -207,7 +207,7 @@ def test_mistakes_are_answered_in_a_line(cli, capsys, options, checkpoint, tmp_p
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     assert "not a checkpoint of mlla_seg" in fit("--ckpt_path=other.ckpt")
     assert "--data.root is missing: the folder of the data" in refused(capsys, cli, "fit")
-    assert "File does not exist" in refused(capsys, cli, "fit", "--config", "absent.yaml")
+    assert "absent.yaml: no such file" in refused(capsys, cli, "fit", "--config", "absent.yaml")
     assert "Did you mean fit" in refused(capsys, cli, "fitt")
 
 

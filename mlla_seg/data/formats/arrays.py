@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import numpy as np
 
+from mlla_seg.data.formats.classes import ClassInfo
 from mlla_seg.data.formats.picture import Array, Picture, compact
 from mlla_seg.errors import InputError
 
@@ -34,7 +34,7 @@ def read_npz(path: Path, plane: str, keys: Sequence[str]) -> Picture:
         return Picture(compact(_stack(file[_find_key(file.files, keys, path)], path)))
 
 
-def write_h5(path: Path, mask: Array, classes: Sequence[Mapping[str, Any]], source: Path, plane: str) -> None:
+def write_h5(path: Path, mask: Array, classes: Sequence[ClassInfo], source: Path, plane: str) -> None:
     """Writes the mask as ``label``, with the axes of the source's array."""
     import h5py
 
@@ -42,7 +42,7 @@ def write_h5(path: Path, mask: Array, classes: Sequence[Mapping[str, Any]], sour
         file.create_dataset("label", data=_shaped_like(mask, source), compression="gzip")
 
 
-def write_npz(path: Path, mask: Array, classes: Sequence[Mapping[str, Any]], source: Path, plane: str) -> None:
+def write_npz(path: Path, mask: Array, classes: Sequence[ClassInfo], source: Path, plane: str) -> None:
     """Writes the mask as ``label``, with the axes of the source's array."""
     np.savez_compressed(path, label=_shaped_like(mask, source))
 

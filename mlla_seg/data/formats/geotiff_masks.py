@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mlla_seg.data.formats.classes import ClassInfo, stored_values
 from mlla_seg.data.formats.geotiff import CACHE_MB, import_rasterio, open_rasters
-from mlla_seg.data.formats.picture import Array, stored_values
+from mlla_seg.data.formats.picture import Array
 
 NODATA = 255
 """Where the scene has no data: among class indices and stored probabilities, and in maps unless an id is as high."""
@@ -27,7 +28,7 @@ def write_map(
     path: Path,
     labels: Part,
     shape: tuple[int, int],
-    classes: Sequence[Mapping[str, Any]],
+    classes: Sequence[ClassInfo],
     source: Path,
     cog: bool = False,
 ) -> None:
@@ -46,10 +47,10 @@ def write_map(
         values = values.astype(np.uint16)
     lookup = np.full(256, np.iinfo(values.dtype).max, values.dtype)
     lookup[: len(classes)] = values
-    colours = {int(lookup[k]): (*entry["colour"], 255) for k, entry in enumerate(classes)}
+    colours = {int(lookup[k]): (*entry.colour, 255) for k, entry in enumerate(classes)}
     with _tiled(path, shape, 1, source, cog, dtype=str(values.dtype)) as target:
         target.write_colormap(1, {**colours, int(lookup[NODATA]): (0, 0, 0, 0)})
-        target.update_tags(1, **{f"class_{int(lookup[k])}": entry["name"] for k, entry in enumerate(classes)})
+        target.update_tags(1, **{f"class_{int(lookup[k])}": entry.name for k, entry in enumerate(classes)})
         for _, part in target.block_windows(1):
             target.write(lookup[labels(*part.toslices())], 1, window=part)
 

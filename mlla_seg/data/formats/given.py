@@ -23,7 +23,7 @@ from mlla_seg.data.formats.volumes import (
     turn_back,
     turn_to_plane,
 )
-from mlla_seg.errors import InputError
+from mlla_seg.errors import InputError, program
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _placed(array: Array, plane: str, affine: Array | None) -> Given:
 def _read(files: Sequence[Path], plane: str, array_units: Mapping[str, float] | None) -> Given:
     first, suffix = files[0], suffix_of(files[0])
     if suffix in RASTER_SUFFIXES:
-        raise InputError(f"{first}: a scene of any size becomes a map block by block: python cli.py predict.")
+        raise InputError(f"{first}: a scene of any size becomes a map block by block: {program()} predict.")
     picture = read_channels(files, plane, array_units)
     if picture.axes is None:
         return Given(str(first), picture, lambda labels: labels[0] if suffix in PHOTO_SUFFIXES else labels)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mlla_seg.data.formats.arrays import IMAGE_KEYS
+from mlla_seg.data.formats.classes import ClassInfo
 from mlla_seg.data.formats.picture import Array, Picture, compact
 
 
@@ -24,13 +24,13 @@ def read_photo(path: Path, plane: str, keys: Sequence[str]) -> Picture:
     return Picture(compact(np.moveaxis(array, 2, 0)[None]))
 
 
-def write_png(path: Path, mask: Array, classes: Sequence[Mapping[str, Any]], source: Path, plane: str) -> None:
+def write_png(path: Path, mask: Array, classes: Sequence[ClassInfo], source: Path, plane: str) -> None:
     """Writes an indexed PNG in the colours of the classes."""
     from PIL import Image
 
     palette = np.zeros((256, 3), np.uint8)
-    for k, entry in enumerate(classes):
-        palette[entry.get("id", k)] = entry["colour"]
+    for entry in classes:
+        palette[entry.id] = entry.colour
     image = Image.fromarray(mask[0], mode="P")
     image.putpalette(palette.ravel().tolist())
     image.save(path)

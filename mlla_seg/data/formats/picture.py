@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,15 +37,6 @@ class Picture:
 def compact(array: Array) -> Array:
     """Small integers stay as they are, all else becomes float32."""
     return array if array.dtype in (np.uint8, np.int16, np.uint16) else array.astype(np.float32)
-
-
-def stored_values(mask: Array, classes: Sequence[Mapping[str, Any]]) -> Array:
-    """A mask of class indices as the values that the data set stores for its classes, uint8 where they fit."""
-    values = [entry.get("id", k) for k, entry in enumerate(classes)]
-    dtype = np.uint8 if max(values) < 256 else np.uint16
-    if values == list(range(len(values))):
-        return mask.astype(dtype)
-    return np.array(values, dtype)[mask]
 
 
 def require_finite(path: Path, picture: Picture) -> None:

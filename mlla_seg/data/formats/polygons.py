@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from mlla_seg.data.formats.classes import ClassInfo
 from mlla_seg.data.formats.geotiff import open_rasters
 from mlla_seg.errors import InputError, lookup
 
@@ -31,7 +31,7 @@ def require_polygons(format: str) -> None:
 
 
 def write_polygons(
-    path: Path, map_path: Path, classes: Sequence[Mapping[str, Any]], background: int | None, format: str
+    path: Path, map_path: Path, classes: Sequence[ClassInfo], background: int | None, format: str
 ) -> int:
     """Writes the regions of a map as polygons with the class, its id and the area, and returns how many.
 
@@ -51,7 +51,7 @@ def write_polygons(
     from rasterio.features import shapes
 
     # What stands for no data is the id of no class.
-    names = {entry.get("id", k): entry["name"] for k, entry in enumerate(classes) if k != background}
+    names = {entry.id: entry.name for k, entry in enumerate(classes) if k != background}
     regions, ids = [], []
     with open_rasters([map_path]) as raster:
         dataset = raster.datasets[0]

@@ -9,22 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mlla_seg.atomic import renamed_when_done
 from mlla_seg.data.formats.arrays import IMAGE_KEYS, MASK_KEYS, read_h5, read_npz, write_h5, write_npz
+from mlla_seg.data.formats.classes import ClassInfo, stored_values
 from mlla_seg.data.formats.dicom import is_series, read_dicom
 from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES, read_raster
 from mlla_seg.data.formats.photos import read_photo, write_png
-from mlla_seg.data.formats.picture import Array, Picture, require_same_grid, stored_values
+from mlla_seg.data.formats.picture import Array, Picture, require_same_grid
 from mlla_seg.data.formats.volume_masks import write_dicom_seg, write_itk, write_nifti, write_segmentation
 from mlla_seg.data.formats.volumes import ITK_SUFFIXES, read_itk, read_nifti
 from mlla_seg.errors import InputError, lookup
 
 Reader = Callable[[Path, str, Sequence[str]], Picture]
-Writer = Callable[[Path, Array, Sequence[Mapping[str, Any]], Path, str], None]
+Writer = Callable[[Path, Array, Sequence[ClassInfo], Path, str], None]
 
 PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 ARRAY_SUFFIXES = (".h5", ".npy.h5", ".npz")
@@ -134,9 +134,7 @@ def read_mask(path: Path, plane: str = "axial") -> Picture:
     return _read(path, plane, MASK_KEYS)
 
 
-def write_mask(
-    path: Path, mask: Array, classes: Sequence[Mapping[str, Any]], source: Path, plane: str = "axial"
-) -> None:
+def write_mask(path: Path, mask: Array, classes: Sequence[ClassInfo], source: Path, plane: str = "axial") -> None:
     """Writes a label map under a temporary name, then renames it, so that no half-written one is ever found.
 
     Args:

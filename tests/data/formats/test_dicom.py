@@ -15,12 +15,9 @@ from layouts import DICOM_SHAPE, DICOM_SPACING, dicom_series
 from mlla_seg.data.formats.dicom import is_series
 from mlla_seg.data.formats.registry import is_readable, mask_path, read_image, write_mask
 from mlla_seg.errors import InputError
+from samples import classes_of
 
-CLASSES = [
-    {"name": "background", "colour": [0, 0, 0]},
-    {"name": "liver", "colour": [200, 60, 40]},
-    {"name": "left kidney", "colour": [40, 60, 200]},
-]
+CLASSES = classes_of(["background", "liver", "left kidney"], [(0, 0, 0), (200, 60, 40), (40, 60, 200)])
 
 
 @pytest.fixture

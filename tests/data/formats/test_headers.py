@@ -14,12 +14,13 @@ from mlla_seg.data.formats.headers import note_headers
 from mlla_seg.data.formats.picture import require_same_grid
 from mlla_seg.data.formats.registry import read_image, read_mask, write_mask
 from mlla_seg.errors import InputError
+from samples import classes_of
 
 SHAPE = (6, 5, 4)
 SCAN = np.array([[-1.5, 0, 0, 7], [0, -1.5, 0, 8], [0, 0, 10, 9], [0, 0, 0, 1.0]])  # runs L, P, S
 UNSCALED = np.diag([-1.0, -1.0, 1.0, 1.0])
 SHEARED = np.array([[1.5, 0, 0.3, 0], [0, 1.5, 0, 0], [0, 0, 10, 0], [0, 0, 0, 1.0]])
-CLASSES = [{"name": str(k), "colour": [k, k, k]} for k in range(120)]
+CLASSES = classes_of(range(120))
 
 
 def write(path, sform=None, qform=None, pixdim=None, unit="mm", **fields):

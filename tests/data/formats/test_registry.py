@@ -21,7 +21,7 @@ from mlla_seg.data.formats.registry import (
     write_mask,
 )
 from mlla_seg.errors import InputError
-from samples import write_array, write_nifti
+from samples import classes_of, write_array, write_nifti
 
 AXIS_CODES = ["".join(code) for order in permutations(("LR", "PA", "SI")) for code in product(*order)]
 PATIENT = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)  # along L, P, S; every place has its own number
@@ -32,7 +32,7 @@ SEEN = {
     "coronal": (PATIENT[:, :, ::-1].transpose(1, 2, 0), (0.8, 5.0, 0.7)),
     "sagittal": (PATIENT[:, :, ::-1].transpose(0, 2, 1), (0.7, 5.0, 0.8)),
 }
-CLASSES = [{"name": str(k), "colour": [k, 2 * k, 255 - k]} for k in range(60)]
+CLASSES = classes_of(range(60), [(k, 2 * k, 255 - k) for k in range(60)])
 ARRAY_SUFFIXES = (".npz", ".h5", ".npy.h5")
 
 
@@ -194,10 +194,10 @@ def test_indexed_png_is_written_with_the_colours_and_read_by_index(tmp_path):
     write_mask(path, PATIENT[:1], CLASSES, tmp_path / "photo.jpg")
     with Image.open(path) as image:
         assert image.mode == "P"
-        assert image.getpalette()[: 3 * len(CLASSES)] == [value for entry in CLASSES for value in entry["colour"]]
+        assert image.getpalette()[: 3 * len(CLASSES)] == [value for entry in CLASSES for value in entry.colour]
         np.testing.assert_array_equal(np.array(image), PATIENT[0])
     np.testing.assert_array_equal(read_mask(path).array, PATIENT[None, :1])
-    colours = np.array([entry["colour"] for entry in CLASSES])[PATIENT[0]]
+    colours = np.array([entry.colour for entry in CLASSES])[PATIENT[0]]
     np.testing.assert_array_equal(read_image(path).array[0], colours.transpose(2, 0, 1))
 
 

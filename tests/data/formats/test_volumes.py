@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 from test_registry import AXIS_CODES, CLASSES, PATIENT, SEEN, scan, tilt
 
-from mlla_seg.data.card import load_card
+from mlla_seg.data.card_file import load_card
 from mlla_seg.data.cases import Case
 from mlla_seg.data.formats.picture import require_same_grid
 from mlla_seg.data.formats.planes import ACQUIRED_PLANES
@@ -18,7 +18,7 @@ from mlla_seg.data.formats.registry import FORMATS, mask_path, read_channels, re
 from mlla_seg.data.formats.volumes import LPS, coarsest_axis
 from mlla_seg.data.reading import open_case
 from mlla_seg.errors import InputError
-from samples import write_nifti
+from samples import classes_of, write_nifti
 
 ITK_FORMATS = (".nrrd", ".mha", ".mhd", ".nhdr")
 VOLUME_FORMATS = [name for name in FORMATS if name != "dicom-seg"]
@@ -88,11 +88,7 @@ def test_a_mask_marks_the_same_place_in_every_format(tmp_path, suffix, format, c
 def test_slicer_finds_names_and_colours(tmp_path):
     stored, affine = scan("RAS", np.eye(3))
     source = write_nifti(tmp_path / "ct.nii.gz", stored, affine)
-    classes = [
-        {"name": "background", "colour": [0, 0, 0]},
-        {"name": "left kidney", "colour": [255, 51, 0]},
-        {"name": "liver", "colour": [0, 102, 255]},
-    ]
+    classes = classes_of(["background", "left kidney", "liver"], [(0, 0, 0), (255, 51, 0), (0, 102, 255)])
     path = tmp_path / "ct.seg.nrrd"
     labels = read_image(source).array[:, 0] % 3
     write_mask(path, labels, classes, source)
@@ -194,7 +190,7 @@ def stack(slices, rows, columns, angle=0.0):
 @pytest.mark.parametrize("suffix", [".nii", ".nrrd"])
 def test_acquired_slices_are_the_same_in_every_storage_and_turn_back(tmp_path, axes, angle, suffix):
     shown, affine = stack(*axes, angle)
-    classes = [{"name": str(k), "colour": [k, k, k]} for k in range(120)]
+    classes = classes_of(range(120))
     image = nib.Nifti1Image(shown, affine)
     found = {}
     for code in AXIS_CODES:

@@ -1,0 +1,60 @@
+"""Configs and cards that come with the package, in a checkout and in an installed wheel: ``mlla-seg configs``."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from mlla_seg.errors import InputError, program, unknown
+
+
+def shipped(kind: str) -> Path:
+    """The folder of shipped ``configs`` or ``datasets``: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    return package / kind if (package / kind).is_dir() else package.parent / kind
+
+
+def find_config(name: str) -> str:
+    """The path of a config: the file itself, or the shipped one of this name, with or without ``.yaml``.
+
+    Raises:
+        InputError: There is neither.
+    """
+    if Path(name).is_file():
+        return name
+    known = {path.stem: path for path in sorted(shipped("configs").glob("*.yaml"))}
+    if Path(name).parent.name in ("", "configs") and Path(name).stem in known:
+        return str(known[Path(name).stem])
+    near = unknown(known, Path(name).stem, "config")
+    raise InputError(f"{name}: no such file, and no shipped config of this name. {near}")
+
+
+def configs(copy: list[str] | None = None, output: str = ".") -> None:
+    """List the shipped configs, or copy some to a folder to change them.
+
+    Args:
+        copy: Names of configs, such as `--copy synapse acdc`.
+        output: Folder for the copies.
+    """
+    if not copy:
+        paths = sorted(shipped("configs").glob("*.yaml"))
+        width = max(len(path.stem) for path in paths)
+        for path in paths:
+            print(f"{path.stem.ljust(width)}  {_first_comment(path)}")
+        print(f"\nTrain: {program()} fit --config NAME   Copy: {program()} configs --copy NAME")
+        return
+    folder = Path(output)
+    sources = [Path(find_config(name)) for name in copy]
+    if there := [folder / path.name for path in sources if (folder / path.name).exists()]:
+        raise InputError(f"{there[0]}: is there already. Move it, or say another --output.")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sources:
+        shutil.copy(path, folder / path.name)
+        print(folder / path.name, file=sys.stdout)
+
+
+def _first_comment(path: Path) -> str:
+    """What the first lines of a config say of it."""
+    lines = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#")]
+    return lines[0] if lines else ""

@@ -1,0 +1,160 @@
+"""A trained segmenter as users call it, whatever computes: torch, or the runtime of exported networks.
+
+Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlla_seg.data.dataspec import DataSpec
+from mlla_seg.data.formats.given import is_bare, read_given
+from mlla_seg.data.formats.headers import note_headers
+from mlla_seg.data.formats.picture import Array, require_finite
+from mlla_seg.data.formats.planes import plane_in_words
+from mlla_seg.data.formats.probabilities import write_probabilities
+from mlla_seg.data.formats.registry import read_channels, write_mask
+from mlla_seg.errors import InputError, about
+from mlla_seg.inference.steps import Engine, case_logits
+from mlla_seg.progress import progress
+
+Spacing = tuple[float, float, float]
+
+
+class CaseSegmenter:
+    """A trained segmenter for users: images, arrays or files in raw units in, class indices out.
+
+    Args:
+        spec: What it knows of its data: classes, colours, channels, plane, sizes.
+        engine: The network and what computes around it.
+    """
+
+    def __init__(self, spec: DataSpec, engine: Engine) -> None:
+        self.spec = spec
+        self.engine = engine
+
+    def logits(self, image: Array, batch_size: int = 16, spacing_mm: Spacing | None = None) -> Iterator[Any]:
+        """Logits ``(n, K, H, W)`` of the slices of ``(S, C, H, W)``, in order and a few at a time; see ``__call__``."""
+        self.require_channels(image)
+        return case_logits(self.engine, self.engine.volume(image), self.spec.view, spacing_mm, batch_size)
+
+    @property
+    def orientation(self) -> str:
+        """How slices, rows and columns of the volumes run that the network sees, and of bare arrays must, in words."""
+        return plane_in_words(self.spec.plane)
+
+    def __call__(
+        self,
+        image: Any,
+        batch_size: int = 16,
+        spacing_mm: Spacing | None = None,
+        affine: Array | None = None,
+    ) -> Array:
+        """Segments an image in raw units: labels lie where the voxels of the image do.
+
+        What says where its voxels lie is turned as the network sees volumes, and its labels are turned back. A bare
+        array cannot say it, so it must lie so already: as :attr:`orientation` has it, for axial networks slices to
+        superior, rows to posterior and columns to left. Arrays of nibabel or SimpleITK hardly ever do.
+
+        Args:
+            image: One of:
+
+                * a path, or the paths of the channels of one image;
+                * an image of nibabel or SimpleITK;
+                * with ``affine``, an array ``(I, J, K)`` or ``(I, J, K, C)`` along the axes of the affine;
+                * a bare array, ``(S, C, H, W)`` or ``(C, H, W)``.
+            batch_size: Slices that go through the network at once.
+            spacing_mm: Distance of slices, rows and columns of a bare array, for networks trained at one spacing; all
+                else says its own.
+            affine: ``(4, 4)`` of an array, from its indices to millimetres to the right, anterior and superior, as
+                nibabel has it.
+
+        Returns:
+            Class indices uint8, in the order of the array that was given or that the image's own library makes of it:
+            ``(I, J, K)`` for nibabel's images and arrays with an affine, ``(K, J, I)`` for SimpleITK's, ``(S, H, W)``
+            or ``(H, W)`` for bare arrays. For files ``(I, J, K)``, the first axis of the file first, ``(S, H, W)`` for
+            h5 and npz, ``(H, W)`` for photos.
+
+        Raises:
+            InputError: Another number of channels than in training, an image that cannot be used, or logits that are
+                NaN or infinite.
+        """
+        if affine is None and is_bare(image):
+            return self._segment_bare(image, batch_size, spacing_mm)
+        if spacing_mm is not None:
+            raise InputError("spacing_mm is for bare arrays; all else says its own spacing.")
+        given = read_given(image, self.spec.plane, self.spec.array_units, affine)
+        picture = given.picture
+        require_finite(Path(given.name), picture)
+        with about(given.name):
+            blocks = self.logits(picture.array, batch_size, picture.spacing_mm)
+            labels = [self.engine.labels(block, 1) for block in blocks]
+        note_headers({given.name: picture.notes})
+        return given.back(np.concatenate(labels))
+
+    def _segment_bare(self, image: Array, batch_size: int, spacing_mm: Spacing | None) -> Array:
+        if spacing_mm is None and self.spec.spacing_mm:
+            print(
+                f"note: this network was trained at {list(self.spec.spacing_mm)} mm, and a bare array does not say its "
+                "spacing: it is taken to have the same. Give spacing_mm, or an image that says it.",
+                file=sys.stderr,
+            )
+        single = image.ndim == 3
+        blocks = self.logits(image[None] if single else image, batch_size, spacing_mm)
+        labels = np.concatenate([self.engine.labels(block, 1) for block in blocks])
+        return labels[0] if single else labels
+
+    def require_channels(self, image: Array) -> None:
+        """Checks that an array is ``(S, C, H, W)`` with the channels of the training."""
+        if image.ndim != 4 or image.shape[1] != len(self.spec.channels):
+            channels = self.spec.channels
+            found = f"{image.shape[1]} channels" if image.ndim == 4 else f"shape {tuple(image.shape)}"
+            raise InputError(
+                f"has {found}; this network was trained on {len(channels)} ({', '.join(channels)}). "
+                "Bare arrays are (S, C, H, W), or (C, H, W) for a single image; those of volumes have "
+                f"{self.orientation}. Others come with affine=, or as an image of nibabel or SimpleITK."
+            )
+
+    def predict_file(
+        self, files: tuple[Path, ...], output: Path, batch_size: int = 16, probabilities: Path | None = None
+    ) -> None:
+        """Segments one image (one file, or one per channel) and writes its mask in the source's format and geometry.
+
+        Args:
+            files: The image.
+            output: The mask.
+            batch_size: Slices that go through the network at once.
+            probabilities: An h5 file for the probabilities of every class, if they are wanted.
+        """
+        note_headers({str(files[0]): self.write_labels(files, output, batch_size, probabilities)})
+
+    def write_labels(
+        self, files: tuple[Path, ...], output: Path, batch_size: int, probabilities: Path | None
+    ) -> tuple[str, ...]:
+        """As :meth:`predict_file`, and returns what is to be said of how the header was taken."""
+        picture = read_channels(files, self.spec.plane, self.spec.array_units)
+        names = self.spec.class_names
+        slices, _, height, width = picture.array.shape
+        require_finite(files[0], picture)
+        labels = np.empty((slices, height, width), np.uint8)
+        with about(files[0]), ExitStack() as stack:
+            blocks = self.logits(picture.array, batch_size, picture.spacing_mm)
+            if probabilities is not None:
+                shape = (len(names), slices, height, width)
+                array = stack.enter_context(write_probabilities(probabilities, shape, names, picture.affine))
+            bar = stack.enter_context(progress(slices, files[0].name, "slice", leave=False, show=slices > 1))
+            done = 0
+            for block in blocks:
+                part = slice(done, done := done + len(block))
+                labels[part] = self.engine.labels(block, 1)
+                if probabilities is not None:
+                    array[:, part] = self.engine.probabilities(block).swapaxes(0, 1)
+                bar.update(len(block))
+        write_mask(output, labels, self.spec.classes, files[0], picture.axes or self.spec.plane)
+        return picture.notes

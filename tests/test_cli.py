@@ -1,0 +1,108 @@
+"""The command line around its commands: options of several words, shipped configs, what it calls itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT
+from mlla_seg import cli as module
+from mlla_seg.cli import COMMANDS, ensemble, gather
+from mlla_seg.data.shipped import find_config, shipped
+from mlla_seg.errors import InputError, program
+
+
+@pytest.mark.parametrize(
+    ("words", "gathered"),
+    [
+        (["--sizes", "224", "512", "--compile", "true"], ["--sizes", "[224, 512]", "--compile", "true"]),
+        (["--sizes=224", "512"], ["--sizes", "[224, 512]"]),
+        (["--sizes", "fp32"], ["--sizes", '["fp32"]']),
+        (["--sizes", "a, b.ckpt", "c"], ["--sizes", '["a, b.ckpt", "c"]']),
+        (["--sizes", "[1,2]"], ["--sizes", "[1,2]"]),
+        (["--size", "1"], ["--size", "1"]),
+        (["--sizes"], ["--sizes"]),
+    ],
+)
+def test_several_words_become_a_list(words, gathered):
+    assert gather("sizes", ["benchmark", *words]) == ["benchmark", *gathered]
+
+
+@pytest.mark.parametrize(
+    ("words", "gathered"),
+    [
+        (["--ckpt_path", "a"], ["--ckpt_path", "a"]),
+        (["--ckpt_path=a", "b", "--tta", "true"], ["--ckpt_path", "a", "--tta", "true", "--members", '["b"]']),
+        (["--members", '["c"]', "--ckpt_path", "a", "b"], ["--ckpt_path", "a", "--members", '["b", "c"]']),
+        (["--members", "c", "d", "--ckpt_path", "a"], ["--ckpt_path", "a", "--members", '["c", "d"]']),
+        (["--config", "x.yaml"], ["--config", "x.yaml"]),
+    ],
+)
+def test_no_checkpoint_of_an_ensemble_is_lost(words, gathered):
+    assert ensemble(["test", *words]) == ["test", *gathered]
+
+
+def test_lists_of_tools_are_gathered_by_their_signatures(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        "mlla_seg.inference.predictor.segment_files", lambda *a, **k: pytest.fail("no checkpoint is there")
+    )
+    monkeypatch.setattr(
+        "mlla_seg.inference.predictor.Predictor.from_checkpoint",
+        lambda *paths, **how: seen.update(paths=paths) or (_ for _ in ()).throw(InputError("enough")),
+    )
+    with pytest.raises(SystemExit):
+        module.main(["predict", "--ckpt_path", "a.ckpt", "b.ckpt", "--input", "x", "--output", "y"])
+    assert seen["paths"] == ("a.ckpt", "b.ckpt")
+
+
+@pytest.mark.parametrize("name", ["synapse.yaml", "synapse", "configs/synapse.yaml"])
+def test_shipped_configs_are_found_from_anywhere(monkeypatch, tmp_path, name):
+    monkeypatch.chdir(tmp_path)
+    assert find_config(name) == str(shipped("configs") / "synapse.yaml")
+    (tmp_path / "synapse.yaml").write_text("own")
+    assert find_config("synapse.yaml") == "synapse.yaml"
+
+
+def test_configs_that_are_not_there_are_named(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"Unknown config 'synaps'\. Did you mean synapse\?"):
+        find_config("synaps.yaml")
+    with pytest.raises(InputError, match=r"elsewhere/synapse\.yaml: no such file"):
+        find_config("elsewhere/synapse.yaml")
+
+
+def test_configs_are_listed_and_copied(cli, capsys, tmp_path):
+    cli("configs")
+    listed = capsys.readouterr().out
+    for path in shipped("configs").glob("*.yaml"):
+        assert f"\n{path.stem} " in f"\n{listed}"
+    cli("configs", "--copy", "synapse", "acdc.yaml", "--output", tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["acdc.yaml", "synapse.yaml"]
+    assert (tmp_path / "acdc.yaml").read_text() == (ROOT / "configs/acdc.yaml").read_text()
+    with pytest.raises(SystemExit):
+        cli("configs", "--copy", "synapse", "--output", tmp_path)
+    assert "is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("called", "name"),
+    [
+        ("cli.py", "python cli.py"),
+        ("/usr/bin/mlla-seg", "mlla-seg"),
+        ("/x/mlla_seg/__main__.py", "python -m mlla_seg"),
+        ("/x/python3", "mlla-seg"),
+    ],
+)
+def test_messages_name_the_command_that_was_typed(monkeypatch, tmp_path, called, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [called])
+    assert program() == name
+    assert f"usage: {name} COMMAND" in module.overview()
+
+
+def test_the_package_can_be_run():
+    result = subprocess.run([sys.executable, "-m", "mlla_seg"], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert all(f"{command} " in result.stdout for command in COMMANDS)
