@@ -12,13 +12,12 @@ import platform
 import statistics
 import sys
 import time
-from pathlib import Path
 
 import torch
-import yaml
 from torch.utils.data import Dataset
 
 from mlla_seg import SegmentationDataModule, SegmentationModule
+from mlla_seg.data.shipped import read_config
 from mlla_seg.evaluation.overlap import case_confusion
 
 BATCHES = 12
@@ -41,7 +40,7 @@ def one_core(data: Dataset[object]) -> float:
 
 
 def main() -> None:
-    config = yaml.safe_load(Path(sys.argv[1]).read_text())
+    config = read_config(sys.argv[1])
     data = SegmentationDataModule(**config["data"])
     data.prepare_data()
     data.setup("fit")

@@ -31,13 +31,18 @@ def _preview(argv: Sequence[str]) -> None:
 
 
 def _with_configs(argv: Sequence[str]) -> list[str]:
-    """Words in which shipped configs that are named stand as their paths."""
-    from mlla_seg.data.shipped import find_config
+    """Words in which configs stand as paths, each after the recipe that it starts from."""
+    from mlla_seg.data.shipped import with_recipe
 
-    words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
-    return [
-        find_config(word) if before == "--config" else word for before, word in zip(["", *words], words, strict=False)
-    ]
+    words = iter([part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])])
+    expanded: list[str] = []
+    for word in words:
+        if word == "--config":
+            for path in with_recipe(next(words, "")):
+                expanded += ["--config", path]
+        else:
+            expanded.append(word)
+    return expanded
 
 
 def _tool(path: str) -> Callable[[Sequence[str]], None]:

@@ -13,9 +13,9 @@ import numpy as np
 import rasterio
 import rasterio.errors
 import rasterio.transform
-import yaml
 from PIL import Image
 
+from mlla_seg.data.shipped import read_config
 from mlla_seg.data.synthetic import phantom_volume, write_synapse_layout
 
 DATASETS = Path(__file__).parents[1] / "datasets"
@@ -290,7 +290,7 @@ WRITERS = {
 
 def root_of(config: Path) -> Path:
     """Where a config expects its data."""
-    return Path(yaml.safe_load(config.read_text())["data"]["root"])
+    return Path(read_config(str(config))["data"]["root"])
 
 
 def write_landcover(root: Path, size: int) -> None:

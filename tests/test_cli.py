@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import pytest
 from conftest import ROOT
 from mlla_seg import cli as module
 from mlla_seg.cli import COMMANDS, ensemble, gather
-from mlla_seg.data.shipped import find_config, shipped
+from mlla_seg.data.shipped import find_config, read_config, shipped, with_recipe
 from mlla_seg.errors import InputError, program
 
 
@@ -85,6 +86,29 @@ def test_configs_are_listed_and_copied(cli, capsys, tmp_path):
     with pytest.raises(SystemExit):
         cli("configs", "--copy", "synapse", "--output", tmp_path)
     assert "is there already" in capsys.readouterr().err
+
+
+def test_configs_start_from_their_recipe_and_change_it(tmp_path, monkeypatch):
+    recipe = read_config("configs/recipes/organs.yaml")
+    synapse = read_config("synapse")
+    assert synapse.pop("recipe") == "organs"
+    assert synapse.pop("evaluation") == "transunet"
+    own = {"card": "synapse", "root": "data/synapse", "batch_size": 24}
+    assert synapse == {**recipe, "data": {**recipe["data"], **own}}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("recipe: organ\n")
+    with pytest.raises(InputError, match=r"Unknown recipe of mine\.yaml: 'organ'\. Did you mean organs\?"):
+        with_recipe("mine.yaml")
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/organ.yaml").write_text("model: {lr: 1.0}\n")
+    assert with_recipe("mine.yaml") == ["recipes/organ.yaml", "mine.yaml"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_says_what_was_measured(path):
+    first = path.read_text().splitlines()[0]
+    assert first.startswith("# ")
+    assert re.search(r"not measured|(IoU|Dice) 0\.\d|minutes", first)
 
 
 @pytest.mark.parametrize(

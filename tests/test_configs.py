@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 import layouts
 from conftest import ROOT, TINY
 from mlla_seg import Predictor, SegmentationDataModule, SegmentationModule
 from mlla_seg.data.boxes import Box
 from mlla_seg.data.card import CardNormalisation
+from mlla_seg.data.shipped import read_config
 from mlla_seg.errors import InputError
 from mlla_seg.inference.cases import predict_case
 
@@ -70,7 +70,7 @@ class Decoder(torch.nn.Module):
 def test_training_sees_what_prediction_sees(config, per_case, tmp_path, monkeypatch):
     """A sample without augmentation is, pixel by pixel, what the encoder gets of that slice or window in prediction."""
     monkeypatch.chdir(tmp_path)
-    content = yaml.safe_load(config.read_text())["data"]
+    content = read_config(str(config))["data"]
     root = tmp_path / "data"
     layouts.WRITERS[layouts.root_of(config).name](root)
     options = {**content, "root": str(root), "augment": "none", "intensity": 0.0, "balance": 0.0, "batch_size": 1}
@@ -106,7 +106,7 @@ def test_training_sees_what_prediction_sees(config, per_case, tmp_path, monkeypa
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_published_protocols_are_trained_as_they_are_scored(config):
-    content = yaml.safe_load(config.read_text())
+    content = read_config(str(config))
     if content.get("evaluation") == "transunet":
         assert content["data"]["resize"] == [224, 224]
         assert "crop" not in content["data"]

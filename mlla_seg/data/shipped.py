@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
-from mlla_seg.errors import InputError, program, unknown
+from mlla_seg.errors import InputError, lookup, program, unknown
 
 
 def shipped(kind: str) -> Path:
@@ -28,6 +29,49 @@ def find_config(name: str) -> str:
         return str(known[Path(name).stem])
     near = unknown(known, Path(name).stem, "config")
     raise InputError(f"{name}: no such file, and no shipped config of this name. {near}")
+
+
+def with_recipe(name: str) -> list[str]:
+    """The paths of a config: that of the recipe it starts from, if any, and its own, which comes last.
+
+    Raises:
+        InputError: There is no such config or recipe, or it is not valid YAML.
+    """
+    path = Path(find_config(name))
+    content = _read(path)
+    recipe = content.get("recipe") if isinstance(content, dict) else None
+    if recipe is None:
+        return [str(path)]
+    folders = [shipped("configs") / "recipes", path.parent / "recipes"]
+    known = {found.stem: found for folder in folders for found in sorted(folder.glob("*.yaml"))}
+    return [str(lookup(known, str(recipe), f"recipe of {path}:")), str(path)]
+
+
+def read_config(name: str) -> dict[str, Any]:
+    """The content of a config on top of its recipe's.
+
+    Raises:
+        InputError: See :func:`with_recipe`.
+    """
+    merged: dict[str, Any] = {}
+    for path in with_recipe(name):
+        merged = _merged(merged, _read(Path(path)))
+    return merged
+
+
+def _read(path: Path) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _merged(below: Any, above: Any) -> Any:
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return {key: _merged(below.get(key), above[key]) if key in above else below[key] for key in {**below, **above}}
 
 
 def configs(copy: list[str] | None = None, output: str = ".") -> None:

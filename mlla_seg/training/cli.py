@@ -33,6 +33,7 @@ from mlla_seg.training.module import Scoring, SegmentationModule, single_slices
 from mlla_seg.training.resume import (
     RUNS,
     find_checkpoint,
+    name_runs,
     note_differences,
     options_of,
     require_same_view,
@@ -94,12 +95,14 @@ class SegmentationCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data", "model.spec", compute_fn=lambda data: data.spec.to_dict(), apply_on="instantiate")
         parser.add_class_arguments(Scoring)
+        parser.add_argument("--recipe", type=str | None, default=None, help="in a config: the recipe it starts from")
 
     def _parse_ckpt_path(self) -> None:
         """Leaves the configuration alone: Lightning would let the checkpoint's settings override the command line."""
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        name_runs(config)
         self.continues = config.get("ckpt_path") == "last"
         if config.get("ckpt_path"):
             config["ckpt_path"] = str(find_checkpoint(config["ckpt_path"], config, self.subcommand == "fit"))

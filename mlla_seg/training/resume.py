@@ -17,6 +17,8 @@ from mlla_seg.errors import InputError
 from mlla_seg.models.checkpoint import SHARED_BY_MEMBERS, read_checkpoint
 from mlla_seg.training.module import SegmentationModule
 
+UNNAMED = "lightning_logs"
+"""Lightning's name of runs that have none."""
 RUNS = "runs"
 """Where runs are logged unless the config says otherwise, by the name of the card."""
 
@@ -53,6 +55,13 @@ TRAINER = (
     *("gradient_clip_val", "gradient_clip_algorithm"),
 )
 """Options of the trainer that decide what is learned. As those of the data, they are used as they are given."""
+
+
+def name_runs(config: Any) -> None:
+    """Gives runs the name of the card where the config gives their logger none."""
+    arguments = config.trainer.logger.get("init_args", {}) if hasattr(config.trainer.get("logger"), "get") else {}
+    if arguments.get("name") == UNNAMED:
+        arguments["name"] = card_of(config.data.card, config.data.root).name
 
 
 def run_folder(config: Any) -> Path:
