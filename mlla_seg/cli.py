@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import warnings
 from argparse import ArgumentError
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from inspect import signature
 
-from mlla_seg.errors import InputError, lookup, program
+from mlla_seg.errors import InputError, lookup, program, unknown
 
 DESCRIPTION = "Semantic segmentation of medical and aerial images with MLLA encoders."
 
@@ -64,6 +65,8 @@ def _tool(path: str) -> Callable[[Sequence[str]], None]:
     return run
 
 
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word"}
+"""What users call Python's types."""
 COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
     "fit": ("Train: --config configs/NAME.yaml, any option overridden after it.", _train),
     "validate": ("Score a checkpoint on the validation split: --config ... --ckpt_path ...", _train),
@@ -141,6 +144,19 @@ def overview() -> str:
     )
 
 
+def _explain(error: ArgumentError, command: str) -> str:
+    """What the parser says, in one line; with the near names where an option takes one of several."""
+    message = " ".join(str(error.message).replace(f"{command}.", "--", 1).split())
+    option = re.search(r'Parser key "(?:--)?(\S+?)"', message)
+    value = re.search(r"(?:Got|Given) value: (\S+)", message)
+    if option and value:
+        if choices := re.search(r"Expected a typing\.Literal\[(.*?)\]", message):
+            return unknown(re.findall(r"'([^']*)'", choices[1]), value[1], f"--{option[1]}")
+        if expected := re.search(r"Expected a <class '(\w+)'>", message):
+            return f"--{option[1]} takes {KINDS.get(expected[1], expected[1])}, got {value[1]}."
+    return message.rstrip(".") + "."
+
+
 def _complain(message: str) -> int:
     print(f"error: {message}", file=sys.stderr)
     return 2
@@ -164,8 +180,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except InputError as error:
         sys.exit(_complain(str(error)))
     except ArgumentError as error:
-        message = str(error.message).replace(f"{argv[0]}.", "--").rstrip(".")  # fit.data.root is --data.root
-        sys.exit(_complain(f"{message}. All options: {program()} {argv[0]} --help"))
+        sys.exit(_complain(f"{_explain(error, argv[0])} All options: {program()} {argv[0]} --help"))
     except OSError as error:  # a folder that cannot be written, a full disk
         if error.filename is None:
             raise

@@ -127,6 +127,47 @@ def test_messages_name_the_command_that_was_typed(monkeypatch, tmp_path, called,
     assert f"usage: {name} COMMAND" in module.overview()
 
 
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (
+            ["fit", "--data.augment=aeral"],
+            "Unknown --data.augment 'aeral'. Did you mean aerial? Known: none, transunet",
+        ),
+        (["fit", "--data.plane=axal"], "Unknown --data.plane 'axal'. Did you mean axial?"),
+        (["fit", "--data.mirror=[row]"], "Unknown --data.mirror 'row'. Did you mean rows?"),
+        (["fit", "--evaluation=natve"], "Unknown --evaluation 'natve'. Did you mean native?"),
+        (["fit", "--data.batch_size=many"], "--data.batch_size takes a whole number, got many."),
+        (["fit", "--data.no_such=1"], "--data.no_such"),
+        (["predict", "--ckpt_path=a", "--input=b", "--output=c", "--blend=cosin"], "Unknown --blend 'cosin'. Did you"),
+        (["predict", "--input=b", "--output=c"], "required: ckpt_path"),
+    ],
+)
+def test_mistakes_in_options_are_answered_in_a_line(cli, capsys, words, answer):
+    with pytest.raises(SystemExit) as caught:
+        cli(*words)
+    assert caught.value.code == 2
+    said = capsys.readouterr().err.strip()
+    assert answer in said
+    assert len([line for line in said.splitlines() if line.startswith("error") or line.startswith(" ")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "choices"),
+    [
+        ("fit", "{linear_attention,identity,lepe,lepe_matched}"),
+        ("fit", "{native,transunet}"),
+        ("predict", "{gaussian,cosine}"),
+        ("export", "onnx,torch_export"),
+        ("benchmark", "mlla_unet,mlla_unet_fine"),
+    ],
+)
+def test_help_lists_the_choices(cli, capsys, command, choices):
+    with pytest.raises(SystemExit):
+        cli(command, "--help")
+    assert choices in "".join(capsys.readouterr().out.split())
+
+
 def test_the_package_can_be_run():
     result = subprocess.run([sys.executable, "-m", "mlla_seg"], capture_output=True, text=True, cwd=ROOT, check=True)
     assert all(f"{command} " in result.stdout for command in COMMANDS)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 
@@ -17,6 +17,7 @@ from mlla_seg.benchmark.networks import Contestant
 from mlla_seg.errors import InputError, lookup
 from mlla_seg.evaluation import plots, tables
 from mlla_seg.inference.optimize import PRECISIONS, device_named
+from mlla_seg.models.decoders import DECODERS
 from mlla_seg.progress import progress
 
 MALLOC = {
@@ -33,11 +34,16 @@ PIXELS_PER_BATCH = 1024**2
 """Of the batches by which throughput is measured, on the processor; 16 times as many elsewhere."""
 
 
+# Of the tables, so that --help lists them.
+DecoderName: TypeAlias = Literal[tuple(DECODERS)]  # type: ignore[valid-type]
+PrecisionName: TypeAlias = Literal[tuple(PRECISIONS)]  # type: ignore[valid-type]
+
+
 def benchmark(
     encoder: str = "mlla_tiny",
-    decoder: str = "mlla_unet",
+    decoder: DecoderName = "mlla_unet",
     sizes: list[int] = [224, 512, 1024],  # noqa: B006 - read only, and shown by --help
-    precision: list[str] = ["fp32", "bf16"],  # noqa: B006
+    precision: list[PrecisionName] = ["fp32", "bf16"],  # noqa: B006
     backward: bool = False,
     compile: bool = False,
     engines: bool = False,

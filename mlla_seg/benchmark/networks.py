@@ -16,7 +16,6 @@ from mlla_seg.errors import InputError, lookup
 from mlla_seg.inference.optimize import PRECISIONS, for_inference
 from mlla_seg.models import DECODERS, create_model
 from mlla_seg.models.recompute import set_checkpointing
-from mlla_seg.models.segmenter import Segmenter
 
 Step = Callable[[Tensor], Any]
 """What is done with images ``(B, 3, H, W)``."""
@@ -47,6 +46,10 @@ PEERS: dict[str, Callable[[int], nn.Module]] = {
 """Networks for RGB images and a number of classes; DynUNet as wide as nnU-Net makes it for 2D."""
 
 
+CLASSES = 9
+"""Of all networks, as of Synapse."""
+
+
 @dataclass(frozen=True)
 class Contestant:
     """A way to run a network.
@@ -64,11 +67,11 @@ class Contestant:
     network: nn.Module | None = None
 
 
-def our_network(encoder: str, decoder: str, classes: int = 9) -> Segmenter:
+def our_network(encoder: str, decoder: str) -> nn.Module:
     """A segmenter for RGB images with random weights."""
     lookup(DECODERS, decoder, "decoder")
     torch.manual_seed(0)
-    return create_model(encoder, decoder, num_classes=classes)
+    return create_model(encoder, decoder, num_classes=CLASSES)
 
 
 def inference(
@@ -101,9 +104,11 @@ def engines(encoder: str, decoder: str, precisions: Sequence[str], folder: Path)
     from mlla_seg.export.openvino import write_openvino
     from mlla_seg.runtime.engines import open_engine
 
-    network = our_network(encoder, decoder).eval()
-    classes = [f"class {k}" for k in range(network.num_classes)]
-    job = Job(network, DataSpec.from_dict({"channels": ["red", "green", "blue"], "classes": classes}))
+    classes = [f"class {k}" for k in range(CLASSES)]
+    job = Job(
+        our_network(encoder, decoder).eval(),
+        DataSpec.from_dict({"channels": ["red", "green", "blue"], "classes": classes}),
+    )
     try:
         write_onnx(job, folder / "m.onnx")
         write_openvino(job, folder / "m.xml")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -38,6 +38,11 @@ from mlla_seg.data.store import (
 )
 from mlla_seg.data.transforms import AUGMENTATIONS, MIRRORS, MOST_CHANNELS, Augment
 from mlla_seg.errors import InputError, lookup
+
+# Of the tables, so that --help lists them.
+PlaneName: TypeAlias = Literal[(*PLANES, ACQUIRED)]  # type: ignore[valid-type]
+AugmentName: TypeAlias = Literal[tuple(AUGMENTATIONS)]  # type: ignore[valid-type]
+MirrorName: TypeAlias = Literal[tuple(MIRRORS)]  # type: ignore[valid-type]
 
 
 def card_of(card: str | None, root: str | Path, channels: Sequence[str] | None = None) -> Card:
@@ -97,10 +102,10 @@ class SegmentationDataModule(LightningDataModule):
         context: int = 0,
         channels: list[str] | None = None,
         spacing_mm: list[float | str | None] | None = None,
-        plane: str | None = None,
-        augment: str = "anatomy",
+        plane: PlaneName | None = None,
+        augment: AugmentName = "anatomy",
         intensity: float = 0.0,
-        mirror: list[str] | None = None,
+        mirror: list[MirrorName] | None = None,
         elastic: float = 0.0,
         balance: float | bool = 0.0,
         full_labels: bool = False,
@@ -138,7 +143,7 @@ class SegmentationDataModule(LightningDataModule):
         self.card = card_of(card, root, channels)
         if plane is not None:
             lookup(dict.fromkeys((*PLANES, ACQUIRED)), plane, "plane for --data.plane:")
-            self.card = replace(self.card, plane=plane)  # type: ignore[arg-type]  # looked up
+            self.card = replace(self.card, plane=plane)
         if spacing_mm is not None:
             try:
                 self.card = replace(self.card, spacing_mm=spacing_mm)  # type: ignore[arg-type]  # validated

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from mlla_seg.errors import InputError, lookup
 from mlla_seg.export.bundle import write_bundle
@@ -68,12 +68,18 @@ FORMATS = {
 """Formats by name."""
 
 
+# Of the tables, so that --help lists them.
+FormatName: TypeAlias = Literal[tuple(FORMATS)]  # type: ignore[valid-type]
+OutputName: TypeAlias = Literal[OUTPUTS]  # type: ignore[valid-type]
+Precision: TypeAlias = Literal["float32", "float16", "int8"]
+
+
 def export(
     ckpt_path: list[str] | str,
     output: str,
-    format: str = "onnx",
-    outputs: str | None = None,
-    precision: str = "float32",
+    format: FormatName = "onnx",
+    outputs: OutputName | None = None,
+    precision: Precision = "float32",
     opset: int | None = None,
     calibration: str | None = None,
     tile: int | None = None,

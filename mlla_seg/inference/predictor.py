@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 
 from mlla_seg.data.dataspec import DataSpec
+from mlla_seg.data.formats import polygons as vectors
+from mlla_seg.data.formats import registry
 from mlla_seg.errors import InputError
 from mlla_seg.inference.base import CaseSegmenter
 from mlla_seg.inference.cases import TorchEngine
 from mlla_seg.inference.files import segment_files
-from mlla_seg.inference.optimize import device_named, for_inference
+from mlla_seg.inference.optimize import PRECISIONS, device_named, for_inference
 from mlla_seg.inference.scenes import MapOptions
+from mlla_seg.inference.sliding_window import BLENDS
 from mlla_seg.models.checkpoint import load_network
 
 
@@ -81,18 +84,25 @@ class Predictor(CaseSegmenter):
         return cls(network, spec, device, precision, compile)
 
 
+# Of the tables, so that --help lists them.
+MaskFormat: TypeAlias = Literal[tuple(registry.FORMATS)]  # type: ignore[valid-type]
+PolygonFormat: TypeAlias = Literal[tuple(vectors.FORMATS)]  # type: ignore[valid-type]
+BlendName: TypeAlias = Literal[tuple(BLENDS)]  # type: ignore[valid-type]
+PrecisionName: TypeAlias = Literal[tuple(PRECISIONS)]  # type: ignore[valid-type]
+
+
 def predict(
     ckpt_path: list[str] | str,
     input: str,
     output: str,
-    format: str | None = None,
+    format: MaskFormat | None = None,
     window: int | None = None,
     overlap: float = 0.5,
-    blend: str = "gaussian",
+    blend: BlendName = "gaussian",
     cog: bool = False,
-    polygons: str | None = None,
+    polygons: PolygonFormat | None = None,
     device: str = "auto",
-    precision: str = "fp32",
+    precision: PrecisionName = "fp32",
     compile: bool = False,
     batch_size: int = 4,
     tta: bool = False,

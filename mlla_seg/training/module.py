@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from lightning.pytorch import LightningModule
@@ -26,15 +26,25 @@ from mlla_seg.evaluation.transunet_protocol import SIZE, transunet_labels, trans
 from mlla_seg.finite import LOWER_RATE, require_finite_loss, require_finite_weights
 from mlla_seg.inference.cases import predict_case
 from mlla_seg.models.checkpoint import CHECKPOINT_KEY, build_network
+from mlla_seg.models.decoders import DECODERS
 from mlla_seg.models.ensemble import Ensemble, Flips
-from mlla_seg.models.recompute import set_checkpointing
+from mlla_seg.models.mixers import MIXERS
+from mlla_seg.models.recompute import CHECKPOINTING, set_checkpointing
 from mlla_seg.models.segmenter import Segmenter
 from mlla_seg.models.supervision import AuxiliaryHeads
 from mlla_seg.models.weights import load_pretrained
+from mlla_seg.models.whole import NO_DECODER
 from mlla_seg.training.distributed import gathered, step_seed
 from mlla_seg.training.horizon import limits_time, steps_left, time_used, total_steps
 from mlla_seg.training.losses import SegmentationLoss, deeply_supervised
 from mlla_seg.training.optim import PARTS, SCHEDULES, learning_rate_factor, parameter_groups, regrouped
+
+# Of the tables, so that --help lists them.
+ProtocolName: TypeAlias = Literal[tuple(PROTOCOLS)]  # type: ignore[valid-type]
+DecoderName: TypeAlias = Literal[(*DECODERS, NO_DECODER)]  # type: ignore[valid-type]
+MixerName: TypeAlias = Literal[tuple(MIXERS)]  # type: ignore[valid-type]
+ScheduleName: TypeAlias = Literal[tuple(SCHEDULES)]  # type: ignore[valid-type]
+Checkpointing: TypeAlias = Literal[CHECKPOINTING]  # type: ignore[valid-type]
 
 
 @dataclass
@@ -51,7 +61,7 @@ class Scoring:
             ``--ckpt_path a.ckpt b.ckpt`` is short for it.
     """
 
-    evaluation: str = "native"
+    evaluation: ProtocolName = "native"
     distances: bool = True
     nsd_tolerance: float = 2.0
     boundary_width: int = WIDTH
@@ -105,23 +115,23 @@ class SegmentationModule(LightningModule):
     def __init__(
         self,
         encoder: str = "mlla_tiny",
-        decoder: str = "mlla_unet",
+        decoder: DecoderName = "mlla_unet",
         decoder_depths: list[int] | None = None,
         drop_path_rate: float | None = None,
-        mixer: str = "linear_attention",
+        mixer: MixerName = "linear_attention",
         norm_outputs: bool = True,
         pretrained: str | None = None,
         lr: float = 5e-4,
         encoder_lr_factor: float = 1.0,
         weight_decay: float = 0.05,
-        schedule: str = "cosine",
+        schedule: ScheduleName = "cosine",
         warmup: float = 0.05,
         ce_weight: float = 1.0,
         dice_weight: float = 1.0,
         class_weights: list[float] | None = None,
         squared_dice: bool = False,
         deep_supervision: bool = False,
-        checkpoint_stages: str = "none",
+        checkpoint_stages: Checkpointing = "none",
         eval_batch_size: int = 16,
         spec: DataSpec | dict[str, Any] | None = None,
     ) -> None:

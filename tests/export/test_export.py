@@ -83,12 +83,14 @@ def test_every_format_by_the_command(quick, cli, capsys, format):
 
 
 def test_a_file_that_differs_is_not_written(quick, cli, capsys, monkeypatch):
+    right = FORMATS["onnx"].write
+
     def wrong(job, path):
-        engine = FORMATS["onnx"].write(job, path)
+        engine = right(job, path)
         return replace(engine, run=lambda image: engine.run(image) + 0.001)
 
-    monkeypatch.setitem(FORMATS, "wrong", replace(FORMATS["onnx"], write=wrong))
-    message = refused(capsys, cli, "--ckpt_path=a.ckpt", "--format=wrong", "--output=m.onnx")
+    monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], write=wrong))
+    message = refused(capsys, cli, "--ckpt_path=a.ckpt", "--output=m.onnx")
     assert "m.onnx: not written, as it is not what the checkpoint gives: logits at 64 x 64 differ by 0.001" in message
     assert not list(quick.iterdir())
 
@@ -111,13 +113,18 @@ def test_mistakes_are_answered_before_any_work(quick, cli, capsys):
         return refused(capsys, cli, "--ckpt_path=a.ckpt", *arguments)
 
     message = said("--format=onx", "--output=m.onnx")
-    assert "Unknown format 'onx'. Did you mean onnx" in message
+    assert "Unknown --format 'onx'. Did you mean onnx" in message
     assert all(name in message for name in FORMATS)
     assert "ends with .onnx" in said("--output=m.pt2")
-    assert "--outputs scores: --format onnx has logits, probabilities, labels" in said(
+    assert "Unknown --outputs 'scores'. Known: logits, probabilities, labels" in said(
         "--output=m.onnx", "--outputs=scores"
     )
-    assert "--precision int4: --format onnx has float32, float16, int8" in said("--output=m.onnx", "--precision=int4")
+    assert "--outputs labels: --format deepness has probabilities" in said(
+        "--format=deepness", "--output=m.onnx", "--outputs=labels"
+    )
+    assert "Unknown --precision 'int4'. Did you mean int8? Known: float32" in said(
+        "--output=m.onnx", "--precision=int4"
+    )
     assert "--precision int8: --format torchscript has" in said(
         "--format=torchscript", "--output=m.ts", "--precision=int8"
     )

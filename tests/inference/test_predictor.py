@@ -257,7 +257,7 @@ def test_scenes_that_cannot_be_mapped_are_named(capsys, cli, checkpoint, tmp_pat
     assert "scene.tif: has 2 bands; this network was trained on 1 (CT in HU)." in refused(
         capsys, cli, *rest, "--output=m"
     )
-    assert "Unknown format of polygons 'shp'" in refused(capsys, cli, *rest, "--output=m", "--polygons=shp")
+    assert "Unknown --polygons 'shp'" in refused(capsys, cli, *rest, "--output=m", "--polygons=shp")
     assert "the mask would overwrite its image" in refused(capsys, cli, *rest, "--output", source)
     listed = tmp_path / "list.txt"
     (tmp_path / "sub").mkdir()

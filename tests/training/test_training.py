@@ -192,7 +192,7 @@ def test_mistakes_are_answered_in_a_line(cli, capsys, options, checkpoint, tmp_p
         return refused(capsys, cli, "fit", *options, *extra)
 
     assert "Did you mean mlla_nano" in fit("--model.encoder=mlla_nan")
-    assert "Unknown decoder 'unat'" in fit("--model.decoder=unat")
+    assert "Unknown --model.decoder 'unat'" in fit("--model.decoder=unat")
     assert "Did you mean phantom" in fit("--data.card=fantom")
     assert "Did you mean aerial" in fit("--data.augment=areal")
     assert "fewer than one batch" in fit("--data.batch_size=999")
