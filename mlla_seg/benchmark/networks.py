@@ -79,7 +79,7 @@ def inference(
 ) -> list[Contestant]:
     """Ways to segment an image; the first is the definitional one in float32."""
     network = our_network(encoder, decoder).to(device).eval()
-    others = {name: build(9).to(device).eval() for name, build in PEERS.items()} if peers else {}
+    others = {name: build(CLASSES).to(device).eval() for name, build in PEERS.items()} if peers else {}
     published = definitional(network)
     contestants = []
     for precision in precisions:
@@ -132,7 +132,7 @@ def training(
         networks[name] = our_network(encoder, decoder)
         set_checkpointing(networks[name], what)
     if peers:
-        networks |= {name: build(9) for name, build in PEERS.items()}
+        networks |= {name: build(CLASSES) for name, build in PEERS.items()}
     contestants = []
     for precision in precisions:
         for name, network in networks.items():
