@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 RUN = runs/demo/version_0
 
-.PHONY: demo test lint setup
+.PHONY: demo test test-oldest docs lint setup
 
 setup: .venv/installed
 
@@ -34,3 +34,14 @@ lint: setup
 
 test: setup lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# All tests with the oldest versions that pyproject.toml allows, resolved by uv.
+test-oldest:
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet --disable-pip-version-check uv
+	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct -e ".[dev]"
+	.venv-oldest/bin/python -m pytest -n 2 --dist worksteal
+
+docs: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[docs]"
+	$(BIN)/mkdocs build --strict
