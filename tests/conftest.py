@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import lightning.pytorch  # noqa: F401 - its log handler keeps the stderr of the first import, not that of a test
 import pytest
 import torch
 from filelock import FileLock

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from mlla_seg.models.mlla import Block
 
 
 class Recorder(Callback):
@@ -16,7 +20,7 @@ class Recorder(Callback):
     initial: dict[str, torch.Tensor]
     """Weights before the first step."""
     checkpointed: list[str]
-    """Parts that were computed again while training."""
+    """Blocks that ran twice for each batch: in the forward and again in the backward pass."""
     shown: list[int]
     """Slices that validation showed to the network at once."""
 
@@ -27,7 +31,11 @@ class Recorder(Callback):
         kind = type(self)
         kind.module, kind.shown = module, []
         kind.initial = {name: value.clone() for name, value in module.network.state_dict().items()}
-        kind.checkpointed = [name for name, part in module.network.named_modules() if "forward" in vars(part)]
+        self.calls: Counter[str] = Counter()
+        self.batches = 0
+        for name, part in module.network.named_modules():
+            if isinstance(part, Block):
+                part.register_forward_pre_hook(partial(self.count, name))
 
         def note(_: object, inputs: tuple[torch.Tensor, ...]) -> None:
             if not module.training:
@@ -35,9 +43,16 @@ class Recorder(Callback):
 
         module.network.register_forward_pre_hook(note)
 
+    def count(self, name: str, part: torch.nn.Module, inputs: object) -> None:
+        self.calls[name] += part.training
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self.batches += 1
+
     def on_before_optimizer_step(self, trainer, module, optimizer) -> None:
         names = ("lr", "weight_decay")
         self.steps.append({name: [group[name] for group in optimizer.param_groups] for name in names})
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        type(self).checkpointed = [name for name, calls in self.calls.items() if calls == 2 * self.batches]
         Path(f"steps.{trainer.global_rank}.json").write_text(json.dumps(self.steps))

@@ -71,7 +71,7 @@ class CompiledForward:
 
     def __call__(self, x: Tensor) -> Tensor:
         if not self.shape:
-            self.shape = tuple(_part(x).shape)
+            self.shape = tuple(equal_part(x).shape)
             count, _, height, width = self.shape
             images = f"{height} x {width} pixels, {count} at a time"
             note(f"Compiling for images of {images}, which takes about a minute.")
@@ -102,7 +102,7 @@ class CompiledForward:
             raise InputError(f"This network cannot be compiled here; leave --compile out: {reason}") from error
 
 
-def _part(x: Tensor) -> Tensor:
+def equal_part(x: Tensor) -> Tensor:
     """The first images of a batch, as many as are compiled for."""
     if x.device.type != "cpu":
         return x

@@ -134,7 +134,7 @@ PARTS = [((4, 96, 96), 4), ((16, 224, 224), 4), ((7, 224, 224), 1), ((2, 900, 90
 @pytest.mark.parametrize(("shape", "count"), PARTS)
 def test_batches_are_taken_in_equal_parts(shape, count):
     images, height, width = shape
-    assert len(optimize_compile._part(torch.empty(images, 1, height, width))) == count
+    assert len(optimize_compile.equal_part(torch.empty(images, 1, height, width))) == count
 
 
 def test_no_compiler_is_said_in_a_line(monkeypatch):

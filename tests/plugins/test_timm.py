@@ -203,9 +203,15 @@ def test_traces_with_fx_for_training_and_evaluation():
 
 def test_checkpointing_groups_and_decay():
     model = timm.create_model("mlla_test", num_classes=3)
-    model.set_grad_checkpointing()
-    assert all("forward" in vars(stage) for stage in model.encoder.stages)
-    model(torch.randn(2, 3, 64, 64)).sum().backward()
+    blocks = [block for stage in model.encoder.stages for block in stage.blocks]
+    calls = []
+    for block in blocks:
+        block.register_forward_pre_hook(lambda *_: calls.append(1))
+    for enable, times in ((True, 2), (False, 1)):
+        model.set_grad_checkpointing(enable)
+        calls.clear()
+        model(torch.randn(2, 3, 64, 64)).sum().backward()
+        assert len(calls) == times * len(blocks)
     assert not [name for name, p in model.named_parameters() if p.grad is None]
     timm.create_model("mlla_test", features_only=True).set_grad_checkpointing()
     assert model.no_weight_decay() == set()

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from lightning.pytorch import LightningModule, Trainer
 
 import layouts
 from conftest import ROOT, TINY
 from mlla_seg import Predictor
 from mlla_seg.data.formats.registry import read_image, read_mask
 from mlla_seg.evaluation.overlap import case_confusion, counts_of, dice_score
+from mlla_seg.training.ema import WarmEMA
 
 CONFIG = ROOT / "configs/demo.yaml"
 
@@ -130,17 +132,40 @@ def test_averaged_weights_are_validated_saved_and_predicted_with(cli, options):
     assert np.isfinite(summary["test/dice"])
 
 
-def test_average_forgets_the_initial_weights_at_once():
-    from mlla_seg.training.ema import WarmEMA
+class Jump(LightningModule):
+    """A weight that starts at 0, is 1 from the first step on, and ``last`` after the last one."""
 
-    average = WarmEMA(0.99)._kwargs["avg_fn"]
-    value = torch.zeros(())
-    for step in range(1, 31):
-        value = average(value, torch.ones(()), step)
-    assert value > 0.999  # a constant decay of 0.99 would be at 0.26
-    long_run = average(torch.zeros(()), torch.ones(()), 10_000)
-    assert long_run.item() == pytest.approx(0.01)
-    assert average(torch.tensor(3), torch.tensor(4), 1) == 4
+    def __init__(self, steps, last):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.register_buffer("count", torch.tensor(0))
+        self.steps, self.last = steps, last
+
+    def training_step(self, batch, index):
+        self.count += 1
+        target = self.last if index == self.steps - 1 else 1.0
+        return 0.5 * (self.weight - target) ** 2
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1.0)
+
+
+def averaged(steps, last):
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    module = Jump(steps, last)
+    trainer = Trainer(accelerator="cpu", max_epochs=1, callbacks=[WarmEMA(0.99)], **quiet)
+    trainer.fit(module, torch.utils.data.DataLoader(torch.zeros(steps, 1)))
+    return module
+
+
+def test_average_forgets_the_initial_weights_at_once():
+    module = averaged(steps=30, last=1.0)
+    assert module.weight > 0.999  # a constant decay of 0.99 would be at 0.26
+    assert module.count == 30  # whole numbers are not averaged
+
+
+def test_average_has_its_final_decay_after_a_while():
+    assert averaged(steps=1000, last=2.0).weight.item() == pytest.approx(1.01, abs=1e-4)
 
 
 def test_scores_need_a_checkpoint(cli, capsys, options):
@@ -170,7 +195,7 @@ def test_encoders_of_other_libraries_train_and_predict(cli, capsys, options, enc
     saved = Path("runs/demo/version_0/checkpoints/last.ckpt")
     cli("predict", "--ckpt_path", saved, "--input", phantom_root / "test_vol_h5", "--output", "masks")
     assert len(list(Path("masks").glob("*.h5"))) == 4
-    assert "decoder_depths belongs to the decoder mlla_unet" in refused(
+    assert "decoder_depths applies to the decoder mlla_unet" in refused(
         capsys, cli, "fit", *options, f"--model.decoder={decoder}"
     )
 
@@ -316,9 +341,9 @@ def test_the_best_of_volumes_is_the_one_of_the_largest_dice(checkpoint):
 def test_going_on_beyond_the_end_is_refused(cli, capsys, options, checkpoint):
     last = checkpoint.with_name("last.ckpt")
     message = refused(capsys, cli, "fit", *options, "--ckpt_path", last, "--trainer.max_epochs=1")
-    assert "has been trained for 2 epochs, --trainer.max_epochs is 1. Give a larger one" in message
+    assert "has been trained for 2 epochs, and --trainer.max_epochs is 1. Increase it" in message
     message = refused(capsys, cli, "fit", *options, "--ckpt_path", last, "--trainer.max_steps=2")
-    assert "has been trained for 10 steps, --trainer.max_steps is 2" in message
+    assert "has been trained for 10 steps, and --trainer.max_steps is 2" in message
     cli("fit", *options, "--ckpt_path", last, "--trainer.max_epochs=2")
     assert "max_epochs is 2, so nothing is left to train." in capsys.readouterr().err
 
