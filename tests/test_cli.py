@@ -1,4 +1,4 @@
-"""The command line around its commands: options of several words, shipped configs, what it calls itself."""
+"""The command line around its commands: options of several words, shipped configs, program name."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_configs_are_listed_and_copied(cli, capsys, tmp_path):
     assert (tmp_path / "acdc.yaml").read_text() == (ROOT / "configs/acdc.yaml").read_text()
     with pytest.raises(SystemExit):
         cli("configs", "--copy", "synapse", "--output", tmp_path)
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists. Move it" in capsys.readouterr().err
 
 
 def test_configs_start_from_their_recipe_and_change_it(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Every shipped config trains, tests and predicts on tiny files in the layout that users download."""
+"""Every shipped config trains, tests and predicts on tiny files in the layout of the public download."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run_all(cli, config: Path, root: Path, *options: str) -> None:
 
 
 class Encoder(torch.nn.Module):
-    """Keeps what it is given."""
+    """Stores its inputs."""
 
     seen: list[torch.Tensor]
 
@@ -59,7 +59,7 @@ class Encoder(torch.nn.Module):
 
 
 class Decoder(torch.nn.Module):
-    """Gives nothing but zeros of the right size."""
+    """Returns zeros of the right size."""
 
     def decode(self, x, features):
         return torch.zeros(len(x), 1, *x.shape[-2:])
@@ -68,7 +68,7 @@ class Decoder(torch.nn.Module):
 @pytest.mark.parametrize("per_case", [False, True])
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_training_sees_what_prediction_sees(config, per_case, tmp_path, monkeypatch):
-    """A sample without augmentation is, pixel by pixel, what the encoder gets of that slice or window in prediction."""
+    """Without augmentation, a sample equals the encoder's input for its slice or window in prediction."""
     monkeypatch.chdir(tmp_path)
     content = read_config(str(config))["data"]
     root = tmp_path / "data"
@@ -166,7 +166,7 @@ def test_without_a_card_the_description_is_asked_for(cli, capsys):
     with pytest.raises(SystemExit):
         cli("fit", "--config", ROOT / "configs/nnunet.yaml", *TINY)
     message = capsys.readouterr().err
-    assert "data/nnunet/dataset.json, which is not there" in message
+    assert "data/nnunet/dataset.json, which does not exist" in message
     assert "Give the name of a card" in message
 
 

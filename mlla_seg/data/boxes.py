@@ -1,4 +1,4 @@
-"""Boxes of images, of which samples are cut; a box may reach beyond its image, whose border is repeated there."""
+"""Boxes for cutting samples from images; a box may extend beyond its image, whose border is replicated there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlla_seg.data.labels import IGNORED
 
 @dataclass(frozen=True)
 class Box:
-    """Rows and columns of an image, some of which may lie outside of it."""
+    """Rows and columns of an image; may extend beyond it."""
 
     top: int
     left: int
@@ -39,29 +39,29 @@ class Box:
         return self.height, self.width
 
     def grown(self, reach: float, further: int = 0) -> Box:
-        """A box around the same centre: sides ``reach`` times as long, rounded up, and ``further`` pixels on each."""
+        """Return a concentric box: sides scaled by ``reach``, rounded up, plus ``further`` pixels on each side."""
         rows, columns = (math.ceil((reach - 1) / 2 * n) + further for n in self.sides)
         return Box(self.top - rows, self.left - columns, self.height + 2 * rows, self.width + 2 * columns)
 
     def framed(self, frame: Sequence[int]) -> Box:
-        """A box of at least the frame's size in whose centre this one lies, as the network pads small images."""
+        """Return a box of at least the frame's size with this one in its centre, as the network pads small images."""
         above, left = (margin(n, least) for n, least in zip(self.sides, frame, strict=True))
         return Box(self.top - above, self.left - left, max(self.height, frame[0]), max(self.width, frame[1]))
 
     def inside(self, size: Sequence[int]) -> Box:
-        """The part inside of an image of ``(height, width)``."""
+        """Return the part inside an image of ``(height, width)``."""
         top, left = max(self.top, 0), max(self.left, 0)
         bottom, right = (min(n, part.stop) for n, part in zip(size, (self.rows, self.columns), strict=True))
         return Box(top, left, bottom - top, right - left)
 
 
 def whole(size: Sequence[int]) -> Box:
-    """All of an image of ``(height, width)``."""
+    """Return the box of a whole image of ``(height, width)``."""
     return Box(0, 0, size[0], size[1])
 
 
 def draw_box(size: Sequence[int], crop: Sequence[int], around: Sequence[int] | None, rng: np.random.Generator) -> Box:
-    """A random box of at most ``crop`` inside of ``(height, width)``, around the pixel ``around`` if one is given."""
+    """Draw a random box of at most ``crop`` inside ``(height, width)``, containing the pixel ``around`` if given."""
     starts, sides = [], [min(n, c) for n, c in zip(size, crop, strict=True)]
     for axis, (n, c) in enumerate(zip(size, sides, strict=True)):
         low, high = (0, n - c) if around is None else (around[axis] - c + 1, around[axis])
@@ -70,16 +70,16 @@ def draw_box(size: Sequence[int], crop: Sequence[int], around: Sequence[int] | N
 
 
 def cut(image: Array, mask: Array, box: Box) -> tuple[Array, Array, Array]:
-    """A box of an image ``(C, H, W)`` and its mask ``(H, W)``.
+    """Cut a box from an image ``(C, H, W)`` and its mask ``(H, W)``.
 
     Returns:
-        Image, mask and, as uint8, which pixels are the image's own; others repeat its border and are ignored in the
+        Image, mask, and a uint8 mask of the image's own pixels; all others replicate the border and are ignored in the
         mask.
     """
     rows, columns = np.arange(box.top, box.top + box.height), np.arange(box.left, box.left + box.width)
     inside = [np.clip(places, 0, n - 1) for places, n in zip((rows, columns), mask.shape, strict=True)]
     own = (inside[0] == rows)[:, None] & (inside[1] == columns)
-    piece = image[:, inside[0][0] : inside[0][-1] + 1, inside[1][0] : inside[1][-1] + 1]  # of a file, only this is read
+    piece = image[:, inside[0][0] : inside[0][-1] + 1, inside[1][0] : inside[1][-1] + 1]  # only this part is read
     labels = mask[inside[0][0] : inside[0][-1] + 1, inside[1][0] : inside[1][-1] + 1]
     if not own.all():
         index = np.ix_(inside[0] - inside[0][0], inside[1] - inside[1][0])

@@ -1,6 +1,6 @@
-"""Cards in files: where they are found, how they are read, and what is said where one is wrong.
+"""Finding, reading and validating card files.
 
-``python -m mlla_seg.data.card_file`` prints the JSON schema by which editors complete and check cards.
+``python -m mlla_seg.data.card_file`` prints the JSON schema with which editors complete and check cards.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ SECTIONS: dict[str, Any] = {
     "layout": Layout,
     "splits": CardSplits,
 }
-"""What the keys of a card hold that have keys of their own."""
+"""Keys of a card that hold a section, and the type of the section."""
 ADAPTER = TypeAdapter(Card)
 
 
 def find_card(name: str | Path) -> Path:
-    """The file of a card: a path, or a name below ``datasets/`` here or among the shipped ones."""
+    """Return the file of a card, given by path or by name in ``./datasets`` or among the shipped cards."""
     path = Path(name)
     if (path / "dataset.yaml").is_file():
         return path / "dataset.yaml"
@@ -48,10 +48,10 @@ def find_card(name: str | Path) -> Path:
 
 
 def load_card(name: str | Path) -> Card:
-    """Reads a card by path or name.
+    """Read a card by path or name.
 
     Raises:
-        InputError: No such card, or something in it is missing, unknown or contradictory.
+        InputError: There is no such card, or a key is missing, unknown or contradictory.
     """
     path = find_card(name)
     try:
@@ -70,19 +70,19 @@ def load_card(name: str | Path) -> Card:
 
 
 def _explain(path: Path, content: Mapping[str, Any], errors: Sequence[Any]) -> str:
-    """What is wrong with a card: the keys that are missing, or the first value that is not as expected."""
+    """Describe what is wrong with a card: its missing keys, or the first invalid value."""
     missing = [str(error["loc"][0]) for error in errors if error["type"] == "missing" and len(error["loc"]) == 1]
     if missing:
-        return f"{path} lacks {', '.join(missing)}. See docs/datasets.md for what a card says."
+        return f"{path} lacks {', '.join(missing)}. See docs/datasets.md for the keys of a card."
     error, place = errors[0], errors[0]["loc"]
     keys = [part for part in place if isinstance(part, str)]
     own = [field.name for field in fields(SECTIONS[keys[0]])] if keys and keys[0] in SECTIONS else []
-    if error["type"] == "unexpected_keyword_argument":  # of a section: those of the card are looked up before
+    if error["type"] == "unexpected_keyword_argument":  # in a section; keys of the card are checked by load_card
         return unknown(own, keys[-1], f"key of {keys[0]} in {path}:")
     if error["type"] == "literal_error" and isinstance(error["input"], str):
         choices = re.findall(r"'([^']*)'", error["ctx"]["expected"])
         return unknown(choices, error["input"], f"{' of '.join(reversed(keys))} in {path}:")
-    if error["type"] == "value_error":  # our own checks
+    if error["type"] == "value_error":  # raised by our own validators
         return f"{path}: {error['ctx']['error']}"
     owner: Any = Card
     name, where, found = keys[0], keys[0], content[keys[0]]
@@ -95,7 +95,7 @@ def _explain(path: Path, content: Mapping[str, Any], errors: Sequence[Any]) -> s
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of cards."""
+    """Return the JSON schema of cards."""
     content = ADAPTER.json_schema()
     content["properties"].pop("folder")
     content["required"].remove("folder")

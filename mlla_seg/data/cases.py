@@ -1,4 +1,4 @@
-"""A case: the files that belong together, and what is said where there are none."""
+"""Cases, which group the files that belong together, and messages about missing files."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from mlla_seg.data.card import Card
 
 @dataclass(frozen=True)
 class Case:
-    """One volume or image: the unit that is split, evaluated and predicted."""
+    """One volume or image: the unit of splitting, evaluation and prediction."""
 
     name: str
     patient: str
     images: tuple[tuple[Path, ...], ...]
-    """Files of the image: one entry per slice in order (or one for a whole volume), each with one file per channel."""
+    """Image files: one entry per slice in order (or one for a whole volume), each with one file per channel."""
     masks: tuple[Path, ...] = ()
-    """Files of the mask, one per entry of ``images``; empty where image and mask lie in the same file."""
+    """Mask files, one per entry of ``images``; empty if image and mask are in the same file."""
     test_masks: tuple[Path, ...] = ()
-    """Masks by which the case is scored where it is tested, such as those without boundaries; empty for the same."""
+    """Separate masks for testing, such as those without boundaries; empty to use ``masks``."""
     split: str | None = None
-    """The split that the file's own place says, where it says one."""
+    """Split given by the location of the files, if any."""
 
     @property
     def files(self) -> list[Path]:
         return [path for entry in self.images for path in entry] + list(self.masks)
 
     def tested(self) -> Case:
-        """The case as it is tested."""
+        """Return the case with its masks for testing."""
         return replace(self, masks=self.test_masks or self.masks)
 
 
 def missing_data(card: Card, root: Path, problem: str) -> str:
-    """A message that says where to get a data set and how it lies."""
+    """Return a message that tells where to get a data set and how to arrange it."""
     tree = "\n".join(f"    {line}" for line in card.layout.tree.rstrip().splitlines())
     return (
         f"{card.title}: the folder {root.absolute()} {problem}.\n"
@@ -45,7 +45,7 @@ def missing_data(card: Card, root: Path, problem: str) -> str:
 
 
 def note_unlabelled(names: Sequence[str], where: str) -> None:
-    """Says which images are left out because they have no mask."""
+    """Note images that are skipped because they have no mask."""
     if names:
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-        print(f"note: {len(names)} files of {where} have no label and are left out: {shown}", file=sys.stderr)
+        print(f"note: {len(names)} files in {where} have no mask and are skipped: {shown}", file=sys.stderr)

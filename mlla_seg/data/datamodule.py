@@ -1,4 +1,4 @@
-"""The LightningDataModule: card and folder in, batches out, the same ones for any number of devices."""
+"""LightningDataModule of a card and a data folder, with the same global batches on any number of devices."""
 
 from __future__ import annotations
 
@@ -39,57 +39,58 @@ from mlla_seg.data.store import (
 from mlla_seg.data.transforms import AUGMENTATIONS, MIRRORS, MOST_CHANNELS, Augment
 from mlla_seg.errors import InputError, lookup
 
-# Of the tables, so that --help lists them.
+# Literal types, so that --help lists the choices.
 PlaneName: TypeAlias = Literal[(*PLANES, ACQUIRED)]  # type: ignore[valid-type]
 AugmentName: TypeAlias = Literal[tuple(AUGMENTATIONS)]  # type: ignore[valid-type]
 MirrorName: TypeAlias = Literal[tuple(MIRRORS)]  # type: ignore[valid-type]
 
 
 def card_of(card: str | None, root: str | Path, channels: Sequence[str] | None = None) -> Card:
-    """The card by its name or path, or, without one, what ``dataset.json`` in the root says; and which channels."""
+    """Return the card by name or path, or else from ``dataset.json`` in the root, with the given channels."""
     known = load_card(card) if card else nnunet_card(Path(root))
     return known if channels is None else known.using(channels)
 
 
 class EpochSampler(DistributedSampler[Any]):
-    """Hands out the epoch with each index, as samples are decided by both; Lightning tells it the epoch."""
+    """Sampler of ``(epoch, index)`` pairs, which determine training samples; Lightning sets the epoch."""
 
     def __iter__(self) -> Iterator[Any]:
         return ((self.epoch, index) for index in super().__iter__())
 
 
 class SegmentationDataModule(LightningDataModule):
-    """Loads a data set described by a card.
+    """Data set described by a card.
 
     Args:
         card: Name of a card in ``datasets/``, or path of a ``dataset.yaml``; none for an nnU-Net or Decathlon folder,
-            whose ``dataset.json`` says enough.
-        root: Folder of the downloaded data, as it is.
+            which is described by its ``dataset.json``.
+        root: Folder of the data as downloaded.
         batch_size: Slices per optimiser step, over all devices together, so that a recipe means the same on any number.
-        resize: ``[height, width]``, or a factor, to which slices are resized for the network; masks come back in the
+        resize: ``[height, width]``, or a factor, to which slices are resized for the network; masks are returned in the
             original size.
         crop: ``[height, width]`` of random training crops, padded where slices are smaller; larger slices are evaluated
-            and predicted by a sliding window of this size.
-        context: Neighbouring slices on each side that the network sees as further channels (2.5-D).
-        channels: Names of the card's channels that the network sees, in their order, by default what the card uses.
-        spacing_mm: ``[slices, rows, columns]`` to which volumes are resampled for the network, ``median`` for that of
-            all cases, null for an axis that stays; by default what the card says.
+            and predicted with a sliding window of this size.
+        context: Neighbouring slices on each side that the network sees as additional channels (2.5-D).
+        channels: Names of the card's channels that the network sees, in order; by default those that the card uses.
+        spacing_mm: ``[slices, rows, columns]`` to which volumes are resampled for the network: numbers, ``median`` for
+            the median over all cases, null to keep an axis; by default as in the card.
         plane: ``axial``, ``coronal`` or ``sagittal`` slices of volumes, or ``acquired`` for slices along the coarsest
-            axis of each, by default what the card says.
+            axis of each; by default as in the card.
         augment: ``none``, ``transunet``, ``anatomy`` or ``aerial``.
-        intensity: Strength of random changes of contrast, brightness, gamma and noise; 0 for none.
-        mirror: Axes, ``rows`` and ``columns``, along which half of the samples are mirrored as well; with both,
+        intensity: Strength of random changes of contrast, brightness, gamma and noise; 0 disables them.
+        mirror: Axes, ``rows`` and ``columns``, along which half of the samples are mirrored in addition; with both,
             ``--tta`` can be used.
-        elastic: Deviation in pixels of smooth random shifts in a third of the samples; 0 for none, 2 is usual.
-        balance: Share of the training crops that are drawn around pixels of the classes, each class of a case as often
-            as the others, for small objects and rare classes; true for all of them. nnU-Net takes a third.
-        full_labels: Score the test split by the masks of training where the card has others for testing, such as those
-            without boundaries.
+        elastic: Standard deviation in pixels of elastic deformations of a third of the samples; 0 disables them, 2 is
+            usual.
+        balance: Fraction of the training crops drawn around a pixel of a class, with all classes of a case equally
+            likely, for small objects and rare classes; true for all of them. nnU-Net uses a third.
+        full_labels: Score the test split with the training masks if the card has separate ones for testing, such as
+            those without boundaries.
         num_workers: Processes that load training slices, per device.
-        fold: The fold of a cross-validation that is held out as validation split; none for the card's splits.
-        folds: Number of folds, unless ``splits_final.json`` in the root says them.
-        cache_dir: Where the memory-mapped arrays are built.
-        seed: Decides, with epoch and index, every training sample and their order.
+        fold: Cross-validation fold to hold out as the validation split; none for the card's splits.
+        folds: Number of folds, unless ``splits_final.json`` in the root defines them.
+        cache_dir: Folder of the memory-mapped arrays.
+        seed: Random seed of the training samples and their order.
     """
 
     def __init__(
@@ -123,9 +124,9 @@ class SegmentationDataModule(LightningDataModule):
             lookup(MIRRORS, axis, "mirror axis")
         for name, strength in (("intensity", intensity), ("elastic", elastic)):
             if strength < 0:
-                raise InputError(f"--data.{name} is a strength, 0 or more, got {strength}.")
+                raise InputError(f"--data.{name} must be 0 or more, got {strength}.")
         if not 0 <= balance <= 1:
-            raise InputError(f"--data.balance is a share of the samples from 0 to 1, got {balance}.")
+            raise InputError(f"--data.balance must be a fraction from 0 to 1, got {balance}.")
         for name, size in (("resize", resize), ("crop", crop)):
             if isinstance(size, list) and (len(size) != 2 or min(size) < 1):
                 raise InputError(f"--data.{name} takes two numbers, [height, width], got {size}.")
@@ -135,9 +136,9 @@ class SegmentationDataModule(LightningDataModule):
         if isinstance(turned, list) and turned[0] != turned[1] and geometry.quarter_turns:
             raise InputError(f"--data.augment {augment} makes quarter turns, so crops must be square, got {turned}.")
         if batch_size < 1:
-            raise InputError(f"--data.batch_size is a number of slices, 1 or more, got {batch_size}.")
+            raise InputError(f"--data.batch_size must be 1 or more, got {batch_size}.")
         if context < 0:
-            raise InputError(f"--data.context is a number of neighbouring slices, 0 or more, got {context}.")
+            raise InputError(f"--data.context must be 0 or more, got {context}.")
         if crop is None and not isinstance(resize, list):
             raise InputError("Training slices need one size: set --data.crop or --data.resize to [height, width].")
         self.card = card_of(card, root, channels)
@@ -154,7 +155,7 @@ class SegmentationDataModule(LightningDataModule):
         stacked = len(self.card.seen) * (2 * context + 1)
         if augment != "none" and stacked > MOST_CHANNELS:
             raise InputError(
-                f"--data.augment {augment} moves at most {MOST_CHANNELS} channels, got {stacked}: say none."
+                f"--data.augment {augment} supports at most {MOST_CHANNELS} channels, got {stacked}: use none."
             )
         self.root = Path(root)
         self.fold = fold
@@ -208,7 +209,7 @@ class SegmentationDataModule(LightningDataModule):
 
     @cached_property
     def splits(self) -> Splits:
-        """The cases found below the root, by split."""
+        """Cases found below the root, by split."""
         cases = find_cases(self.card, self.root)
         if self.full_labels:
             cases = [replace(case, test_masks=()) for case in cases]
@@ -217,17 +218,17 @@ class SegmentationDataModule(LightningDataModule):
         return fold_cases(self.card, cases, self.root, self.fold, self.folds)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint remembers of its data: whom it learned from, so that it is never scored on them."""
+        """Return the fold and the training patients, so that a checkpoint is never scored on them."""
         learned = sorted({case.patient for case in self.splits.train})
         return {"fold": self.fold, "folds": self.folds, "patients": learned}
 
     def _used(self) -> list[Case]:
-        """The cases of all splits."""
+        """Return the cases of all splits."""
         return [case for name in SPLITS for case in getattr(self.splits, name)]
 
     def prepare_data(self) -> None:
-        """Checks every file and builds the memory-mapped arrays; runs in one process per machine."""
-        if self.prepared:  # before the trainer, which asks again
+        """Check every file and build the memory-mapped arrays; runs in one process per machine."""
+        if self.prepared:  # called before the trainer, which calls it again
             return
         self.prepared = True
         splits, used = {name: getattr(self.splits, name) for name in SPLITS}, self._used()
@@ -239,7 +240,7 @@ class SegmentationDataModule(LightningDataModule):
         if self.card.normalisation.per_case and (single := [c.name for c in stored if c.shape[0] == 1]):
             raise InputError(
                 f"{self.card.name}: per_case is for volumes; {len(single)} cases are a single image, such as "
-                f"{single[0]}. Say per_image: true or measured: true in the card's normalisation."
+                f"{single[0]}. Use per_image: true or measured: true in the card's normalisation."
             )
         note_planes(self.card, stored)
         note_resampled(self.card, stored, self.spec.spacing_mm)
@@ -287,12 +288,12 @@ class SegmentationDataModule(LightningDataModule):
         return self._case_loader(self.test_set)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leaves whole cases where they are: only the slices that are being predicted go to the device."""
+        """Keep whole cases on the CPU; only the slices being predicted go to the device."""
         return batch if "index" in batch else super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def _case_loader(self, cases: CaseDataset) -> DataLoader[Any]:
         world, rank = self._processes()
-        # Ranks may see a case twice to come out even; metrics count it once (see metrics.CaseTable).
+        # Ranks may see a case twice to have equal lengths; metrics count it once (see overlap.CaseTable).
         sampler: DistributedSampler[Any] = DistributedSampler(cases, world, rank, shuffle=False)
         return DataLoader(cases, batch_size=None, sampler=sampler)
 

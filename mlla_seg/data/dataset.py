@@ -1,4 +1,4 @@
-"""Datasets over the store: slices for training, whole cases for evaluation."""
+"""Datasets on top of the store: slices for training, whole cases for evaluation."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from mlla_seg.data.transforms import Augment
 
 
 class SliceDataset(Dataset[dict[str, Any]]):
-    """Training samples, normalised and augmented, as the encoder gets them.
+    """Normalised and augmented training samples, as the encoder receives them.
 
-    ``{"image": ((2 k + 1) C, H, W) float32, "mask": (H, W) int64, "name": str}``, k neighbours. An epoch has each slice
-    of a volume once. A scene, a case of a single slice, has as many samples as crops fit into its area, and only what a
-    sample shows is read from the file. Seed, epoch and index alone decide a sample, whichever process draws it.
+    Samples are ``{"image": ((2 k + 1) C, H, W) float32, "mask": (H, W) int64, "name": str}``, with k neighbouring
+    slices on each side. An epoch contains each slice of a volume once. A scene, a case with a single slice, has as many
+    samples as crops fit into its area, and only the pixels of a sample are read from the file. A sample depends only on
+    seed, epoch and index, not on the process that draws it.
 
     Args:
-        cases: Where the slices come from.
-        augment: What happens to each; knows the size of the crops.
+        cases: Source of the slices.
+        augment: Augmentation of each sample; defines the crop size.
         view: How the network sees cases: the grid on which slices are drawn, and k.
-        balance: Share of the samples that are drawn around a pixel of a class, each class of a case as often as the
-            others.
-        seed: Of everything random.
+        balance: Fraction of samples drawn around a pixel of a class, with all classes of a case equally likely.
+        seed: Random seed.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
         self.balance = balance
         self.seed = seed
         self.grids = [view.grid((s, h, w), case.spacing_mm) for case in cases for s, _, h, w in [case.shape]]
-        self.first = np.cumsum([0, *map(self._samples, self.grids)])  # sample of each case, among all
+        self.first = np.cumsum([0, *map(self._samples, self.grids)])  # index of each case's first sample
 
     def _samples(self, grid: Grid) -> int:
         slices, height, width = grid
@@ -54,7 +54,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
         return int(self.first[-1])
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
-        """The sample of an index, or of an epoch and an index."""
+        """Return the sample of an index, or of an ``(epoch, index)`` pair."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
         rng = np.random.default_rng((self.seed, epoch, index))
         k = int(np.searchsorted(self.first, index, side="right")) - 1
@@ -72,7 +72,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
                     int((n + 0.5) * s / m) for n, s, m in zip(around, size, case.shape[2:], strict=True)
                 ]
                 chosen = draw_box(size, crop, around, rng)
-        else:  # what a sliding window over the scene would be, by itself brought to the network's grid
+        else:  # like one window of a sliding window over the scene, resized by itself
             part, seen = seen_by_network(case.shape[2:], size, crop)
             taken = draw_box(case.shape[2:], part, around, rng)
             read = self.augment.needed(taken).inside(case.shape[2:])
@@ -86,7 +86,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
     def _read(
         self, case: StoredCase, position: int, slices: int, box: Box, size: tuple[int, int]
     ) -> tuple[Array, Array]:
-        """Part of a slice with its neighbours, and of its mask, at the size in which the network sees it."""
+        """Read part of a slice with its neighbours, and of its mask, at the size that the network sees."""
         image, mask = case.image()[:, :, box.rows, box.columns], case.mask()[:, box.rows, box.columns]
         piece = slices_at(image, [position], self.context, slices).astype(np.float32)
         piece = standardised(piece, case.moments, self.context)
@@ -96,10 +96,10 @@ class SliceDataset(Dataset[dict[str, Any]]):
 
 
 class CaseDataset(Dataset[dict[str, Any]]):
-    """Whole cases, image and mask as they are stored; memory-mapped, so they may exceed memory.
+    """Whole cases as stored; memory-mapped, may exceed memory.
 
-    ``{"image": (S, C, H, W), "mask": (S, H, W) uint8, "index": int, "name": str, "spacing_mm": tuple or None}``; the
-    image is NaN where there is no data.
+    Items are ``{"image": (S, C, H, W), "mask": (S, H, W) uint8, "index": int, "name": str, "spacing_mm": tuple or
+    None}``; the image is NaN where there is no data.
     """
 
     def __init__(self, cases: Sequence[StoredCase]) -> None:

@@ -1,7 +1,7 @@
-"""What a trained network must remember of its data, typed. Plain dicts of it are in files alone.
+"""Typed description of what a trained network must remember of its data; only files store it as a plain dict.
 
-Checkpoints, folders for the Hub and exported files hold :meth:`DataSpec.to_dict`. Nothing here needs torch: the runtime
-of exported networks works without it.
+Checkpoints, Hub folders and exported files contain :meth:`DataSpec.to_dict`. This module does not need torch, so that
+the runtime of exported networks works without it.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from mlla_seg.data.slices import View
 from mlla_seg.errors import InputError, lookup
 
 OTHER_KEYS = ("spec_version", "window", "ignore_index")
-"""Of plain dicts: the version, and two of version 1, of which the second was never used."""
+"""Further keys of plain dicts: the version, and two of version 1, the second of which was never used."""
 VERSION = 2
-"""Of the plain dict. Version 1, of mlla_seg 0.1, has no number and names the patch size ``window``."""
+"""Version of the plain dict. Version 1 (mlla_seg 0.1) has no number and names the patch size ``window``."""
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """How images in raw units are standardised.
+    """Standardisation of images in raw units.
 
     Args:
-        mean: After clipping; one number, or one per channel.
-        std: Standard deviation after clipping, likewise.
+        mean: Mean after clipping; one number, or one per channel.
+        std: Standard deviation after clipping; one number, or one per channel.
         window: Intensity window ``(low, high)`` to which values are clipped first, in raw units such as HU.
         per_image: Standardise each channel of each image by its own mean and standard deviation instead.
         per_case: Standardise each channel of a whole volume by its own mean and standard deviation instead.
@@ -40,11 +40,11 @@ class Normalisation:
 
     @property
     def kind(self) -> tuple[bool, bool, bool]:
-        """What is done, whatever the numbers, which travel with a network's weights."""
+        """Which operations are applied, whatever their numbers, which are stored with a network's weights."""
         return self.window is not None, self.per_image, self.per_case
 
     def for_network(self, context: int = 0) -> dict[str, Any]:
-        """Arguments of the network's own normalisation, for slices with ``context`` neighbours on each side."""
+        """Return the arguments of the network's normalisation, for slices with ``context`` neighbours on each side."""
         repeated = {
             key: value * (2 * context + 1) if isinstance(value, tuple) else value
             for key, value in (("mean", self.mean), ("std", self.std))
@@ -54,11 +54,11 @@ class Normalisation:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Normalisation:
-        """Reads what :meth:`to_dict` wrote."""
+        """Read the output of :meth:`to_dict`."""
         return cls(**{key: _tuple(value) for key, value in content.items()})
 
     def to_dict(self) -> dict[str, Any]:
-        """What differs from the defaults, in plain types."""
+        """Return the values that differ from the defaults, in plain types."""
         defaults = Normalisation()
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return {key: _plain(value) for key, value in values.items() if value != getattr(defaults, key)}
@@ -70,15 +70,15 @@ class DataSpec:
 
     Args:
         channels: Names of the channels that the network sees.
-        classes: In the order of the network's outputs.
-        name: Of the data set.
-        modality: Such as CT.
-        bands: Channels that the files hold, among which are those that the network sees; by default these.
-        background: Index of the class that is none, if any.
-        normalisation: Of raw units.
-        plane: Of the slices of volumes, see :data:`mlla_seg.data.formats.planes.PLANES`.
-        array_units: Factor and offset that bring arrays without units to raw units.
-        spacing_mm: See :class:`~mlla_seg.data.slices.View`, as the three that follow.
+        classes: Classes, in the order of the network's outputs.
+        name: Name of the data set.
+        modality: Modality, such as CT.
+        bands: Channels in the files, including those that the network sees; by default ``channels``.
+        background: Index of the background class, if any.
+        normalisation: Standardisation of raw units.
+        plane: Plane of the slices of volumes, see :data:`mlla_seg.data.formats.planes.PLANES`.
+        array_units: Factor and offset that convert arrays without units to raw units.
+        spacing_mm: See :class:`~mlla_seg.data.slices.View`, also for the next three.
         resize: Size or factor.
         patch_size: Height and width of the training samples.
         context: Neighbouring slices on each side.
@@ -110,17 +110,17 @@ class DataSpec:
 
     @property
     def view(self) -> View:
-        """How slices are brought to the network."""
+        """How the network sees cases."""
         per_case = self.normalisation.per_case
         return View(self.spacing_mm, self.resize, self.patch_size, self.context, per_case)
 
     @property
     def in_channels(self) -> int:
-        """Channels of the images that the network takes, with those of neighbouring slices."""
+        """Input channels of the network, including those of neighbouring slices."""
         return len(self.channels) * (2 * self.context + 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, for files: what :meth:`from_dict` reads."""
+        """Return plain types for files, as read by :meth:`from_dict`."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         values["classes"] = [{"name": c.name, "colour": list(c.colour), "id": c.id} for c in self.classes]
         values["normalisation"] = self.normalisation.to_dict()
@@ -128,15 +128,15 @@ class DataSpec:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], where: str = "spec") -> DataSpec:
-        """Reads what :meth:`to_dict` wrote, here or in version 0.1, or what a user wrote by hand.
+        """Read the output of :meth:`to_dict`, of this version or 0.1, or a spec written by hand.
 
         Args:
-            content: ``channels`` and ``classes``; all else has a default. A class is a name, or a mapping with its name
-                and, if wanted, its ``colour`` and ``id``.
-            where: The file, for messages.
+            content: ``channels`` and ``classes``; everything else has a default. A class is a name, or a mapping with
+                its name and optionally its ``colour`` and ``id``.
+            where: File name for messages.
 
         Raises:
-            InputError: Something is missing, or written by a newer version.
+            InputError: A key is missing or unknown, or the spec was written by a newer version.
         """
         if content.get("spec_version", 1) > VERSION:
             raise InputError(
@@ -148,7 +148,7 @@ class DataSpec:
         missing = [key for key in ("channels", "classes") if not content.get(key)]
         if missing:
             raise InputError(
-                f"{where}: lacks {' and '.join(missing)}. Say at least the names of channels and classes, such as "
+                f"{where}: lacks {' and '.join(missing)}. Give at least the names of channels and classes, such as "
                 '{"channels": ["CT"], "classes": ["background", "liver"]}.'
             )
         classes = tuple(_class_info(entry, k, where) for k, entry in enumerate(content["classes"]))
@@ -159,12 +159,12 @@ class DataSpec:
 
     @classmethod
     def of(cls, spec: DataSpec | Mapping[str, Any]) -> DataSpec:
-        """A spec, or the plain dict of one, as a spec."""
+        """Return a spec, given as such or as its plain dict."""
         return spec if isinstance(spec, DataSpec) else cls.from_dict(spec)
 
 
 KEYS = (*(entry.name for entry in fields(DataSpec)), *OTHER_KEYS)
-"""Of plain dicts of a spec, this version's and the last one's."""
+"""Keys of the plain dict of a spec, in this version and the last."""
 
 
 def _class_info(entry: Any, index: int, where: str) -> ClassInfo:

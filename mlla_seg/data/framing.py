@@ -1,7 +1,7 @@
-"""From raw units to what a network's encoder sees: normalised by the image's own pixels, then padded to the frame.
+"""Framing of a network's input: normalise raw units by the image's own pixels, then pad to the frame.
 
-The frame is the size of the training samples. An image smaller than it is centred in it and its border repeated, in
-training, prediction, the runtime and exported files alike; a larger one is seen through sliding windows of that size.
+The frame is the patch size. A smaller image is centred in it with its border replicated, in training, prediction, the
+runtime and exported files alike; a larger one is processed with a sliding window of that size.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ def normalise(
     per_image: bool = False,
     own: Tensor | None = None,
 ) -> Tensor:
-    """Clips intensities to a window and standardises them.
+    """Clip intensities to a window and standardise them.
 
     Args:
         images: ``(..., C, H, W)`` float32 in raw units.
         mean: ``(C,)``, after clipping.
         std: ``(C,)``, after clipping.
-        window: ``(2,)``, the range to which values are clipped, in raw units.
-        clips: Whether they are.
+        window: ``(2,)``, intensity window in raw units.
+        clips: Whether to clip to the window.
         per_image: Standardise each channel of each image by its own mean and standard deviation instead.
-        own: ``(H, W)`` bool, the pixels of the image itself where others are padding; by default all.
+        own: ``(H, W)`` bool, true for the image's own pixels and false for padding; by default all true.
     """
     if clips:
         images = torch.minimum(torch.maximum(images, window[0]), window[1])
@@ -42,16 +42,16 @@ def normalise(
     else:
         pixels = images.flatten(-2).index_select(-1, own.flatten().nonzero()[:, 0])
         deviation, average = torch.std_mean(pixels[..., None], dim=(-2, -1), keepdim=True, correction=0)
-    return (images - average) / (deviation + 1e-6)  # of images that may be constant
+    return (images - average) / (deviation + 1e-6)  # avoids division by zero for constant images
 
 
 def margin(size: int, frame: int) -> int:
-    """Pixels before an image along an axis where it is centred in its frame; 0 if it is no smaller."""
+    """Return the padding before an image centred in its frame along an axis, in pixels; 0 if it fills the frame."""
     return (at_least(size, frame) - size) // 2
 
 
 def at_least(size: int, least: int) -> int:
-    """The larger of two sizes, of which graphs for images of any size leave the first one open."""
+    """Return the larger of two sizes; the first is symbolic in graphs for images of any size."""
     if torch.jit.is_scripting():
         return max(size, least)
     larger: Any = torch.sym_max(size, least)
@@ -59,5 +59,5 @@ def at_least(size: int, least: int) -> int:
 
 
 def pad(images: Tensor, above: int, below: int, left: int, right: int) -> Tensor:
-    """Pads ``(B, C, H, W)`` by repeating its border, which leaves no edge for a network to see, unlike zeros."""
+    """Pad ``(B, C, H, W)`` by replicating its border, which unlike zeros introduces no edge."""
     return F.pad(images, (left, right, above, below), mode="replicate")

@@ -1,4 +1,4 @@
-"""From what mask files hold (ids, colours or greys) to class indices."""
+"""Conversion of masks that store ids, colours or grey levels to class indices."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from mlla_seg.data.formats.picture import Array
 from mlla_seg.errors import InputError
 
 IGNORED = 255
-"""Class index of what is neither learned nor scored."""
+"""Class index of pixels that are excluded from training and scores."""
 
 
 def class_indices(card: Card, mask: Array, path: Path, gaps: bool = False) -> tuple[Array, Counter[float]]:
-    """Class indices of a mask, or of a part of one.
+    """Convert a mask, or a part of one, to class indices.
 
     Args:
-        card: Says whether ids, colours (``coloured_masks``) or greys (``mask_threshold``) stand for classes.
+        card: Determines whether ids, colours (``coloured_masks``) or grey levels (``mask_threshold``) stand for
+            classes.
         mask: ``(S, C, H, W)`` as read.
-        path: Where from, for messages.
+        path: File of the mask, for messages.
         gaps: Whether NaN stands for no data.
 
     Returns:
-        ``(S, H, W)`` uint8, ``IGNORED`` where nothing is known; and how many voxels have each value that is no class,
-        see :func:`refuse_unknown`.
+        ``(S, H, W)`` uint8, ``IGNORED`` where there is no class; and the number of voxels of each value that belongs to
+        no class, see :func:`refuse_unknown`.
 
     Raises:
-        InputError: Not the number of channels that such a mask has.
+        InputError: The number of channels is wrong for such a mask.
     """
     missing: Array | None = np.any(np.isnan(mask), axis=1) if gaps and mask.dtype.kind == "f" else None
     if missing is not None:
@@ -40,22 +41,22 @@ def class_indices(card: Card, mask: Array, path: Path, gaps: bool = False) -> tu
     elif (threshold := card.layout.mask_threshold) is not None:
         if not (mask == mask[:, :1]).all():
             raise InputError(
-                f"{path}: has {mask.shape[1]} channels that differ; a grey mask to be cut at {threshold} has one value "
-                "per pixel."
+                f"{path}: has {mask.shape[1]} different channels; with mask_threshold a mask must have "
+                "one value per pixel."
             )
         values, known = (mask[:, 0] > threshold).astype(np.uint8), {0: 0, 1: 1}
     else:
         if mask.shape[1] != 1:
             raise InputError(
-                f"{path}: has {mask.shape[1]} channels; a mask holds one class index per pixel. "
-                "Say coloured_masks in the card's layout if these are the colours of its classes."
+                f"{path}: has {mask.shape[1]} channels; a mask must have one class index per pixel. "
+                "Set coloured_masks in the card's layout if these are the colours of its classes."
             )
         values, known = mask[:, 0], {**card.ids, card.ignore_index: IGNORED}
     if missing is not None:
-        values = np.where(missing, next(iter(known)), values)  # any class, so that they are not found to be unknown
+        values = np.where(missing, next(iter(known)), values)  # any known value, so that they do not count as unknown
     found, counts = np.unique(values, return_counts=True)
     indices = np.array([known.get(value, IGNORED) for value in found.tolist()], np.uint8)
-    stored = np.stack([indices[np.searchsorted(found, piece)] for piece in values])  # by slices, to need little memory
+    stored = np.stack([indices[np.searchsorted(found, piece)] for piece in values])  # slice by slice, to save memory
     unknown = Counter({v: int(n) for v, n in zip(found.tolist(), counts.tolist(), strict=True) if v not in known})
     if missing is not None:
         stored[missing] = IGNORED
@@ -63,10 +64,10 @@ def class_indices(card: Card, mask: Array, path: Path, gaps: bool = False) -> tu
 
 
 def refuse_unknown(card: Card, unknown: Mapping[float, int], path: Path) -> None:
-    """Raises where a mask holds values that are no class.
+    """Raise if a mask has values that belong to no class.
 
     Raises:
-        InputError: Says the lowest of them and in how many voxels it is.
+        InputError: Names the lowest of them and its number of voxels.
     """
     if not unknown:
         return
@@ -76,11 +77,11 @@ def refuse_unknown(card: Card, unknown: Mapping[float, int], path: Path) -> None
         code = int(value)
         listed = ", ".join(str([known >> 16, known >> 8 & 255, known & 255]) for known in _known_colours(card))
         raise InputError(
-            f"{path}: colour {[code >> 16, code >> 8 & 255, code & 255]} in {unknown[value]} pixels{others} is none of "
+            f"{path}: colour {[code >> 16, code >> 8 & 255, code & 255]} in {unknown[value]} pixels{others} is not in "
             f"the card {card.name}: {listed}. Correct the mask, or add the colour to classes or ignored_colours."
         )
     expected = f"{_listed(card.ids)} ({', '.join(card.class_names)})"
-    grey = " For a mask of greys say mask_threshold in the card's layout." if len(unknown) > 1 else ""
+    grey = " If the mask stores grey levels, set mask_threshold in the card's layout." if len(unknown) > 1 else ""
     raise InputError(
         f"{path}: mask value {value:g} in {unknown[value]} voxels{others}; expected {expected} or {card.ignore_index} "
         f"(ignored). Correct the mask or the card's classes.{grey if len(card.classes) == 2 else ''}"
@@ -88,7 +89,7 @@ def refuse_unknown(card: Card, unknown: Mapping[float, int], path: Path) -> None
 
 
 def _known_colours(card: Card) -> dict[int, int]:
-    """Class index, or ``IGNORED``, by colour; where classes share one the first has it."""
+    """Return the class index, or ``IGNORED``, by colour; a shared colour belongs to the first of its classes."""
     colours = [(card.classes[k].colour, k) for k in card.ids.values()]
     colours += [(colour, IGNORED) for colour in card.layout.ignored_colours]
     known: dict[int, int] = {}
@@ -98,7 +99,7 @@ def _known_colours(card: Card) -> dict[int, int]:
 
 
 def _codes_of_colours(mask: Array, card: Card, path: Path) -> Array:
-    """One number per pixel ``(S, H, W)`` for the colours of ``(S, 3, H, W)``."""
+    """Encode the colours of ``(S, 3, H, W)`` as one number per pixel ``(S, H, W)``."""
     if mask.shape[1] == 4 and (mask[:, 3] == 255).all():  # opaque
         mask = mask[:, :3]
     if mask.shape[1] != 3 or mask.min() < 0 or mask.max() > 255:
@@ -111,6 +112,6 @@ def _codes_of_colours(mask: Array, card: Card, path: Path) -> Array:
 
 
 def _listed(ids: Mapping[int, int]) -> str:
-    """Values as ``0 to 8`` where they have no gap."""
+    """Format values, as ``0 to 8`` if they have no gap."""
     values = sorted(ids)
     return f"0 to {values[-1]}" if values == list(range(len(values))) else ", ".join(map(str, values))

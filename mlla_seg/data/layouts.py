@@ -1,7 +1,7 @@
-"""From a folder to cases: which files belong together.
+"""Discovery of cases below a folder, and of the files that belong to each.
 
-Two formats cover what is around: ``files`` (a card's regular expressions find cases among the files below a folder) and
-``nnunet`` (see ``nnunet.py``).
+There are two formats: ``files`` (a card's regular expressions match files below a folder) and ``nnunet`` (see
+``nnunet.py``).
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ SPLIT_FOLDERS = {
     **dict.fromkeys(("val", "valid", "validation", "va"), "val"),
     **dict.fromkeys(("test", "ts"), "test"),
 }
-"""Splits by the usual names of folders, unless the card's ``split_folders`` says otherwise."""
+"""Splits by the usual names of folders, unless the card sets ``split_folders``."""
 
 
 def find_cases(card: Card, root: Path) -> list[Case]:
-    """All cases of a data set below ``root``, sorted by name.
+    """Find all cases of a data set below ``root``, sorted by name.
 
     Raises:
-        InputError: The folder is missing or holds nothing of the layout; says where to get the data and how it lies.
+        InputError: The folder is missing or has no file of the layout; tells where to get the data and how to arrange
+        them.
     """
     if not root.is_dir():
         raise InputError(missing_data(card, root, "does not exist"))
@@ -44,7 +45,7 @@ def find_cases(card: Card, root: Path) -> list[Case]:
 
 @dataclass(frozen=True)
 class _Match:
-    """A file that a card's pattern describes."""
+    """A file that matches a pattern of the card."""
 
     path: Path
     groups: Mapping[str, str]
@@ -56,12 +57,12 @@ class _Match:
 
 
 def _pattern_cases(card: Card, root: Path) -> list[Case]:
-    """Cases by the card's regular expressions over paths relative to ``root``.
+    """Find cases by the card's regular expressions for paths relative to ``root``.
 
     Groups: ``case`` (name of the case), ``patient`` (unit of the split, by default the case), ``slice`` (index of a
-    slice in its volume), ``channel`` (sorts the files of one image), ``split`` (where the folder says it). Earlier
-    patterns win: a volume found by the first is not assembled again from slices found by the second. Masks lie in the
-    files of the images, or where the template ``mask`` says; ``test_mask`` is where those for testing lie.
+    slice in its volume), ``channel`` (sorts the files of one image), ``split`` (folder that determines the split).
+    Earlier patterns take precedence: a volume found by the first is not assembled again from slices found by the
+    second. Masks are in the image files, or at the template ``mask``; separate masks for testing are at ``test_mask``.
     """
     apart = bool(card.layout.mask)
     names = sorted(
@@ -88,7 +89,7 @@ def _pattern_cases(card: Card, root: Path) -> list[Case]:
 
 
 def _assemble(card: Card, root: Path, name: str, entries: Sequence[_Match]) -> Case:
-    """The case of files sorted by slice and channel."""
+    """Assemble a case from its files, sorted by slice and channel."""
     slices: dict[int, list[_Match]] = defaultdict(list)
     for match in entries:
         slices[match.place[0]].append(match)
@@ -96,14 +97,14 @@ def _assemble(card: Card, root: Path, name: str, entries: Sequence[_Match]) -> C
     for files in slices.values():
         if len({match.place for match in files}) < len(files):
             raise InputError(
-                f"{files[0].path}: is {name} by the card's patterns, and so is {files[1].path.name}; a case has one "
-                "file per slice and channel. Make the pattern's group case tell them apart."
+                f"{files[0].path}: has the same place in {name} as {files[1].path.name}; a case has one "
+                "file per slice and channel. Change the group case of the card's pattern to distinguish them."
             )
     if absent:
         raise InputError(f"{entries[0].path.parent}: the slices of {name} are not consecutive (missing: {absent}).")
     folders = sorted({match.groups["split"] for match in entries if "split" in match.groups})
     if len(folders) > 1:
-        raise InputError(f"{root}: the slices of {name} lie in {' and '.join(folders)}; a case is in one split.")
+        raise InputError(f"{root}: the slices of {name} lie in {' and '.join(folders)}; a case must be in one split.")
     known = {key.lower(): split for key, split in (card.layout.split_folders or SPLIT_FOLDERS).items()}
     masks, test_masks = (
         tuple(_first_there(places, root, files[0]) for files in slices.values())
@@ -118,7 +119,7 @@ def _assemble(card: Card, root: Path, name: str, entries: Sequence[_Match]) -> C
     for path, others in further.items():
         for channel, other in zip(card.further, others, strict=True):
             if not other.exists():
-                raise InputError(f"{path}: its channel {channel} should lie in {other}, which is not there.")
+                raise InputError(f"{path}: its channel {channel} is missing, expected {other}.")
     return Case(
         name,
         patient=entries[0].groups.get("patient", name),
@@ -130,21 +131,21 @@ def _assemble(card: Card, root: Path, name: str, entries: Sequence[_Match]) -> C
 
 
 def _first_there(templates: Sequence[str], root: Path, match: _Match) -> Path:
-    """The first of the places that a card's templates name at which a file lies, or the first of all.
+    """Return the first existing file among the card's templates, or the first candidate if there is none.
 
     Raises:
-        InputError: A template leads out of the root, or its ``*`` fits several files.
+        InputError: A template leads outside the root, or its ``*`` matches several files.
     """
     places = []
     for template in templates:
         name = PurePosixPath(template.format(**match.groups))
         if name.is_absolute() or ".." in name.parts:
-            raise InputError(f"{match.path}: the card's template leads to {name}, outside of {root}.")
+            raise InputError(f"{match.path}: the card's template leads to {name}, outside {root}.")
         found = [root / name]
         if "*" in template:
             pattern = template.format(**{key: escape(value) for key, value in match.groups.items()})
             found = sorted(path for path in root.glob(pattern) if is_readable(path)) or found
         if len(found) > 1:
-            raise InputError(f"{match.path}: both {found[0].name} and {found[1].name} may be its mask; keep one.")
+            raise InputError(f"{match.path}: both {found[0].name} and {found[1].name} match its mask; keep one.")
         places += found
     return next((path for path in places if path.exists()), places[0])

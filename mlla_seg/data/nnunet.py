@@ -1,4 +1,4 @@
-"""nnU-Net raw folders and the Medical Segmentation Decathlon: ``dataset.json``, beside a card or in place of one."""
+"""nnU-Net raw folders and Medical Segmentation Decathlon tasks: ``dataset.json``, with a card or instead of one."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ imagesTr/case_0000.nii.gz ...    (channels _0000, _0001, ..., or as the fourth a
 labelsTr/case.nii.gz ...
 """
 SPLITS = CardSplits(seed=0, val=0.1, test=0.2)
-"""Drawn once where no card says more: test labels of challenges are rarely public."""
+"""Default splits, drawn once: test labels of challenges are rarely public."""
 
 
 def nnunet_card(root: Path) -> Card:
-    """The card that a folder's ``dataset.json`` makes unnecessary.
+    """Build a card from a folder's ``dataset.json``.
 
-    CT is clipped and standardised by what is measured in the labelled voxels of the training cases, anything else image
-    by image, as nnU-Net does. Slices run along the coarsest axis of each volume, and have the median spacing of all.
+    As in nnU-Net, CT is clipped and standardised by statistics of the labelled voxels of the training cases, anything
+    else image by image. Slices run along the coarsest axis of each volume and are resampled to the median pixel spacing
+    of all.
 
     Raises:
-        InputError: No folder, no ``dataset.json``, or one that cannot be used.
+        InputError: The folder or its ``dataset.json`` is missing or cannot be used.
     """
     path = root / "dataset.json"
     if not path.is_file():
         raise InputError(
-            f"Without --data.card the data are described by {path.absolute()}, which is not there. "
+            f"Without --data.card the data are described by {path.absolute()}, which does not exist. "
             "Give the name of a card, or the root of an nnU-Net or Decathlon folder."
         )
     content = _read(path)
@@ -41,7 +42,7 @@ def nnunet_card(root: Path) -> Card:
     channels = content.get("channel_names") or content.get("modality") or {}
     if not all(str(key).isdigit() for key in channels):
         raise InputError(
-            f"{path}: channel_names are {channels}; expected numbers from 0 to names, such as {{'0': 'CT'}}."
+            f"{path}: channel_names are {channels}; expected numbers (from 0) mapped to names, such as {{'0': 'CT'}}."
         )
     names = [str(channels[key]) for key in sorted(channels, key=int)]
     if not names or len(labels) < 2:
@@ -57,7 +58,7 @@ def nnunet_card(root: Path) -> Card:
         normalisation=CardNormalisation(foreground=True) if is_ct else CardNormalisation(per_image=True),
         layout=Layout(format="nnunet", tree=TREE),
         splits=SPLITS,
-        source=str(content.get("reference") or content.get("source") or "whoever made dataset.json"),
+        source=str(content.get("reference") or content.get("source") or "the creator of dataset.json"),
         licence=str(content.get("licence") or content.get("license") or "not stated"),
         folder=root,
         ignore_index=_ignored(content),
@@ -68,7 +69,7 @@ def nnunet_card(root: Path) -> Card:
 
 
 def nnunet_cases(card: Card, root: Path) -> list[Case]:
-    """Cases of ``imagesTr`` and ``labelsTr``; the classes of ``dataset.json`` must be the card's."""
+    """Find the cases of ``imagesTr`` and ``labelsTr``; the classes of ``dataset.json`` must be the card's."""
     path = root / "dataset.json"
     if not path.is_file():
         raise InputError(missing_data(card, root, "has no dataset.json"))
@@ -89,9 +90,7 @@ def nnunet_cases(card: Card, root: Path) -> list[Case]:
             raise InputError(f"{mask} has no image: expected {images[0]} or {name}_0000{ending} beside it.")
         numbers = [int(path.name[len(name) + 1 :][:4]) for path in channels]
         if numbers != list(range(len(numbers))):
-            raise InputError(
-                f"{images[0]}: the channels of {name} are {numbers}, they should count from 0 without gap."
-            )
+            raise InputError(f"{images[0]}: the channels of {name} are {numbers}, expected consecutive numbers from 0.")
         cases.append(Case(name, _patient(card, name), (images,), (mask,)))
     known = {path.name for case in cases for files in case.images for path in files}
     present = (root / "imagesTr").glob(f"[!.]*{ending}")
@@ -105,16 +104,16 @@ def _read(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error}).") from error
     if not isinstance(content, dict) or not isinstance(content.get("labels"), dict):
-        raise InputError(f"{path} should be a mapping with labels, as nnU-Net and the Decathlon have it.")
+        raise InputError(f"{path} should be a mapping with labels, as in nnU-Net and the Decathlon.")
     return content
 
 
 def _labels(content: Mapping[str, Any], path: Path) -> dict[int, str]:
-    """Class names by id, from either direction in use: id -> name (v1, MSD) or name -> id (v2)."""
+    """Return class names by id, from either convention: id -> name (v1, MSD) or name -> id (v2)."""
     labels = content["labels"]
     if regions := [str(key) for key, value in labels.items() if isinstance(value, list)]:
         raise InputError(
-            f"{path} defines regions of several ids ({', '.join(regions)}), which this program does not train. "
+            f"{path} defines regions of several ids ({', '.join(regions)}), which are not supported. "
             "Give every class one id."
         )
     if all(str(key).isdigit() for key in labels):
@@ -130,7 +129,7 @@ def _ignored(content: Mapping[str, Any]) -> int:
 
 
 def _patient(card: Card, name: str) -> str:
-    """Who a case is of: what the card's expression ``patient`` finds in its name, or the name."""
+    """Return the patient of a case: the match of the card's expression ``patient`` in its name, or the name."""
     match = re.search(card.layout.patient or "$^", name)
     return match[0] if match else name
 

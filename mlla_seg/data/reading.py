@@ -1,4 +1,4 @@
-"""From the files of a case to checked pieces of image and labels: volumes whole, scenes a strip of rows at a time."""
+"""Reading of cases as checked pieces of image and labels: volumes whole, scenes in strips of rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mlla_seg.data.labels import IGNORED, class_indices, refuse_unknown
 from mlla_seg.errors import InputError
 
 STRIP = 2**22
-"""Pixels of a scene that are read at once."""
+"""Pixels of a scene read at once."""
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,18 @@ class Piece:
     """Some slices and rows of a case."""
 
     first: int
-    """Its first slice."""
+    """First slice."""
     top: int
-    """Its first row."""
+    """First row."""
     image: Array
     """``(S, C, H, W)``."""
     labels: Array
-    """``(S, H, W)`` class indices uint8, 255 where nothing is known."""
+    """``(S, H, W)`` class indices uint8, 255 where ignored."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A case that is open: what it holds, and its pieces, which together are all of it."""
+    """An open case: its properties, and the pieces that make it up."""
 
     shape: tuple[int, int, int, int]
     dtype: Any
@@ -48,17 +48,17 @@ class Source:
     spacing_mm: tuple[float, float, float] | None = None
     ground: Ground | None = None
     warped: tuple[str, ...] = ()
-    """Files that lie on another grid than the image, and are brought to it."""
+    """Files on another grid than the image, which are warped to it."""
     notes: tuple[str, ...] = ()
-    """What is to be said of how the headers of its image were taken."""
+    """Notes for the user on how the headers of its image were interpreted."""
 
 
 @contextmanager
 def open_case(card: Card, case: Case) -> Iterator[Source]:
-    """Opens a case; its pieces are read one by one.
+    """Open a case, whose pieces are read one by one.
 
     Raises:
-        InputError: A file is damaged, the files do not fit together or to the card, or the mask holds unknown values.
+        InputError: A file is damaged, the files do not match each other or the card, or the mask has unknown values.
     """
     if any(suffix_of(path) in RASTER_SUFFIXES for path in case.images[0]):
         with _open_scene(card, case) as source:
@@ -85,9 +85,9 @@ def open_case(card: Card, case: Case) -> Iterator[Source]:
 
 
 def _read_entry(card: Card, files: tuple[Path, ...], mask_path: Path) -> tuple[Picture, Array]:
-    """One volume or slice: its image and its labels."""
+    """Read image and labels of one volume or slice."""
     image = read_channels(files, card.plane, card.array_units)
-    mask = read_mask(mask_path, image.axes or card.plane)  # by its own rounded spacing it might be cut otherwise
+    mask = read_mask(mask_path, image.axes or card.plane)  # its own rounded spacing might select another plane
     require_same_grid(files[0], image, mask_path, mask)
     array = chosen_bands(card, files, image.array, axis=1)
     image = replace(image, array=array)
@@ -101,10 +101,10 @@ def _read_entry(card: Card, files: tuple[Path, ...], mask_path: Path) -> tuple[P
 
 
 def chosen_bands(card: Card, files: tuple[Path, ...], array: Array, axis: int) -> Array:
-    """The channels that the network sees, of those in the files.
+    """Select the channels that the network sees from those in the files.
 
     Raises:
-        InputError: The files hold another number of bands than the card says.
+        InputError: The number of channels in the files is not that of the card.
     """
     if array.shape[axis] != len(card.bands):
         raise InputError(
@@ -120,7 +120,7 @@ def chosen_bands(card: Card, files: tuple[Path, ...], array: Array, axis: int) -
 def _open_scene(card: Card, case: Case) -> Iterator[Source]:
     files, mask_path = case.images[0], (case.masks or case.images[0])[0]
     if suffix_of(mask_path) not in (*RASTER_SUFFIXES, *PHOTO_SUFFIXES):
-        raise InputError(f"{mask_path}: the mask of a scene is a raster or an image file, such as .tif or .png.")
+        raise InputError(f"{mask_path}: the mask of a scene must be a raster or an image file, such as .tif or .png.")
     with (
         open_rasters(files, counts=[len(card.bands)]) as image,
         open_rasters([mask_path], like=image, labels=True) as mask,
@@ -132,7 +132,7 @@ def _open_scene(card: Card, case: Case) -> Iterator[Source]:
 
 
 def _strips(card: Card, image: Raster, mask: Raster) -> Iterator[Piece]:
-    """Rows of a scene from above; what is wrong with its mask is said once, for all of it."""
+    """Yield a scene in strips from top to bottom; unknown mask values are reported once, for the whole scene."""
     height, width = image.shape
     rows = max(1, STRIP // width)
     unknown: Counter[float] = Counter()
@@ -141,6 +141,6 @@ def _strips(card: Card, image: Raster, mask: Raster) -> Iterator[Piece]:
         pixels = chosen_bands(card, tuple(image.paths), image.read(*part), axis=0)
         labels, wrong = class_indices(card, mask.read(*part)[None], mask.paths[0], gaps=True)
         unknown.update(wrong)
-        labels[0, np.isnan(pixels).any(axis=0)] = IGNORED  # what has no data is neither learned nor scored
+        labels[0, np.isnan(pixels).any(axis=0)] = IGNORED  # no data: excluded from training and scores
         yield Piece(0, top, pixels.astype(image.dtype)[None], labels)
     refuse_unknown(card, unknown, mask.paths[0])

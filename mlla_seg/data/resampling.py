@@ -1,4 +1,4 @@
-"""Images and masks at another size, and without gaps, as networks are given them."""
+"""Resizing of images and masks, and filling of pixels without data, for the network's input."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch.nn import functional as F
 
 
 def resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resizes ``(B, C, H, W)`` by cubic interpolation, smoothed where it shrinks."""
+    """Resize ``(B, C, H, W)`` with bicubic interpolation, antialiased when downsampling."""
     if tuple(images.shape[-2:]) == size:
         return images
     return F.interpolate(images, size, mode="bicubic", align_corners=False, antialias=True)
 
 
 def fill_gaps(images: Tensor) -> Tensor:
-    """Puts the mean of its channel in place of NaN in ``(..., C, H, W)``, 0 in channels without any value."""
+    """Replace NaN in ``(..., C, H, W)`` by the mean of its channel, or by 0 in channels without any value."""
     gaps = images.isnan()
     if not gaps.any():
         return images
@@ -24,7 +24,7 @@ def fill_gaps(images: Tensor) -> Tensor:
 
 
 def resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resizes class indices ``(B, H, W)`` by the nearest pixel."""
+    """Resize class indices ``(B, H, W)`` with nearest-neighbour interpolation."""
     if tuple(masks.shape[-2:]) == size:
         return masks
     return F.interpolate(masks[:, None].float(), size, mode="nearest-exact")[:, 0].to(masks.dtype)

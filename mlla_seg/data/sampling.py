@@ -1,4 +1,4 @@
-"""What a data set is like, from a few values and places of each case."""
+"""Statistics of a data set, from a sample of values and positions of each case."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 from mlla_seg.data.formats.picture import Array
 
 SAMPLE = 10_000
-"""Values per channel that are kept of each case, to measure what a data set is like."""
+"""Values per channel kept of each case, for statistics of the data set."""
 PLACES = 500
-"""Pixels of each class whose places are kept of each case, for balanced sampling."""
+"""Pixels per class whose positions are kept of each case, for balanced sampling."""
 PART = 2**24
-"""Pixels looked at once, so that a scene need not be in memory."""
+"""Pixels processed at once, so that a scene may exceed memory."""
 
 
 def _parts(shape: Sequence[int]) -> Iterator[tuple[int, slice]]:
-    """Slices, and rows of them, of ``(S, H, W)`` in order."""
+    """Yield the slices of ``(S, H, W)``, each in strips of rows, in order."""
     slices, height, width = shape
     rows = max(1, PART // width)
     for s in range(slices):
@@ -27,9 +27,9 @@ def _parts(shape: Sequence[int]) -> Iterator[tuple[int, slice]]:
 
 
 def _evenly(count: int, limit: int, first: int, here: int) -> Array:
-    """Which of ``here`` things are chosen, where ``first`` came before them, of ``count`` in all.
+    """Return which of the next ``here`` items to keep, ``first`` items having come before, of ``count`` in all.
 
-    At most ``limit`` are chosen, spread over all of them: the k-th begins the k-th of ``limit`` equal parts.
+    At most ``limit`` items are kept, spread over all of them: the k-th starts the k-th of ``limit`` equal parts.
     """
     if count <= limit:
         return np.arange(here)
@@ -38,14 +38,14 @@ def _evenly(count: int, limit: int, first: int, here: int) -> Array:
 
 
 def class_places(mask: Array, voxels: Sequence[int]) -> Array:
-    """Pixels of every class of ``(S, H, W)``, at most ``PLACES`` each, evenly drawn.
+    """Sample pixels of every class of ``(S, H, W)``, at most ``PLACES`` each, evenly spread.
 
     Args:
         mask: Class indices.
-        voxels: How many there are of each class.
+        voxels: Number of voxels of each class.
 
     Returns:
-        Rows of class, slice, row and column, int32, by class.
+        Rows of class, slice, row and column, int32, ordered by class.
     """
     places: list[list[Array]] = [[] for _ in voxels]
     seen = np.zeros(len(voxels), np.int64)
@@ -63,12 +63,12 @@ def class_places(mask: Array, voxels: Sequence[int]) -> Array:
 
 
 def value_sample(image: Array, mask: Array, left_out: Sequence[int | None] = ()) -> Array:
-    """At most ``SAMPLE`` pixels of ``(S, C, H, W)`` that have data, evenly drawn: ``(C, n)`` float32.
+    """Sample at most ``SAMPLE`` pixels with data from ``(S, C, H, W)``, evenly spread: ``(C, n)`` float32.
 
     Args:
-        image: With NaN where there is no data.
+        image: Image with NaN where there is no data.
         mask: Class indices ``(S, H, W)``.
-        left_out: Classes whose pixels are not taken.
+        left_out: Classes whose pixels are skipped.
     """
 
     def where(s: int, rows: slice) -> Array:
@@ -89,12 +89,13 @@ def value_sample(image: Array, mask: Array, left_out: Sequence[int | None] = ())
 
 
 def statistics(values: Array, foreground: bool) -> dict[str, Any]:
-    """The numbers of ``normalisation: {foreground: true}`` or ``{measured: true}``.
+    """Compute the statistics for ``normalisation: {foreground: true}`` or ``{measured: true}``.
 
     Args:
-        values: Of the training cases, ``(C, n)``.
-        foreground: As in nnU-Net, for one channel: values under the masks are clipped to their 0.5th and 99.5th
-            percentile, then standardised by their mean and standard deviation; else these of each channel, unclipped.
+        values: Values of the training cases, ``(C, n)``.
+        foreground: As in nnU-Net, for one channel: the 0.5th and 99.5th percentiles of the values under the masks for
+            clipping, and their mean and standard deviation. Otherwise mean and standard deviation of each channel,
+            without clipping.
     """
     values = values.astype(np.float64)
     std = np.maximum(values.std(axis=1), 1e-6)

@@ -1,4 +1,4 @@
-"""Configs and cards that come with the package, in a checkout and in an installed wheel: ``mlla-seg configs``."""
+"""Shipped configs and cards, in a checkout or an installed wheel, and the command ``mlla-seg configs``."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from mlla_seg.errors import InputError, lookup, program, unknown
 
 
 def shipped(kind: str) -> Path:
-    """The folder of shipped ``configs`` or ``datasets``: inside an installed package, beside it in a checkout."""
+    """Return the folder of shipped ``configs`` or ``datasets``: in an installed package, or beside it in a checkout."""
     package = Path(__file__).parents[1]
     return package / kind if (package / kind).is_dir() else package.parent / kind
 
 
 def find_config(name: str) -> str:
-    """The path of a config: the file itself, or the shipped one of this name, with or without ``.yaml``.
+    """Return the path of a config: the file itself, or the shipped one of this name, with or without ``.yaml``.
 
     Raises:
-        InputError: There is neither.
+        InputError: Neither exists.
     """
     if Path(name).is_file():
         return name
@@ -28,14 +28,14 @@ def find_config(name: str) -> str:
     if Path(name).parent.name in ("", "configs") and Path(name).stem in known:
         return str(known[Path(name).stem])
     near = unknown(known, Path(name).stem, "config")
-    raise InputError(f"{name}: no such file, and no shipped config of this name. {near}")
+    raise InputError(f"{name}: no such file, and no shipped config with this name. {near}")
 
 
 def with_recipe(name: str) -> list[str]:
-    """The paths of a config: that of the recipe it starts from, if any, and its own, which comes last.
+    """Return the paths of a config: that of its recipe, if any, and its own, which comes last.
 
     Raises:
-        InputError: There is no such config or recipe, or it is not valid YAML.
+        InputError: The config or its recipe does not exist, or is not valid YAML.
     """
     path = Path(find_config(name))
     content = _read(path)
@@ -48,7 +48,7 @@ def with_recipe(name: str) -> list[str]:
 
 
 def read_config(name: str) -> dict[str, Any]:
-    """The content of a config on top of its recipe's.
+    """Return the content of a config merged over that of its recipe.
 
     Raises:
         InputError: See :func:`with_recipe`.
@@ -75,7 +75,7 @@ def _merged(below: Any, above: Any) -> Any:
 
 
 def configs(copy: list[str] | None = None, output: str = ".") -> None:
-    """List the shipped configs, or copy some to a folder to change them.
+    """List the shipped configs, or copy some of them for editing.
 
     Args:
         copy: Names of configs, such as `--copy synapse acdc`.
@@ -91,7 +91,7 @@ def configs(copy: list[str] | None = None, output: str = ".") -> None:
     folder = Path(output)
     sources = [Path(find_config(name)) for name in copy]
     if there := [folder / path.name for path in sources if (folder / path.name).exists()]:
-        raise InputError(f"{there[0]}: is there already. Move it, or say another --output.")
+        raise InputError(f"{there[0]}: already exists. Move it or choose another --output.")
     folder.mkdir(parents=True, exist_ok=True)
     for path in sources:
         shutil.copy(path, folder / path.name)
@@ -99,6 +99,6 @@ def configs(copy: list[str] | None = None, output: str = ".") -> None:
 
 
 def _first_comment(path: Path) -> str:
-    """What the first lines of a config say of it."""
+    """Return the first comment line of a config, which describes it."""
     lines = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#")]
     return lines[0] if lines else ""

@@ -1,6 +1,6 @@
-"""How slices are brought to a network, the same in training, prediction and the runtime: its grid, and neighbours.
+"""Slices as a network sees them, in training, prediction and the runtime: resampled and with their neighbours.
 
-Nothing here needs torch: the runtime of exported networks works without it.
+This module does not need torch, so that the runtime of exported networks works without it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ class View:
     """How a network sees cases.
 
     Args:
-        spacing_mm: Distance of neighbouring slices, rows and columns to which volumes are resampled, none for an axis
-            that stays.
-        resize: ``(height, width)``, or a factor, to which slices are resized after that.
-        patch_size: ``(height, width)`` of the training samples; larger slices are seen through a sliding window of this
-            size.
-        context: Neighbouring slices on each side that are further channels (2.5-D).
+        spacing_mm: Spacing of slices, rows and columns to which volumes are resampled, None for an axis to keep.
+        resize: ``(height, width)``, or a factor, to which slices are resized after resampling.
+        patch_size: ``(height, width)`` of the training samples; larger slices are processed with a sliding window of
+            this size.
+        context: Neighbouring slices on each side, as additional channels (2.5-D).
         per_case: Whether cases are standardised as a whole, by :func:`case_moments`.
     """
 
@@ -40,12 +39,11 @@ class View:
     per_case: bool = False
 
     def grid(self, shape: Sequence[int], spacing_mm: Sequence[float] | None = None) -> Grid:
-        """Slices, height and width at which the network sees a case.
+        """Return the slices, height and width at which the network sees a case.
 
         Args:
             shape: Slices, height and width as stored.
-            spacing_mm: Distance of neighbouring slices, rows and columns; where it is not known, or there is but one
-                slice, nothing is resampled along that axis.
+            spacing_mm: Spacing of slices, rows and columns. Without it nothing is resampled, nor is an axis of size 1.
         """
         if self.spacing_mm and spacing_mm:
             shape = [
@@ -61,13 +59,13 @@ class View:
 
 
 def slices_at(volume: Volume, positions: Sequence[int], context: int = 0, slices: int | None = None) -> Volume:
-    """Slices of a volume with their neighbours as further channels (2.5-D); the first and last slice are repeated.
+    """Return slices of a volume with their neighbours as additional channels (2.5-D); the outer slices are replicated.
 
     Args:
         volume: ``(S, C, H, W)``, an array or a tensor.
-        positions: The N slices that are wanted, among ``slices``.
+        positions: The N requested slices, as indices among ``slices``.
         context: Neighbours k on each side.
-        slices: Number of slices to which the volume is resampled by linear interpolation, by default its own.
+        slices: Number of slices to which the volume is resampled with linear interpolation; by default its own.
 
     Returns:
         ``(N, (2 k + 1) C, H, W)``: all channels of the slice k before, ..., of the slice, ..., of the slice k after.
@@ -87,9 +85,9 @@ def slices_at(volume: Volume, positions: Sequence[int], context: int = 0, slices
 
 
 def case_moments(volume: Any) -> tuple[Any, Any]:
-    """Mean and standard deviation of each channel of ``(S, C, H, W)`` over all that has data, ``(C,)`` float32 each.
+    """Return mean and standard deviation of each channel of ``(S, C, H, W)`` over all data, ``(C,)`` float32 each.
 
-    As nnU-Net standardises MR: units mean nothing from one scan to the next, but within a scan they do.
+    As nnU-Net standardises MR, whose units are comparable within a scan but not between scans.
     """
     channels = volume.shape[1]
     count, total, squares = np.zeros(channels), np.zeros(channels), np.zeros(channels)
@@ -98,7 +96,7 @@ def case_moments(volume: Any) -> tuple[Any, Any]:
         count += (~np.isnan(values)).sum(axis=1)
         total += np.nansum(values, axis=1)
     mean = total / np.maximum(count, 1)
-    for image in volume:  # a second time: a difference of squares would lose what large means leave of them
+    for image in volume:  # second pass: a difference of squares would lose precision for large means
         values = np.asarray(image, np.float64).reshape(channels, -1)
         squares += np.nansum((values - mean[:, None]) ** 2, axis=1)
     std = np.sqrt(squares / np.maximum(count, 1))
@@ -106,7 +104,7 @@ def case_moments(volume: Any) -> tuple[Any, Any]:
 
 
 def standardised(slices: Volume, moments: tuple[Any, Any] | None, context: int = 0) -> Volume:
-    """Slices ``(N, (2 k + 1) C, H, W)`` by the moments of their case; as they are where there are none."""
+    """Standardise slices ``(N, (2 k + 1) C, H, W)`` by the moments of their case, if there are any."""
     if moments is None:
         return slices
     mean, std = (np.tile(value, 2 * context + 1)[:, None, None] for value in moments)
@@ -118,19 +116,19 @@ def standardised(slices: Volume, moments: tuple[Any, Any] | None, context: int =
 
 
 def through_slices(run: Callable[[list[int]], Volume], stored: int, slices: int, batch_size: int) -> Iterator[Volume]:
-    """Logits ``(n, K, H, W)`` of the slices of a case, in order, from those of the slices that the network sees.
+    """Yield logits ``(n, K, H, W)`` of the slices of a case in order, interpolated from those that the network sees.
 
     Args:
-        run: Gives logits ``(n, K, H, W)`` of some of the network's slices.
-        stored: Slices of the case.
-        slices: Slices that the network sees; between them logits are interpolated linearly.
-        batch_size: Slices that go through the network at once.
+        run: Returns logits ``(n, K, H, W)`` of some of the network's slices.
+        stored: Number of slices of the case.
+        slices: Number of slices that the network sees; logits are interpolated linearly between them.
+        batch_size: Slices per forward pass.
     """
     if slices == stored:
         for start in range(0, stored, batch_size):
             yield run(list(range(start, min(start + batch_size, stored))))
         return
-    # Slices of the case lie between those that the network sees; both are gone through upwards.
+    # Slices of the case lie between those that the network sees; both are traversed in ascending order.
     seen: dict[int, Volume] = {}
     for position in range(stored):
         below, above, weight = (value.item() for value in between(position, stored, slices))
@@ -142,10 +140,10 @@ def through_slices(run: Callable[[list[int]], Volume], stored: int, slices: int,
 
 
 def between(index: Any, count: int, stored: int) -> tuple[Any, Any, Any]:
-    """Where slices of a volume resampled to ``count`` lie among its ``stored`` ones.
+    """Locate slices of a volume resampled to ``count`` slices among its ``stored`` ones.
 
     Returns:
-        The stored slice before each, the one after, and the weight of that one in 0..1; the outer planes of both
+        The stored slice before each, the one after, and the weight of the latter in 0..1. The outer faces of both
         volumes coincide.
     """
     place = np.clip((np.asarray(index) + 0.5) * stored / count - 0.5, 0, stored - 1)
@@ -154,18 +152,18 @@ def between(index: Any, count: int, stored: int) -> tuple[Any, Any, Any]:
 
 
 def nearest_slice(position: int, count: int, stored: int) -> int:
-    """The stored slice in which a slice of a volume resampled to ``count`` has its centre."""
+    """Return the stored slice that contains the centre of a slice of a volume resampled to ``count`` slices."""
     return int((position + 0.5) * stored / count)
 
 
 def seen_by_network(
     shape: Sequence[int], grid: Sequence[int], window: Sequence[int]
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """What part of an image a window is, and the size at which the network sees it.
+    """Return the size of the part of an image that a window covers, and the size at which the network sees it.
 
     Args:
         shape: Height and width of the image.
-        grid: Height and width to which the image is brought for the network.
+        grid: Height and width to which the image is resized for the network.
         window: Height and width of windows on that grid.
     """
     parts = [min(n, max(1, round(w * n / g))) for n, g, w in zip(shape, grid, window, strict=True)]

@@ -1,4 +1,4 @@
-"""Which case is in which split: by folders, lists, a draw, or the folds of a cross-validation; each patient in one."""
+"""Splits by folder, patient list, random draw or cross-validation fold; each patient is in one split only."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mlla_seg.data.cases import Case
 from mlla_seg.errors import InputError
 
 FOLDS_FILE = "splits_final.json"
-"""nnU-Net's folds: a list with ``{"train": [names], "val": [names]}`` for each."""
+"""nnU-Net's folds: a list of ``{"train": [names], "val": [names]}``, one per fold."""
 
 
 @dataclass
 class Splits:
-    """Cases by split; a patient is in one split only."""
+    """Cases by split; each patient is in one split only."""
 
     train: list[Case] = field(default_factory=list)
     val: list[Case] = field(default_factory=list)
@@ -27,13 +27,13 @@ class Splits:
 
 
 def split_cases(card: Card, cases: Iterable[Case]) -> Splits:
-    """Distributes cases to train, val and test, by patient.
+    """Assign cases to train, val and test by patient.
 
-    The files' own place decides where the layout says it; else the card's lists of patients; else the card's fractions,
-    drawn once from its seed over the sorted patients.
+    The location of the files decides if the layout defines it; else the card's patient lists; else the card's
+    fractions, drawn once from its seed over the sorted patients.
 
     Raises:
-        InputError: A patient in two splits, or no case to train on.
+        InputError: A patient is in two splits, or there is no training case.
     """
     cases = list(cases)
     if all(case.split for case in cases):
@@ -49,23 +49,23 @@ def split_cases(card: Card, cases: Iterable[Case]) -> Splits:
 
 
 def fold_cases(card: Card, cases: Sequence[Case], root: Path, fold: int, folds: int) -> Splits:
-    """One fold of a cross-validation: what it holds out is ``val``, the other folds are ``train``.
+    """Return one fold of a cross-validation: the held-out fold is ``val``, the other folds are ``train``.
 
-    ``splits_final.json`` in the root decides, as nnU-Net writes it. Without one, all patients that are not in the test
-    split are shuffled by a fixed seed and dealt out.
+    The folds are those of nnU-Net's ``splits_final.json`` in the root. Without it, all patients outside the test split
+    are shuffled with a fixed seed and divided into folds.
 
     Raises:
-        InputError: No such fold, too few patients, or a file of folds that cannot be used.
+        InputError: The fold does not exist, there are too few patients, or the file of folds cannot be used.
     """
     path = root / FOLDS_FILE
     if path.is_file():
         return _nnunet_fold(card, cases, path, fold)
     if not 0 <= fold < folds:
-        raise InputError(f"--data.fold goes from 0 to {folds - 1} with --data.folds {folds}, got {fold}.")
+        raise InputError(f"--data.fold must be from 0 to {folds - 1} with --data.folds {folds}, got {fold}.")
     whole = split_cases(card, cases)
     pool = sorted({case.patient for case in whole.train + whole.val})
     if folds < 2 or len(pool) < folds:
-        raise InputError(f"{card.name}: {len(pool)} patients outside the test split cannot be dealt to {folds} folds.")
+        raise InputError(f"{card.name}: {len(pool)} patients outside the test split cannot form {folds} folds.")
     random.Random(0).shuffle(pool)
     held_out = set(pool[fold::folds])
     test = {case.patient for case in whole.test}
@@ -73,7 +73,7 @@ def fold_cases(card: Card, cases: Sequence[Case], root: Path, fold: int, folds: 
 
 
 def number_of_folds(root: Path, folds: int) -> int:
-    """Folds of a cross-validation: those of ``splits_final.json`` where there is one."""
+    """Return the number of folds: that of ``splits_final.json`` if there is one, else ``folds``."""
     path = root / FOLDS_FILE
     return len(_read_folds(path)) if path.is_file() else folds
 
@@ -87,17 +87,17 @@ def _read_folds(path: Path) -> list[dict[str, set[str]]]:
 
 
 def _nnunet_fold(card: Card, cases: Sequence[Case], path: Path, fold: int) -> Splits:
-    """A fold by the names of its cases; what is in no list of it is tested."""
+    """Return a fold by the names of its cases; cases in neither list are tested."""
     folds = _read_folds(path)
     if not 0 <= fold < len(folds):
-        raise InputError(f"{path} has {len(folds)} folds: --data.fold goes from 0 to {len(folds) - 1}, got {fold}.")
+        raise InputError(f"{path} has {len(folds)} folds: --data.fold must be from 0 to {len(folds) - 1}, got {fold}.")
     names = folds[fold]
     for split, listed in names.items():
         _note_absent(listed, {case.name for case in cases}, f"cases of {split} in {path}")
     patients = {split: {case.patient for case in cases if case.name in listed} for split, listed in names.items()}
     if not patients["train"]:
         raise InputError(
-            f"{path}: none of its cases is in the data, such as {sorted(names['train'] or {'(none)'})[0]}."
+            f"{path}: none of its training cases is in the data, such as {sorted(names['train'] or {'(none)'})[0]}."
         )
     patients["test"] = {case.patient for case in cases} - patients["train"] - patients["val"]
     return _by_patient(card, cases, patients)
@@ -106,11 +106,11 @@ def _nnunet_fold(card: Card, cases: Sequence[Case], path: Path, fold: int) -> Sp
 def _note_absent(listed: set[str], present: set[str], what: str) -> None:
     if absent := sorted(listed - present):
         shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
-        print(f"note: {len(absent)} of {len(listed)} {what} are not there: {shown}", file=sys.stderr)
+        print(f"note: {len(absent)} of {len(listed)} {what} are missing: {shown}", file=sys.stderr)
 
 
 def _by_patient(card: Card, cases: Sequence[Case], patients: Mapping[str, set[str]]) -> Splits:
-    """Cases by the split of their patient; refuses patients in two splits, and an empty training split."""
+    """Return cases by the split of their patient; raise if a patient is in two splits or none is for training."""
     for a, b in (("train", "val"), ("train", "test"), ("val", "test")):
         if shared := sorted(patients.get(a, set()) & patients.get(b, set())):
             raise InputError(f"{card.name}: patient {shared[0]} is in both {a} and {b} ({len(shared)} such patients).")

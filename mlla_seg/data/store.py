@@ -1,9 +1,9 @@
-"""Memory-mapped arrays, built once per data set, so that training never decodes gzip or npz in its loop.
+"""Memory-mapped store of decoded cases, built once per data set, so that training never decodes gzip or npz.
 
-One case is ``<case>.image.npy`` (S, C, H, W), ``<case>.mask.npy`` (S, H, W) of class indices, ``<case>.values.npy`` and
-``<case>.places.npy``, samples of its values and of where its classes are, and ``<case>.json``, which says from which
-sources it was built and where a scene lies. The JSON is written last and everything under a temporary name first, so a
-build that is killed goes on where it was. A case is built again when its sources, or the way of reading them, change.
+A case is stored as ``<case>.image.npy`` ``(S, C, H, W)``, ``<case>.mask.npy`` ``(S, H, W)`` with class indices,
+``<case>.values.npy`` and ``<case>.places.npy`` with samples of its values and class positions, and ``<case>.json`` with
+the fingerprint of its sources and its georeference. Files are written under temporary names and the JSON last, so an
+interrupted build resumes. A case is rebuilt when its sources, or the way of reading them, change.
 """
 
 from __future__ import annotations
@@ -36,33 +36,33 @@ from mlla_seg.data.slices import case_moments
 from mlla_seg.errors import InputError
 
 VERSION = 6
-"""Raised when the meaning of the stored arrays changes, so that old ones are built again."""
+"""Increased when the meaning of the stored arrays changes, so that older ones are rebuilt."""
 THREADS = 4
 KINDS = ("image", "mask", "values", "places")
-"""Arrays of a case."""
+"""Arrays stored for each case."""
 
 
 @dataclass(frozen=True)
 class StoredCase:
-    """A case in the store; arrays are opened when they are asked for, so it is cheap to hand to workers."""
+    """A case in the store. Arrays are opened on access, so it is cheap to pass to worker processes."""
 
     name: str
     stem: Path
     shape: tuple[int, int, int, int]
     """Slices, channels, height, width."""
     voxels: tuple[int, ...]
-    """Voxels per class; ignored ones are not counted."""
+    """Voxels per class, without ignored ones."""
     spacing_mm: tuple[float, float, float] | None
     ground: Ground | None = None
-    """Where a scene lies on the ground, if its file says it."""
+    """Georeference of a scene, if its file has one."""
     warped: tuple[str, ...] = ()
-    """Files that lay on another grid than the image and were brought to it."""
+    """Files that were on another grid than the image and have been warped to it."""
     notes: tuple[str, ...] = ()
-    """What is to be said of how the headers of its image were taken."""
+    """Notes for the user on how the headers of its image were interpreted."""
     moments: tuple[Array, Array] | None = None
-    """Mean and deviation of each channel, where the card standardises whole cases."""
+    """Mean and standard deviation of each channel, if the card standardises whole cases."""
 
-    # What is written to these arrays stays in memory: torch takes no array that it could not write to.
+    # Copy-on-write, as torch expects writable arrays; changes stay in memory.
     def image(self) -> Array:
         return np.load(f"{self.stem}.image.npy", mmap_mode="c")
 
@@ -70,19 +70,19 @@ class StoredCase:
         return np.load(f"{self.stem}.mask.npy", mmap_mode="c")
 
     def values(self) -> Array:
-        """A sample ``(C, n)`` of the image's values, to measure what a data set is like."""
+        """Return a sample ``(C, n)`` of the image's values, for statistics of the data set."""
         return np.load(f"{self.stem}.values.npy")
 
     def places(self) -> Array:
-        """Pixels of every class, rows of class, slice, row and column."""
+        """Return sampled pixels of every class as rows of class, slice, row and column."""
         return np.load(f"{self.stem}.places.npy")
 
 
 def build_store(card: Card, cases: Sequence[Case], root: Path, folder: Path) -> None:
-    """Brings the store in ``folder`` up to date with the sources, with a progress bar.
+    """Update the store in ``folder`` from its sources, with a progress bar.
 
     Raises:
-        InputError: Names the cases that cannot be used and why; the others are stored all the same.
+        InputError: Some cases cannot be used; names them and the reasons. All other cases are stored.
     """
     from tqdm import tqdm
 
@@ -105,12 +105,12 @@ def build_store(card: Card, cases: Sequence[Case], root: Path, folder: Path) -> 
 
 
 def open_store(card: Card, cases: Sequence[Case], folder: Path) -> list[StoredCase]:
-    """The stored cases, in the order of ``cases``."""
+    """Return the stored cases, in the order of ``cases``."""
     opened = []
     for case in cases:
         entry = _stored(folder, case.name)
         if not entry:
-            raise InputError(f"{folder} has no arrays of {case.name}. Run again; they are built before the first step.")
+            raise InputError(f"{folder} has no arrays of {case.name}. Run the command again to build them.")
         spacing = tuple(entry["spacing_mm"]) if entry["spacing_mm"] else None
         place, moments = entry["ground"], entry["moments"]
         ground = Ground(place["crs"], tuple(place["transform"]), tuple(place["shape"])) if place else None
@@ -128,12 +128,12 @@ def open_store(card: Card, cases: Sequence[Case], folder: Path) -> list[StoredCa
 
 
 def check_class_sizes(card: Card, cases: Sequence[StoredCase]) -> None:
-    """Notices class ids in another order than the card's, where it says which class is by far the largest.
+    """Detect masks that number the classes in another order than the card, by the largest and the smallest class.
 
-    Another smallest class than the card's is only said: it may as well be due to few cases.
+    An unexpected smallest class is only noted, as it may be due to few cases.
 
     Raises:
-        InputError: Another class has the most voxels.
+        InputError: The largest class is not that of the card.
     """
     if not cases:
         return
@@ -142,32 +142,32 @@ def check_class_sizes(card: Card, cases: Sequence[StoredCase]) -> None:
     largest, smallest = (card.class_names[choose(foreground, key=lambda k: totals[k])] for choose in (max, min))
     if card.largest_class not in (None, largest):
         raise InputError(
-            f"{card.name}: by the card's class ids the largest organ is {largest}, but it should be "
-            f"{card.largest_class}: the masks number the classes in another order. Reorder `classes` in the card."
+            f"{card.name}: by the card's class ids the largest class is {largest}, expected "
+            f"{card.largest_class}; the masks number the classes in another order. Reorder `classes` in the card."
         )
     if card.smallest_class not in (None, smallest):
         print(
-            f"note: by the class ids of {card.name} the smallest organ is {smallest}, where {card.smallest_class} is "
-            "expected. Do the masks number the classes in the card's order?",
+            f"note: by the class ids of {card.name} the smallest class is {smallest}, expected {card.smallest_class}. "
+            "Check that the masks number the classes in the card's order.",
             file=sys.stderr,
         )
 
 
 def note_absent_classes(card: Card, cases: Sequence[StoredCase]) -> None:
-    """Says which classes no training mask holds, as when 255 was written for what the card calls 1."""
+    """Note classes that no training mask contains, as when 255 stands for what the card calls 1."""
     totals = np.sum([case.voxels for case in cases], axis=0)
     absent = [name for name, total in zip(card.class_names, totals, strict=True) if total == 0]
     if absent:
         ignored = ""
         if len(absent) == 1:
-            ignored = f" Is it stored as {card.ignore_index}, which is ignored?"
+            ignored = f" It may be stored as {card.ignore_index}, which is ignored."
             if len(card.classes) == 2 and card.ignore_index == 255:
-                ignored += " Then say mask_threshold: 127 in the card's layout."
-        print(f"note: no training mask of {card.name} holds {', '.join(absent)}.{ignored}", file=sys.stderr)
+                ignored += " If so, set mask_threshold: 127 in the card's layout."
+        print(f"note: no training mask of {card.name} contains {', '.join(absent)}.{ignored}", file=sys.stderr)
 
 
 def note_warped(cases: Sequence[StoredCase]) -> None:
-    """Says that files lie on another grid than their image."""
+    """Note files that are on another grid than their image."""
     warped = [name for case in cases for name in case.warped]
     if warped:
         print(
@@ -177,9 +177,9 @@ def note_warped(cases: Sequence[StoredCase]) -> None:
 
 
 def measured_spacing(card: Card, cases: Sequence[StoredCase]) -> list[float | None] | None:
-    """The card's ``spacing_mm`` with numbers in place of ``median``, none where no case knows its spacing.
+    """Return the card's ``spacing_mm`` with numbers in place of ``median``, or None if no case has a known spacing.
 
-    It is that of all splits, so that it is the same for every fold of a cross-validation.
+    The median is taken over all splits, so that it is the same for every fold of a cross-validation.
     """
     known = [case.spacing_mm for case in cases if case.spacing_mm]
     if not card.spacing_mm or not known:
@@ -191,7 +191,7 @@ def measured_spacing(card: Card, cases: Sequence[StoredCase]) -> list[float | No
 
 
 def note_resampled(card: Card, cases: Sequence[StoredCase], target: Sequence[float | None] | None) -> None:
-    """Says how many volumes the network sees at another spacing than their own."""
+    """Note how many volumes are resampled to another spacing for the network."""
     names = [
         case.name
         for case in cases
@@ -199,16 +199,16 @@ def note_resampled(card: Card, cases: Sequence[StoredCase], target: Sequence[flo
         if any(step and abs(own / step - 1) > 0.01 for own, step in zip(case.spacing_mm, target, strict=True))
     ]
     if names:
-        steps = " x ".join("its own" if step is None else f"{step:g} mm" for step in target or ())
+        steps = " x ".join("original" if step is None else f"{step:g} mm" for step in target or ())
         print(
-            f"note: {len(names)} of {len(cases)} volumes of {card.name}, such as {names[0]}, are resampled for the "
-            f"network, to {steps} (slices, rows, columns). Masks come back on their own grid.",
+            f"note: {len(names)} of {len(cases)} volumes of {card.name}, such as {names[0]}, are resampled for "
+            f"the network to {steps} (slices, rows, columns). Masks are written on the original grid.",
             file=sys.stderr,
         )
 
 
 def note_planes(card: Card, cases: Sequence[StoredCase]) -> None:
-    """Says how many volumes are cut in another way than they were acquired, where the plane is fixed."""
+    """Note how many volumes are not sliced along their coarsest axis, if the card fixes the plane."""
 
     def across(case: StoredCase) -> bool:
         slices, _, height, width = case.shape
@@ -217,14 +217,14 @@ def note_planes(card: Card, cases: Sequence[StoredCase]) -> None:
     names = [case.name for case in cases if card.plane in PLANES and across(case)]
     if names:
         print(
-            f"note: {len(names)} of {len(cases)} volumes of {card.name} have another slice axis (plane: {card.plane}) "
-            f"than their coarsest, such as {names[0]}. With --data.plane acquired their slices run along it.",
+            f"note: {len(names)} of {len(cases)} volumes of {card.name}, such as {names[0]}, are not sliced along "
+            f"their coarsest axis (plane: {card.plane}). Use --data.plane acquired to do so.",
             file=sys.stderr,
         )
 
 
 def _stored(folder: Path, name: str) -> dict[str, Any]:
-    """What the store says of a case; nothing where any of its files is missing or damaged."""
+    """Read the JSON of a case; empty if any of its files is missing or damaged."""
     if not all((folder / f"{name}.{kind}.npy").is_file() for kind in KINDS):
         return {}
     try:
@@ -265,7 +265,7 @@ def _build_case(card: Card, case: Case, root: Path, folder: Path) -> None:
         np.save(temporary["places"], class_places(mask, counts))
         np.save(temporary["values"], value_sample(image, mask, left_out))
         moments = case_moments(image) if card.normalisation.per_case else None
-        del image, mask  # which writes what is left of them
+        del image, mask  # flushes them to disk
         entry = {
             "fingerprint": fingerprint,
             "shape": source.shape,
@@ -283,14 +283,14 @@ def _build_case(card: Card, case: Case, root: Path, folder: Path) -> None:
 
 
 def measured_normalisation(card: Card, cases: Sequence[StoredCase]) -> dict[str, Any]:
-    """The numbers of ``normalisation: {foreground: true}`` or ``{measured: true}``, from the training cases.
+    """Measure the statistics for ``normalisation: {foreground: true}`` or ``{measured: true}`` on the training cases.
 
     Raises:
-        InputError: There is nothing to measure.
+        InputError: There are no values to measure.
     """
     values = np.concatenate([case.values() for case in cases], axis=1)
     if values.size == 0:
-        what = f"mask holds anything but {card.background}"
+        what = f"mask contains anything but {card.background}"
         what = what if card.normalisation.foreground else "scene has a pixel with data"
-        raise InputError(f"{card.name}: no training {what}; there is nothing to measure.")
+        raise InputError(f"{card.name}: no training {what}, so its normalisation cannot be measured.")
     return statistics(values, foreground=card.normalisation.foreground)

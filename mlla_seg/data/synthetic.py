@@ -1,4 +1,4 @@
-"""A multi-organ phantom: CT-like volumes in the real Synapse (TransUNet) layout, made in seconds from a seed."""
+"""Multi-organ phantom: CT-like volumes in the original Synapse (TransUNet) layout, generated in seconds from a seed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from mlla_seg.data.formats.picture import Array
 from mlla_seg.errors import InputError
 
 WINDOW_HU = (-125.0, 275.0)
-"""TransUNet's window; the stored values are scaled from it to 0..1."""
+"""TransUNet's intensity window; stored values are scaled from it to 0..1."""
 
-# Organ: HU, centre and half axes as fractions of slices (up), rows (to the back) and columns (to the patient's left).
-# Ids are those of the Synapse files, 1 to 8 in this order; later organs lie over earlier ones.
+# HU, centre and semi-axes as fractions of slices (up), rows (to posterior) and columns (to the patient's left).
+# Ids are those of the Synapse files, 1 to 8 in this order; organs later in DRAWING_ORDER cover earlier ones.
 ORGANS: dict[str, tuple[float, tuple[float, float, float], tuple[float, float, float]]] = {
     "aorta": (160, (0.50, 0.60, 0.52), (0.60, 0.035, 0.035)),
     "gallbladder": (15, (0.45, 0.40, 0.37), (0.18, 0.05, 0.05)),
@@ -29,7 +29,11 @@ DRAWING_ORDER = ("liver", "stomach", "spleen", "pancreas", "left kidney", "right
 
 
 def phantom_volume(slices: int, size: int, seed: int) -> tuple[Array, Array]:
-    """One phantom: image ``(S, H, W)`` float32 in HU, and label ``(S, H, W)`` uint8 with 0 background, 1..8 organs."""
+    """Generate one phantom.
+
+    Returns:
+        Image ``(S, H, W)`` float32 in HU, and labels ``(S, H, W)`` uint8 with 0 for background and 1 to 8 for organs.
+    """
     rng = np.random.default_rng(seed)
     z, y, x = np.meshgrid(*((np.arange(n) + 0.5) / n for n in (slices, size, size)), indexing="ij")
     bend = 0.02 * np.sin(6 * x + rng.uniform(0, 6)) + 0.02 * np.sin(5 * y + rng.uniform(0, 6))
@@ -60,15 +64,15 @@ def phantom_volume(slices: int, size: int, seed: int) -> tuple[Array, Array]:
 def write_synapse_layout(
     folder: Path, train: Sequence[int], test: Sequence[int], slices: int = 16, size: int = 96, seed: int = 0
 ) -> None:
-    """Writes phantoms as TransUNet distributes Synapse: slices in ``train_npz``, volumes in ``test_vol_h5``.
+    """Write phantoms as TransUNet distributes Synapse: slices in ``train_npz``, volumes in ``test_vol_h5``.
 
     Args:
-        folder: Created where it does not exist.
-        train: Case numbers written as slices.
-        test: Case numbers written as volumes.
+        folder: Output folder, created if missing.
+        train: Case numbers to write as slices.
+        test: Case numbers to write as volumes.
         slices: Slices per volume.
         size: Height and width.
-        seed: Each case is drawn from this and its number.
+        seed: Random seed, combined with the case number.
     """
     import h5py
 
@@ -88,19 +92,19 @@ def write_synapse_layout(
 
 
 def phantom(output: str, train: int = 12, test: int = 4, slices: int = 16, size: int = 96, seed: int = 0) -> None:
-    """Make a small CT-like multi-organ data set in the Synapse layout, for the card `phantom`.
+    """Generate a small CT-like multi-organ data set in the Synapse layout, for the card `phantom`.
 
     Args:
-        output: Folder to write to.
-        train: Volumes written as training slices; the last two are the card's validation split.
-        test: Volumes written for testing.
+        output: Output folder.
+        train: Number of training volumes, written as slices; the last two are the card's validation split.
+        test: Number of test volumes.
         slices: Slices per volume.
         size: Height and width in pixels.
-        seed: Another seed gives other patients.
+        seed: Random seed; another seed gives other patients.
     """
     if not (3 <= train <= 12 and 1 <= test <= 4):
         raise InputError(
-            f"The card `phantom` has 3 to 12 training and 1 to 4 test volumes, asked for {train} and {test}."
+            f"The card `phantom` supports 3 to 12 training and 1 to 4 test volumes, got {train} and {test}."
         )
     folder = Path(output)
     write_synapse_layout(folder, range(13 - train, 13), range(13, 13 + test), slices, size, seed)

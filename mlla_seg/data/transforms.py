@@ -1,8 +1,8 @@
-"""Augmentation of training samples, in two parts with the network's normalisation between them.
+"""Augmentation of training samples: geometric before the network's normalisation, intensity after it.
 
-Geometry moves image and mask in raw units; intensity changes normalised images, so a strength means the same for HU,
-reflectances and bytes, and nothing of it is undone by the normalisation. What lies outside of the image repeats its
-border, as in prediction, and is ignored in the mask.
+Geometric transforms move image and mask in raw units. Intensity transforms change normalised images, so that a strength
+means the same for HU, reflectances and bytes, and the normalisation does not undo them. Outside the image its border is
+replicated, as in prediction, and ignored in the mask.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.framing import normalise
 from mlla_seg.errors import lookup
 
-# albumentations asks the network for its newest version when it is imported.
+# albumentations looks for a newer version online when it is imported.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 SMOOTH = 8.0
-"""Pixels over which elastic shifts are alike."""
+"""Standard deviation, in pixels, of the Gaussian that smooths elastic deformations."""
 ROTATION = 20.0
-"""Degrees by which samples are turned at most, in either direction, where they are not turned by quarters."""
+"""Maximum rotation of ``transunet`` and ``anatomy`` in degrees, in either direction."""
 
 
 def _affine(degrees: float, scale: tuple[float, float], shift: float, p: float) -> object:
@@ -48,12 +48,14 @@ def _affine(degrees: float, scale: tuple[float, float], shift: float, p: float) 
 
 
 def _elastic(deviation: float) -> object:
-    """Smooth random shifts, correlated over 8 pixels, whose deviation per axis is ``deviation`` pixels."""
+    """Build an elastic deformation, smooth over 8 pixels; ``deviation`` is its standard deviation per axis in
+    pixels.
+    """
     import albumentations as A
     import cv2
 
     return A.ElasticTransform(
-        alpha=deviation * 2 * SMOOTH * math.sqrt(3 * math.pi),  # of uniform noise, smoothed
+        alpha=deviation * 2 * SMOOTH * math.sqrt(3 * math.pi),  # amplitude of the uniform noise before smoothing
         sigma=SMOOTH,
         noise_distribution="uniform",
         interpolation=cv2.INTER_LINEAR,
@@ -68,21 +70,21 @@ def _none() -> list[object]:
 
 
 def _transunet() -> list[object]:
-    """TransUNet's recipe: quarter turns and a flip for half the samples, up to 20 degrees for half of the rest."""
+    """TransUNet's recipe: quarter turns and a flip for half of the samples, up to 20 degrees for half of the rest."""
     import albumentations as A
 
-    flips = A.Sequential([A.RandomRotate90(p=1), A.HorizontalFlip(p=1)], p=0.5)  # all four reflections
+    flips = A.Sequential([A.RandomRotate90(p=1), A.HorizontalFlip(p=1)], p=0.5)  # yields all four reflections
     rotation = _affine(ROTATION, (1.0, 1.0), 0.0, p=0.5)
     return [A.OneOf([flips, A.Sequential([rotation], p=0.5)], p=1)]
 
 
 def _anatomy() -> list[object]:
-    """For organs that keep their orientation: rotation, scaling by 0.7 to 1.4 and a small shift, no flips."""
+    """For organs with a fixed orientation: rotation, scaling by 0.7 to 1.4 and a small shift, without flips."""
     return [_affine(ROTATION, (0.7, 1.4), 0.05, p=0.8)]
 
 
 def _aerial() -> list[object]:
-    """For views from above, which have no preferred direction: flips and quarter turns, scaling by 0.5 to 2."""
+    """For views from above, which have no up: flips, quarter turns, small rotations, scaling by 0.5 to 2."""
     import albumentations as A
 
     return [A.D4(p=1), _affine(15, (0.5, 2.0), 0.0, p=0.5)]
@@ -90,18 +92,18 @@ def _aerial() -> list[object]:
 
 @dataclass(frozen=True)
 class Geometry:
-    """How samples are moved."""
+    """Geometric part of an augmentation."""
 
     steps: Callable[[], list[object]]
-    """Builds the transforms of albumentations."""
+    """Builds the albumentations transforms."""
     reach: float = 1.0
-    """Side of what a moved sample shows, in sides of the sample, so that it is cut large enough."""
+    """Side of the region that a moved sample can show, relative to the sample; determines how much is cut."""
     quarter_turns: bool = False
-    """Whether height and width are exchanged; samples must be square then."""
+    """Whether height and width are exchanged; samples must then be square."""
     mirrored: bool = False
-    """Whether the network sees mirror images; one that never saw them fails on them."""
+    """Whether the network sees mirror images; otherwise it fails on them in test-time augmentation."""
     colours: bool = False
-    """Whether brightness and contrast change channel by channel, as light and sensors change colours."""
+    """Whether brightness and contrast also change per channel, as colours do with light and sensor."""
 
 
 def _reach(degrees: float, smallest: float, shift: float = 0.0) -> float:
@@ -118,24 +120,24 @@ AUGMENTATIONS: dict[str, Geometry] = {
 
 
 MOST_CHANNELS = 127
-"""What OpenCV, below albumentations, moves at once."""
+"""Maximum number of channels that OpenCV, used by albumentations, transforms at once."""
 
 
 MIRRORS = {"rows": "VerticalFlip", "columns": "HorizontalFlip"}
-"""Axes along which samples can be mirrored, and albumentations' names for it."""
+"""Axes along which samples can be mirrored, and the albumentations transforms for them."""
 
 
 class Augment:
-    """What happens to a training sample between its file and the encoder.
+    """Augmentation and normalisation of a training sample, from its file to the encoder.
 
     Args:
         name: A name in ``AUGMENTATIONS``.
         crop: ``(height, width)`` of samples, or none for whole slices.
-        intensity: Strength of the change of brightness, contrast, gamma, noise and sharpness; 0 changes nothing.
-        mirror: Axes in ``MIRRORS`` along which half of the samples are mirrored, besides what the name says.
-        elastic: Deviation of random smooth shifts in pixels, in a third of the samples; 0 deforms nothing.
-        normalisation: Of the data; none leaves images as they are.
-        context: Neighbours on each side among the channels.
+        intensity: Strength of changes of brightness, contrast, gamma, noise and sharpness; 0 disables them.
+        normalisation: Normalisation of the data; none leaves images unchanged.
+        context: Neighbouring slices on each side among the channels.
+        mirror: Axes in ``MIRRORS`` along which half of the samples are mirrored in addition.
+        elastic: Standard deviation in pixels of elastic deformations of a third of the samples; 0 disables them.
     """
 
     def __init__(
@@ -151,7 +153,7 @@ class Augment:
         import albumentations as A
         import cv2
 
-        cv2.setNumThreads(0)  # workers are the parallelism
+        cv2.setNumThreads(0)  # worker processes already use all cores
         self.geometry = lookup(AUGMENTATIONS, name, "augmentation")
         self.crop = crop
         self.intensity = intensity
@@ -160,16 +162,16 @@ class Augment:
         steps = [*self.geometry.steps(), *(getattr(A, lookup(MIRRORS, axis, "mirror axis"))(p=0.5) for axis in mirror)]
         if elastic:
             steps.append(_elastic(elastic))
-        self.steps = [A.Compose([step]) for step in steps]  # one by one: within a Compose all would draw alike
+        self.steps = [A.Compose([step]) for step in steps]  # within one Compose, all would draw the same numbers
 
     def needed(self, box: Box) -> Box:
-        """What a sample of a box may show once it is moved."""
+        """Return the region that the sample of ``box`` may show after the geometric transforms."""
         return box.grown(self.geometry.reach, math.ceil(4 * self.elastic))
 
     def __call__(self, image: Array, mask: Array, box: Box, seed: int) -> tuple[Array, Array]:
-        """The sample of a box of ``image`` ``(C, H, W)``, in raw units, and ``mask`` ``(H, W)``.
+        """Return the sample of ``box`` from ``image`` ``(C, H, W)`` in raw units and ``mask`` ``(H, W)``.
 
-        The seed decides everything random. The image comes back normalised.
+        The seed determines all randomness. The image is returned normalised.
         """
         wide = self.needed(box)
         image, mask, own = cut(image, mask, wide)
@@ -197,16 +199,16 @@ class Augment:
 
 
 def change_intensity(image: Array, rng: np.random.Generator, strength: float, colours: bool = False) -> Array:
-    """Random changes of a normalised image ``(C, H, W)``, each in some of the samples.
+    """Randomly change a normalised image ``(C, H, W)``; each change applies to a part of the samples.
 
-    Brightness and contrast, gamma (of the image or of its negative), blur, a lower resolution and noise, in about the
-    ranges of nnU-Net at strength 1; the same change in all channels, but for noise.
+    Brightness and contrast, gamma (of the image or its negative), blur, lower resolution and noise, at strength 1
+    roughly in the ranges of nnU-Net. All but the noise are the same in all channels.
 
     Args:
-        image: The image.
-        rng: Decides everything random.
-        strength: Of all changes; 0 for none.
-        colours: Change brightness and contrast of each channel a little by itself as well.
+        image: Image to change.
+        rng: Random generator.
+        strength: Strength of all changes; 0 disables them.
+        colours: Also change brightness and contrast of each channel slightly.
     """
     from scipy.ndimage import gaussian_filter
 
@@ -236,7 +238,7 @@ def change_intensity(image: Array, rng: np.random.Generator, strength: float, co
 
 
 def _gamma(image: Array, gamma: np.float32) -> Array:
-    """A power of the values between the smallest and the largest of each channel; mean and deviation stay."""
+    """Apply a gamma curve between minimum and maximum of each channel, keeping mean and standard deviation."""
     low, high = image.min(axis=(1, 2), keepdims=True), image.max(axis=(1, 2), keepdims=True)
     powers = ((image - low) / np.maximum(high - low, np.float32(1e-6))) ** gamma
     mean, spread = image.mean(axis=(1, 2), keepdims=True), image.std(axis=(1, 2), keepdims=True)
@@ -245,7 +247,7 @@ def _gamma(image: Array, gamma: np.float32) -> Array:
 
 
 def _coarser(image: Array, zoom: float) -> Array:
-    """The image as a scanner or camera of lower resolution would show it: nearest pixels there, cubic back."""
+    """Simulate a lower resolution: downsample to nearest pixels, upsample with bicubic interpolation."""
     from torch.nn.functional import interpolate
 
     height, width = image.shape[1:]

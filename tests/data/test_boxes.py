@@ -1,4 +1,4 @@
-"""Boxes: drawn inside their image, framed as the network frames, cut with the border repeated and ignored."""
+"""Boxes: sampled inside the image, padded as by the network, cropped with a repeated and ignored border."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cards: the shipped ones are valid and plain, and each mistake is answered with the file and the problem."""
+"""Cards: the shipped ones are valid, and every error names the file and the problem."""
 
 from __future__ import annotations
 
@@ -190,9 +190,9 @@ def test_ids_are_positions_unless_given(tmp_path):
     [
         ({"spacing_mm": [1, 2]}, "spacing_mm is [1, 2], expected [slices, rows, columns] in mm"),
         ({"spacing_mm": [1, 0, 1]}, "spacing_mm is [1, 0, 1], expected"),
-        ({"normalisation": {"foreground": True, "mean": 3}}, "leaves no other key to normalisation"),
-        ({"channels": ["a", "b"], "normalisation": {"foreground": True}}, "images of one channel"),
-        ({"classes": [{"name": "a", "colour": [0, 0, 0], "id": 1}, {"name": "b", "colour": [0, 0, 1]}]}, "have one id"),
+        ({"normalisation": {"foreground": True, "mean": 3}}, "foreground of normalisation excludes all other keys"),
+        ({"channels": ["a", "b"], "normalisation": {"foreground": True}}, "supports only images with one channel"),
+        ({"classes": [{"name": "a", "colour": [0, 0, 0], "id": 1}, {"name": "b", "colour": [0, 0, 1]}]}, "share an id"),
         (
             {"classes": [{"name": "a", "colour": [0, 0, 0]}, {"name": "b", "colour": [0, 0, 1], "id": []}]},
             "id of class 1 is",
@@ -218,7 +218,7 @@ def layout_of(**changes):
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"layout": layout_of(patterns=["(x"])}, "the pattern '(x' is no regular expression"),
+        ({"layout": layout_of(patterns=["(x"])}, "the pattern '(x' is not a valid regular expression"),
         ({"layout": layout_of(patterns=["x"])}, "needs a group (?P<case>...)"),
         ({"layout": layout_of(patterns="x")}, "patterns of layout is 'x', expected a list of regular expressions"),
         ({"layout": layout_of(mask="{cas}.nii")}, "mask uses ['cas'], which the pattern"),
@@ -232,12 +232,12 @@ def layout_of(**changes):
         ),
         ({"layout": layout_of(extra_channels={"MR": "{case}"}), "channels": ["MR"]}, "extra_channels repeats ['MR']"),
         ({"layout": layout_of(extra_channels={"dsm": "{row}.tif"})}, "extra_channels dsm uses ['row'], which"),
-        ({"layout": layout_of(mask_threshold=127)}, "mask_threshold is for two classes, found 3"),
+        ({"layout": layout_of(mask_threshold=127)}, "mask_threshold needs exactly two classes, found 3"),
         ({"use": ["CT"]}, "Unknown channel 'CT'"),
         ({"use": [1]}, "use is [1], expected a list of names"),
         (
             {"splits": {"seed": 0, "val": "0.1"}},
-            "the split val is a fraction from 0 to 1, as there is",
+            "with a seed, the split val must be a fraction from 0 to 1",
         ),
         (
             {"splits": {"seed": 0, "test": 20}},
@@ -245,7 +245,10 @@ def layout_of(**changes):
         ),
         ({"splits": {"train": 3}}, "train of splits is 3, expected a file beside the card"),
         ({"normalisation": {"mean": "x"}}, "mean of normalisation is 'x', expected a number, or one per channel"),
-        ({"normalisation": {"window": [5, 1]}}, "window of the normalisation is [low, high], found [5, 1]"),
+        (
+            {"normalisation": {"window": [5, 1]}},
+            "window of normalisation must be [low, high] with low < high, found [5, 1]",
+        ),
     ],
 )
 def test_what_would_fail_later_is_named_at_once(tmp_path, changes, problem):

@@ -1,4 +1,4 @@
-"""Datasets over the store: every slice once, whole cases, and samples that seed, epoch and index alone decide."""
+"""Datasets over the store: every slice once, whole cases, and samples that depend only on seed, epoch and index."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOTAL = sum(SLICES)
 
 @pytest.fixture
 def cases(tmp_path):
-    """Cases whose images hold the number of the slice, counted over all cases, and whose masks are noise."""
+    """Cases whose images hold the slice number, counted over all cases, and whose masks are noise."""
     cases, first = [], 0
     for k, slices in enumerate(SLICES):
         numbers = np.arange(first, first + slices, dtype=np.int16)
@@ -84,7 +84,7 @@ def test_slices_are_drawn_on_the_grid_of_the_target_spacing(cases):
 
 @pytest.fixture
 def scene(tmp_path):
-    """A scene of 40 x 60 whose bands are its rows and columns, with a rare class in one corner."""
+    """A scene of 40 x 60 whose bands are its row and column indices, with a rare class in one corner."""
     rows, columns = np.mgrid[:40, :60].astype(np.float32)
     mask = np.zeros((1, 40, 60), np.uint8)
     mask[0, 35:37, 55:57], mask[0, 0] = 1, 255
@@ -211,7 +211,7 @@ def test_whole_cases(cases):
 
 
 def epochs_of(dataset, workers, world=1):
-    """The batches of two epochs, of all processes together."""
+    """The batches of two epochs, over all processes."""
     ranks = []
     for rank in range(world):
         sampler = EpochSampler(dataset, world, rank, seed=0)

@@ -1,4 +1,4 @@
-"""What a network knows of its data: the same from a file, from version 0.1 and by hand, and mistakes are answered."""
+"""``DataSpec``: equal from a file, from version 0.1 and by hand; invalid ones are refused."""
 
 from __future__ import annotations
 
@@ -120,8 +120,8 @@ def test_the_background_is_the_first_class_of_that_name_unless_it_is_said(classe
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"channels": ["CT"]}, "m.onnx: lacks classes. Say at least the names of channels and classes, such as "),
-        ({"classes": ["liver"], "channels": []}, 'm.onnx: lacks channels. Say at least .* {"channels": ["CT"], '),
+        ({"channels": ["CT"]}, "m.onnx: lacks classes. Give at least the names of channels and classes, such as "),
+        ({"classes": ["liver"], "channels": []}, 'm.onnx: lacks channels. Give at least .* {"channels": ["CT"], '),
         ({}, "m.onnx: lacks channels and classes. "),
         ({**BY_HAND, "spacing": [1, 1, 1]}, "key in m.onnx: 'spacing'. Did you mean spacing_mm? Known: "),
         ({**BY_HAND, "patchsize": [8, 8]}, "'patchsize'. Did you mean patch_size?"),

@@ -1,4 +1,4 @@
-"""From masks of ids, colours and greys to classes, and what is none of them."""
+"""Masks of ids, colours and grey values to classes, and values that belong to no class."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_opaque_colours_lose_their_alpha(card):
 def test_what_is_no_colour_of_the_card_is_named(card):
     message = refused(card, painted([[255, 0, 0], [9, 8, 7], [9, 8, 7], [200, 0, 0]]))
     assert message.startswith(
-        "tile.tif: colour [9, 8, 7] in 2 pixels and 1 other such values is none of the card vaihingen: [255, 255, 255]"
+        "tile.tif: colour [9, 8, 7] in 2 pixels and 1 other such values is not in the card vaihingen: [255, 255, 255]"
     )
     assert message.endswith("[0, 0, 0], [1, 2, 3]. Correct the mask, or add the colour to classes or ignored_colours.")
     with pytest.raises(
@@ -79,7 +79,7 @@ def test_greys_are_cut_at_the_threshold(channels):
     coloured = greys(0, 255, channels=3)
     coloured[0, 0, 0, 0] = 9
     with pytest.raises(
-        InputError, match=r"tile\.tif: has 3 channels that differ; a grey mask to be cut at 127 has one"
+        InputError, match=r"tile\.tif: has 3 different channels; with mask_threshold a mask must have one"
     ):
         class_indices(card, coloured, PATH)
 
@@ -90,7 +90,7 @@ def test_greys_without_a_threshold_are_told_of_it():
         "tile.tif: mask value 253 in 2 voxels and 1 other such values; expected 0 to 1 (background, building)"
         in message
     )
-    assert message.endswith("For a mask of greys say mask_threshold in the card's layout.")
+    assert message.endswith("If the mask stores grey levels, set mask_threshold in the card's layout.")
     assert "threshold" not in refused(KAMPALA, greys(0, 2))
 
 

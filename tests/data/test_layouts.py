@@ -1,4 +1,4 @@
-"""Folders to cases and splits, on tiny files in the layouts that people download."""
+"""Cases and splits found in folders, on tiny files in the layouts of public downloads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CARDS = ("acdc", "hippocampus", "phantom", "synapse")
 
 
 def touch(root, *names):
-    """Empty files: the layout is in the names."""
+    """Create empty files: only their names matter."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
@@ -238,7 +238,7 @@ def test_patients_that_are_not_there_are_noted(tmp_path, capsys):
     splits = find_and_split("synapse", tmp_path)
     assert names_of(splits.train) == ["case0005"]
     notes = capsys.readouterr().err
-    assert "note: 17 of 18 patients of split train are not there: 0006, 0007, 0009, 0010, 0021, ..." in notes
+    assert "note: 17 of 18 patients of split train are missing: 0006, 0007, 0009, 0010, 0021, ..." in notes
     assert "note: 12 of 12 patients of split test" in notes
 
 
@@ -286,7 +286,7 @@ def test_drawn_split_of_few_patients_leaves_some_for_training(patients, sizes):
 
 
 def separate(tmp_path, **layout):
-    """A card whose masks lie apart from the images."""
+    """A card whose masks are in files of their own."""
     base = load_card("flare22")
     return replace(base, layout=replace(base.layout, **layout))
 
@@ -299,7 +299,7 @@ def test_masks_are_where_the_template_says_and_images_without_one_are_left_out(t
         ("w1", "train", "labelsTr/w1.nii"),
         ("w3", "val", "labelsVal/w3.nii"),
     ]
-    assert "1 files of" in (note := capsys.readouterr().err) and "w2.nii" in note
+    assert "1 files in" in (note := capsys.readouterr().err) and "w2.nii" in note
 
 
 def test_channels_of_a_pattern_are_sorted(tmp_path):
@@ -321,7 +321,7 @@ def test_folders_of_dicom_are_images(tmp_path):
 def test_masks_never_lie_outside_of_the_root(tmp_path):
     card = separate(tmp_path, patterns=[r"(?P<case>\d)\.nii"], mask="../{case}.nii")
     touch(tmp_path, "1.nii")
-    with pytest.raises(InputError, match=r"1\.nii: the card's template leads to \.\./1\.nii, outside of"):
+    with pytest.raises(InputError, match=r"1\.nii: the card's template leads to \.\./1\.nii, outside "):
         find_cases(card, tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Folders that no card describes: dataset.json says channels, classes and ids."""
+"""Folders without a card: channels, classes and ids from ``dataset.json``."""
 
 from __future__ import annotations
 
@@ -57,7 +57,10 @@ def test_colours_differ_and_the_first_is_black(tmp_path):
     [
         ({"labels": {"background": 0, "a": 1}}, "needs channel_names"),
         ({"channel_names": {"0": "CT"}, "labels": {"background": 0}}, "at least two labels"),
-        ({"channel_names": {"CT": 0}, "labels": {"background": 0, "a": 1}}, "expected numbers from 0 to names"),
+        (
+            {"channel_names": {"CT": 0}, "labels": {"background": 0, "a": 1}},
+            r"expected numbers \(from 0\) mapped to names",
+        ),
         ({"channel_names": {"0": "CT"}}, "should be a mapping with labels"),
         (
             {"channel_names": {"0": "CT"}, "labels": {"background": 0, "whole": [1, 2]}},
@@ -118,7 +121,7 @@ def test_masks_without_foreground_are_refused(tmp_path):
         image = nib.load(path)
         nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine).to_filename(path)
     data = SegmentationDataModule(root=str(tmp_path / "data"), crop=[8, 8], cache_dir=str(tmp_path / "cache"))
-    with pytest.raises(InputError, match="no training mask holds anything but background"):
+    with pytest.raises(InputError, match="no training mask contains anything but background"):
         data.spec  # noqa: B018  measured when it is asked for
 
 
@@ -127,7 +130,7 @@ def test_channels_count_from_zero(tmp_path):
     image = tmp_path / "data/imagesTr/scan_0_0000.nii.gz"
     image.rename(image.with_name("scan_0_0001.nii.gz"))
     data = SegmentationDataModule(root=str(tmp_path / "data"), crop=[8, 8])
-    with pytest.raises(InputError, match=r"scan_0_0001\.nii\.gz: the channels of scan_0 are \[1\], they should count"):
+    with pytest.raises(InputError, match=r"scan_0_0001\.nii\.gz: the channels of scan_0 are \[1\], expected consec"):
         data.splits  # noqa: B018  found when they are asked for
 
 
@@ -145,14 +148,14 @@ def test_slices_run_along_the_coarsest_axis_unless_told(tmp_path, capsys, steps)
     case = data.train_set.cases[0]
     assert case.spacing_mm == pytest.approx((4, 0.6, 0.6))
     assert case.shape == (32, 1, 3, 32)
-    assert "slice axis" not in capsys.readouterr().err
+    assert "coarsest axis" not in capsys.readouterr().err
     fixed = SegmentationDataModule(**how, plane="axial")
     assert fixed.spec.plane == "axial"
     fixed.prepare_data()
     said = capsys.readouterr().err
     assert re.search(
-        r"note: 9 of 9 volumes of kidney_stones have another slice axis \(plane: axial\) than their coarsest, such as "
-        r"scan_\d\. With --data\.plane acquired their slices run along it\.",
+        r"note: 9 of 9 volumes of kidney_stones, such as scan_\d, are not sliced along their coarsest axis "
+        r"\(plane: axial\)\. Use --data\.plane acquired to do so\.",
         said,
     )
     with pytest.raises(InputError, match=r"'axal'\. Did you mean axial\? Known: axial, coronal, sagittal, acquired"):
@@ -173,7 +176,7 @@ def test_slices_have_the_median_spacing_of_all_cases(tmp_path, capsys):
     data.prepare_data()
     said = capsys.readouterr().err
     assert said.count("note: 2 of 9 volumes of kidney_stones, such as ") == 1
-    assert "are resampled for the network, to its own x 0.6 mm x 0.8 mm (slices, rows, columns)" in said
+    assert "are resampled for the network to original x 0.6 mm x 0.8 mm (slices, rows, columns)" in said
     data.setup("fit")
     assert set(data.train_set.grids) <= {(3, 32, 20), (3, 32, 32)}  # 32 x 0.5 / 0.8
     kept = SegmentationDataModule(**how, spacing_mm=[None, None, None])

@@ -1,7 +1,7 @@
-"""Every option of the data module goes through the real command line and is read back from what must obey it.
+"""Every option of the data module, given on the real command line and read back from the object that uses it.
 
-``READERS`` has a line for each: an unusual value, and what is to be seen of it while ``cli fit`` trains. A new option
-without a line fails.
+``READERS`` has an entry for each: an unusual value, and its observable effect while ``cli fit`` trains. A new option
+without an entry fails.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ READERS: dict[str, tuple[Any, Callable[[Any], Any], Any]] = {
 
 
 def folds_of(data: Any, count: int) -> list[list[str]]:
-    """The validation cases of each fold."""
+    """Validation cases of each fold."""
     how = {name: value for name, (value, *_) in READERS.items()}
     modules = [SegmentationDataModule(**{**how, "fold": k, "folds": count}) for k in range(count)]
     return [[case.name for case in module.splits.val] for module in modules]
@@ -81,7 +81,7 @@ def folds_of(data: Any, count: int) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """The data module of a training in which every option has an unusual value."""
+    """The data module of a run in which every option has an unusual value."""
     folder, before = tmp_path_factory.mktemp("options"), Path.cwd()
     os.chdir(folder)
     Path("mine.yaml").write_text(CARD)

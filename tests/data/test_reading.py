@@ -1,4 +1,4 @@
-"""Scenes into the store: by strips as in one piece, chosen bands, masks on another grid, and what is refused."""
+"""Reading scenes into the store: strips equal to whole scenes, band selection, masks on another grid, errors."""
 
 from __future__ import annotations
 
@@ -131,13 +131,13 @@ def test_mask_may_be_an_image_file(tmp_path):
     np.testing.assert_array_equal(build(tmp_path)[0].mask()[0], mask)
     (tmp_path / "one_mask.png").unlink()
     np.savez(tmp_path / "one_mask.npz", label=mask)
-    assert "one_mask.npz: the mask of a scene is a raster or an image file" in refused(tmp_path)
+    assert "one_mask.npz: the mask of a scene must be a raster or an image file" in refused(tmp_path)
 
 
 def test_two_masks_for_one_image_are_refused(tmp_path):
     pair(tmp_path)
     Image.fromarray(np.zeros((50, 40), np.uint8)).save(tmp_path / "one_mask.png")
-    with pytest.raises(InputError, match=r"one\.tif: both one_mask\.png and one_mask\.tif may be its mask; keep one"):
+    with pytest.raises(InputError, match=r"one\.tif: both one_mask\.png and one_mask\.tif match its mask; keep one"):
         build(tmp_path)
 
 
@@ -147,10 +147,10 @@ def test_channels_are_chosen_by_name(tmp_path):
     np.testing.assert_array_equal(case.image()[0], image[[2, 0]])
     with pytest.raises(InputError, match=r"kampala: Unknown channel 'd'\. .*Known: a, b, c"):
         CARD.using(["d"])
-    with pytest.raises(InputError, match="channels are one or more names, each once, got a, a"):
+    with pytest.raises(InputError, match="channels must be one or more names without repetition, got a, a"):
         CARD.using(["a", "a"])
     fixed = replace(CARD, normalisation={"mean": [1, 2, 3], "std": 1})
-    with pytest.raises(InputError, match="mean of the normalisation is for 3 channels, not for a, b"):
+    with pytest.raises(InputError, match="mean of normalisation has 3 values, but the channels are a, b"):
         fixed.using(["a", "b"])
 
 
@@ -166,9 +166,7 @@ def test_channels_may_lie_in_files_of_their_own(tmp_path):
     np.testing.assert_array_equal(case.image()[0], np.stack([height[0], image[1]]))
     assert case.warped == ("dsm_one.tif",)
     assert build(tmp_path, card)[0].shape == (1, 3, 50, 40)  # not used, not needed
-    with pytest.raises(
-        InputError, match=r"one\.tif: its channel slope should lie in .*no_one\.tif, which is not there"
-    ):
+    with pytest.raises(InputError, match=r"one\.tif: its channel slope is missing, expected .*no_one\.tif\."):
         build(tmp_path, card.using(["a", "slope"]))
 
 

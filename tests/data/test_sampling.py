@@ -1,4 +1,4 @@
-"""Samples of values and places: as many as are wanted, and from everywhere, whatever the count."""
+"""Samples of values and positions: the requested number, spread evenly, whatever the count."""
 
 from __future__ import annotations
 

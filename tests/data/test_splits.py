@@ -1,4 +1,4 @@
-"""Folds of a cross-validation: by patient, the same each time, or as nnU-Net wrote them."""
+"""Cross-validation folds: by patient, reproducible, or from nnU-Net's file."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_folds_of_nnunet_decide(card, tmp_path, capsys):
     assert {case.patient for case in split.test} == {f"p{n:02d}" for n in range(3, 11)}
     assert "1 of 4 cases of train" in capsys.readouterr().err
     assert number_of_folds(tmp_path, 5) == 2
-    with pytest.raises(InputError, match=r"has 2 folds: --data\.fold goes from 0 to 1, got 2"):
+    with pytest.raises(InputError, match=r"has 2 folds: --data\.fold must be from 0 to 1, got 2"):
         fold_cases(card, CASES, tmp_path, 2, 5)
     folds[0]["val"].append("p01_b")
     (tmp_path / "splits_final.json").write_text(json.dumps(folds))
@@ -71,10 +71,10 @@ def test_file_of_folds_that_cannot_be_used_is_named(card, tmp_path, text):
 @pytest.mark.parametrize(
     ("fold", "folds", "problem"),
     [
-        (5, 5, r"--data\.fold goes from 0 to 4 with --data\.folds 5, got 5"),
+        (5, 5, r"--data\.fold must be from 0 to 4 with --data\.folds 5, got 5"),
         (-1, 5, "got -1"),
-        (0, 1, "cannot be dealt to 1 folds"),
-        (0, 40, "9 patients outside the test split cannot be dealt to 40 folds"),
+        (0, 1, "cannot form 1 folds"),
+        (0, 40, "9 patients outside the test split cannot form 40 folds"),
     ],
 )
 def test_folds_that_do_not_exist_are_refused(card, tmp_path, fold, folds, problem):

@@ -1,4 +1,4 @@
-"""The memory-mapped store: equal to its sources, rebuilt when they change, and closed to files that are wrong."""
+"""The memory-mapped store: equal to its sources, rebuilt when they change, invalid files refused."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def root(tmp_path):
 
 
 def build(root, card=HIPPOCAMPUS):
-    """Brings the store beside the data up to date and opens it."""
+    """Update and open the store beside the data."""
     cases = find_cases(load_card(card.name), root)
     build_store(card, cases, root, root.parent / "store")
     return open_store(card, cases, root.parent / "store")
@@ -54,7 +54,7 @@ def refused(root, card=HIPPOCAMPUS):
 
 
 def age(root):
-    """Gives everything in the store a time that no rebuilt file has."""
+    """Set the modification time of everything in the store to one that no rebuilt file has."""
     for path in (root.parent / "store").iterdir():
         os.utime(path, (0, 0))
 
@@ -65,13 +65,13 @@ def rebuilt(root):
 
 
 def edit(path, change):
-    """Writes a NIfTI file again with its array changed."""
+    """Rewrite a NIfTI file with its array changed."""
     image = nib.load(path)
     write_nifti(path, change(np.array(image.dataobj)), image.affine)
 
 
 def with_value(value, dtype=None):
-    """Changes the first three voxels of an array."""
+    """Change the first three voxels of an array."""
 
     def change(array):
         array = array.astype(dtype or array.dtype)
@@ -228,7 +228,7 @@ def test_mask_must_lie_where_its_image_lies(root):
     shifted[1, 3] = 2.5
     write_nifti(path, mask, shifted)
     message = refused(root)
-    assert message.startswith(f"{path}: its affine differs from hippocampus_001.nii.gz, it lies up to 2.5 mm elsewhere")
+    assert message.startswith(f"{path}: its affine differs from hippocampus_001.nii.gz by up to 2.5 mm. Resample")
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_ignored_voxels_are_stored_as_255_and_not_counted(root, ignore_index, dt
 
 
 def write_renumbered(root, ids):
-    """Phantoms of the Synapse layout whose organs have other ids."""
+    """Write phantoms in the Synapse layout whose organs have other ids."""
     (root / "test_vol_h5").mkdir(parents=True)
     for number in (1, 2):
         image, label = phantom_volume(slices=8, size=48, seed=number)
@@ -304,7 +304,7 @@ def test_ids_in_the_order_of_btcv_are_refused(tmp_path):
 def test_ids_of_btcv_closed_up_are_noticed_though_the_liver_is_in_its_place(tmp_path, capsys):
     write_renumbered(tmp_path / "data", {name: k for k, name in enumerate(BTCV, start=1)})
     check_class_sizes(SYNAPSE, build(tmp_path / "data", SYNAPSE))
-    assert "where gallbladder is expected" in capsys.readouterr().err
+    assert ", expected gallbladder. Check that the masks" in capsys.readouterr().err
 
 
 def test_largest_class_is_checked_only_where_the_card_names_it(root):
@@ -313,7 +313,7 @@ def test_largest_class_is_checked_only_where_the_card_names_it(root):
     by_size = np.argsort([sum(case.voxels[k] for case in stored) for k in (1, 2)])
     smaller, larger = (("anterior", "posterior")[k] for k in by_size)
     check_class_sizes(replace(HIPPOCAMPUS, largest_class=larger), stored)
-    with pytest.raises(InputError, match="the largest organ is posterior, but it should be anterior"):
+    with pytest.raises(InputError, match="the largest class is posterior, expected anterior"):
         check_class_sizes(replace(HIPPOCAMPUS, largest_class=smaller), stored)
     check_class_sizes(replace(HIPPOCAMPUS, largest_class=smaller), [])
 

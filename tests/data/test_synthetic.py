@@ -1,4 +1,4 @@
-"""The phantom: files as TransUNet distributes them, the same from the same seed, with organs of the right order."""
+"""The phantom: TransUNet's file layout, reproducible from a seed, organ sizes in the expected order."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_ids_are_those_of_the_cards():
 
 @pytest.mark.parametrize(("train", "test"), [(2, 4), (13, 4), (3, 0), (3, 5), (-1, 1)])
 def test_numbers_that_the_card_does_not_have_are_refused(tmp_path, train, test):
-    with pytest.raises(InputError, match=f"3 to 12 training and 1 to 4 test volumes, asked for {train} and {test}"):
+    with pytest.raises(InputError, match=f"3 to 12 training and 1 to 4 test volumes, got {train} and {test}"):
         phantom(str(tmp_path / "out"), train, test)
     assert not (tmp_path / "out").exists()
 

@@ -1,4 +1,4 @@
-"""Augmentation: decided by its seed, image and mask together, any number of channels, intensities when normalised."""
+"""Augmentation: reproducible, joint for image and mask, any channel count, intensities changed after normalisation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUARTER_TURNS = [name for name, geometry in AUGMENTATIONS.items() if geometry.qu
 
 @pytest.fixture
 def mask():
-    """Blocks of 8 pixels of class 0, 1 or 5, the same under no flip or turn."""
+    """Blocks of 8 pixels of class 0, 1 or 5, changed by every flip and quarter turn."""
     blocks = np.random.default_rng(0).choice(np.array([0, 1, 5], dtype=np.uint8), (6, 6))
     return np.kron(blocks, np.ones((8, 8), dtype=np.uint8))
 
@@ -83,7 +83,7 @@ def test_more_channels_than_can_be_moved_are_refused_before_training(mask):
         moved = applied(Augment(name, (24, 24)), noise(MOST_CHANNELS, 48, 48), mask, 0, Box(12, 12, 24, 24))
         assert moved[0].shape == (MOST_CHANNELS, 24, 24)
     sizes = {"crop": [24, 24], "context": MOST_CHANNELS // 2 + 1}
-    with pytest.raises(InputError, match=rf"at most {MOST_CHANNELS} channels, got 129: say none"):
+    with pytest.raises(InputError, match=rf"at most {MOST_CHANNELS} channels, got 129: use none"):
         SegmentationDataModule("phantom", "data/phantom", augment="anatomy", **sizes)
     SegmentationDataModule("phantom", "data/phantom", augment="none", **sizes)
 
@@ -102,7 +102,7 @@ def test_image_and_mask_move_together(name, box, mask):
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_crops_are_cut_large_enough_for_what_moves_them(name):
-    """No corner shows a repeated border where the image goes on: a ramp stays a ramp, and nothing is ignored."""
+    """No corner shows a repeated border where the image continues: a ramp stays a ramp, and nothing is ignored."""
     rows, columns = np.mgrid[:400, :400].astype(np.float32)
     image, mask = np.stack([rows, columns]), np.zeros((400, 400), np.uint8)
     for seed in range(40):
@@ -167,7 +167,7 @@ def test_numbers_of_the_normalisation_hold_for_every_neighbour():
 
 
 def test_steps_of_an_augmentation_are_drawn_apart():
-    """Which of the eight flips it is says nothing of whether a view from above is rotated and scaled besides."""
+    """The choice among the eight flips is independent of rotation and scaling in ``aerial``."""
     image, mask = np.arange(36, dtype=np.float32).reshape(1, 6, 6), np.zeros((6, 6), np.uint8)
     views = [np.rot90(side, k).tobytes() for side in (image[0], image[0].T) for k in range(4)]
     results = [applied(Augment("aerial", None), image, mask, seed)[0][0].tobytes() for seed in range(600)]
@@ -237,7 +237,7 @@ def test_strength_decides_how_much_intensities_change():
 
 
 def test_intensities_survive_the_normalisation_of_mr():
-    """Contrast and brightness of an image that is standardised by itself are seen by the network."""
+    """Contrast and brightness changes reach the network although each image is standardised by itself."""
     image, mask = noise(1, 32, 32), np.zeros((32, 32), np.uint8)
     augment = Augment("none", None, intensity=1, normalisation=Normalisation(per_image=True))
     samples = [applied(augment, image, mask, seed)[0] for seed in range(100)]

@@ -60,10 +60,10 @@ def test_table_has_each_fold_their_deviation_and_all_cases(cli, capsys, runs):
 
 
 def test_folds_that_cannot_be_put_together_are_refused(runs, tmp_path):
-    with pytest.raises(InputError, match=r"no scored fold below it; score each with: python cli\.py validate"):
+    with pytest.raises(InputError, match=r"contains no scored folds; score each with: python cli\.py validate"):
         folds(str(tmp_path / "nothing"))
     folder = write_fold(runs, 9, 1, {"c": 0.5}, unit="voxel")
-    with pytest.raises(InputError, match=r"version_9: unit is voxel, in .*version_1 it is mm"):
+    with pytest.raises(InputError, match=r"version_9: unit is voxel, but in .*version_1 it is mm"):
         folds(str(runs))
     write_fold(runs, 9, 1, {"a": 0.5})
     with pytest.raises(InputError, match="version_9: a is also in fold 0"):
@@ -95,7 +95,7 @@ def test_cross_validation_from_the_command_line(cli, capsys, phantom_root):
     for arguments, problem in (
         (
             ["--data.fold=0", "--ckpt_path=runs/demo/version_1/checkpoints/last.ckpt"],
-            "has learned from 6 of the patients it would be scored on, such as 00",
+            "was trained on 6 of the patients to be scored, such as 00",
         ),
         (["--ckpt_path=last"], "No checkpoint below"),
         (["--data.fold=2", "--ckpt_path=last"], "No checkpoint of fold 2 below"),
@@ -106,7 +106,7 @@ def test_cross_validation_from_the_command_line(cli, capsys, phantom_root):
     both = [f"runs/demo/version_{k}/checkpoints/last.ckpt" for k in (0, 1)]
     with pytest.raises(SystemExit):
         cli("validate", *options, "--data.fold=0", "--ckpt_path", *both)
-    assert "version_1/checkpoints/last.ckpt: has learned from 6 of" in capsys.readouterr().err
+    assert "version_1/checkpoints/last.ckpt: was trained on 6 of" in capsys.readouterr().err
     cli("test", *options, "--ckpt_path", *both)  # neither has seen the test split
 
 
@@ -127,12 +127,12 @@ def test_a_case_that_moved_to_the_test_split_is_not_scored(cli, capsys, tmp_path
         (tmp_path / path.name).rename(path)
     with pytest.raises(SystemExit):
         cli("test", *options, "--ckpt_path=last")
-    assert "of the patients it would be scored on" in capsys.readouterr().err
+    assert "of the patients to be scored" in capsys.readouterr().err
 
 
 def test_folds_scored_in_different_ways_or_damaged_are_refused(runs):
     write_fold(runs, 9, 1, {"c": 0.5}, **{"test-time augmentation": True})
-    with pytest.raises(InputError, match=r"version_9: test-time augmentation is True, in .* it is None"):
+    with pytest.raises(InputError, match=r"version_9: test-time augmentation is True, but in .* it is None"):
         folds(str(runs))
     (runs / "version_9/summary.json").write_text("{")
     with pytest.raises(InputError, match=r"summary\.json is not valid JSON"):

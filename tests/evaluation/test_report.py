@@ -65,7 +65,7 @@ def test_every_file_is_there_and_every_case_once(cli, capsys, options, checkpoin
     assert not any("boundary" in name for name in summary["pooled"])  # cases are volumes
     assert f"All voxels together: mean IoU {summary['pooled']['iou']:.4f} without background (" in printed
     assert "NSD 1.5 voxel" in printed
-    assert "Distances in voxels: not every image of the split says its spacing." in printed
+    assert "Distances in voxels: the spacing of some images of the split is unknown." in printed
 
 
 def test_scores_of_both_protocols_are_those_of_the_files(cli, options, checkpoint, phantom_root, capsys):
@@ -137,9 +137,9 @@ def test_maps_are_scored_at_boundaries_and_without_distances(cli, capsys, tmp_pa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"distances": False, "evaluation": "transunet"}, "transunet is made of distances"),
-        ({"boundary_width": 0}, "a number of pixels, 1 or more, got 0"),
-        ({"nsd_tolerance": -1}, "a distance, 0 or more, got -1"),
+        ({"distances": False, "evaluation": "transunet"}, "--evaluation transunet needs distances"),
+        ({"boundary_width": 0}, "must be 1 pixel or more, got 0"),
+        ({"nsd_tolerance": -1}, "must be 0 or more, got -1"),
     ],
 )
 def test_scoring_that_cannot_be_is_refused(changes, message):

@@ -50,4 +50,4 @@ def test_norms_stay_as_the_checkpoint_has_them(data, phantom_root, tmp_path, cli
     options = [*(option for option in TINY if "decoder" not in option), f"--data.root={phantom_root}"]
     options += ["--data.crop=[32,32]", "--model.decoder=unet", "--model.norm_outputs=false", f"--ckpt_path={path}"]
     cli("validate", "--config", ROOT / "configs/demo.yaml", *options, "--distances=false")
-    assert f"note: norm_outputs is True, as {path} has it" in capsys.readouterr().err
+    assert f"note: norm_outputs is True, as in {path}" in capsys.readouterr().err

@@ -63,14 +63,14 @@ def test_windows_that_fit_no_multiple_of_32_are_named():
 
 
 def test_names_without_their_library_are_hinted_at():
-    with pytest.raises(ValueError, match=r"Unknown encoder 'resnet34'; .* are named timm/resnet34 or smp/resnet34"):
+    with pytest.raises(ValueError, match=r"Unknown encoder 'resnet34'; use timm/resnet34 or smp/resnet34"):
         create_model("resnet34", "unet")
 
 
 def test_stochastic_depth_belongs_to_mlla_blocks():
     model = create_model("smp/resnet18", "mlla_unet", drop_path_rate=0.3)
     assert model.decoder.levels[0].stage.blocks[0].drop_path_rate == pytest.approx(0.3)
-    with pytest.raises(ValueError, match="drop_path_rate belongs to MLLA blocks; smp/resnet18 with unet has none"):
+    with pytest.raises(ValueError, match="drop_path_rate applies to MLLA blocks, which smp/resnet18 with unet lacks"):
         create_model("smp/resnet18", "unet", drop_path_rate=0.3)
 
 

@@ -66,7 +66,7 @@ def test_the_published_network_keeps_300_bytes_per_pixel():
 
 
 def test_what_cannot_be_is_said():
-    with pytest.raises(InputError, match="checkpoint_stages is one of none, blocks, all, got 'some'"):
+    with pytest.raises(InputError, match="checkpoint_stages must be one of none, blocks, all, got 'some'"):
         set_checkpointing(create_model("mlla_test"), "some")
-    with pytest.raises(InputError, match="this network has no MLLA blocks; say all or none"):
+    with pytest.raises(InputError, match="this network has no MLLA blocks; use all or none"):
         set_checkpointing(create_model("timm/resnet10t", "unet"), "blocks")

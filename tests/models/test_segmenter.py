@@ -124,7 +124,7 @@ def test_unknown_names_suggest_near_ones():
         create_model("mlla_tyny")
     with pytest.raises(ValueError, match=r"Unknown decoder 'unett'\. Did you mean unet"):
         create_model("mlla_test", "unett")
-    with pytest.raises(ValueError, match="decoder_depths belongs to the decoder mlla_unet"):
+    with pytest.raises(ValueError, match="decoder_depths applies to the decoder mlla_unet"):
         create_model("mlla_test", "unet", decoder_depths=(1, 1, 1))
     with pytest.raises(ValueError, match=r"Unknown encoder of timm 'rsnet18'\. Did you mean resnet18 .* in all\)"):
         create_model("timm/rsnet18", "unet")

@@ -40,7 +40,7 @@ def test_a_saved_one_is_built_again(tmp_path):
     ("encoder", "decoder", "message"),
     [
         ("monai/dynunet", "mlla_unet", "monai/dynunet is a whole network: set --model.decoder none, got mlla_unet"),
-        ("mlla_test", "none", "decoder none belongs to whole networks: monai/dynunet, monai/segresnet"),
+        ("mlla_test", "none", "decoder none works only with whole networks: monai/dynunet, monai/segresnet"),
         ("monai/dynunett", "none", "Unknown whole network 'monai/dynunett'. Did you mean monai/dynunet"),
     ],
 )
@@ -51,5 +51,5 @@ def test_what_does_not_go_together_is_named(encoder, decoder, message):
 
 @pytest.mark.parametrize("option", [{"drop_path_rate": 0.1}, {"mixer": "identity"}])
 def test_options_of_mlla_are_refused(option):
-    with pytest.raises(ValueError, match=f"{next(iter(option))} belongs to MLLA blocks; monai/dynunet with none has"):
+    with pytest.raises(ValueError, match=f"{next(iter(option))} applies to MLLA blocks, which monai/dynunet with none"):
         create_model("monai/dynunet", "none", **option)

@@ -192,7 +192,7 @@ def test_what_does_not_fit_a_checkpoint_is_refused(unusual, options, capsys, opt
         run_main("fit", *options, *arguments(given), "--ckpt_path=last")
     assert stop.value.code == 2
     message = capsys.readouterr().err
-    assert f"with {option} {READERS[option][0]}, the config says {OTHERS[option]}" in message
+    assert f"with {option} {READERS[option][0]}, but the config gives {OTHERS[option]}" in message
 
 
 def test_all_others_are_used_by_a_resumed_run(unusual, options, capsys):

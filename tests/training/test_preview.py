@@ -35,7 +35,7 @@ def test_samples_are_drawn_as_the_network_gets_them(cli, config, capsys, monkeyp
         assert sheet.size[0] > 500
     printed = capsys.readouterr().out
     assert "5 of 40 samples" in printed
-    assert "56% of their pixels are ignored" in printed  # slices of 32 x 32 in crops of 48 x 48
+    assert "56% of all pixels are ignored" in printed  # slices of 32 x 32 in crops of 48 x 48
     assert "Written: sheet.png" in printed
 
 
@@ -43,8 +43,8 @@ def test_mistakes_are_said_in_a_line(cli, config, capsys):
     config.with_name("model.yaml").write_text("model: {lr: 1}")
     for options, message in (
         (["--config=missing.yaml"], "missing.yaml: no such file"),
-        (["--config", config.with_name("model.yaml")], "has no section data"),
-        (["--config", config, "--samples=0"], "--samples is a number of samples, 1 or more, got 0"),
+        (["--config", config.with_name("model.yaml")], "has no section 'data'"),
+        (["--config", config, "--samples=0"], "--samples must be 1 or more, got 0"),
         (["--config", config, "--data.crop=[0,3]"], "--data.crop takes two numbers"),
     ):
         with pytest.raises(SystemExit) as stop:

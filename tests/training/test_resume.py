@@ -24,24 +24,24 @@ VIEW = {
 @pytest.mark.parametrize(
     ("key", "other", "advice"),
     [
-        ("channels", ["red"], """say --data.channels '["red", "green"]'"""),
-        ("plane", "acquired", "say --data.plane axial"),
-        ("context", 1, "say --data.context 0"),
-        ("resize", 2.0, "say --data.resize null"),
-        ("patch_size", [64, 64], "say --data.crop '[96, 64]'"),
-        ("spacing_mm", [None, 0.6, 0.6], "say --data.spacing_mm '[null, null, null]'"),
-        ("array_units", {"scale": 2, "offset": 0}, "with its own card"),
-        ("normalisation", {"per_case": True}, "with its own card"),
-        ("normalisation", {"mean": 1.0, "std": 2.0, "window": [0.0, 9.0]}, "with its own card"),
+        ("channels", ["red"], """set --data.channels '["red", "green"]'"""),
+        ("plane", "acquired", "set --data.plane axial"),
+        ("context", 1, "set --data.context 0"),
+        ("resize", 2.0, "set --data.resize null"),
+        ("patch_size", [64, 64], "set --data.crop '[96, 64]'"),
+        ("spacing_mm", [None, 0.6, 0.6], "set --data.spacing_mm '[null, null, null]'"),
+        ("array_units", {"scale": 2, "offset": 0}, "use the card of its training"),
+        ("normalisation", {"per_case": True}, "use the card of its training"),
+        ("normalisation", {"mean": 1.0, "std": 2.0, "window": [0.0, 9.0]}, "use the card of its training"),
     ],
 )
 def test_another_view_is_refused_with_the_option_that_restores_it(key, other, advice):
     require_same_view("a.ckpt", VIEW, DataSpec.from_dict(VIEW))
     with pytest.raises(InputError) as refusal:
         require_same_view("a.ckpt", VIEW, DataSpec.from_dict({**VIEW, key: other}))
-    who = "the card says" if key == "normalisation" else "the options and the card say"
+    who = "but the card gives" if key == "normalisation" else "but the options and the card give"
     expected = f"a.ckpt: was trained with {key} {VIEW[key]}, {who} {other}."
-    assert str(refusal.value) == f"{expected} Score it as predict would use it: {advice}."
+    assert str(refusal.value) == f"{expected} To score it, {advice}."
 
 
 def test_numbers_of_a_normalisation_come_with_the_weights():
@@ -51,5 +51,5 @@ def test_numbers_of_a_normalisation_come_with_the_weights():
 def test_the_same_view_as_version_0_1_said_it_is_taken():
     old = {key: value for key, value in VIEW.items() if key != "patch_size"} | {"window": [96, 64]}
     require_same_view("a.ckpt", old, DataSpec.from_dict(VIEW))
-    with pytest.raises(InputError, match=r"was trained with patch_size \[96, 64\], .* say --data\.crop '\[96, 64\]'"):
+    with pytest.raises(InputError, match=r"was trained with patch_size \[96, 64\], .* set --data\.crop '\[96, 64\]'"):
         require_same_view("a.ckpt", old, DataSpec.from_dict({**VIEW, "patch_size": [64, 64]}))

@@ -1,4 +1,4 @@
-"""Bare arrays, h5 and npz: taken as they lie, slices first, without spacing."""
+"""Bare arrays, h5 and npz: read as they are, slices first, without spacing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PARSING = Lock()
 
 
 def read_h5(path: Path, plane: str, keys: Sequence[str]) -> Picture:
-    """Reads the array under the first of the keys that the file has."""
+    """Read the array under the first of ``keys`` in the file."""
     import h5py
 
     with h5py.File(path) as file:
@@ -28,14 +28,14 @@ def read_h5(path: Path, plane: str, keys: Sequence[str]) -> Picture:
 
 
 def read_npz(path: Path, plane: str, keys: Sequence[str]) -> Picture:
-    """Reads the array under the first of the keys that the file has; pickled objects are refused."""
-    # Opened here, as numpy leaves a damaged archive open.
+    """Read the array under the first of ``keys`` in the file; pickled objects are refused."""
+    # Opened here, as numpy does not close a damaged archive.
     with PARSING, path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
         return Picture(compact(_stack(file[_find_key(file.files, keys, path)], path)))
 
 
 def write_h5(path: Path, mask: Array, classes: Sequence[ClassInfo], source: Path, plane: str) -> None:
-    """Writes the mask as ``label``, with the axes of the source's array."""
+    """Write the mask as ``label``, with the axes of the source's array."""
     import h5py
 
     with h5py.File(path, "w") as file:
@@ -43,28 +43,28 @@ def write_h5(path: Path, mask: Array, classes: Sequence[ClassInfo], source: Path
 
 
 def write_npz(path: Path, mask: Array, classes: Sequence[ClassInfo], source: Path, plane: str) -> None:
-    """Writes the mask as ``label``, with the axes of the source's array."""
+    """Write the mask as ``label``, with the axes of the source's array."""
     np.savez_compressed(path, label=_shaped_like(mask, source))
 
 
 def _stack(array: Array, path: Path) -> Array:
-    """A bare array as ``(S, C, H, W)``: an image (H, W) or a volume (S, H, W)."""
+    """Convert an image (H, W) or a volume (S, H, W) to ``(S, C, H, W)``."""
     if array.ndim == 2:
         return array[None, None]
     if array.ndim == 3:
         return array[:, None]
-    raise InputError(f"{path}: expected an array of 2 or 3 axes (slices, height, width), found shape {array.shape}.")
+    raise InputError(f"{path}: expected an array with 2 or 3 axes (slices, height, width), found shape {array.shape}.")
 
 
 def _find_key(names: Sequence[str], keys: Sequence[str], path: Path) -> str:
     for key in keys:
         if key in names:
             return key
-    raise InputError(f"{path}: no array named {' or '.join(keys)}; it holds {', '.join(names) or 'nothing'}.")
+    raise InputError(f"{path}: no array named {' or '.join(keys)}, found {', '.join(names) or 'nothing'}.")
 
 
 def _shaped_like(mask: Array, source: Path) -> Array:
-    """The mask with the axes of the source's array, so that a single slice comes back as ``(H, W)``."""
+    """Reshape the mask to the axes of the source's array, so that a single slice is ``(H, W)`` again."""
     if source.suffix.lower() == ".npz":
         with PARSING, np.load(source, allow_pickle=False) as file:
             return mask.reshape(file[_find_key(file.files, IMAGE_KEYS, source)].shape)

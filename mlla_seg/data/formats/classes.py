@@ -1,4 +1,4 @@
-"""Classes: names, colours, and the values that they have in masks."""
+"""Classes: names, colours and mask values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlla_seg.data.formats.picture import Array
 
 @dataclass(frozen=True)
 class ClassInfo:
-    """A class: its name, its colour (red, green, blue in 0..255), and the value it has in masks."""
+    """A class: its name, its colour (red, green, blue in 0..255) and its value in masks."""
 
     name: str
     colour: tuple[int, int, int]
@@ -21,16 +21,16 @@ class ClassInfo:
 
 
 def class_colour(index: int) -> tuple[int, int, int]:
-    """A colour for the class of an index: black for the first, then hues that differ, whatever their number."""
+    """Return a colour for a class index: black for the first, then distinct hues, whatever their number."""
     if index == 0:
         return (0, 0, 0)
-    hue = (index - 1) * 0.618034 % 1  # the golden ratio never comes back to where it was
+    hue = (index - 1) * 0.618034 % 1  # golden ratio, so that hues never repeat
     red, green, blue = (round(255 * level) for level in colorsys.hsv_to_rgb(hue, 0.65, 0.9))
     return (red, green, blue)
 
 
 def stored_values(mask: Array, classes: Sequence[ClassInfo]) -> Array:
-    """A mask of class indices as the values that the data set stores for its classes, uint8 where they fit."""
+    """Convert class indices to the mask values of the data set, uint8 if they fit, else uint16."""
     values = [entry.id for entry in classes]
     dtype = np.uint8 if max(values) < 256 else np.uint16
     if values == list(range(len(values))):

@@ -1,4 +1,4 @@
-"""DICOM: a folder that holds one series is a volume; its orientation, spacing and gaps are checked here."""
+"""DICOM series: a folder with one series is a volume; checks its orientation, spacing and completeness."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from mlla_seg.errors import InputError
 POSITION, ORIENTATION, PIXEL_SPACING = "0020|0032", "0020|0037", "0028|0030"
 THICKNESS, DESCRIPTION = "0018|0050", "0008|103e"
 TOLERANCE = 0.02
-"""How far a slice may lie beside the last, or two in one place, as a fraction of the distance between slices."""
+"""Lateral shift per slice, or distance below which two slices coincide, as a fraction of the slice distance."""
 ROUNDED = 0.1
-"""How far a slice may lie from its place in an even stack, as such a fraction: some write one decimal of its mm."""
+"""Deviation of a slice from an even stack, as such a fraction: some scanners round positions to 0.1 mm."""
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file begins as DICOM files do."""
+    """Return whether a file starts like a DICOM file."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -29,37 +29,37 @@ def is_dicom(path: Path) -> bool:
 
 
 def is_series(folder: Path) -> bool:
-    """Whether a folder holds DICOM files."""
+    """Return whether a folder contains DICOM files."""
     return folder.is_dir() and any(is_dicom(path) for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def read_dicom(path: Path, plane: str, keys: Sequence[str]) -> Picture:
-    """Reads the series in a folder, in stored units after rescaling, such as HU."""
+    """Read the series in a folder, in rescaled units such as HU."""
     return picture_of_itk(read_series(path), plane, str(path))
 
 
 def series_files(folder: Path) -> list[Path]:
-    """The files of the one series in a folder, from its first slice to its last.
+    """Return the files of the only series in a folder, from its first slice to its last.
 
     Raises:
-        InputError: There are several series.
+        InputError: There is no series, or there are several.
     """
     reader = simple_itk(folder).ImageSeriesReader
     found = {name: reader.GetGDCMSeriesFileNames(str(folder), name) for name in reader.GetGDCMSeriesIDs(str(folder))}
     if not found:
-        raise InputError(f"{folder}: holds no DICOM image that can be read.")
+        raise InputError(f"{folder}: contains no readable DICOM image.")
     if len(found) > 1:
         named = [(_tags(Path(files[0])).get(DESCRIPTION, name), len(files)) for name, files in found.items()]
         listed = ", ".join(f"{description}: {count} files" for description, count in named)
-        raise InputError(f"{folder}: holds {len(found)} series ({listed}). Put the one you want in its own folder.")
+        raise InputError(f"{folder}: contains {len(found)} series ({listed}). Put the one you want in its own folder.")
     return [Path(name) for name in next(iter(found.values()))]
 
 
 def read_series(folder: Path) -> Any:
-    """The one series in a folder as a SimpleITK image, its slices checked to be parallel and evenly spaced.
+    """Read the only series in a folder as a SimpleITK image, and check that its slices are parallel and evenly spaced.
 
     Raises:
-        InputError: Several series, slices that are missing, doubled, tilted or of other sizes.
+        InputError: There are several series, or slices are missing, duplicate, tilted or of different sizes.
     """
     sitk = simple_itk(folder)
     files = series_files(folder)
@@ -72,20 +72,20 @@ def read_series(folder: Path) -> Any:
 
 
 def _slice_distance(folder: Path, files: Sequence[Path]) -> float:
-    """Distance between neighbouring slices in millimetres; refuses a series that is no regular stack."""
+    """Return the distance between neighbouring slices in millimetres; raise if the series is not a regular stack."""
     tags = [_tags(path) for path in files]
     for key, what in ((ORIENTATION, "orientation"), (PIXEL_SPACING, "pixel spacing"), ("size", "size")):
         for path, tag in zip(files[1:], tags[1:], strict=True):
             if not _alike(tag.get(key), tags[0].get(key)):
                 raise InputError(
-                    f"{path}: its {what} is {tag.get(key)}, that of {files[0].name} {tags[0].get(key)}. "
-                    "The slices of a series must be alike; remove localisers and other images."
+                    f"{path}: its {what} is {tag.get(key)}, but {files[0].name} has {tags[0].get(key)}. "
+                    "The slices of a series must match; remove localisers and other images."
                 )
     for path, tag in zip(files, tags, strict=True):
         if POSITION not in tag or ORIENTATION not in tag:
             raise InputError(
-                f"{path}: says no position or orientation, so its place in the patient is not known. "
-                "Leave out screenshots and reports."
+                f"{path}: has no position or orientation, so it cannot be placed in the volume. "
+                "Remove screenshots and reports."
             )
     if len(files) == 1:
         return float(tags[0].get(THICKNESS, "") or 0) or 1.0
@@ -98,8 +98,8 @@ def _slice_distance(folder: Path, files: Sequence[Path]) -> float:
     if (doubled := np.flatnonzero(steps < TOLERANCE * max(step, 1e-3))).size:
         first = int(doubled[0])
         raise InputError(
-            f"{folder}: {files[first].name} and {files[first + 1].name} lie in the same place. "
-            "Phases or echoes of a scan are series of their own: put one in its own folder."
+            f"{folder}: {files[first].name} and {files[first + 1].name} have the same position. "
+            "Put each phase or echo of a scan in its own folder."
         )
     numbers = np.arange(len(along))
     slope, start = np.polyfit(numbers, along, 1)
@@ -115,21 +115,21 @@ def _slice_distance(folder: Path, files: Sequence[Path]) -> float:
     if shift > TOLERANCE * step:
         angle = np.degrees(np.arctan2(shift, step))
         raise InputError(
-            f"{folder}: the gantry was tilted by {angle:.1f} degrees, each slice lies {shift:.3g} mm beside the last. "
-            "Resample the series to a straight grid first, for instance with dcm2niix."
+            f"{folder}: the gantry was tilted by {angle:.1f} degrees, which shifts each slice by {shift:.3g} mm. "
+            "Resample the series to an orthogonal grid first, for instance with dcm2niix."
         )
     return float(np.abs(slope))
 
 
 def _alike(value: Any, first: Any) -> bool:
-    """Whether two slices say the same, up to rounding by the scanner."""
+    """Return whether two slices have the same value, up to rounding by the scanner."""
     if not (isinstance(value, str) and isinstance(first, str)):
         return bool(value == first)
     return bool(np.allclose(_numbers(value), _numbers(first), rtol=0, atol=1e-4))
 
 
 def _tags(path: Path) -> dict[str, Any]:
-    """What a file says of its slice, without reading its pixels."""
+    """Read the tags of a slice, without its pixels."""
     reader = simple_itk(path).ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()

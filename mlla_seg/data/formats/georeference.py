@@ -1,4 +1,4 @@
-"""Where rasters lie on the ground, and which of them show the same place."""
+"""Georeference of rasters, and detection of scenes that overlap."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import numpy as np
 from mlla_seg.data.formats.picture import Array
 
 POINTS = 64
-"""Places along each side at which a scene is asked whether it lies in another one."""
+"""Points along each side of a scene that are tested for overlap."""
 
 
 @dataclass(frozen=True)
 class Ground:
-    """Where the pixels of a raster lie on the ground."""
+    """Georeference of a raster."""
 
     crs: str | None
-    """Well-known text of the coordinate reference system; none where only the geotransform is known."""
+    """Coordinate reference system as well-known text; None if only the geotransform is known."""
     transform: tuple[float, ...]
     """Six numbers a, b, c, d, e, f: x = a column + b row + c, y = d column + e row + f."""
     shape: tuple[int, int]
@@ -28,7 +28,7 @@ class Ground:
 
 
 class Placed(Protocol):
-    """Something with a name that may know where it lies."""
+    """Something with a name and possibly a georeference."""
 
     @property
     def name(self) -> str: ...
@@ -37,13 +37,13 @@ class Placed(Protocol):
 
 
 def coordinates(ground: Ground, columns: Array, rows: Array) -> tuple[Array, Array]:
-    """X and y of places in pixels, 0 at the outer edge of the first one."""
+    """Convert positions in pixels, 0 at the outer edge of the first, to x and y."""
     a, b, c, d, e, f = ground.transform
     return a * columns + b * rows + c, d * columns + e * rows + f
 
 
 def overlap(scene: Ground, other: Ground) -> float:
-    """Fraction of the pixels of ``other`` that lie in ``scene``, from a grid of its pixels, its borders included."""
+    """Return the fraction of the pixels of ``other`` inside ``scene``, estimated on a grid including its border."""
     rows, columns = (np.linspace(0.5, n - 0.5, min(n, POINTS)) for n in other.shape)
     x, y = coordinates(other, *(places.ravel() for places in np.meshgrid(columns, rows)))
     if scene.crs != other.crs:
@@ -58,7 +58,7 @@ def overlap(scene: Ground, other: Ground) -> float:
 
 
 def overlapping(scenes: Sequence[Placed], others: Sequence[Placed]) -> list[tuple[str, str, float]]:
-    """Pairs of scenes of two splits that show the same place, and the fraction of the second that the first holds."""
+    """Return overlapping scenes of two splits in pairs, with the fraction of the second that is inside the first."""
     placed, tested = ([scene for scene in group if scene.ground is not None] for group in (scenes, others))
     if not placed or not tested:
         return []
@@ -74,7 +74,7 @@ def overlapping(scenes: Sequence[Placed], others: Sequence[Placed]) -> list[tupl
 
 
 def note_overlaps(splits: Mapping[str, Sequence[Placed]]) -> None:
-    """Says which scenes of different splits overlap: what was learned there is scored again."""
+    """Note overlapping scenes of different splits, whose scores are too optimistic."""
     names = list(splits)
     for i, first in enumerate(names):
         for second in names[i + 1 :]:
@@ -85,13 +85,13 @@ def note_overlaps(splits: Mapping[str, Sequence[Placed]]) -> None:
                 percent = f"{share:.0%}" if share >= 0.01 else "under 1%"
                 print(
                     f"note: {b} ({second}) overlaps {a} ({first}) on the ground, {percent} of it{more}: its scores are "
-                    "too good there. Cut the scenes apart, or put both into one split.",
+                    "too optimistic there. Crop the scenes, or put both in one split.",
                     file=sys.stderr,
                 )
 
 
 def _boxes(scenes: Sequence[Placed]) -> tuple[Array, Array]:
-    """Lowest and highest coordinates ``(n, 2)`` of scenes, in degrees where they know their CRS."""
+    """Return lowest and highest coordinates ``(n, 2)`` of scenes, in degrees if they have a CRS."""
     boxes = []
     for scene in scenes:
         assert scene.ground is not None
@@ -103,7 +103,7 @@ def _boxes(scenes: Sequence[Placed]) -> tuple[Array, Array]:
 
             try:
                 box = transform_bounds(scene.ground.crs, "EPSG:4326", *box)
-            except Exception:  # coordinates that its CRS does not have: it overlaps nothing
+            except Exception:  # coordinates outside its CRS: it overlaps nothing
                 box = (np.nan,) * 4
         boxes.append(box)
     corners = np.array(boxes)

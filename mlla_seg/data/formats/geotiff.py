@@ -1,7 +1,7 @@
-"""Georeferenced rasters through rasterio: read by windows, so that no scene has to fit into memory.
+"""Georeferenced rasters through rasterio, read by windows, so that scenes may exceed memory.
 
-A raster has bands, rows and columns; a coordinate reference system (CRS) and a geotransform say where its pixels lie.
-Pixels without data are those of the file's nodata value, outside of its mask or alpha, and those not finite.
+A raster has bands, rows and columns; a coordinate reference system (CRS) and a geotransform locate its pixels on the
+ground. Pixels without data are those with the file's nodata value, outside its mask or alpha band, or not finite.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from mlla_seg.errors import InputError
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".vrt")
 SMALL = {"uint8", "uint16", "int16"}
-"""Types that stay as they are in the store."""
+"""Data types that are kept in the store."""
 CACHE_MB = 128
-"""GDAL keeps blocks that were read or written, by default a twentieth of the machine's memory."""
+"""Size of GDAL's block cache, by default a twentieth of the machine's memory."""
 
 
 @dataclass(frozen=True)
 class Raster:
-    """The bands of one or several open files, on the grid of the first."""
+    """Bands of one or more open files, on the grid of the first."""
 
     datasets: Sequence[Any]
     paths: Sequence[Path]
     warped: tuple[Path, ...] = ()
-    """Files that lie on another grid than the first and are brought to it while they are read."""
+    """Files on another grid than the first, which are warped while they are read."""
     alpha: bool = False
-    """Whether the last band says where there is data, and is not counted."""
+    """Whether the last band is an alpha band, which only marks where there is data and is not counted."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -44,17 +44,17 @@ class Raster:
 
     @property
     def count(self) -> int:
-        """Bands of all files together."""
+        """Number of bands of all files together."""
         return sum(dataset.count for dataset in self.datasets) - self.alpha
 
     @property
     def ground(self) -> Ground | None:
-        """Where it lies, if the first file says it."""
+        """Georeference of the first file, if it has one."""
         return ground_of(self.datasets[0])
 
     @property
     def dtype(self) -> Any:
-        """The type that holds every band: float32, with NaN for gaps, for all but small integers without any."""
+        """Type that holds every band: a small integer type if none has gaps, else float32 with NaN for gaps."""
         found = {dtype for dataset in self.datasets for dtype in dataset.dtypes}
         gaps = self.alpha or any(
             value is not None or _has_mask(dataset) for dataset in self.datasets for value in dataset.nodatavals
@@ -62,13 +62,13 @@ class Raster:
         return np.dtype(found.pop()) if len(found) == 1 and found <= SMALL and not gaps else np.dtype(np.float32)
 
     def read(self, top: int, left: int, height: int, width: int) -> Array:
-        """A part of it.
+        """Read a part of the raster.
 
         Args:
             top: First row.
             left: First column.
-            height: Rows.
-            width: Columns.
+            height: Number of rows.
+            width: Number of columns.
 
         Returns:
             ``(C, height, width)`` float32, NaN where a band has no data.
@@ -103,19 +103,19 @@ class Raster:
 def open_rasters(
     paths: Sequence[Path], like: Raster | None = None, labels: bool = False, counts: Collection[int] = ()
 ) -> Iterator[Raster]:
-    """Opens files as one raster on the grid of the first, or on another one's.
+    """Open files as one raster on the grid of the first, or of another raster.
 
-    A file that lies elsewhere on the ground, in another CRS or with other pixels, is warped while it is read: labels to
-    the nearest pixel, anything else linearly. Files that do not say where they lie need the same height and width.
+    A file with another position, CRS or pixel size is warped while it is read: labels with nearest-neighbour,
+    everything else with bilinear interpolation. Files without a georeference must have the same height and width.
 
     Args:
-        paths: The files.
-        like: The raster whose grid they are brought to.
+        paths: Files to open.
+        like: Raster whose grid is used.
         labels: Whether values stand for classes.
-        counts: Numbers of bands that are expected: where there is one more, an alpha, it only says where there is data.
+        counts: Expected numbers of bands; one more, if it is an alpha band, only marks where there is data.
 
     Raises:
-        InputError: rasterio is not installed, a file is no raster, or they do not fit together.
+        InputError: rasterio is not installed, a file is not a raster, or the files do not match.
     """
     rasterio = import_rasterio(paths[0])
     with ExitStack() as stack:
@@ -135,13 +135,13 @@ def open_rasters(
             datasets.append(dataset)
         datasets = datasets[1:] if like else datasets
         count = sum(dataset.count for dataset in datasets)
-        # Never an alpha that is expected as a band: four bands of bytes are taken for RGBA by most programs.
+        # An expected band is never alpha: most programs take four bands of bytes for RGBA.
         alpha = count not in counts and count - 1 in counts and datasets[-1].colorinterp[-1].name == "alpha"
         yield Raster(datasets, paths, tuple(warped), alpha)
 
 
 def ground_of(dataset: Any) -> Ground | None:
-    """Where an open file lies, if it says so."""
+    """Return the georeference of an open file, if it has one."""
     if dataset.transform.is_identity:
         return None
     crs = dataset.crs.to_wkt() if dataset.crs else None
@@ -149,12 +149,12 @@ def ground_of(dataset: Any) -> Ground | None:
 
 
 def _has_mask(dataset: Any) -> bool:
-    """Whether a mask beside the bands says where there is data, as in compressed orthophotos."""
+    """Return whether a mask beside the bands marks where there is data, as in compressed orthophotos."""
     return [flag.name for flag in dataset.mask_flag_enums[0]] == ["per_dataset"]
 
 
 def _same_grid(first: Any, other: Any) -> bool:
-    """Whether pixels lie in the same places, up to a tenth of a pixel, as far as both files say it."""
+    """Return whether pixels coincide up to a tenth of a pixel, as far as both files are georeferenced."""
     if (other.height, other.width) != (first.height, first.width):
         return False
     if first.transform.is_identity or other.transform.is_identity:
@@ -166,16 +166,16 @@ def _same_grid(first: Any, other: Any) -> bool:
 
 
 def _on_grid(path: Path, dataset: Any, first: Any, labels: bool) -> Any:
-    """A dataset as seen on the grid of another; float32, NaN where it has no data."""
+    """Warp a dataset to the grid of another; float32, NaN where it has no data."""
     from rasterio.enums import Resampling
     from rasterio.vrt import WarpedVRT
 
     if first.transform.is_identity or dataset.transform.is_identity:
         raise InputError(
             f"{path}: {dataset.height} x {dataset.width} pixels, but {Path(first.name).name} has {first.height} x "
-            f"{first.width}, and not both say where they lie on the ground."
+            f"{first.width}. Files of different sizes must both be georeferenced."
         )
-    crs = first.crs or dataset.crs or "EPSG:3857"  # any, where neither says one: coordinates are not changed then
+    crs = first.crs or dataset.crs or "EPSG:3857"  # any will do if neither has one: coordinates do not change
     grid = {"crs": crs, "transform": first.transform, "height": first.height, "width": first.width}
     how = Resampling.nearest if labels else Resampling.bilinear
     return WarpedVRT(dataset, src_crs=dataset.crs or crs, resampling=how, dtype="float32", nodata=np.nan, **grid)
@@ -189,19 +189,19 @@ def _unreadable(path: Path, error: Exception) -> InputError:
 
 
 def read_raster(path: Path, plane: str, keys: Sequence[str]) -> Picture:
-    """Reads a whole raster as one slice with its bands as channels, NaN where there is no data."""
+    """Read a whole raster as one slice with its bands as channels, NaN where there is no data."""
     with open_rasters([path]) as raster:
         array = raster.read(0, 0, *raster.shape).astype(raster.dtype)
         return Picture(array[None], gaps=True)
 
 
 def import_rasterio(path: Path) -> Any:
-    """rasterio, or the line that says how to get it."""
+    """Import rasterio, or raise an error that tells how to install it."""
     try:
         import rasterio
         import rasterio.shutil
     except ImportError as error:
         raise InputError(f"{path}: this format needs rasterio: pip install 'mlla_seg[geo]'") from error
-    # Scenes that do not say where they lie are as good. For good, as filters cannot be set for one thread.
+    # Scenes without a georeference are valid. Not restored, as warning filters are not local to a thread.
     warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
     return rasterio

@@ -1,4 +1,4 @@
-"""Maps of classes on disk: GeoTIFF with overviews and colours, their probabilities, in the place of their scene."""
+"""Segmentation maps and class probabilities as GeoTIFF, with overviews, colours and the georeference of their scene."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mlla_seg.data.formats.geotiff import CACHE_MB, import_rasterio, open_raster
 from mlla_seg.data.formats.picture import Array
 
 NODATA = 255
-"""Where the scene has no data: among class indices and stored probabilities, and in maps unless an id is as high."""
+"""Value without data, in class indices and stored probabilities, and in files unless a class id is as high."""
 FULL = 250
-"""Stored for a probability of 1; files say the scale."""
+"""Stored value of probability 1; files contain the scale."""
 TILE = 512
-"""Side of the tiles that maps are stored in."""
+"""Side of the internal tiles of a GeoTIFF in pixels."""
 
 Part = Callable[[slice, slice], Array]
-"""Gives some rows and columns."""
+"""Returns the values of some rows and columns."""
 
 
 def write_map(
@@ -32,15 +32,15 @@ def write_map(
     source: Path,
     cog: bool = False,
 ) -> None:
-    """Writes a map of classes: tiled, compressed, with overviews, a colour table, and the source's place on the ground.
+    """Write a segmentation map: tiled, compressed, with overviews, a colour table and the georeference of its source.
 
     Args:
-        path: A GeoTIFF; written as it is, so give a temporary name.
-        labels: Class indices ``(h, w)``, ``NODATA`` where there is no data.
+        path: GeoTIFF, written in place, so pass a temporary name.
+        labels: Returns class indices ``(h, w)``, ``NODATA`` where there is no data.
         shape: H and W.
-        classes: Names and colours, and ids where they are not the positions.
-        source: The raster whose CRS and geotransform it takes.
-        cog: Cloud Optimized GeoTIFF: overviews before the data, for reading over a network.
+        classes: Names, colours, and ids where they are not the positions.
+        source: Raster whose CRS and geotransform are copied.
+        cog: Write a Cloud Optimized GeoTIFF: overviews before the data, for reading over a network.
     """
     values = stored_values(np.arange(len(classes)), classes)
     if values.max() >= NODATA:
@@ -63,15 +63,15 @@ def write_probability_map(
     source: Path,
     cog: bool = False,
 ) -> None:
-    """Writes a band per class, uint8 with the scale 1 / ``FULL``; arguments: see :func:`write_map`.
+    """Write class probabilities, one band per class, uint8 with the scale 1 / ``FULL``.
 
     Args:
-        path: A GeoTIFF; written as it is, so give a temporary name.
-        probabilities: Stored values ``(K, h, w)`` from 0 to ``FULL``, ``NODATA`` where there is no data.
+        path: GeoTIFF, written in place, so pass a temporary name.
+        probabilities: Returns stored values ``(K, h, w)`` from 0 to ``FULL``, ``NODATA`` where there is no data.
         shape: H and W.
-        names: Of the classes.
-        source: The raster whose CRS and geotransform it takes.
-        cog: Cloud Optimized GeoTIFF.
+        names: Names of the classes.
+        source: Raster whose CRS and geotransform are copied.
+        cog: Write a Cloud Optimized GeoTIFF.
     """
     with _tiled(path, shape, len(names), source, cog, resampling="average") as target:
         target.scales = [1 / FULL] * len(names)
@@ -91,7 +91,7 @@ def _tiled(
     resampling: str = "nearest",
     dtype: str = "uint8",
 ) -> Iterator[Any]:
-    """A GeoTIFF to be filled, whose highest value is nodata; overviews are made when the block ends."""
+    """Open a GeoTIFF to be filled, with its highest value as nodata; overviews are built when the block ends."""
     rasterio = import_rasterio(path)
     height, width = shape
     with open_rasters([source]) as raster:
@@ -99,7 +99,7 @@ def _tiled(
     profile = {"driver": "GTiff", "dtype": dtype, "count": count, "height": height, "width": width}
     profile |= {"nodata": np.iinfo(dtype).max}
     profile |= {"tiled": True, "blockxsize": TILE, "blockysize": TILE, "compress": "deflate", "BIGTIFF": "IF_SAFER"}
-    profile |= {"photometric": "minisblack", "alpha": "unspecified"} if count > 1 else {}  # no colours, no alpha
+    profile |= {"photometric": "minisblack", "alpha": "unspecified"} if count > 1 else {}  # not RGB, no alpha
     plain = path.with_name(path.name + ".plain") if cog else path
     with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
         with rasterio.open(plain, "w", **profile, **place) as target:

@@ -1,4 +1,4 @@
-"""Images as users hold them: files, nibabel's and SimpleITK's images, and arrays that come with an affine."""
+"""Images as users pass them: files, nibabel and SimpleITK images, and arrays with an affine."""
 
 from __future__ import annotations
 
@@ -28,40 +28,40 @@ from mlla_seg.errors import InputError, program
 
 @dataclass(frozen=True)
 class Given:
-    """An image that says where its voxels lie, or a file."""
+    """An image as passed by the user, with the way back to its grid."""
 
     name: str
-    """For messages."""
+    """Name for messages."""
     picture: Picture
-    """As the network sees it."""
+    """Image as the network sees it."""
     back: Callable[[Array], Array]
-    """From labels ``(S, H, W)`` of the picture to labels on the grid of what was given."""
+    """Converts labels ``(S, H, W)`` of the picture to labels on the grid of the given image."""
 
 
 def is_bare(image: Any) -> bool:
-    """Whether an image is but an array, which says nothing of its orientation."""
+    """Return whether an image is a plain array, without orientation."""
     return hasattr(image, "__array__") and not _is_nibabel(image) and not _is_itk(image)
 
 
 def read_given(
     image: Any, plane: str, array_units: Mapping[str, float] | None = None, affine: Array | None = None
 ) -> Given:
-    """An image, however it is given, as slices of a plane.
+    """Read an image, however it is given, as slices of a plane.
 
     Args:
-        image: A path, the paths of the channels of one image, an image of nibabel or SimpleITK, or an array
-            ``(I, J, K)`` or ``(I, J, K, C)`` along the axes of its affine.
+        image: Path, paths of the channels of one image, nibabel or SimpleITK image, or array ``(I, J, K)`` or ``(I, J,
+            K, C)`` along the axes of its affine.
         plane: See :func:`mlla_seg.data.formats.volumes.axes_of`.
         array_units: See :func:`mlla_seg.data.formats.registry.read_image`.
         affine: ``(4, 4)`` of an array, from its indices to millimetres (right, anterior, superior).
 
     Raises:
-        InputError: It is none of these, or cannot be read.
+        InputError: The type is not supported, or the image cannot be read.
     """
     if is_bare(image):
         return _placed(np.asarray(image), plane, affine)
     if affine is not None:
-        raise InputError(f"affine is for arrays; a {type(image).__name__} says where its voxels lie.")
+        raise InputError(f"affine is only for arrays; a {type(image).__name__} has its own.")
     if _is_nibabel(image):
         name = image.get_filename() or "the image"
         grid = grid_of_nibabel(image, name)
@@ -75,7 +75,7 @@ def read_given(
     files = [image] if isinstance(image, (str, Path)) else image
     if not isinstance(files, Sequence) or not files or not all(isinstance(path, (str, Path)) for path in files):
         raise InputError(
-            f"Cannot segment a {type(image).__name__}. Give a path, an image of nibabel or SimpleITK, or an array."
+            f"Cannot segment a {type(image).__name__}. Give a path, a nibabel or SimpleITK image, or an array."
         )
     return _read([Path(path) for path in files], plane, array_units)
 
@@ -90,7 +90,7 @@ def _is_itk(image: Any) -> bool:
 
 def _placed(array: Array, plane: str, affine: Array | None) -> Given:
     if array.ndim not in (3, 4):
-        raise InputError(f"An array with an affine is (I, J, K) or (I, J, K, C), found shape {array.shape}.")
+        raise InputError(f"An array with an affine must be (I, J, K) or (I, J, K, C), found shape {array.shape}.")
     affine = np.asarray(affine, np.float64)
     require_affine("the array", affine)
     i, j, k = array.shape[:3]
@@ -101,7 +101,7 @@ def _placed(array: Array, plane: str, affine: Array | None) -> Given:
 def _read(files: Sequence[Path], plane: str, array_units: Mapping[str, float] | None) -> Given:
     first, suffix = files[0], suffix_of(files[0])
     if suffix in RASTER_SUFFIXES:
-        raise InputError(f"{first}: a scene of any size becomes a map block by block: {program()} predict.")
+        raise InputError(f"{first}: a raster is segmented block by block, with: {program()} predict.")
     picture = read_channels(files, plane, array_units)
     if picture.axes is None:
         return Given(str(first), picture, lambda labels: labels[0] if suffix in PHOTO_SUFFIXES else labels)

@@ -1,8 +1,8 @@
-"""What the header of a volume means, where it may say one thing in several ways or nothing of use.
+"""Interpretation of volume headers that are contradictory or unusable.
 
-A NIfTI has up to three answers to where its voxels lie: the sform (any affine), the qform (a rotation, whose steps are
-those of ``pixdim``) and ``pixdim`` alone. They should agree, and in many a download they do not. Which is believed is
-decided here and nowhere else, and every decision that is not plain leaves a note for the user.
+A NIfTI has up to three definitions of its voxel geometry: the sform (any affine), the qform (a rotation with the
+spacing of ``pixdim``) and ``pixdim`` alone. They should agree, but often do not. Only this module decides which one is
+used, and every decision in doubt adds a note for the user.
 """
 
 from __future__ import annotations
@@ -17,26 +17,25 @@ from mlla_seg.data.formats.picture import Array
 from mlla_seg.errors import InputError
 
 TOLERANCE = 0.01
-"""Steps that differ by less than this fraction are the same one, written with fewer digits."""
+"""Relative difference below which spacings are equal up to rounding."""
 SHEAR = 0.01
-"""Cosine between two axes above which they are not at right angles: half a degree."""
+"""Cosine between two axes above which they are not orthogonal: half a degree."""
 MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
-"""Units of length that a NIfTI may have, besides millimetres and an unknown one, which is taken as them."""
+"""Millimetres per unit of length of a NIfTI; any other unit is taken for millimetres."""
 
 
 def nifti_affine(name: str, header: Any) -> tuple[Array, tuple[str, ...]]:
-    """What a NIfTI's header means.
+    """Determine the affine of a NIfTI.
 
     Args:
-        name: Of the file, for messages.
-        header: As nibabel has it.
+        name: File name for messages.
+        header: Header read by nibabel.
 
     Returns:
-        ``(4, 4)`` from indices along the file's axes to millimetres (right, anterior, superior), and what is to be said
-        about how it was found.
+        ``(4, 4)`` from voxel indices to millimetres (right, anterior, superior), and notes on how it was determined.
 
     Raises:
-        InputError: Nothing in it can be used.
+        InputError: The header defines no usable affine.
     """
     forms = {"sform": header.get_sform(coded=True)[0], "qform": _qform(header)}
     faults = {key: _fault(affine) for key, affine in forms.items() if affine is not None}
@@ -49,25 +48,25 @@ def nifti_affine(name: str, header: Any) -> tuple[Array, tuple[str, ...]]:
         notes += [note] if note else []
     elif faults:
         said = " and ".join(f"its {key} {fault}" for key, fault in faults.items())
-        raise InputError(f"{name}: {said}, so where its voxels lie is not known. Convert it again, or mend its header.")
+        raise InputError(f"{name}: {said}, so its geometry is unknown. Convert it again, or repair its header.")
     else:
         affine = header.get_base_affine()
-        notes.append("neither sform nor qform is set, so axes are taken to run to the left, anterior and superior")
+        notes.append("neither sform nor qform is set; axes are assumed to run to the left, anterior and superior")
         require_affine(name, affine)
     unit = header.get_xyzt_units()[0]
     if unit in MILLIMETRES:
         affine = np.diag([*[MILLIMETRES[unit]] * 3, 1.0]) @ affine
-        notes.append(f"lengths are in {unit}s and become millimetres")
+        notes.append(f"lengths are in {unit}s and are converted to millimetres")
     return affine, (*notes, *sheared(affine))
 
 
 def _choose(sform: Array | None, qform: Array | None, pixdim: Array, axes: int) -> tuple[Array, str]:
-    """The form to believe, of those that can be used, and what is to be said of it, if anything."""
+    """Choose between the usable forms; also return a note, empty if there is no doubt."""
     if sform is None:
         assert qform is not None
         return qform, ""
 
-    def alike(a: Any, b: Any) -> bool:  # of the axes that the file has
+    def alike(a: Any, b: Any) -> bool:  # compares only the axes of the file
         return np.allclose(np.broadcast_to(a, 3)[:axes], np.broadcast_to(b, 3)[:axes], rtol=TOLERANCE, atol=0)
 
     steps = steps_of(sform)
@@ -75,27 +74,27 @@ def _choose(sform: Array | None, qform: Array | None, pixdim: Array, axes: int) 
         if qform is not None and (one := _directions(sform)) != (other := _directions(qform)):
             return sform, f"axes run to {one} by the sform and to {other} by the qform; the sform is used"
         return sform, ""
-    if alike(pixdim, 1) and (qform is None or np.allclose(qform, np.eye(4))):  # nobody has set them
-        return sform, "the steps of the sform are not those of pixdim, which are all 1; the sform is used"
+    if alike(pixdim, 1) and (qform is None or np.allclose(qform, np.eye(4))):  # never set
+        return sform, "the spacing of the sform differs from pixdim, which is 1 throughout; the sform is used"
     if qform is not None:
-        return qform, "the steps of the sform are not those of pixdim and the qform; the qform is used"
+        return qform, "the spacing of the sform differs from pixdim and the qform; the qform is used"
     if alike(steps, 1):
-        return sform @ np.diag([*pixdim, 1.0]), "the sform has no scale; its steps are taken from pixdim"
-    return sform, "the steps of the sform are not those of pixdim; the sform is used"
+        return sform @ np.diag([*pixdim, 1.0]), "the sform has no scale; its spacing is taken from pixdim"
+    return sform, "the spacing of the sform differs from pixdim; the sform is used"
 
 
 def _qform(header: Any) -> Array | None:
-    """The qform, none where it is not set, NaN where its rotation is none."""
+    """Return the qform, None if it is not set, NaN if its rotation is invalid."""
     try:
         return header.get_qform(coded=True)[0]
-    except ValueError:  # not a quaternion; nibabel's own error is one of these
+    except ValueError:  # invalid quaternion
         return np.full((4, 4), np.nan)
 
 
 def _fault(affine: Array) -> str:
-    """What keeps an affine from being used."""
+    """Describe why an affine cannot be used; empty if it can."""
     if not np.isfinite(affine).all():
-        return "holds NaN"
+        return "contains NaN"
     steps = steps_of(affine)
     if (steps == 0).any() or abs(np.linalg.det(affine[:3, :3] / steps)) < 1e-3:
         return "is singular"
@@ -103,27 +102,27 @@ def _fault(affine: Array) -> str:
 
 
 def require_affine(name: str, affine: Array) -> None:
-    """Refuses an affine by which nothing has a place.
+    """Raise if an affine cannot be used.
 
     Raises:
-        InputError: It is not (4, 4), holds NaN or is singular.
+        InputError: It is not (4, 4), contains NaN or is singular.
     """
     fault = _fault(affine) if affine.shape == (4, 4) else f"has the shape {affine.shape}, not (4, 4)"
     if fault:
-        raise InputError(f"{name}: its affine {fault}, so where its voxels lie is not known. Mend its header.")
+        raise InputError(f"{name}: its affine {fault}, so its geometry is unknown. Repair its header.")
 
 
 def sheared(affine: Array) -> tuple[str, ...]:
-    """A note where axes are not at right angles."""
+    """Return a note if the axes are not orthogonal."""
     directions = affine[:3, :3] / steps_of(affine)
     cosine = np.abs(directions.T @ directions - np.eye(3)).max()
     if cosine <= SHEAR:
         return ()
-    return ("axes are not at right angles; spacing is measured along them, and surface distances take them as right",)
+    return ("axes are not orthogonal; spacing is measured along them, and surface distances assume orthogonal axes",)
 
 
 def steps_of(affine: Array) -> Array:
-    """Distance of neighbouring voxels along each axis."""
+    """Return the spacing of voxels along each axis."""
     return np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
 
 
@@ -134,10 +133,10 @@ def _directions(affine: Array) -> str:
 
 
 def note_headers(notes: Mapping[str, Iterable[str]]) -> None:
-    """Says each note once, with the number of images that it is about and one name.
+    """Print each note once, with the number of images that it concerns and one of their names.
 
     Args:
-        notes: What is to be said of each image.
+        notes: Notes for each image.
     """
     about: dict[str, list[str]] = {}
     for name, said in notes.items():

@@ -1,4 +1,4 @@
-"""Photos and tiles without georeference: one slice, masks as PNG with a palette."""
+"""Photos and tiles without georeference: one slice each; masks are indexed PNG files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlla_seg.data.formats.picture import Array, Picture, compact
 
 
 def read_photo(path: Path, plane: str, keys: Sequence[str]) -> Picture:
-    """Reads an image; an indexed one as its colours where an image is asked for, as its indices where a mask is."""
+    """Read an image; an indexed file gives its colours as an image and its indices as a mask."""
     from PIL import Image
 
     with Image.open(path) as image:
@@ -25,7 +25,7 @@ def read_photo(path: Path, plane: str, keys: Sequence[str]) -> Picture:
 
 
 def write_png(path: Path, mask: Array, classes: Sequence[ClassInfo], source: Path, plane: str) -> None:
-    """Writes an indexed PNG in the colours of the classes."""
+    """Write an indexed PNG in the colours of the classes."""
     from PIL import Image
 
     palette = np.zeros((256, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""What every reader gives: an array of slices and where its voxels lie."""
+"""Common result of all readers: an array of slices and its voxel geometry."""
 
 from __future__ import annotations
 
@@ -16,49 +16,49 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Picture:
-    """What was read from a file: an array and where its voxels lie."""
+    """Content of a file: an array and its voxel geometry."""
 
     array: Array
     """``(S, C, H, W)``."""
     spacing_mm: tuple[float, float, float] | None = None
-    """Distance between slices, rows and columns; none where the file does not say it."""
+    """Spacing of slices, rows and columns; None if the file does not define it."""
     affine: Array | None = None
-    """``(4, 4)`` from slice, row and column to millimetres (right, anterior, superior), if the file says it."""
+    """``(4, 4)`` from slice, row and column to millimetres (right, anterior, superior), if defined."""
     axes: str | None = None
-    """Directions in which slices, rows and columns run, such as ``SPL``, if the file says it."""
+    """Directions of slices, rows and columns, such as ``SPL``, if defined."""
     gaps: bool = False
-    """Whether NaN stands for no data, as in rasters; elsewhere it is damage."""
+    """Whether NaN stands for no data, as in rasters; elsewhere NaN is an error."""
     notes: tuple[str, ...] = ()
-    """What is to be said of how its header was taken."""
+    """Notes for the user on how the header was interpreted."""
     stored: Array | None = None
-    """The affine as other programs read it from the same header, where ours is another."""
+    """Affine that other programs read from the same header, if it differs."""
 
 
 def compact(array: Array) -> Array:
-    """Small integers stay as they are, all else becomes float32."""
+    """Keep arrays of small integers and convert all others to float32."""
     return array if array.dtype in (np.uint8, np.int16, np.uint16) else array.astype(np.float32)
 
 
 def require_finite(path: Path, picture: Picture) -> None:
-    """Refuses an image with values that are no number, before a network spreads them.
+    """Raise if an image has NaN or infinite values, before a network spreads them.
 
     Raises:
-        InputError: Says how many there are.
+        InputError: Gives their number.
     """
     if picture.array.dtype == np.float32 and not np.isfinite(picture.array).all():
         count = int((~np.isfinite(picture.array)).sum())
         raise InputError(
-            f"{path}: {count} of {picture.array.size} values are NaN or infinite; repair or leave out the case."
+            f"{path}: {count} of {picture.array.size} values are NaN or infinite. Repair the file or exclude the case."
         )
 
 
 def require_same_grid(path: Path, picture: Picture, other_path: Path, other: Picture) -> None:
-    """Refuses two files whose voxels do not lie in the same places: another shape, or over a tenth of a voxel away.
+    """Raise if two files differ in shape, or their voxels in position by more than a tenth of a voxel.
 
-    Files that store the same voxels along other axes have been turned to the same slices and agree.
+    Files that store the same voxels along different axes agree, as both have been reoriented to the same slices.
 
     Raises:
-        InputError: Says both files and what differs.
+        InputError: Names both files and the difference.
     """
     shape, other_shape = (p.array.shape[:1] + p.array.shape[2:] for p in (picture, other))
     if shape != other_shape:
@@ -74,10 +74,10 @@ def require_same_grid(path: Path, picture: Picture, other_path: Path, other: Pic
         return float(distance) if distance > 0.1 * np.linalg.norm(affine[:3, :3], axis=0).min() else 0.0
 
     distance = apart(picture.affine, other.affine)
-    # A mask drawn on an image whose header we take otherwise carries what another program read from it.
+    # A mask drawn in another program has the affine which that program read from the image's header.
     stored = picture.affine if picture.stored is None else picture.stored
     if distance and apart(stored, other.affine if other.stored is None else other.stored):
         raise InputError(
-            f"{other_path}: its affine differs from {path.name}, it lies up to {distance:.3g} mm elsewhere in the "
-            "patient. Resample one to the other's grid, or correct the header that is wrong."
+            f"{other_path}: its affine differs from {path.name} by up to {distance:.3g} mm. "
+            "Resample one to the other's grid, or correct the wrong header."
         )

@@ -1,20 +1,20 @@
-"""Planes in which volumes are cut into slices, and how slices, rows and columns run in them."""
+"""Planes of the slices of volumes, and the directions of slices, rows and columns in them."""
 
 from __future__ import annotations
 
 PLANES = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}
-"""Directions in which slices, rows and columns of a volume run: axial slices go up, their rows to the back (posterior),
-their columns to the patient's left, which is how a radiologist looks at them."""
+"""Directions of slices, rows and columns: axial slices run upwards, their rows to the back (posterior) and their
+columns to the patient's left, as in radiological display."""
 ACQUIRED = "acquired"
-"""Stands for the plane in which each volume was acquired: its slices run along its coarsest axis."""
+"""Plane in which each volume was acquired, with slices along its coarsest axis."""
 ACQUIRED_PLANES = ("RIP", "PIL", "SPL")
-"""Directions of acquired slices, by the axis that theirs is nearest to: right, anterior, superior. One can be turned
-into another, none is its mirror image: an oblique stack looks alike, whichever axis it happens to be nearest to."""
+"""Directions of acquired slices, if their axis is nearest to right, anterior or superior. They are rotations of each
+other, never mirror images, so an oblique stack looks alike whichever axis happens to be nearest."""
 DIRECTIONS = dict(R="right", L="left", A="anterior", P="posterior", S="superior", I="inferior")
 
 
 def plane_in_words(plane: str) -> str:
-    """How slices, rows and columns of a plane run."""
+    """Describe the directions of slices, rows and columns of a plane."""
 
     def words(axes: str) -> str:
         slices, rows, columns = (DIRECTIONS[axis] for axis in axes)

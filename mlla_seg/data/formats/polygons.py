@@ -1,4 +1,4 @@
-"""Polygons of a map of classes, as vector layers for GIS: GeoPackage or GeoJSON."""
+"""Segmentation maps as polygons, in vector layers for GIS: GeoPackage or GeoJSON."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mlla_seg.data.formats.geotiff import open_rasters
 from mlla_seg.errors import InputError, lookup
 
 FORMATS = {"gpkg": "GPKG", "geojson": "GeoJSON"}
-"""Suffixes of vector files and the drivers that write them."""
+"""Suffixes of vector files, and the drivers that write them."""
 
 
 def require_polygons(format: str) -> None:
-    """Refuses an unknown format, or one that cannot be written here, before hours of work.
+    """Raise if a format is unknown or cannot be written, before hours of work.
 
     Raises:
         InputError: Names the formats, or what to install.
@@ -33,14 +33,14 @@ def require_polygons(format: str) -> None:
 def write_polygons(
     path: Path, map_path: Path, classes: Sequence[ClassInfo], background: int | None, format: str
 ) -> int:
-    """Writes the regions of a map as polygons with the class, its id and the area, and returns how many.
+    """Write the regions of a segmentation map as polygons with class, id and area, and return their number.
 
-    The map is read row by row; memory grows with the number of polygons. Coordinates are the map's own, in GeoJSON
-    longitude and latitude where the map says its CRS; areas are in the square of its unit.
+    The map is read row by row; memory grows with the number of polygons. Coordinates are those of the map, or longitude
+    and latitude in GeoJSON if the map has a CRS; areas are in square units of the map.
 
     Args:
-        path: The vector file; written as it is, so give a temporary name.
-        map_path: A map, as ``write_map`` left it.
+        path: Vector file, written in place, so pass a temporary name.
+        map_path: Segmentation map written by ``write_map``.
         classes: Names, and ids where they are not the positions.
         background: Index of the class without polygons, if any.
         format: A name in ``FORMATS``.
@@ -50,7 +50,7 @@ def write_polygons(
     from rasterio import band
     from rasterio.features import shapes
 
-    # What stands for no data is the id of no class.
+    # The nodata value is not the id of any class.
     names = {entry.id: entry.name for k, entry in enumerate(classes) if k != background}
     regions, ids = [], []
     with open_rasters([map_path]) as raster:
@@ -68,7 +68,7 @@ def write_polygons(
     }
     options = {"RFC7946": "YES"} if format == "geojson" and crs else {}
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "'crs' was not provided")  # as the scene has none
+        warnings.filterwarnings("ignore", "'crs' was not provided")  # the scene may have none
         pyogrio.raw.write(
             path,
             geometry=shapely.to_wkb(geometry),

@@ -1,4 +1,4 @@
-"""Probabilities of every class beside a mask, written slice by slice: they take no memory, however large the volume."""
+"""Class probabilities of a volume in a file beside its mask, written slice by slice to limit memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SUFFIX = ".probabilities.h5"
 
 
 def probabilities_path(mask: Path, mask_suffix: str) -> Path:
-    """Where the probabilities of a mask go: beside it, by its name."""
+    """Return the file for the probabilities of a mask: beside it, with its name."""
     return mask.with_name(mask.name[: -len(mask_suffix)] + SUFFIX)
 
 
@@ -24,13 +24,13 @@ def probabilities_path(mask: Path, mask_suffix: str) -> Path:
 def write_probabilities(
     path: Path, shape: Sequence[int], classes: Sequence[str], affine: Array | None = None
 ) -> Iterator[Any]:
-    """An h5 file with ``probabilities`` ``(K, S, H, W)`` float16 in 0..1, renamed into place when the block ends well.
+    """Create an h5 file with ``probabilities`` ``(K, S, H, W)`` float16 in 0..1; renamed once complete.
 
     Args:
-        path: Where to.
+        path: Output file.
         shape: K, S, H and W.
-        classes: K names, kept as attribute ``classes``.
-        affine: ``(4, 4)`` from slice, row and column to millimetres (right, anterior, superior), kept as ``affine``.
+        classes: K names, stored as attribute ``classes``.
+        affine: ``(4, 4)`` from slice, row and column to millimetres (right, anterior, superior), stored as ``affine``.
 
     Yields:
         The array in the file, to be filled slice by slice.

@@ -1,7 +1,7 @@
-"""Readers and writers at the edge, by file name: everything inside the program is plain arrays.
+"""Readers and writers by file suffix; all other code works on plain arrays.
 
-Image ``(S, C, H, W)`` and mask ``(S, H, W)``: S slices of a volume, 1 for a photo or tile. Volumes with orientation are
-turned so that slices, rows and columns run as the plane says, and masks are turned back; see ``volumes.py``.
+Images are ``(S, C, H, W)`` and masks ``(S, H, W)``, with S slices of a volume, or 1 for a photo or tile. Volumes with
+orientation are reoriented to a plane, and masks are reoriented back; see ``volumes.py``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Writer = Callable[[Path, Array, Sequence[ClassInfo], Path, str], None]
 PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 ARRAY_SUFFIXES = (".h5", ".npy.h5", ".npz")
 SERIES = "a folder of DICOM"
-"""Stands for the suffix of a DICOM series, which is a folder."""
+"""Used as the suffix of a DICOM series, which is a folder."""
 
 READERS: dict[str, Reader] = {
     ".nii": read_nifti,
@@ -62,7 +62,7 @@ FORMATS = {
     "seg.nrrd": ".seg.nrrd",
     "dicom-seg": ".dcm",
 }
-"""Formats that any volume's mask can be written in, and their suffixes."""
+"""Formats in which the mask of any volume can be written, and their suffixes."""
 MASK_SUFFIXES = {
     ".nhdr": ".nrrd",
     ".mhd": ".mha",
@@ -70,11 +70,11 @@ MASK_SUFFIXES = {
     **dict.fromkeys(PHOTO_SUFFIXES, ".png"),
     **dict.fromkeys(RASTER_SUFFIXES, ".tif"),
 }
-"""Suffixes of masks whose images have another one."""
+"""Suffixes of masks by suffix of the image, where they differ."""
 
 
 def suffix_of(path: Path) -> str:
-    """The suffix that decides the format, such as ``.nii.gz`` taken whole; a folder is a DICOM series."""
+    """Return the suffix that determines the format, such as ``.nii.gz`` as a whole; a folder is a DICOM series."""
     if path.is_dir():
         return SERIES
     name = path.name.lower()
@@ -85,22 +85,22 @@ def suffix_of(path: Path) -> str:
 
 
 def is_readable(path: Path) -> bool:
-    """Whether it is a file of a known format, by its name, or a folder of DICOM files; hidden ones never are."""
+    """Return whether a path is a file with a known suffix or a folder of DICOM files; hidden ones are not."""
     if path.name.startswith("."):
         return False
     return is_series(path) if path.is_dir() else path.is_file() and suffix_of(path) in READERS
 
 
 def read_image(path: Path, plane: str = "axial", array_units: Mapping[str, float] | None = None) -> Picture:
-    """Reads one image.
+    """Read one image.
 
     Args:
-        path: A file of a known format, or a folder that holds one DICOM series.
-        plane: The plane whose slices come first, for volumes that know their orientation; see ``volumes.axes_of``.
-        array_units: ``scale`` and ``offset`` from the stored values of bare arrays to units; other files hold units.
+        path: File of a known format, or folder with one DICOM series.
+        plane: Plane of the slices of volumes with orientation; see ``volumes.axes_of``.
+        array_units: ``scale`` and ``offset`` from stored values to units, for bare arrays; other files store units.
 
     Raises:
-        InputError: Unknown format, unreadable or truncated file, or no image in it.
+        InputError: The format is unknown, or the file is unreadable, truncated or without an image.
     """
     picture = _read(path, plane, IMAGE_KEYS)
     if not array_units or suffix_of(path) not in ARRAY_SUFFIXES:
@@ -112,10 +112,10 @@ def read_image(path: Path, plane: str = "axial", array_units: Mapping[str, float
 def read_channels(
     files: Sequence[Path], plane: str = "axial", array_units: Mapping[str, float] | None = None
 ) -> Picture:
-    """Reads one image whose channels may lie in several files, as in nnU-Net's folders; see :func:`read_image`.
+    """Read one image whose channels may be in several files, as in nnU-Net folders; see :func:`read_image`.
 
     Raises:
-        InputError: Also where the files do not fit together.
+        InputError: As in :func:`read_image`, or the files do not match.
     """
     channels = [read_image(files[0], plane, array_units)]
     plane = channels[0].axes or plane
@@ -130,24 +130,24 @@ def read_channels(
 
 
 def read_mask(path: Path, plane: str = "axial") -> Picture:
-    """Reads one mask as ``(S, 1, H, W)``; see :func:`read_image`."""
+    """Read one mask as ``(S, 1, H, W)``; see :func:`read_image`."""
     return _read(path, plane, MASK_KEYS)
 
 
 def write_mask(path: Path, mask: Array, classes: Sequence[ClassInfo], source: Path, plane: str = "axial") -> None:
-    """Writes a label map under a temporary name, then renames it, so that no half-written one is ever found.
+    """Write a mask under a temporary name and rename it, so that there is never an incomplete file.
 
     Args:
-        path: Where to; the suffix decides the format, see :func:`mask_path`.
+        path: Output file; its suffix determines the format, see :func:`mask_path`.
         mask: ``(S, H, W)`` class indices as read in ``plane``; written as the ids of the data set.
-        classes: Names and colours, for formats that hold them, and ids where they are not the positions.
-        source: The image it belongs to, whose geometry it takes.
-        plane: The plane in which the image was read.
+        classes: Names and colours, for formats that store them, and ids where they are not the positions.
+        source: Image of the mask, whose geometry is copied.
+        plane: Plane in which the image was read.
 
     Raises:
-        InputError: The format cannot hold a mask of this source.
+        InputError: The format cannot store a mask of this source.
     """
-    if suffix_of(path) != ".dcm":  # whose segments are numbered without gaps
+    if suffix_of(path) != ".dcm":  # its segments are numbered without gaps
         mask = stored_values(mask, classes)
     try:
         with renamed_when_done(path) as temporary:
@@ -157,15 +157,15 @@ def write_mask(path: Path, mask: Array, classes: Sequence[ClassInfo], source: Pa
 
 
 def mask_path(source: Path, folder: Path, format: str | None = None) -> Path:
-    """Where the mask of ``source`` goes: its name in ``folder``, without nnU-Net's ``_0000`` for volumes.
+    """Return the file for the mask of ``source``: its name in ``folder``, for volumes without nnU-Net's ``_0000``.
 
     Args:
-        source: An image.
-        folder: Of the masks.
-        format: A name in ``FORMATS`` for volumes; by default the source's own, PNG for photos, NIfTI for DICOM.
+        source: Image file.
+        folder: Folder of the masks.
+        format: A name in ``FORMATS`` for volumes; by default that of the source, PNG for photos, NIfTI for DICOM.
 
     Raises:
-        InputError: Unknown format.
+        InputError: The format is unknown.
     """
     suffix = suffix_of(source)
     stem = source.name if suffix == SERIES else source.name[: -len(suffix)]
@@ -177,7 +177,7 @@ def mask_path(source: Path, folder: Path, format: str | None = None) -> Path:
 
 
 def _without(path: Path, error: ModuleNotFoundError) -> InputError:
-    """What is said where a library is not there, as may be in the runtime."""
+    """Return the error for a library that is not installed, as is possible in the runtime."""
     package = {"PIL": "pillow"}.get(str(error.name), error.name)
     return InputError(f"{path}: this format needs {package}: pip install {package}")
 
@@ -200,5 +200,5 @@ def _read(path: Path, plane: str, keys: Sequence[str]) -> Picture:
             f"{path}: cannot be read as {suffix} ({reason}). Is it complete? Copy or download it again."
         ) from error
     if picture.array.size == 0:
-        raise InputError(f"{path}: is empty, its shape is {picture.array.shape}.")
+        raise InputError(f"{path}: is empty, with shape {picture.array.shape}.")
     return picture

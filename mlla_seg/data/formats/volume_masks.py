@@ -1,4 +1,4 @@
-"""Masks of volumes on the grid of their source: NIfTI, NRRD and MetaImage, 3D Slicer's and DICOM segmentations."""
+"""Masks of volumes on the grid of their source: NIfTI, NRRD, MetaImage, 3D Slicer and DICOM segmentations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mlla_seg.errors import InputError
 
 
 def grid_of(source: Path) -> Grid:
-    """The grid of a volume's file, without reading its voxels."""
+    """Return the grid of a volume's file, from its header where possible."""
     if source.is_dir():
         return grid_of_itk(read_series(source), str(source))
     if source.name.lower().endswith(NIFTI_SUFFIXES):
@@ -37,13 +37,11 @@ def grid_of(source: Path) -> Grid:
         reader.SetFileName(str(source))
         reader.ReadImageInformation()
         return grid_of_itk(reader, str(source))
-    raise InputError(
-        f"{source}: does not say where its voxels lie, so its mask cannot be a volume. Leave out --format."
-    )
+    raise InputError(f"{source}: has no voxel geometry, so its mask cannot be a volume. Omit --format.")
 
 
 def write_nifti(path: Path, mask: Array, classes: Sequence[ClassInfo], source: Path, plane: str) -> None:
-    """Writes a NIfTI on the source's grid; the header of a NIfTI source is kept, with its qform and sform."""
+    """Write a NIfTI on the source's grid; the header of a NIfTI source is kept, with its qform and sform."""
     import nibabel as nib
 
     grid = grid_of(source)
@@ -51,8 +49,8 @@ def write_nifti(path: Path, mask: Array, classes: Sequence[ClassInfo], source: P
     affine: Array | None = grid.affine
     header = None
     if source.name.lower().endswith(NIFTI_SUFFIXES):
-        affine, header = None, nib.load(source).header.copy()  # with whatever it says of the place
-        array = array.reshape(header.get_data_shape()[:3])  # a slice of two axes stays one
+        affine, header = None, nib.load(source).header.copy()  # the header defines the affine
+        array = array.reshape(header.get_data_shape()[:3])  # keeps an image with two axes
         header.set_data_dtype(mask.dtype)
         header["cal_min"], header["cal_max"] = 0, 0
         header.set_slope_inter(1, 0)
@@ -65,12 +63,12 @@ def write_nifti(path: Path, mask: Array, classes: Sequence[ClassInfo], source: P
 
 
 def write_itk(path: Path, mask: Array, classes: Sequence[ClassInfo], source: Path, plane: str) -> None:
-    """Writes a NRRD or MetaImage on the source's grid."""
+    """Write a NRRD or MetaImage on the source's grid."""
     _itk_mask(mask, source, plane, path, {})
 
 
 def write_segmentation(path: Path, mask: Array, classes: Sequence[ClassInfo], source: Path, plane: str) -> None:
-    """Writes a ``.seg.nrrd``: a label map in which 3D Slicer finds the classes' names and colours."""
+    """Write a ``.seg.nrrd``, a label map with the names and colours of the classes for 3D Slicer."""
     extent = " ".join(f"0 {n - 1}" for n in grid_of(source).shape)
     facts = {
         "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
@@ -108,9 +106,9 @@ def _itk_mask(mask: Array, source: Path, plane: str, path: Path, facts: Mapping[
 
 
 def write_dicom_seg(path: Path, mask: Array, classes: Sequence[ClassInfo], source: Path, plane: str) -> None:
-    """Writes a DICOM segmentation with a segment per class but the first, referring to the images of its series."""
+    """Write a DICOM segmentation with one segment per class except the first, which references its source series."""
     if not source.is_dir():
-        raise InputError(f"{source}: a DICOM segmentation refers to the DICOM series it belongs to, and this is none.")
+        raise InputError(f"{source}: a DICOM segmentation must reference a DICOM series, which this is not.")
     try:
         import highdicom
         import pydicom

@@ -1,8 +1,8 @@
-"""Volumes that know where they lie in the patient: NIfTI, and NRRD and MetaImage through SimpleITK.
+"""Volumes with a position in the patient: NIfTI, and NRRD and MetaImage through SimpleITK.
 
-Files store voxels along axes of their own. An affine takes voxel indices to millimetres to the right, anterior and
-superior; ITK and DICOM count to the left and posterior, so two signs change. A volume is turned so that its slices,
-rows and columns run as the plane says (see ``spec.PLANES``), and a mask is turned back before it is written.
+Files store voxels along axes of their own. An affine maps voxel indices to millimetres (right, anterior, superior); ITK
+and DICOM use (left, posterior, superior), so two signs change. A volume is reoriented so that its slices, rows and
+columns follow the plane (see ``planes.PLANES``), and a mask is reoriented back before it is written.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from mlla_seg.errors import InputError
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd", ".seg.nrrd")
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""From right, anterior, superior to left, posterior, superior and back."""
+"""Converts (right, anterior, superior) to (left, posterior, superior) and back."""
 COARSER = 1.05
-"""An axis is the coarsest where its steps are so many times those of the others; scanners round what is isotropic."""
+"""Minimum ratio of the coarsest spacing to the others; scanners round isotropic spacings."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the voxels of a file lie."""
+    """Voxel grid of a file."""
 
     shape: tuple[int, int, int]
     """Voxels along the file's own axes."""
     affine: Array
-    """``(4, 4)`` from indices along these axes to millimetres (right, anterior, superior)."""
+    """``(4, 4)`` from voxel indices to millimetres (right, anterior, superior)."""
     notes: tuple[str, ...] = ()
-    """What is to be said of how the affine was found."""
+    """Notes for the user on how the affine was determined."""
     stored: Array | None = None
-    """The affine as other programs read it from the same header, where ours is another."""
+    """Affine that other programs read from the same header, if it differs."""
 
 
 def turn_to_plane(array: Array, grid: Grid, plane: str) -> Picture:
-    """A file's voxels as slices of a plane.
+    """Reorient a file's voxels to slices of a plane.
 
     Args:
         array: ``(I, J, K)``, or ``(I, J, K, C)`` with channels last.
-        grid: Of the file.
+        grid: Grid of the file.
         plane: See :func:`axes_of`.
     """
     from nibabel import orientations
@@ -63,7 +63,7 @@ def turn_to_plane(array: Array, grid: Grid, plane: str) -> Picture:
 
 
 def turn_back(mask: Array, grid: Grid, plane: str) -> Array:
-    """A mask ``(S, H, W)`` of a plane along the axes of the file that it was read from, ``(I, J, K)``."""
+    """Reorient a mask ``(S, H, W)`` of a plane to the axes of its source file, ``(I, J, K)``."""
     from nibabel import orientations
 
     back = orientations.ornt_transform(
@@ -73,12 +73,12 @@ def turn_back(mask: Array, grid: Grid, plane: str) -> Array:
 
 
 def axes_of(grid: Grid, plane: str) -> str:
-    """Directions in which slices, rows and columns of a plane run in a volume, such as ``SPL``.
+    """Return the directions of slices, rows and columns of a plane in a volume, such as ``SPL``.
 
     Args:
-        grid: Of the volume.
-        plane: A name in ``PLANES``; ``acquired`` for slices along the coarsest axis, axial ones where there is none; or
-            already these directions.
+        grid: Grid of the volume.
+        plane: A name in ``PLANES``; ``acquired`` for slices along the coarsest axis, or axial ones if there is none; or
+            the directions themselves.
     """
     if plane != ACQUIRED:
         return PLANES.get(plane, plane)
@@ -91,9 +91,9 @@ def axes_of(grid: Grid, plane: str) -> str:
 
 
 def coarsest_axis(steps: Iterable[float], shape: Sequence[int]) -> int | None:
-    """The axis along which a volume was acquired slice by slice: the only one with a single voxel, or the coarsest.
+    """Return the axis along which a volume was acquired: the only one with a single voxel, else the coarsest.
 
-    None where two or three axes are equally coarse.
+    None if two or three axes are equally coarse.
     """
     single = [axis for axis, count in enumerate(shape) if count == 1]
     if len(single) == 1:
@@ -103,34 +103,34 @@ def coarsest_axis(steps: Iterable[float], shape: Sequence[int]) -> int | None:
 
 
 def read_nifti(path: Path, plane: str, keys: Sequence[str]) -> Picture:
-    """Reads a NIfTI of 2 or 3 axes, or 4 with channels last; integers that are not scaled stay as they are."""
+    """Read a NIfTI with 2 or 3 axes, or 4 with channels last; integers without scaling keep their type."""
     import nibabel as nib
 
     return picture_of_nibabel(nib.load(path), plane, str(path))
 
 
 def picture_of_nibabel(image: Any, plane: str, name: str) -> Picture:
-    """An image of nibabel as slices of a plane."""
-    stored = image.dataobj  # in the file, or an array
+    """Convert a nibabel image to slices of a plane."""
+    stored = image.dataobj  # array proxy of a file, or an array
     scaled = (getattr(stored, "slope", 1), getattr(stored, "inter", 0)) != (1, 0)
     array = image.get_fdata(dtype=np.float32, caching="unchanged") if scaled else np.asarray(stored)
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim not in (3, 4):
-        raise InputError(f"{name}: expected a volume of 3 axes, or 4 with channels last, found shape {array.shape}.")
+        raise InputError(f"{name}: expected a volume with 3 axes, or 4 with channels last, found shape {array.shape}.")
     return turn_to_plane(array, grid_of_nibabel(image, name), plane)
 
 
 def read_itk(path: Path, plane: str, keys: Sequence[str]) -> Picture:
-    """Reads an image of 2 or 3 axes, with several numbers per voxel or a fourth axis as channels."""
+    """Read an image with 2 or 3 axes; several values per voxel or a fourth axis become channels."""
     sitk = simple_itk(path)
     return picture_of_itk(sitk.ReadImage(str(path)), plane, str(path))
 
 
 def picture_of_itk(image: Any, plane: str, name: str) -> Picture:
-    """A SimpleITK image as slices of a plane."""
+    """Convert a SimpleITK image to slices of a plane."""
     sitk = simple_itk(None)
-    array = sitk.GetArrayFromImage(image)  # the first axis of ITK comes last, then the channels
+    array = sitk.GetArrayFromImage(image)  # axes in reverse order, channels last
     if image.GetNumberOfComponentsPerPixel() > 1:
         array = np.moveaxis(array, -1, 0)
     array = array.reshape((-1, 1, *array.shape[-2:]) if image.GetDimension() == 2 else (-1, *array.shape[-3:]))
@@ -139,9 +139,9 @@ def picture_of_itk(image: Any, plane: str, name: str) -> Picture:
 
 
 def grid_of_nibabel(image: Any, name: str) -> Grid:
-    """The grid of an image of nibabel; two axes get a third."""
+    """Return the grid of a nibabel image; an image with two axes gets a third."""
     i, j, k = (*image.shape, 1)[:3]
-    if not hasattr(image.header, "get_sform"):  # another format than NIfTI, with one affine
+    if not hasattr(image.header, "get_sform"):  # not a NIfTI, with a single affine
         require_affine(name, image.affine)
         return Grid((i, j, k), image.affine, sheared(image.affine))
     affine, notes = nifti_affine(name, image.header)
@@ -149,7 +149,7 @@ def grid_of_nibabel(image: Any, name: str) -> Grid:
 
 
 def grid_of_itk(image: Any, name: str) -> Grid:
-    """The grid of a SimpleITK image, or of a reader that has seen its header; two axes get a third of 1 mm."""
+    """Return the grid of a SimpleITK image or reader; an image with two axes gets a third axis with 1 mm spacing."""
     axes = image.GetDimension()
     count = min(axes, 3)
     matrix = np.eye(3)
@@ -163,7 +163,7 @@ def grid_of_itk(image: Any, name: str) -> Grid:
 
 
 def itk_geometry(grid: Grid) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
-    """Origin, spacing and direction for SimpleITK."""
+    """Return origin, spacing and direction for SimpleITK."""
     affine = LPS @ grid.affine
     spacing = steps_of(affine)
     direction = affine[:3, :3] / spacing
@@ -171,7 +171,7 @@ def itk_geometry(grid: Grid) -> tuple[tuple[float, ...], tuple[float, ...], tupl
 
 
 def simple_itk(path: Path | None) -> Any:
-    """SimpleITK, quiet.
+    """Import SimpleITK with its warnings disabled.
 
     Raises:
         InputError: It is not installed; names the extra.

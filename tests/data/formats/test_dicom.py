@@ -1,4 +1,4 @@
-"""DICOM series as scanners write them: read in place, refused where slices are missing, and segmentations back."""
+"""DICOM series as written by scanners: geometry, missing slices refused, segmentations written back."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def test_slices_that_are_missing_or_doubled_are_refused(series):
     copy = pydicom.dcmread(series / "back")
     copy.SOPInstanceUID = copy.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     copy.save_as(series / "again")
-    with pytest.raises(InputError, match=r"lie in the same place\. Phases or echoes of a scan are series of their own"):
+    with pytest.raises(
+        InputError, match=r"have the same position\. Put each phase or echo of a scan in its own folder"
+    ):
         read_image(series)
 
 
@@ -84,20 +86,20 @@ def test_a_picture_without_a_place_among_the_slices_is_named(series):
     data = pydicom.dcmread(path)
     del data.ImagePositionPatient
     data.save_as(path)
-    with pytest.raises(InputError, match=rf"{path.name}: says no position or orientation.*Leave out screenshots"):
+    with pytest.raises(InputError, match=rf"{path.name}: has no position or orientation.*Remove screenshots"):
         read_image(series)
 
 
 def test_tilted_gantry_is_refused(tmp_path):
     folder = dicom_series(tmp_path / "ct", tilt=0.5)
-    with pytest.raises(InputError, match=r"the gantry was tilted by 11\.3 degrees, each slice lies 0\.5 mm beside"):
+    with pytest.raises(InputError, match=r"the gantry was tilted by 11\.3 degrees, which shifts each slice by 0\.5 mm"):
         read_image(folder)
 
 
 def test_several_series_and_slices_of_another_kind_are_refused(series, tmp_path):
     for path in dicom_series(tmp_path / "other", description="thorax").iterdir():
         shutil.copy(path, series / f"thorax{path.name}")
-    with pytest.raises(InputError, match="holds 2 series") as caught:
+    with pytest.raises(InputError, match="contains 2 series") as caught:
         read_image(series)
     assert "abdomen: 6 files" in str(caught.value) and "thorax: 6 files" in str(caught.value)
     series = dicom_series(tmp_path / "third")
@@ -105,7 +107,7 @@ def test_several_series_and_slices_of_another_kind_are_refused(series, tmp_path)
     data = pydicom.dcmread(path)
     data.PixelSpacing = [1.0, 1.0]
     data.save_as(path)
-    with pytest.raises(InputError, match="The slices of a series must be alike"):
+    with pytest.raises(InputError, match="The slices of a series must match"):
         read_image(series)
 
 
@@ -159,7 +161,7 @@ def test_segmentation_of_nothing_can_be_written(series):
 
 def test_dicom_segmentation_needs_a_series(tmp_path):
     np.savez(tmp_path / "ct.npz", image=np.zeros(DICOM_SHAPE))
-    with pytest.raises(InputError, match=r"ct\.npz: a DICOM segmentation refers to the DICOM series it belongs to"):
+    with pytest.raises(InputError, match=r"ct\.npz: a DICOM segmentation must reference a DICOM series"):
         write_mask(tmp_path / "mask.dcm", np.zeros(DICOM_SHAPE), CLASSES, tmp_path / "ct.npz")
 
 

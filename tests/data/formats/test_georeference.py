@@ -1,4 +1,4 @@
-"""Scenes on the ground: which overlap, across CRS, rotations and splits."""
+"""Overlap of scenes on the ground, across CRS, rotations and splits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rasters on the grid of the first: gaps, alpha, other places, other CRS, and what does not fit."""
+"""Rasters warped to the grid of the first file: nodata, alpha, other extents and CRS, and mismatches."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_tenth_of_a_pixel_is_the_same_place(tmp_path):
 
 @pytest.mark.parametrize("crs", [None, UTM])
 def test_file_with_other_pixels_is_brought_to_the_first(tmp_path, crs):
-    """A mask that begins two rows and three columns before the image, and ends within it."""
+    """A mask that starts two rows and three columns before the image and ends inside it."""
     whole = noise(1, 30, 40)
     image = write_scene(tmp_path / "a.tif", noise(1, 20, 30), crs=crs)
     mask = write_scene(tmp_path / "b.tif", whole[:, :15], crs=crs, transform=PLACE * Affine.translation(-3, -2))
@@ -133,7 +133,9 @@ def test_file_in_another_crs_is_warped_as_gdal_does(tmp_path, labels):
 def test_what_does_not_fit_is_named(tmp_path):
     a = write_scene(tmp_path / "a.tif", noise(1, 20, 30))
     b = write_scene(tmp_path / "b.tif", noise(1, 20, 31), transform=None, crs=None)
-    with pytest.raises(InputError, match=r"b\.tif: 20 x 31 pixels, but a\.tif has 20 x 30, and not both say where"):
+    with pytest.raises(
+        InputError, match=r"b\.tif: 20 x 31 pixels, but a\.tif has 20 x 30\. Files of different sizes must both be"
+    ):
         read(a, b)
     with pytest.raises(InputError, match=r"absent\.tif: no such file"):
         read(a, tmp_path / "absent.tif")

@@ -1,4 +1,4 @@
-"""Headers that contradict themselves: what is believed, what is said of it, and masks that keep them as they are."""
+"""Contradictory NIfTI headers: which part is used, the note about it, and masks that keep the header unchanged."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CLASSES = classes_of(range(120))
 
 
 def write(path, sform=None, qform=None, pixdim=None, unit="mm", **fields):
-    """A volume that counts its voxels, with exactly these parts of a header; further ones are set as bytes."""
+    """A volume whose values count its voxels, with exactly these header fields; further fields are set as bytes."""
     array = np.arange(np.prod(SHAPE), dtype=np.uint8).reshape(SHAPE)
     header = nib.Nifti1Header()
     header.set_data_shape(SHAPE)
@@ -55,20 +55,20 @@ HEADERS = {
     "qform alone": ({"qform": SCAN}, ""),
     "as in ACDC": (
         {"sform": UNSCALED, "qform": SCAN},
-        "those of pixdim and the qform; the qform is used",
+        "differs from pixdim and the qform; the qform is used",
     ),
     "unscaled": (
         {"sform": UNSCALED, "pixdim": (1.5, 1.5, 10)},
-        "the sform has no scale; its steps are",
+        "the sform has no scale; its spacing is",
     ),
     "registered": ({"sform": 1.1 * SCAN, "qform": SCAN}, "the qform is used"),
-    "nobody set pixdim": ({"sform": SCAN, "pixdim": (1, 1, 1)}, "which are all 1; the sform is used"),
-    "no qform": ({"sform": SCAN, "pixdim": (2, 2, 10)}, "not those of pixdim; the sform is used"),
+    "nobody set pixdim": ({"sform": SCAN, "pixdim": (1, 1, 1)}, "which is 1 throughout; the sform is used"),
+    "no qform": ({"sform": SCAN, "pixdim": (2, 2, 10)}, "differs from pixdim; the sform is used"),
     "mirrored": (
         {"sform": SCAN, "qform": SCAN @ np.diag([-1, 1, -1, 1])},
         "axes run to LPS by the sform and to RPI by the qform; the sform is used",
     ),
-    "nothing set": ({"pixdim": (1.5, 1.5, 10)}, "neither sform nor qform is set, so axes are taken to"),
+    "nothing set": ({"pixdim": (1.5, 1.5, 10)}, "neither sform nor qform is set; axes are assumed to"),
     "metres": (
         {"sform": SCAN / 1e3, "pixdim": (0.0015, 0.0015, 0.01), "unit": "meter"},
         "are in meters",
@@ -79,12 +79,12 @@ HEADERS = {
         {"sform": np.diag([1, 1, 0, 1]), "qform": SCAN},
         "the sform is singular; the qf",
     ),
-    "NaN in the sform": ({"sform": SCAN, "qform": SCAN, "srow_y": NAN}, "the sform holds NaN; the qf"),
+    "NaN in the sform": ({"sform": SCAN, "qform": SCAN, "srow_y": NAN}, "the sform contains NaN; the qf"),
     "no rotation": (
         {"sform": SCAN, "qform": SCAN, "quatern_b": 3},
-        "the qform holds NaN; the sform is",
+        "the qform contains NaN; the sform is",
     ),
-    "sheared": ({"sform": SHEARED, "pixdim": (1.5, 1.5, 10)}, "axes are not at right angles"),
+    "sheared": ({"sform": SHEARED, "pixdim": (1.5, 1.5, 10)}, "axes are not orthogonal"),
 }
 
 
@@ -124,18 +124,18 @@ def test_mask_of_another_format_has_the_spacing_that_is_meant(tmp_path):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ({"sform": np.diag([1, 1, 0, 1])}, "its sform is singular, so where its voxels lie is not known"),
-        ({"sform": SCAN, "srow_x": NAN}, "its sform holds NaN, so where"),
+        ({"sform": np.diag([1, 1, 0, 1])}, "its sform is singular, so its geometry is unknown"),
+        ({"sform": SCAN, "srow_x": NAN}, "its sform contains NaN, so its geometry"),
         (
             {"sform": SCAN, "srow_x": NAN, "qform": SCAN, "quatern_b": np.nan},
-            "its sform holds NaN and its qform holds NaN",
+            "its sform contains NaN and its qform contains NaN",
         ),
-        ({"pixdim": (1, np.nan, 1)}, "its affine holds NaN, so where"),
+        ({"pixdim": (1, np.nan, 1)}, "its affine contains NaN, so its geometry"),
     ],
 )
 def test_header_of_no_use_is_refused(tmp_path, content, problem):
     path = write(tmp_path / "ct.nii", **content)
-    with pytest.raises(InputError, match=rf"ct\.nii: {problem}.* [Mm]end its header"):
+    with pytest.raises(InputError, match=rf"ct\.nii: {problem}.* [Rr]epair its header"):
         read_image(path)
 
 
@@ -143,7 +143,7 @@ def test_axes_of_itk_that_are_not_at_right_angles_are_said(tmp_path):
     image = sitk.GetImageFromArray(np.zeros((3, 4, 5), np.uint8))
     image.SetDirection((1, 0, 0.2, 0, 1, 0, 0, 0, 1))
     sitk.WriteImage(image, str(tmp_path / "ct.mha"))
-    assert "not at right angles" in read_image(tmp_path / "ct.mha").notes[0]
+    assert "not orthogonal" in read_image(tmp_path / "ct.mha").notes[0]
     image.SetDirection(np.eye(3).ravel())
     sitk.WriteImage(image, str(tmp_path / "ct.mha"))
     assert read_image(tmp_path / "ct.mha").notes == ()

@@ -1,4 +1,4 @@
-"""Readers and writers: every orientation of a volume, every key of an array, and damaged files refused by name."""
+"""Readers and writers: all volume orientations, all array keys, and damaged files refused by name."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ ARRAY_SUFFIXES = (".npz", ".h5", ".npy.h5")
 
 
 def tilt():
-    """A rotation by 20 and 15 degrees, as of an oblique scan."""
+    """Rotation by 20 and 15 degrees, as in an oblique scan."""
     (a, b), (c, d) = ((np.cos(t), np.sin(t)) for t in np.radians((20, 15)))
     return np.array([[a, -b, 0], [b, a, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, c, -d], [0, d, c]])
 
 
 def scan(code, rotation):
-    """The patient as stored by a scanner whose axes run as the code says, and its affine."""
+    """The patient stored with axes in the directions of ``code``, and the affine."""
     towards = {"L": (-1, 0, 0), "P": (0, -1, 0), "S": (0, 0, 1)}  # in NIfTI's R, A, S millimetres
     axes = [dict(zip("LRPASI", "LLPPSS", strict=True))[letter] for letter in code]
     array = PATIENT.transpose(["LPS".index(axis) for axis in axes])
@@ -202,7 +202,7 @@ def test_indexed_png_is_written_with_the_colours_and_read_by_index(tmp_path):
 
 
 def write_any(path):
-    """A readable file of the format that the name says."""
+    """Write a readable file in the format of the suffix."""
     rng = np.random.default_rng(0)
     array = rng.integers(0, 255, (32, 32, 32), dtype=np.uint8)  # noise, so that compression leaves enough to cut off
     if path.name.endswith((".nii", ".nii.gz")):
@@ -228,10 +228,10 @@ def test_damaged_file_is_named_and_closed(tmp_path, damage):
 @pytest.mark.parametrize(
     ("array", "problem"),
     [
-        ({"volume": PATIENT}, "no array named image or img or data; it holds volume."),
-        ({}, "it holds nothing"),
-        ({"image": np.zeros((2, 1, 4, 4))}, "expected an array of 2 or 3 axes (slices, height, width), found shape"),
-        ({"image": np.zeros((0, 4, 4))}, "is empty, its shape is (0, 1, 4, 4)"),
+        ({"volume": PATIENT}, "no array named image or img or data, found volume."),
+        ({}, ", found nothing"),
+        ({"image": np.zeros((2, 1, 4, 4))}, "expected an array with 2 or 3 axes (slices, height, width), found shape"),
+        ({"image": np.zeros((0, 4, 4))}, "is empty, with shape (0, 1, 4, 4)"),
     ],
 )
 @pytest.mark.parametrize("suffix", [".npz", ".h5"])
@@ -317,7 +317,7 @@ def test_affines_may_differ_by_rounding_only(tmp_path):
     (first, picture), *others, (last, moved) = pictures.items()
     for path, other in others:
         require_same_grid(first, picture, path, other)
-    with pytest.raises(InputError, match=r"moved\.nii: its affine differs from same\.nii, it lies up to 0\.5 mm else"):
+    with pytest.raises(InputError, match=r"moved\.nii: its affine differs from same\.nii by up to 0\.5 mm\."):
         require_same_grid(first, picture, last, moved)
 
 
@@ -325,7 +325,7 @@ def test_affines_may_differ_by_rounding_only(tmp_path):
 def test_another_scale_is_found_at_the_far_corner(tmp_path, sign):
     volume = np.zeros((200, 4, 4), np.int16)
     paths = [write_nifti(tmp_path / f"{k}.nii", volume, np.diag([sign * (1 + k * 1e-3), 1, 1, 1])) for k in range(2)]
-    with pytest.raises(InputError, match=r"up to 0\.199 mm elsewhere"):
+    with pytest.raises(InputError, match=r"by up to 0\.199 mm\."):
         require_same_grid(paths[0], read_image(paths[0]), paths[1], read_image(paths[1]))
 
 
