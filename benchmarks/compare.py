@@ -1,9 +1,9 @@
-"""Networks under one recipe, one budget and one scoring: python benchmarks/compare.py CONFIG [options] [-- more].
+"""Compare networks under the same recipe and time budget: python benchmarks/compare.py CONFIG [options] [-- more].
 
-Every row is trained from scratch with the recipe of the config and other seeds, for so many minutes, and scored on the
-split; the learning rate falls to zero within the time, so that each network makes the steps that it is fast enough for.
-Prints mean, deviation and single values over seeds. Runs are kept below --output: what is there already, of the same
-options, is not trained again, and --seeds may be added to.
+Each row is trained from scratch with the recipe of the config for --minutes and every seed, and scored on --split. The
+learning-rate schedule spans the time limit, so a faster network takes more steps. Prints mean, standard deviation and
+values per seed. Runs are kept below --output; existing runs with the same options are not repeated, so seeds can be
+added later.
 
     python benchmarks/compare.py configs/hippocampus.yaml --rows fine resnet34 dynunet --minutes 10 --seeds 0 1 2
 """
@@ -42,12 +42,12 @@ ROWS: dict[str, tuple[str, list[str]]] = {
     "dynunet": ("MONAI DynUNet", ["--model.encoder=monai/dynunet", "--model.decoder=none"]),
     "segresnet": ("MONAI SegResNet", ["--model.encoder=monai/segresnet", "--model.decoder=none"]),
 }
-"""What can be compared: title in the table, and options of ``fit``."""
+"""Networks to compare: title in the table, and options of ``fit``."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training."""
+    """Training of one network with one seed."""
 
     row: str
     seed: int
@@ -59,18 +59,18 @@ class Run:
 
 
 def threads(jobs: int) -> int:
-    """Cores for each run, of those that this process may use."""
+    """Return the number of cores per run, of those available to this process."""
     return max(1, len(os.sched_getaffinity(0)) // jobs)
 
 
 def train_and_score(run: Run, options: argparse.Namespace) -> None:
-    """Fits and scores in processes of their own, as a user would; what they print is beside the weights."""
+    """Run fit and scoring in subprocesses, as a user would; their output is logged beside the weights."""
     asked = {"minutes": options.minutes, "split": options.split, "jobs": options.jobs, "config": options.config}
     asked |= {"row": ROWS[run.row][1], "more": options.more}
     note = run.folder / "asked.json"
     if run.result.is_file():
         if (found := json.loads(note.read_text())) != asked:
-            raise SystemExit(f"{run.folder} was run with {found}, asked for is {asked}. Give another --output.")
+            raise SystemExit(f"{run.folder} was run with {found}, not with {asked}. Use another --output.")
         return
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads(options.jobs))}
     common = ["--config", options.config, *options.more, *ROWS[run.row][1], "--trainer.enable_progress_bar=false"]
@@ -96,7 +96,7 @@ def train_and_score(run: Run, options: argparse.Namespace) -> None:
 
 
 def facts(run: Run) -> tuple[float, int, float]:
-    """Score, steps and millions of parameters."""
+    """Return score, steps and millions of parameters."""
     metrics = json.loads(run.result.read_text())
     score = next(value for key, value in metrics.items() if key.endswith("/dice"))
     content = torch.load(run.folder / "trained/checkpoints/last.ckpt", map_location="cpu", weights_only=True)
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--split", choices=("validate", "test"), default="test")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once, which share the cores")
+    parser.add_argument("--jobs", type=int, default=1, help="number of parallel runs, which share the cores")
     parser.add_argument("--output", default="runs/compare")
     known, more = sys.argv[1:], []
     if "--" in known:

@@ -1,8 +1,8 @@
-"""Slices per second around the network, against what training consumes: python benchmarks/loader.py CONFIG.
+"""Throughput of data loading compared with training: python benchmarks/loader.py CONFIG.
 
-What one core reads and augments, what the loader gives with its workers, what training consumes here, and how long a
-validation case takes to predict and to count. All in one process, one after the other, medians; the ratios are what
-matters, machines differ. The last lines say how many cores feed a GPU that trains so many slices per second.
+Measures slices per second read and augmented by one core, delivered by the loader with its workers, and consumed by
+training on this machine, and the time to predict and score a validation case. All are medians from one process;
+absolute numbers depend on the machine, ratios less so. The last lines estimate the cores needed to feed a GPU.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from mlla_seg.data.shipped import read_config
 from mlla_seg.evaluation.overlap import case_confusion
 
 BATCHES = 12
-SKIPPED = 2  # the first batches pay for starting workers and warming caches
+SKIPPED = 2  # the first batches include starting workers and warming caches
 
 
 def rates(durations: list[float], batch_size: int) -> float:
-    """Median slices per second."""
+    """Return the median slices per second."""
     return batch_size / statistics.median(durations[SKIPPED:])
 
 
 def one_core(data: Dataset[object]) -> float:
-    """Median seconds for a slice, in this process."""
+    """Return the median seconds per slice in this process."""
     durations = []
     for i in torch.randint(len(data), (200,), generator=torch.Generator().manual_seed(0)).tolist():
         started = time.perf_counter()
@@ -52,7 +52,7 @@ def main() -> None:
     module = SegmentationModule(**config["model"], spec=data.spec)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
 
-    # One iterator, and nothing consumed between batches: the pace of the workers alone.
+    # One iterator and no work between batches measures the workers alone.
     durations, batches = [], []
     started = time.perf_counter()
     for batch in data.train_dataloader():
@@ -61,7 +61,7 @@ def main() -> None:
         started = time.perf_counter()
         if len(durations) == BATCHES:
             break
-    # Workers have loaded ahead while the first batch was waited for: count all the time for all the batches.
+    # Workers prefetch while the first batch is awaited, so use the total time of all other batches.
     loader = data.batch_size * (len(durations) - 1) / sum(durations[1:])
 
     durations = []

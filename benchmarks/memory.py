@@ -1,7 +1,7 @@
 """Peak memory of predicting a large CT: python benchmarks/memory.py [SLICES] [OPTIONS OF PREDICT ...].
 
-Writes a volume of 512 x 512 x SLICES (1000 unless said) int16 voxels and a small network of 14 classes into a temporary
-folder, runs the real command line in a process of its own, and prints that process's largest resident size.
+Writes a volume of 512 x 512 x SLICES (default 1000) int16 voxels and a small network with 14 classes to a temporary
+folder, runs the command line in a subprocess, and prints its maximum resident set size.
 """
 
 from __future__ import annotations

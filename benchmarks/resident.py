@@ -1,7 +1,7 @@
-"""Resident memory of segmenting one image: python benchmarks/resident.py [SIDE], 1024 unless said.
+"""Resident memory of segmenting one image: python benchmarks/resident.py [SIDE] (default 1024).
 
-MLLA-UNet tiny as published, as predict runs it, and compiled, each in a process of its own: the most that a second
-image takes above what the process held before it, in bytes per pixel. Linux alone tells.
+Runs MLLA-UNet tiny as published, as in predict, and compiled, each in a separate process, and prints the peak resident
+memory of a second image above the memory before it, in bytes per pixel. Linux only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WAYS = {
 
 
 def status(name: str) -> int:
-    """A size that Linux tells of this process, in bytes."""
+    """Return a size from /proc/self/status in bytes."""
     found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return 1024 * int(found[1])
@@ -36,13 +36,13 @@ def status(name: str) -> int:
 
 @torch.inference_mode()
 def measure(way: str, side: int) -> None:
-    """Prints what ``way`` takes for an image of ``side``."""
+    """Print the peak memory of ``way`` for a square image of ``side`` pixels."""
     run = WAYS[way](our_network("mlla_tiny", "mlla_unet").eval())
     image = torch.randn(1, 3, side, side)
     run(image)  # compiles
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     before = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     run(image)
     print(f"{way:>34}: {(status('VmHWM') - before) / side**2:.0f} bytes per pixel", flush=True)
 

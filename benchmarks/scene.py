@@ -1,7 +1,7 @@
-"""Memory and pace of mapping a scene: python benchmarks/scene.py [SIDE ...], 4000 and 20000 unless said.
+"""Memory and speed of segmenting a scene: python benchmarks/scene.py [SIDE ...] (default 4000 and 20000).
 
-Writes scenes of SIDE x SIDE pixels of four uint8 bands and a small network of six classes into a temporary folder, runs
-the real command line in a process of its own for each, and prints its largest resident size and the pixels per second.
+Writes scenes of SIDE x SIDE pixels with four uint8 bands and a small network with six classes to a temporary folder,
+runs the command line in a subprocess for each, and prints its maximum resident set size and pixels per second.
 """
 
 from __future__ import annotations

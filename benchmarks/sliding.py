@@ -1,8 +1,8 @@
-"""Sliding windows over a large image beside MONAI's: python benchmarks/sliding.py [SIDE] [--fix_malloc false].
+"""Sliding-window inference compared with MONAI: python benchmarks/sliding.py [SIDE] [--fix_malloc false].
 
-Both with windows of 512 pixels that overlap by half, four at a time, blended by the same Gaussian, to a map of labels:
-once with the same network as it was trained, and once ours as prediction runs it. Then the same with a network that
-costs nothing, which leaves the blending, and the memory of a process that does so with an image of four times the side.
+Both use windows of 512 pixels with 50 % overlap, batches of four and Gaussian blending, and return labels. Measures the
+same network as trained, and ours as optimised by predict; then the blending alone, with a trivial network, and the peak
+memory of that for an image of four times the side.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WINDOW, CLASSES = (512, 512), 6
 
 
 def ours(network: nn.Module, image: Tensor) -> Tensor:
-    """Labels ``(H, W)``, a band of rows at a time."""
+    """Return labels ``(H, W)``, computed strip by strip."""
     shape = (image.shape[-2], image.shape[-1])
 
     def read(top: int, left: int, rows: int, columns: int) -> Tensor:
@@ -39,7 +39,7 @@ def ours(network: nn.Module, image: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def monai(network: nn.Module, image: Tensor) -> Tensor:
-    """Labels ``(H, W)``."""
+    """Return labels ``(H, W)``."""
     logits = sliding_window_inference(image, WINDOW, 4, network, overlap=0.5, mode="gaussian")
     return labels_of(logits[0], dim=0)
 
@@ -48,13 +48,13 @@ WAYS = {"MONAI": monai, "ours": ours}
 
 
 def cheap() -> nn.Module:
-    """A network of one 1 x 1 convolution."""
+    """Return a single 1 x 1 convolution."""
     torch.manual_seed(0)
     return nn.Conv2d(3, CLASSES, 1).eval()
 
 
 def remember(way: str, side: int) -> None:
-    """Prints the largest resident memory of this process after a map of ``side``."""
+    """Print the peak resident memory of this process after segmenting an image of ``side``."""
     WAYS[way](cheap(), torch.zeros(1, 3, side, side))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"{way:>6}: {side} x {side}, {peak:.2f} GiB", flush=True)

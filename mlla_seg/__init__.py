@@ -1,6 +1,6 @@
 """mlla_seg: semantic segmentation of medical and aerial images with MLLA encoders.
 
-The public names are imported when first used, so that ``import mlla_seg`` is quick and needs no optional package.
+Public names are imported lazily, so that ``import mlla_seg`` is fast and needs no optional packages.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``python -m mlla_seg``: the command line."""
+"""Entry point of ``python -m mlla_seg``."""
 
 from mlla_seg.cli import main
 

@@ -1,3 +1,3 @@
-"""The version of the package, which nothing else defines."""
+"""Version of the package (single source)."""
 
 __version__ = "0.1.0"

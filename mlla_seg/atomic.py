@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def renamed_when_done(path: Path) -> Iterator[Path]:
-    """A temporary path that becomes ``path`` when the block ends well, so that no half-written file is ever found."""
+    """Yield a temporary path that is renamed to ``path`` on success, so that no partial file ever appears there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:

@@ -1,4 +1,4 @@
-"""Old name of :mod:`mlla_seg.training.ema`, which configs saved by version 0.1 use."""
+"""Alias of :mod:`mlla_seg.training.ema` for configs saved by version 0.1."""
 
 from mlla_seg.training.ema import WarmEMA
 

@@ -1,6 +1,6 @@
-"""The command line: Lightning's fit, validate and test, and tools that need neither trainer nor data module.
+"""Command line: Lightning's fit, validate and test, and commands without a trainer.
 
-``COMMANDS`` lists them all. Nothing heavy is imported before a command is chosen, so ``--help`` answers at once.
+``COMMANDS`` lists all commands. Heavy packages are only imported by the chosen command, so that ``--help`` is fast.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _preview(argv: Sequence[str]) -> None:
 
 
 def _with_configs(argv: Sequence[str]) -> list[str]:
-    """Words in which configs stand as paths, each after the recipe that it starts from."""
+    """Resolve names of configs to paths and insert the recipe that a config extends before it."""
     from mlla_seg.data.shipped import with_recipe
 
     words = iter([part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])])
@@ -47,9 +47,9 @@ def _with_configs(argv: Sequence[str]) -> list[str]:
 
 
 def _tool(path: str) -> Callable[[Sequence[str]], None]:
-    """A command that is a typed function, given as ``module:function``; its arguments become options.
+    """Return a command that calls ``module:function``; the function's typed arguments become options.
 
-    Those that are lists may be given as several words.
+    Lists may be given as several arguments.
     """
 
     def run(argv: Sequence[str]) -> None:
@@ -66,12 +66,12 @@ def _tool(path: str) -> Callable[[Sequence[str]], None]:
 
 
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word"}
-"""What users call Python's types."""
+"""Names of types in messages."""
 COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
-    "fit": ("Train: --config configs/NAME.yaml, any option overridden after it.", _train),
+    "fit": ("Train: --config configs/NAME.yaml, followed by options that override it", _train),
     "validate": ("Score a checkpoint on the validation split: --config ... --ckpt_path ...", _train),
-    "test": ("Score a checkpoint on the test split, write tables and a picture: --config ... --ckpt_path ...", _train),
-    "preview": ("Draw training samples as the network gets them: --config configs/NAME.yaml", _preview),
+    "test": ("Score a checkpoint on the test split: --config ... --ckpt_path ...", _train),
+    "preview": ("Draw augmented training samples: --config configs/NAME.yaml", _preview),
     "predict": (
         "Segment files with a checkpoint: --ckpt_path ... --input FILE_OR_FOLDER --output FOLDER",
         _tool("mlla_seg.inference.predictor:predict"),
@@ -81,26 +81,26 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
         _tool("mlla_seg.export:export"),
     ),
     "folds": (
-        "Gather the folds of a cross-validation into one table: --runs runs/NAME",
-        _tool("mlla_seg.evaluation.cross_validation:folds"),
+        "Combine the folds of a cross-validation into one table: --runs runs/NAME",
+        _tool("mlla_seg.evaluation.fold_summary:folds"),
     ),
     "benchmark": (
-        "Measure time and memory beside other networks: --encoder mlla_tiny --sizes 224 512 1024",
+        "Compare time and memory with other networks: --encoder mlla_tiny --sizes 224 512 1024",
         _tool("mlla_seg.benchmark.command:benchmark"),
     ),
     "configs": (
-        "List the shipped configs, or copy them: --copy NAME",
+        "List the included configs, or copy some: --copy NAME",
         _tool("mlla_seg.data.shipped:configs"),
     ),
     "phantom": (
-        "Make a small CT-like data set in the Synapse layout: --output FOLDER",
+        "Generate a small CT-like data set in the Synapse layout: --output FOLDER",
         _tool("mlla_seg.data.synthetic:phantom"),
     ),
 }
 
 
 def gather(name: str, argv: Sequence[str]) -> list[str]:
-    """Writes an option of several words as the parser takes it: ``--sizes 224 512`` as ``--sizes [224, 512]``."""
+    """Rewrite the values of a list option for the parser: ``--sizes 224 512`` becomes ``--sizes [224, 512]``."""
     option = f"--{name}"
     argv = [part for word in argv for part in (word.split("=", 1) if word.startswith(f"{option}=") else [word])]
     if option not in argv:
@@ -115,7 +115,7 @@ def gather(name: str, argv: Sequence[str]) -> list[str]:
 
 
 def ensemble(argv: Sequence[str]) -> list[str]:
-    """Writes ``--ckpt_path a.ckpt b.ckpt`` as Lightning's commands take it: the others are ``--members``."""
+    """Rewrite ``--ckpt_path a.ckpt b.ckpt`` for Lightning's commands: further checkpoints become ``--members``."""
     argv = gather("members", gather("ckpt_path", argv))
     if "--ckpt_path" in argv[:-1] and argv[at := argv.index("--ckpt_path") + 1].startswith("["):
         path, *others = json.loads(argv[at])
@@ -128,7 +128,7 @@ def ensemble(argv: Sequence[str]) -> list[str]:
 
 
 def overview() -> str:
-    """Every command with one line."""
+    """Return the overview of all commands."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name.ljust(width)}  {line}" for name, (line, _) in COMMANDS.items()]
     return "\n".join(
@@ -139,13 +139,13 @@ def overview() -> str:
             "",
             *lines,
             "",
-            f"Options of one: {program()} COMMAND --help",
+            f"Options of a command: {program()} COMMAND --help",
         ]
     )
 
 
 def _explain(error: ArgumentError, command: str) -> str:
-    """What the parser says, in one line; with the near names where an option takes one of several."""
+    """Return the parser's error in one line, with suggestions if an option has a list of choices."""
     message = " ".join(str(error.message).replace(f"{command}.", "--", 1).split())
     option = re.search(r'Parser key "(?:--)?(\S+?)"', message)
     value = re.search(r"(?:Got|Given) value: (\S+)", message)
@@ -163,7 +163,7 @@ def _complain(message: str) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs one command; a mistake of the user ends with its message and status 2, without a traceback."""
+    """Run a command; user errors print a message without traceback and exit with status 2."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(overview())
@@ -181,9 +181,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(_complain(str(error)))
     except ArgumentError as error:
         sys.exit(_complain(f"{_explain(error, argv[0])} All options: {program()} {argv[0]} --help"))
-    except OSError as error:  # a folder that cannot be written, a full disk
+    except OSError as error:  # such as a read-only folder or a full disk
         if error.filename is None:
             raise
-        sys.exit(_complain(f"{error.filename}: {error.strerror}. Choose another place, or change its permissions."))
+        sys.exit(_complain(f"{error.filename}: {error.strerror}. Choose another path, or change its permissions."))
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""The one exception that is a message to the user, whom it is about, and the lookup that suggests what they meant."""
+"""Exception for user errors, and registry lookups that suggest similar names."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ MOST_NAMES = 20
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used.
+    """Invalid user input.
 
-    The message says what was found and where, what was expected and what to do next, in one or two lines. The command
-    line prints it without a traceback and exits with status 2; from Python it is an ordinary ``ValueError``.
+    The message states what was found and where, what was expected and what to do next, in one or two sentences. The
+    command line prints it without a traceback and exits with status 2; in Python it is an ordinary ``ValueError``.
     """
 
 
 def program() -> str:
-    """How users call the program here, for messages."""
+    """Return the command by which the user called the program, for messages."""
     called = Path(sys.argv[0])
     if called.name.startswith("mlla-seg"):
         return "mlla-seg"
@@ -33,7 +33,7 @@ def program() -> str:
 
 @contextmanager
 def about(what: str | Path) -> Iterator[None]:
-    """Puts the name of a file or a case before what is said against it."""
+    """Prefix the message of an :class:`InputError` with the name of a file or case."""
     try:
         yield
     except InputError as error:
@@ -41,12 +41,12 @@ def about(what: str | Path) -> Iterator[None]:
 
 
 def lookup(table: Mapping[str, Value], name: str, kind: str) -> Value:
-    """Returns ``table[name]``, or answers with the near and the known names.
+    """Return ``table[name]``, or raise an error that lists similar and known names.
 
     Args:
-        table: A registry: a dict literal from names to what they stand for.
-        name: The name the user gave.
-        kind: What the table lists, for the message, such as ``"encoder"``.
+        table: Registry: a dict from names to values.
+        name: Name given by the user.
+        kind: What the names refer to, for the message, such as ``"encoder"``.
 
     Raises:
         InputError: ``name`` is not in the table.
@@ -57,7 +57,7 @@ def lookup(table: Mapping[str, Value], name: str, kind: str) -> Value:
 
 
 def unknown(names: Iterable[str], name: str, kind: str) -> str:
-    """Says that a name is not among those that are known, and which are near; see :func:`lookup`."""
+    """Return the message for an unknown name, with similar and known names; see :func:`lookup`."""
     names = list(names)
     near = get_close_matches(str(name), names, n=2)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""

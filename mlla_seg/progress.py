@@ -1,6 +1,6 @@
-"""What long work shows: a bar, where tqdm is there to draw it, and nothing of other libraries' insides.
+"""Progress bars, notes, and suppression of other libraries' messages.
 
-The runtime does without tqdm.
+tqdm is optional, because the runtime does not depend on it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 
 class NoBar:
-    """Shows nothing."""
+    """Placeholder for a progress bar when tqdm is not installed."""
 
     def __enter__(self) -> NoBar:
         return self
@@ -26,11 +26,11 @@ class NoBar:
         pass
 
     def update(self, count: int = 1) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
 
 def progress(total: int, title: str, unit: str, leave: bool = True, show: bool = True, initial: int = 0) -> Any:
-    """A bar with the time left, to be used in ``with`` and moved on by ``update(count)``."""
+    """Return a progress bar: a context manager with a method ``update(count)``."""
     try:
         from tqdm import tqdm
     except ModuleNotFoundError:
@@ -39,7 +39,7 @@ def progress(total: int, title: str, unit: str, leave: bool = True, show: bool =
 
 
 def note(text: str) -> None:
-    """Says something in a line of its own, above the bars that are shown."""
+    """Print a line to stderr above active progress bars."""
     from tqdm import tqdm
 
     tqdm.write(text, file=sys.stderr)
@@ -47,7 +47,7 @@ def note(text: str) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps what exporters and compilers say of their own insides from users."""
+    """Suppress warnings and log messages, such as those of exporters and compilers."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

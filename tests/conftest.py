@@ -44,7 +44,7 @@ def real_data() -> Path:
 
 @contextmanager
 def shared(factory: pytest.TempPathFactory, name: str) -> Iterator[tuple[Path, bool]]:
-    """A folder that the processes of pytest-xdist make together, and whether it is to be filled by whoever asks."""
+    """A folder shared by the processes of pytest-xdist, and whether the caller has to fill it."""
     base = factory.getbasetemp()
     folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / name
     with FileLock(f"{folder}.lock"):
@@ -53,7 +53,7 @@ def shared(factory: pytest.TempPathFactory, name: str) -> Iterator[tuple[Path, b
 
 @pytest.fixture(scope="session")
 def phantom_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The phantom data set, with every case of its card but tiny: 4 slices of 32 x 32."""
+    """The phantom data set with all cases of its card, each 4 slices of 32 x 32."""
     folder = tmp_path_factory.mktemp("phantom")
     write_synapse_layout(folder, range(1, 13), range(13, 17), slices=4, size=32)
     return folder
@@ -61,13 +61,13 @@ def phantom_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
-    """Runs the command line in this process, in an empty folder: ``cli("fit", "--config", ...)``."""
+    """Run the command line in this process, in an empty folder: ``cli("fit", "--config", ...)``."""
     monkeypatch.chdir(tmp_path)
     return run_main
 
 
 def run_main(*arguments: object) -> None:
-    """Calls the program's main with these arguments."""
+    """Run the program's ``main`` with these arguments."""
     from mlla_seg.cli import main
 
     argv = [str(argument) for argument in arguments]
@@ -92,7 +92,7 @@ TINY = [
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, phantom_root: Path) -> Path:
-    """The folder in which a network was trained on the phantom for an epoch: ``runs/demo/version_0`` is below it."""
+    """Folder in which a network was trained on the phantom for one epoch; contains ``runs/demo/version_0``."""
     before = Path.cwd()
     with shared(tmp_path_factory, "trained") as (folder, empty):
         if empty:
@@ -108,13 +108,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory, phantom_root: Path) -> Pat
 
 @pytest.fixture(scope="session")
 def checkpoint(trained: Path) -> Path:
-    """A checkpoint of :func:`trained`."""
+    """Checkpoint of :func:`trained`."""
     return trained / "runs/demo/version_0/checkpoints/best.ckpt"
 
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
-    """An ONNX of :func:`checkpoint`, written by the command line."""
+    """ONNX file of :func:`checkpoint`, written by the command line."""
     with shared(tmp_path_factory, "exported") as (folder, empty):
         path = folder / "model.onnx"
         if empty:

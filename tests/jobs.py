@@ -1,4 +1,4 @@
-"""Small segmenters to export: networks with batch norms that have seen data, and what they know of theirs."""
+"""Small segmenters to export: networks with non-trivial batch norms, and their ``DataSpec``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLASSES = [
 
 
 def spec_of(channels: int = 1, **more: object) -> DataSpec:
-    """What a network knows of its data; ``more`` is as in the plain dict of a spec."""
+    """A ``DataSpec``; ``more`` overrides entries of its dict form."""
     content = {
         "name": "small",
         "modality": "CT",
@@ -33,7 +33,7 @@ def spec_of(channels: int = 1, **more: object) -> DataSpec:
 
 
 def segmenter(decoder: str = "mlla_unet", channels: int = 1) -> nn.Module:
-    """A network as small as can be, whose batch norms are not what they were at first."""
+    """A minimal network with non-trivial batch norms."""
     torch.manual_seed(0)
     depths = {"decoder_depths": (1, 1, 1)} if decoder in OF_BLOCKS else {}
     normalisation = {"mean": [40.0 + k for k in range(channels)], "std": 20.0}
@@ -46,7 +46,7 @@ def segmenter(decoder: str = "mlla_unet", channels: int = 1) -> nn.Module:
 
 
 class Pixelwise(nn.Module):
-    """A network whose export takes a moment: a normalised 3 x 3 convolution."""
+    """A network that exports quickly: a normalised 3 x 3 convolution."""
 
     def __init__(self, channels: int = 1) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Pixelwise(nn.Module):
 
 
 class OneBlock(nn.Module):
-    """A network with one block of MLLA, which compiles in a fraction of the time of a whole one."""
+    """A network with one MLLA block, which compiles in a fraction of the time of a complete one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class OneBlock(nn.Module):
 
 
 def small_job(channels: int = 1, outputs: str = "logits", precision: str = "float32", **options: object) -> Job:
-    """A job with :class:`Pixelwise`; what does not belong to a job belongs to its spec."""
+    """An export job with :class:`Pixelwise`; options that are not the job's go to its spec."""
     own = {key: options.pop(key) for key in ("opset", "calibration", "tile", "pixel_size_m") if key in options}
     return Job(Pixelwise(channels).eval(), spec_of(channels, **options), outputs, precision, **own)
 

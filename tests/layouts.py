@@ -1,4 +1,4 @@
-"""Tiny data sets in the exact layouts that users download."""
+"""Tiny data sets in the exact layouts of public downloads."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ DATASETS = Path(__file__).parents[1] / "datasets"
 
 
 def split_numbers(card: str, split: str) -> list[str]:
-    """Patients of a card's split list."""
+    """Patients in a card's split list."""
     return (DATASETS / card / "splits" / f"{split}.txt").read_text().split()
 
 
 def blobs(seed: int, slices: int, height: int, width: int, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image ``(S, H, W)`` in 0..1 and label with every class, bright where the class is high."""
+    """Image ``(S, H, W)`` in 0..1 and label with every class; brightness increases with the class."""
     image, label = phantom_volume(slices, max(height, width), seed)
     label = (label[:, :height, :width] % num_classes).astype(np.uint8)
     label.ravel()[:num_classes] = np.arange(num_classes)
@@ -40,7 +40,7 @@ def synapse(root: Path) -> None:
 
 
 def acdc_ssl4mis(root: Path, patients: int = 3, slices_only: bool = False) -> None:
-    """SSL4MIS: volumes and slices in h5, also with scribbles."""
+    """SSL4MIS: volumes and slices in h5, with scribbles."""
     (root / "ACDC_training_slices").mkdir(parents=True)
     (root / "ACDC_training_volumes").mkdir()
     numbers = [n for split in ("train", "val", "test") for n in split_numbers("acdc", split)[:patients]]
@@ -59,7 +59,7 @@ def acdc_ssl4mis(root: Path, patients: int = 3, slices_only: bool = False) -> No
 
 
 def acdc_transunet(root: Path) -> None:
-    """TransUNet style: npz with keys img and label, the folder is the split."""
+    """TransUNet style: npz with keys img and label; folders are splits."""
     for split, number in (("train", 1), ("train", 3), ("valid", 19), ("test", 2)):
         (root / split).mkdir(parents=True, exist_ok=True)
         for phase in ("ED", "ES"):
@@ -94,7 +94,7 @@ def hippocampus(root: Path, version: int = 1, cases: int = 8) -> None:
 
 
 def write_volumes(root: Path, files: dict[str, str], num_classes: int, largest: int = 0, ct: bool = True) -> None:
-    """NIfTI pairs ``{image: label}``, small, anisotropic and stored as most scanners do, in HU or in units of MR."""
+    """NIfTI pairs ``{image: label}``, small, anisotropic, in the axis order of most scanners, in HU or MR units."""
     for seed, (image_name, label_name) in enumerate(files.items()):
         image, label = blobs(seed, 3, 32, 32, num_classes)
         label[:, 6:26, 6:26] = np.where(label[:, 6:26, 6:26] == 0, 0, largest) if largest else label[:, 6:26, 6:26]
@@ -139,7 +139,7 @@ def atlas23(root: Path) -> None:
 
 
 def nnunet(root: Path, channel: str = "CT") -> None:
-    """A folder that no card describes, whose ids have a gap and whose fifth case lost its label."""
+    """A folder without a card, with a gap in the ids and a missing label for the fifth case."""
     files = {f"imagesTr/scan_{n}_0000.nii.gz": f"labelsTr/scan_{n}.nii.gz" for n in range(10)}
     write_volumes(root, files, 3)
     for path in (root / "labelsTr").iterdir():
@@ -184,7 +184,7 @@ def wildfire(root: Path) -> None:
 
 
 def isprs(root: Path, tiles: Sequence[str], names: Mapping[str, str], images: Mapping[str, int]) -> None:
-    """Colour-coded labels, the eroded ones black between classes, images and DSM with world files but without a CRS."""
+    """Colour-coded labels, eroded ones with black boundaries; images and DSM with a geotransform but no CRS."""
     colours = np.array([(255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0)], np.uint8)
     for seed, tile in enumerate(tiles):
         mask = blobs(seed, 1, 70, 70, 6)[1]
@@ -285,16 +285,16 @@ WRITERS = {
     "geotiff_pairs": geotiff_pairs,
     "new_brunswick": new_brunswick,
 }
-"""By card; a new shipped config needs its writer here."""
+"""Writers by card; every shipped config needs one."""
 
 
 def root_of(config: Path) -> Path:
-    """Where a config expects its data."""
+    """Data root of a config."""
     return Path(read_config(str(config))["data"]["root"])
 
 
 def write_landcover(root: Path, size: int) -> None:
-    """LandCover.ai as torchgeo keeps it: chips and masks in output/, a list per split."""
+    """LandCover.ai as stored by torchgeo: chips and masks in output/, one list per split."""
     (root / "output").mkdir(parents=True)
     rng = np.random.default_rng(0)
     mask = np.repeat(np.arange(4, dtype=np.uint8), size // 4)[:, None].repeat(size, axis=1)
@@ -313,7 +313,7 @@ DICOM_SPACING = (2.5, 0.8, 0.7)
 
 
 def dicom_series(folder, tilt=0.0, description="abdomen", angle=0.0):
-    """A CT as scanners write it, whose values count its voxels; files are named in another order than they lie in."""
+    """A CT as written by scanners, whose values count its voxels; file names are not in slice order."""
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -347,16 +347,16 @@ def dicom_series(folder, tilt=0.0, description="abdomen", angle=0.0):
 
 
 PLACE = rasterio.transform.Affine(0.5, 0, 500_000, 0, -0.5, 35_000)
-"""Half a metre per pixel, somewhere in Uganda."""
+"""Half a metre per pixel, in Uganda."""
 
 
 def away(n: int) -> rasterio.transform.Affine:
-    """``PLACE`` some kilometres away, so that scenes do not overlap."""
+    """``PLACE`` shifted by some kilometres, so that scenes do not overlap."""
     return rasterio.transform.Affine.translation(5000 * n, 0) * PLACE
 
 
 def write_scene(path: Path, array: np.ndarray, transform=PLACE, crs="EPSG:32636", **profile: object) -> Path:
-    """A GeoTIFF of ``(C, H, W)``."""
+    """Write ``(C, H, W)`` as GeoTIFF."""
     count, height, width = array.shape
     facts = {"driver": "GTiff", "count": count, "height": height, "width": width, "dtype": array.dtype, **profile}
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""A callback of Lightning, given on the command line, that notes what an optimiser step really used."""
+"""A Lightning callback, given on the command line, that records what an optimiser step actually used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlla_seg.models.mlla import Block
 
 
 class Recorder(Callback):
-    """Writes ``steps.<rank>.json`` here, and keeps the module of the latest run in this process."""
+    """Write ``steps.<rank>.json`` in the current folder, and keep the module of this process's latest run."""
 
     module: LightningModule
     initial: dict[str, torch.Tensor]
@@ -22,7 +22,7 @@ class Recorder(Callback):
     checkpointed: list[str]
     """Blocks that ran twice for each batch: in the forward and again in the backward pass."""
     shown: list[int]
-    """Slices that validation showed to the network at once."""
+    """Slices per forward pass in validation."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, list[float]]] = []

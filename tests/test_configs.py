@@ -18,7 +18,7 @@ import layouts
 from conftest import ROOT, TINY
 from mlla_seg import Predictor, SegmentationDataModule, SegmentationModule
 from mlla_seg.data.boxes import Box
-from mlla_seg.data.card import CardNormalisation
+from mlla_seg.data.card_sections import CardNormalisation
 from mlla_seg.data.shipped import read_config
 from mlla_seg.errors import InputError
 from mlla_seg.inference.cases import predict_case

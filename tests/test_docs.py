@@ -1,4 +1,4 @@
-"""The code in docs/plugins.md runs as it is written, block after block."""
+"""The code in docs/plugins.md runs as written, block by block."""
 
 from __future__ import annotations
 

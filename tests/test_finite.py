@@ -1,4 +1,4 @@
-"""A training that diverges stops and says so; what is no number is not saved, loaded or made a mask of."""
+"""Diverging training stops with a message; NaN and infinite values are never saved, loaded or turned into masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules of the house: who may know whom, what a plain import costs, what the wheel holds."""
+"""Architecture rules: allowed imports between subpackages, cost of a plain import, contents of the wheel."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ FLOORS = (
     {"cli", "benchmark"},
     {"__main__"},
 )
-"""Rooms know themselves and those above them in this list; those of one floor do not know each other."""
+"""Layers, lowest first: a subpackage imports only from itself and from lower layers, not from its own layer."""
 DOORS = {"mlla_seg", "mlla_seg.averaging"}
-"""What hands out names of other rooms: public ones, and old ones that saved configs use."""
+"""Modules that re-export names of other subpackages: the public API, and old names used in saved configs."""
 OPTIONAL = {
     "scipy",
     "nibabel",
@@ -59,7 +59,7 @@ MODULES = {name_of(path): path for path in sorted((ROOT / "mlla_seg").rglob("*.p
 
 
 def imports_of(name, top_level=False):
-    """What a module imports, wherever in it; ``from mlla_seg.training import losses`` is that of a module."""
+    """Imports anywhere in a module; ``from mlla_seg.training import losses`` counts as an import of the module."""
     tree = ast.parse(MODULES[name].read_text())
     for node in tree.body if top_level else ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -174,7 +174,7 @@ def test_wheel_works_alone(tmp_path):
     assert {top for top in tops if not top.endswith(".dist-info")} == {"mlla_seg"}
     assert "mlla-seg = mlla_seg.cli:main" in entry_points
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
-    code = "from mlla_seg.data.card_file import load_card; print(load_card('potsdam_rgbir').splits.files)"
+    code = "from mlla_seg.data.card import load_card; print(load_card('potsdam_rgbir').splits.files)"
     for arguments, expected in (
         (["-c", code], "potsdam/splits/train.txt"),
         (["-m", "mlla_seg", "configs"], "vaihingen"),

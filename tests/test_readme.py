@@ -1,4 +1,4 @@
-"""The README's commands and code run as they are written, on tiny data where they lie by default."""
+"""The README's commands and code run as written, on tiny data in the default folders."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from test_configs import CONFIGS
 README = (ROOT / "README.md").read_text()
 COMMANDS = list(dict.fromkeys(re.findall(r"python cli\.py [^`\n|]+", README)))
 GO_ON = ("configs/demo.yaml", "configs/synapse.yaml")
-"""Configs whose trained networks later commands use."""
+"""Configs whose trained networks are used by later commands."""
 STEPS = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.precision=32-true", *TINY]
 
 
 @pytest.fixture
 def workplace(cli, tmp_path):
-    """A folder as a user has it after downloading: configs, and every data set where its config expects it."""
+    """A user's folder after downloading: configs, and every data set in its config's root."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     for config in sorted((ROOT / "configs").glob("*.yaml")):
         root = tmp_path / layouts.root_of(config)

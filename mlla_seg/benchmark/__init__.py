@@ -1,1 +1,1 @@
-"""Time and memory of networks, ours and others: ``python cli.py benchmark``."""
+"""The command benchmark: time and memory of this project's and other networks."""

@@ -1,4 +1,4 @@
-"""``python cli.py benchmark``: our segmenters beside the published sequence of operations and beside other networks."""
+"""The command benchmark: compare a segmenter with the reference implementation and other networks."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": "4294967296",
     "MALLOC_TOP_PAD_": "268435456",
 }
-"""glibc keeps freed memory instead of asking the system for it anew, which would be what is measured."""
+"""Settings with which glibc keeps freed memory; otherwise page faults would dominate the measured times."""
 
 UNKNOWN = float("nan")
-"""What engines and compiled networks do not tell."""
+"""Value of columns that cannot be measured for engines and compiled networks."""
 
 PIXELS_PER_BATCH = 1024**2
-"""Of the batches by which throughput is measured, on the processor; 16 times as many elsewhere."""
+"""Pixels per batch for throughput on CPU; 16 times as many on other devices."""
 
 
-# Of the tables, so that --help lists them.
+# Literals built from the registries, so that --help lists the choices.
 DecoderName: TypeAlias = Literal[tuple(DECODERS)]  # type: ignore[valid-type]
 PrecisionName: TypeAlias = Literal[tuple(PRECISIONS)]  # type: ignore[valid-type]
 
@@ -53,31 +53,31 @@ def benchmark(
     fix_malloc: bool = True,
     output: str = "runs/benchmark",
 ) -> None:
-    """Measure time and memory of a segmenter beside its published sequence of operations and other networks.
+    """Measure time and memory of a segmenter, its reference implementation and other networks.
 
-    All run in one process and take turns; times are medians. Weights are random, images have three channels.
+    All networks run interleaved in one process; times are medians. Weights are random and images have three channels.
 
     Args:
-        encoder: Ours, such as mlla_tiny.
-        decoder: Its decoder.
+        encoder: MLLA encoder, such as mlla_tiny.
+        decoder: Decoder of the MLLA encoder.
         sizes: Sides of square images, such as `--sizes 224 512 1024 2048`.
         precision: fp32, bf16, fp16.
-        backward: Measure a training step (forward, backward, update) and what it keeps, instead of inference.
-        compile: Also compiled, as `predict --compile true` does; a training step by torch.compile.
-        engines: Also exported, by onnxruntime and OpenVINO; inference on the processor alone.
-        peers: Also smp's Unet with ResNet-34, ConvNeXt-T and Swin-T, and MONAI's DynUNet.
-        device: cpu, cuda, ... or auto for a GPU where there is one.
-        repeats: Turns of which the median is taken.
-        fix_malloc: Let glibc keep freed memory; false measures what it costs to ask the system for it again and again.
-        output: Folder for benchmark.csv, benchmark.json with the machine, and benchmark.png.
+        backward: Measure a training step (forward, backward, update) and its saved activations instead of inference.
+        compile: Also measure compiled networks: as `predict --compile true`, or with torch.compile for training.
+        engines: Also measure exports in onnxruntime and OpenVINO (inference on CPU only).
+        peers: Also measure smp's Unet with ResNet-34, ConvNeXt-T and Swin-T, and MONAI's DynUNet.
+        device: cpu, cuda, ... or auto for a GPU if there is one.
+        repeats: Number of timed runs, of which the median is taken.
+        fix_malloc: Let glibc keep freed memory; false includes the cost of returning it to the system.
+        output: Folder for benchmark.csv, benchmark.json (with the machine) and benchmark.png.
     """
     for name in precision:
         lookup(PRECISIONS, name, "precision")
     if min(sizes) < 64 or repeats < 1:
-        raise InputError(f"sizes are from 64 pixels on, and repeats from 1: got {sizes} and {repeats}.")
+        raise InputError(f"--sizes must be 64 pixels or more and --repeats 1 or more, got {sizes} and {repeats}.")
     device = device_named(device)
     if engines and (backward or device != "cpu"):
-        raise InputError("engines: onnxruntime and OpenVINO do inference, and here on the processor alone.")
+        raise InputError("--engines supports only inference on CPU: leave out --backward and set --device cpu.")
     if fix_malloc:
         keep_freed_memory()
     machine = describe(device) + ("" if fix_malloc else ", glibc's own malloc thresholds")
@@ -91,7 +91,7 @@ def benchmark(
         to = Path(output)
         what = f"{encoder} with {decoder}, {'training step' if backward else 'inference'}"
         for measured in _measure(contestants, sorted(sizes), device, repeats, backward):
-            rows += measured  # written size by size: the last one may be too large for the machine
+            rows += measured  # written after each size, as the largest may not fit in memory
             tables.write_csv(to / "benchmark.csv", rows)
             tables.write_json(
                 to / "benchmark.json",
@@ -103,14 +103,14 @@ def benchmark(
         for row in rows
     ]
     print(tables.format_table([*rows[0]], cells))
-    print("\n'times' is how many times faster than the definition in fp32; it and every ratio are of one run.")
+    print("\n'times' is the speed-up over the first network of the same size, measured in the same run.")
     print(f"Table: {to / 'benchmark.csv'}\nPlot:  {to / 'benchmark.png'}")
 
 
 def _measure(
     contestants: Sequence[Contestant], sizes: Sequence[int], device: str, repeats: int, backward: bool
 ) -> Iterator[list[dict[str, Any]]]:
-    """The rows of one size after the other."""
+    """Yield the rows of each size."""
     macs: dict[str, float] = {}
     pixels = PIXELS_PER_BATCH * (1 if device == "cpu" else 16)
     counts = {size: max(1, pixels // size**2) for size in sizes}
@@ -148,7 +148,7 @@ def _bound(one: Contestant, image: torch.Tensor) -> Any:
 
 
 def _bytes(one: Contestant, image: torch.Tensor, backward: bool) -> int:
-    """What a training step keeps for its backward pass, or the peak of inference; of engines it is not known."""
+    """Return the saved activations of a training step or the peak memory of inference, in bytes."""
     assert one.network is not None
     if not backward:
         return measures.peak_bytes(one.run, image)
@@ -157,7 +157,7 @@ def _bytes(one: Contestant, image: torch.Tensor, backward: bool) -> int:
 
 
 def describe(device: str) -> str:
-    """The machine and the versions, in a line."""
+    """Return device and version of torch in one line."""
     if torch.device(device).type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
@@ -174,7 +174,7 @@ def _processor() -> str:
 
 
 def keep_freed_memory() -> None:
-    """Starts this program anew with glibc's thresholds fixed: they are read once, when a process begins."""
+    """Restart this program with fixed glibc thresholds, which are only read when a process starts."""
     if sys.platform == "linux" and not set(MALLOC) <= set(os.environ):
         sys.stdout.flush()
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **MALLOC})

@@ -1,7 +1,7 @@
-"""MLLA as its authors published it, operation by operation: what our own forms are measured and tested against.
+"""Reference implementation of MLLA with the published sequence of operations, for benchmarks and tests.
 
-Source: arXiv 2405.16605 and the authors' networks. Tokens ``(B, N, C)`` go to maps ``(B, C, H, W)`` and back around
-every convolution, rotations are products of complex numbers, and each step is a call of its own.
+Source: arXiv 2405.16605 and the authors' code. Tokens ``(B, N, C)`` are reshaped to feature maps ``(B, C, H, W)`` and
+back around every convolution, RoPE is a complex multiplication, and each step is a separate call.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mlla_seg.models.ops import EPSILON, ROPE_BASE
 
 
 class DefinitionalBlock(nn.Module):
-    """The published sequence of operations of one block, with the parameters of ours."""
+    """Published sequence of operations of a block, with the parameters of a :class:`Block`."""
 
     def __init__(self, block: Block) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class DefinitionalBlock(nn.Module):
         self.rotations: dict[tuple[int, int], Tensor] = {}
 
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
-        """Maps ``(B, H, W, C)`` to the same shape; ``rope`` is not used: rotations are complex numbers here."""
+        """Map ``(B, H, W, C)`` to the same shape; ``rope`` is unused, as rotations are complex numbers here."""
         own = self.block
         b, height, width, c = x.shape
         x = x.reshape(b, height * width, c)
@@ -44,7 +44,7 @@ class DefinitionalBlock(nn.Module):
         return x.reshape(b, height, width, c)
 
     def attention(self, x: Tensor, height: int, width: int) -> Tensor:
-        """Linear attention over tokens ``(B, N, C)``, with the rotations of :func:`rotations` and LePE."""
+        """Linear attention over tokens ``(B, N, C)``, with RoPE from :func:`rotations` and LePE."""
         mixer = self.block.mixer
         assert isinstance(mixer, LinearAttention)
         b, n, c = x.shape
@@ -68,7 +68,7 @@ class DefinitionalBlock(nn.Module):
 
 
 def rotations(height: int, width: int, dim: int, device: torch.device | str = "cpu") -> Tensor:
-    """The published table ``(H W, C / 2)`` of complex numbers of modulus one."""
+    """Published RoPE table ``(H W, C / 2)`` of unit complex numbers."""
     frequencies = dim // 4
     theta = 1 / (ROPE_BASE ** (torch.arange(frequencies, device=device) / frequencies))
     rows = torch.arange(height, device=device)[:, None, None] * theta
@@ -78,7 +78,7 @@ def rotations(height: int, width: int, dim: int, device: torch.device | str = "c
 
 
 def _on_map(conv: nn.Conv2d, tokens: Tensor, height: int, width: int) -> Tensor:
-    """A convolution on tokens ``(B, N, C)``, laid out as a map ``(B, C, H, W)`` for it and back."""
+    """Depth-wise convolution of tokens ``(B, N, C)``, reshaped to ``(B, C, H, W)`` and back."""
     b, _, c = tokens.shape
     x = tokens.reshape(b, height, width, c).permute(0, 3, 1, 2)
     return F.conv2d(x, conv.weight, conv.bias, padding=1, groups=c).flatten(2).permute(0, 2, 1)
@@ -101,7 +101,7 @@ def _upsample(module: Upsample, x: Tensor) -> Tensor:
 
 
 def definitional(network: nn.Module) -> nn.Module:
-    """A copy of a network that runs the published sequence of operations, without stochastic depth."""
+    """Copy of a network with the published sequence of operations, without stochastic depth."""
     network = copy.deepcopy(network)
     for module in list(network.modules()):
         for name, child in module.named_children():

@@ -1,4 +1,4 @@
-"""What a network costs: time, memory, multiplications, and bytes kept for the backward pass."""
+"""Time, memory, multiply-accumulates and saved activations of networks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def saved_bytes(network: nn.Module, image: Tensor) -> int:
-    """Bytes that a training step keeps between forward and backward, without parameters and buffers.
+    """Return the bytes saved for the backward pass, without parameters and buffers.
 
     Args:
         network: Maps the image to logits.
@@ -24,7 +24,7 @@ def saved_bytes(network: nn.Module, image: Tensor) -> int:
     """
     own = {tensor.untyped_storage().data_ptr() for tensor in [*network.parameters(), *network.buffers()]}
     sizes: dict[int, int] = {}
-    alive: list[Tensor] = []  # so that no address is used twice
+    alive: list[Tensor] = []  # so that no address is reused
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -39,7 +39,7 @@ def saved_bytes(network: nn.Module, image: Tensor) -> int:
 
 
 class _Allocations(TorchDispatchMode):
-    """Counts the bytes of tensors that operations make, as long as they live."""
+    """Tracks the bytes of all live tensors created by operations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ def _tensors(values: Any) -> list[Tensor]:
 
 
 def peak_bytes(network: Callable[[Tensor], object], image: Tensor) -> int:
-    """Most bytes that tensors take during inference, without parameters and the image; not what is inside a library.
+    """Return the peak bytes of tensors during inference, without parameters, image and workspaces of libraries.
 
     Args:
         network: Maps the image to logits.
@@ -76,7 +76,7 @@ def peak_bytes(network: Callable[[Tensor], object], image: Tensor) -> int:
 
 
 def macs(network: nn.Module, image: Tensor) -> int:
-    """Multiplications with additions of one forward pass; those of convolutions and products of matrices."""
+    """Return the multiply-accumulates of convolutions and matrix products in one forward pass."""
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         network(image)
     return counter.get_total_flops() // 2
@@ -85,11 +85,11 @@ def macs(network: nn.Module, image: Tensor) -> int:
 def interleaved(
     runs: Sequence[Callable[[], object]], repeats: int = 5, tick: Callable[[], object] = lambda: None
 ) -> list[float]:
-    """Median seconds of each run; they take turns, so that what slows the machine slows them all.
+    """Return the median seconds of each run; runs are interleaved, so that other load affects all alike.
 
     Args:
-        runs: What is timed.
-        repeats: Turns, after one that does not count.
+        runs: Functions to time.
+        repeats: Timed rounds, after one warm-up round.
         tick: Called after every run.
     """
     times: list[list[float]] = [[] for _ in runs]

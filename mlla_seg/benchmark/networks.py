@@ -1,4 +1,4 @@
-"""What is measured: our segmenters by every way of running them, and what a user would otherwise take."""
+"""Networks of the benchmark: a segmenter run in several ways, and common alternatives."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlla_seg.models import DECODERS, create_model
 from mlla_seg.models.recompute import set_checkpointing
 
 Step = Callable[[Tensor], Any]
-"""What is done with images ``(B, 3, H, W)``."""
+"""Function of images ``(B, 3, H, W)`` that is timed."""
 
 
 def _swin(classes: int) -> nn.Module:
@@ -43,22 +43,22 @@ PEERS: dict[str, Callable[[int], nn.Module]] = {
     "smp Unet-Swin-T": _swin,
     "MONAI DynUNet": _dynunet,
 }
-"""Networks for RGB images and a number of classes; DynUNet as wide as nnU-Net makes it for 2D."""
+"""Builders of networks for RGB images, by number of classes; DynUNet has the widths of nnU-Net in 2D."""
 
 
 CLASSES = 9
-"""Of all networks, as of Synapse."""
+"""Number of classes of all networks, as in Synapse."""
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """A way to run a network.
+    """A network run in a certain way.
 
     Args:
-        name: In tables.
+        name: Name in tables.
         precision: A name in ``PRECISIONS``.
-        run: What is timed.
-        network: What is run, for what it keeps; none for engines and machine code, which do not tell.
+        run: Function that is timed.
+        network: The network, to measure its memory and operations; None for engines and compiled networks.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Contestant:
 
 
 def our_network(encoder: str, decoder: str) -> nn.Module:
-    """A segmenter for RGB images with random weights."""
+    """Return a segmenter for RGB images with random weights."""
     lookup(DECODERS, decoder, "decoder")
     torch.manual_seed(0)
     return create_model(encoder, decoder, num_classes=CLASSES)
@@ -77,13 +77,13 @@ def our_network(encoder: str, decoder: str) -> nn.Module:
 def inference(
     encoder: str, decoder: str, precisions: Sequence[str], device: str, peers: bool, compiled: bool
 ) -> list[Contestant]:
-    """Ways to segment an image; the first is the definitional one in float32."""
+    """Return contestants for inference; the first is the reference implementation in the first precision."""
     network = our_network(encoder, decoder).to(device).eval()
     others = {name: build(CLASSES).to(device).eval() for name, build in PEERS.items()} if peers else {}
     published = definitional(network)
     contestants = []
     for precision in precisions:
-        fast = for_inference(network, device, precision)  # knows its precision by itself
+        fast = for_inference(network, device, precision)  # handles its precision itself
         ways = {"definition": published, "plain": network, "ours": fast, **others}
         for name, module in ways.items():
             run = _inference(module, "fp32" if module is fast else precision)
@@ -94,7 +94,7 @@ def inference(
 
 
 def engines(encoder: str, decoder: str, precisions: Sequence[str], folder: Path) -> list[Contestant]:
-    """The exported network in onnxruntime and OpenVINO, on the processor.
+    """Return contestants for the exported network in onnxruntime and OpenVINO on CPU.
 
     Raises:
         InputError: A package of the extra ``export`` is missing.
@@ -126,7 +126,7 @@ def engines(encoder: str, decoder: str, precisions: Sequence[str], folder: Path)
 def training(
     encoder: str, decoder: str, precisions: Sequence[str], device: str, peers: bool, compiled: bool
 ) -> list[Contestant]:
-    """Ways to train: forward, backward and AdamW's update; the first is the definitional one in float32."""
+    """Return contestants for a training step with AdamW; the first is the reference implementation."""
     networks: dict[str, nn.Module] = {"definition": definitional(our_network(encoder, decoder))}
     for name, what in (("ours", "none"), ("ours, blocks again", "blocks"), ("ours, all again", "all")):
         networks[name] = our_network(encoder, decoder)
@@ -146,7 +146,7 @@ def training(
 
 
 def autocast(device: str, precision: str) -> torch.autocast:
-    """The context of a precision."""
+    """Return the autocast context of a precision."""
     dtype = PRECISIONS[precision]
     return torch.autocast(device, dtype or torch.bfloat16, enabled=dtype is not None)
 
@@ -160,7 +160,7 @@ def _inference(module: Callable[[Tensor], Tensor], precision: str) -> Step:
 
 
 def _compiled(network: nn.Module, device: str, precision: str) -> Step:
-    """Compiled anew for every shape of images."""
+    """Return a step that compiles the network again for every image shape."""
     latest: dict[tuple[int, ...], Step] = {}
 
     def run(image: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mlla_seg.data.formats.classes import IGNORE_INDEX
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.framing import margin
-from mlla_seg.data.labels import IGNORED
 
 
 @dataclass(frozen=True)
@@ -83,5 +83,5 @@ def cut(image: Array, mask: Array, box: Box) -> tuple[Array, Array, Array]:
     labels = mask[inside[0][0] : inside[0][-1] + 1, inside[1][0] : inside[1][-1] + 1]
     if not own.all():
         index = np.ix_(inside[0] - inside[0][0], inside[1] - inside[1][0])
-        piece, labels = piece[:, index[0], index[1]], np.where(own, labels[index], IGNORED).astype(mask.dtype)
+        piece, labels = piece[:, index[0], index[1]], np.where(own, labels[index], IGNORE_INDEX).astype(mask.dtype)
     return piece, labels, own.astype(np.uint8)

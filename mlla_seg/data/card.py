@@ -1,180 +1,39 @@
 """Data set cards: everything the program needs to know about a data set, so that a new one needs no Python.
 
-A card describes channels, classes, file layout, splits, source and licence. ``card_file.py`` reads cards from
-``datasets/<name>/dataset.yaml``. The docstring of each field serves as the expected value in error messages and as the
-description in the JSON schema. What a trained network must remember of its data is a
+A card, ``datasets/<name>/dataset.yaml``, describes channels, classes, file layout, splits, source and licence. The
+docstring of each field serves as the expected value in error messages and as the description in the JSON schema, which
+``python -m mlla_seg.data.card`` prints for editors. What a trained network must remember of its data is a
 :class:`~mlla_seg.data.dataspec.DataSpec`.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from string import Formatter
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
-from pydantic import ConfigDict, Strict, model_validator
+import yaml
+from annotated_types import MinLen
+from pydantic import TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
-from mlla_seg.data.dataspec import Normalisation
+from mlla_seg.data.card_sections import (
+    CONFIG,
+    CardClass,
+    CardNormalisation,
+    CardSplits,
+    Layout,
+    Name,
+    Number,
+    Step,
+    Whole,
+)
 from mlla_seg.data.formats.classes import ClassInfo
-from mlla_seg.errors import InputError, lookup
-
-SPLITS = ("train", "val", "test")
-MEDIAN = "median"
-"""Spacing value that stands for the median over all cases."""
-
-Flag = Annotated[bool, Strict()]
-Name = Annotated[str, Strict()]
-Whole = Annotated[int, Strict()]
-Number = Annotated[int, Strict()] | Annotated[float, Strict()]
-Level = Annotated[int, Strict(), Ge(0), Le(255)]
-Colour = tuple[Level, Level, Level]
-Id = Annotated[int, Strict(), Ge(0), Lt(2**16)]
-Fraction = Annotated[float, Strict(), Ge(0), Lt(1)]
-Step = Annotated[float, Strict(), Gt(0)] | Literal["median"] | None
-CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
-
-@dataclass(frozen=True, config=CONFIG)
-class CardClass:
-    """A class of a card."""
-
-    name: Name
-    """a name, quoted if YAML would read it as another type (such as no)"""
-    colour: Colour
-    """[red, green, blue], each from 0 to 255"""
-    id: Id | Annotated[tuple[Id, ...], MinLen(1)] | None = None
-    """its value in the masks or a list of values, from 0 to 65535; by default its position in classes"""
-
-
-@dataclass(frozen=True, config=CONFIG)
-class CardNormalisation:
-    """Standardisation of images in raw units, by given, per-image, per-volume or measured statistics."""
-
-    mean: Number | tuple[Number, ...] = 0.0
-    """a number, or one per channel"""
-    std: Number | tuple[Number, ...] = 1.0
-    """a number above zero, or one per channel"""
-    window: tuple[Number, Number] | None = None
-    """the intensity window [low, high] to which values are clipped, in raw units"""
-    per_image: Flag = False
-    """true to standardise each slice by its own mean and standard deviation"""
-    per_case: Flag = False
-    """true to standardise each volume by its own mean and standard deviation"""
-    foreground: Flag = False
-    """true to measure window, mean and std under the training masks"""
-    measured: Flag = False
-    """true to measure mean and std per channel over the training images"""
-
-    @model_validator(mode="after")
-    def _check(self) -> CardNormalisation:
-        if self.window is not None and self.window[0] >= self.window[1]:
-            raise InputError(f"window of normalisation must be [low, high] with low < high, found {list(self.window)}.")
-        said = [entry.name for entry in fields(self) if getattr(self, entry.name) != entry.default]
-        for key in ("foreground", "measured", "per_case"):
-            if getattr(self, key) and len(said) > 1:
-                raise InputError(f"{key} of normalisation excludes all other keys, found {' and '.join(said)}.")
-        return self
-
-    @property
-    def is_measured(self) -> bool:
-        """Whether the statistics are measured on the training data."""
-        return self.foreground or self.measured
-
-    def given(self) -> Normalisation:
-        """Return the statistics given in the card."""
-        return Normalisation(self.mean, self.std, self.window, self.per_image, self.per_case)
-
-
-@dataclass(frozen=True, config=CONFIG)
-class Layout:
-    """Layout of a data set's files below its root."""
-
-    format: Literal["files", "nnunet"]
-    """files (found by patterns) or nnunet (nnU-Net raw folders and Decathlon tasks)"""
-    tree: Name
-    """the folder structure, shown if the data are missing"""
-    patterns: tuple[Name, ...] = ()
-    """a list of regular expressions for paths below the root, each with a group (?P<case>...)"""
-    mask: Name | tuple[Name, ...] = ()
-    """where to find the mask below the root: a template of the pattern's groups, or a list of templates to try"""
-    test_mask: Name | tuple[Name, ...] = ()
-    """where to find a separate mask for testing, in the same form as mask"""
-    extra_channels: dict[Name, Name] | None = None
-    """names of additional channels, each with a template of the pattern's groups for its file"""
-    split_folders: dict[Name, Literal["train", "val", "test"]] | None = None
-    """names of folders, each with the split it stands for: train, val or test"""
-    patient: Name | None = None
-    """a regular expression that finds the patient in the name of a case"""
-    coloured_masks: Flag = False
-    """true if masks store the colours of the classes"""
-    ignored_colours: tuple[Colour, ...] = ()
-    """a list of colours [red, green, blue] to exclude from training and scores"""
-    mask_threshold: Number | None = None
-    """a number; pixels of a grey mask above it belong to the second of two classes"""
-
-    @model_validator(mode="after")
-    def _check(self) -> Layout:
-        if self.format == "files" and not self.patterns:
-            raise InputError("layout with format files needs patterns: one regular expression per kind of file.")
-        for pattern in self.patterns:
-            try:
-                groups = re.compile(pattern).groupindex
-            except re.error as error:
-                raise InputError(f"the pattern {pattern!r} is not a valid regular expression ({error}).") from error
-            if "case" not in groups:
-                raise InputError(f"the pattern {pattern!r} needs a group (?P<case>...), which names the case.")
-            for key, template in self._templates():
-                used = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
-                if unknown := sorted(used - set(groups)):
-                    raise InputError(f"{key} uses {unknown}, which the pattern {pattern!r} lacks.")
-        return self
-
-    def _templates(self) -> list[tuple[str, str]]:
-        """Return every template with its key."""
-        found = [(f"extra_channels {name}", template) for name, template in (self.extra_channels or {}).items()]
-        return found + [(key, template) for key in ("mask", "test_mask") for template in self.places(key)]
-
-    def places(self, key: str) -> tuple[str, ...]:
-        """Return the templates of ``mask`` or ``test_mask`` in the order to try; empty if not given."""
-        value: str | tuple[str, ...] = getattr(self, key)
-        return (value,) if isinstance(value, str) else value
-
-
-@dataclass(frozen=True, config=CONFIG)
-class CardSplits:
-    """Splits by patient: lists in files, or fractions drawn once from a seed."""
-
-    seed: Whole | None = None
-    """a whole number; with a seed, val and test are fractions of the patients"""
-    train: Name | None = None
-    """a file beside the card with one patient per line"""
-    val: Name | Fraction | None = None
-    """a file beside the card with one patient per line; with a seed, a fraction from 0 to 1"""
-    test: Name | Fraction | None = None
-    """a file beside the card with one patient per line; with a seed, a fraction from 0 to 1"""
-
-    @model_validator(mode="after")
-    def _check(self) -> CardSplits:
-        if self.seed is None and self.train is None:
-            raise InputError("splits needs train: a file, or a seed with val and test fractions.")
-        for name in SPLITS:
-            value = getattr(self, name)
-            if self.seed is None and not isinstance(value, str | None):
-                raise InputError(f"without a seed, the split {name} must be a file, found {value}.")
-            if self.seed is not None and isinstance(value, str):
-                raise InputError(f"with a seed, the split {name} must be a fraction from 0 to 1, found {value!r}.")
-        return self
-
-    @property
-    def files(self) -> dict[str, str]:
-        """Files with the patients of each split; empty with a seed."""
-        named = {name: getattr(self, name) for name in SPLITS}
-        return {name: value for name, value in named.items() if isinstance(value, str)}
+from mlla_seg.data.shipped import shipped
+from mlla_seg.errors import InputError, lookup, unknown
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -309,3 +168,90 @@ class Card:
     def background_index(self) -> int | None:
         """Index of the background class, if there is one."""
         return self.class_names.index(self.background) if self.background in self.class_names else None
+
+
+SECTIONS: dict[str, Any] = {
+    "classes": CardClass,
+    "normalisation": CardNormalisation,
+    "layout": Layout,
+    "splits": CardSplits,
+}
+"""Keys of a card that hold a section, and the type of the section."""
+ADAPTER = TypeAdapter(Card)
+
+
+def find_card(name: str | Path) -> Path:
+    """Return the file of a card, given by path or by name in ``./datasets`` or among the shipped cards."""
+    path = Path(name)
+    if (path / "dataset.yaml").is_file():
+        return path / "dataset.yaml"
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise InputError(
+                f"No card at {path.absolute()}. Give the path of a dataset.yaml or the name of a shipped card."
+            )
+        return path
+    folders = [Path("datasets"), shipped("datasets")]
+    known = {
+        found.parent.name: found for folder in reversed(folders) for found in sorted(folder.glob("*/dataset.yaml"))
+    }
+    return lookup(known, str(name), "data set")
+
+
+def load_card(name: str | Path) -> Card:
+    """Read a card by path or name.
+
+    Raises:
+        InputError: There is no such card, or a key is missing, unknown or contradictory.
+    """
+    path = find_card(name)
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} should be a mapping of keys such as name, channels and classes.")
+    known = dict.fromkeys(field.name for field in fields(Card) if field.name != "folder")
+    for key in content:
+        lookup(known, key, f"key in {path}:")
+    try:
+        return ADAPTER.validate_python({**content, "folder": path.parent})
+    except ValidationError as error:
+        raise InputError(_explain(path, content, error.errors())) from None
+
+
+def _explain(path: Path, content: Mapping[str, Any], errors: Sequence[Any]) -> str:
+    """Describe what is wrong with a card: its missing keys, or the first invalid value."""
+    missing = [str(error["loc"][0]) for error in errors if error["type"] == "missing" and len(error["loc"]) == 1]
+    if missing:
+        return f"{path} lacks {', '.join(missing)}. See docs/datasets.md for the keys of a card."
+    error, place = errors[0], errors[0]["loc"]
+    keys = [part for part in place if isinstance(part, str)]
+    own = [field.name for field in fields(SECTIONS[keys[0]])] if keys and keys[0] in SECTIONS else []
+    if error["type"] == "unexpected_keyword_argument":  # in a section; keys of the card are checked by load_card
+        return unknown(own, keys[-1], f"key of {keys[0]} in {path}:")
+    if error["type"] == "literal_error" and isinstance(error["input"], str):
+        choices = re.findall(r"'([^']*)'", error["ctx"]["expected"])
+        return unknown(choices, error["input"], f"{' of '.join(reversed(keys))} in {path}:")
+    if error["type"] == "value_error":  # raised by our own validators
+        return f"{path}: {error['ctx']['error']}"
+    owner: Any = Card
+    name, where, found = keys[0], keys[0], content[keys[0]]
+    if name == "classes" and len(place) > 1:
+        found, where = found[place[1]], f"class {place[1]}"
+    inner = next((key for key in keys[1:] if key in own), None)
+    if inner and isinstance(found, dict) and inner in found:
+        owner, name, where, found = SECTIONS[name], inner, f"{inner} of {where}", found[inner]
+    return f"{path}: {where} is {found!r}, expected {owner.__pydantic_fields__[name].description}."
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of cards."""
+    content = ADAPTER.json_schema()
+    content["properties"].pop("folder")
+    content["required"].remove("folder")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **content}
+
+
+if __name__ == "__main__":
+    print(json.dumps(schema(), indent=2))

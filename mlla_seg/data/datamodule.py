@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -12,19 +12,22 @@ from typing import Any, Literal, TypeAlias
 import torch
 from lightning.pytorch import LightningDataModule
 from pydantic import ValidationError
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader
 
-from mlla_seg.data.card import MEDIAN, SPLITS, Card
-from mlla_seg.data.card_file import load_card
+from mlla_seg.data.augmentation import AUGMENTATIONS, MIRRORS, MOST_CHANNELS, Augment
+from mlla_seg.data.batches import cases_in_turn, training_batches
+from mlla_seg.data.card import Card, load_card
+from mlla_seg.data.card_sections import MEDIAN, SPLITS
 from mlla_seg.data.cases import Case
 from mlla_seg.data.dataset import CaseDataset, SliceDataset
 from mlla_seg.data.dataspec import DataSpec, Normalisation
+from mlla_seg.data.folds import fold_cases
 from mlla_seg.data.formats.georeference import note_overlaps
 from mlla_seg.data.formats.headers import note_headers
 from mlla_seg.data.formats.planes import ACQUIRED, PLANES
 from mlla_seg.data.layouts import find_cases
 from mlla_seg.data.nnunet import nnunet_card
-from mlla_seg.data.splits import Splits, fold_cases, split_cases
+from mlla_seg.data.splits import Splits, split_cases
 from mlla_seg.data.store import (
     build_store,
     check_class_sizes,
@@ -36,7 +39,6 @@ from mlla_seg.data.store import (
     note_warped,
     open_store,
 )
-from mlla_seg.data.transforms import AUGMENTATIONS, MIRRORS, MOST_CHANNELS, Augment
 from mlla_seg.errors import InputError, lookup
 
 # Literal types, so that --help lists the choices.
@@ -49,13 +51,6 @@ def card_of(card: str | None, root: str | Path, channels: Sequence[str] | None =
     """Return the card by name or path, or else from ``dataset.json`` in the root, with the given channels."""
     known = load_card(card) if card else nnunet_card(Path(root))
     return known if channels is None else known.using(channels)
-
-
-class EpochSampler(DistributedSampler[Any]):
-    """Sampler of ``(epoch, index)`` pairs, which determine training samples; Lightning sets the epoch."""
-
-    def __iter__(self) -> Iterator[Any]:
-        return ((self.epoch, index) for index in super().__iter__())
 
 
 class SegmentationDataModule(LightningDataModule):
@@ -262,40 +257,17 @@ class SegmentationDataModule(LightningDataModule):
                 )
 
     def train_dataloader(self) -> DataLoader[Any]:
-        world, rank = self._processes()
-        if self.batch_size % world:
-            raise InputError(f"--data.batch_size {self.batch_size} cannot be divided among {world} devices.")
-        if len(self.train_set) < self.batch_size:
-            raise InputError(
-                f"The training split has {len(self.train_set)} slices, fewer than one batch: "
-                f"set --data.batch_size to {max(1, len(self.train_set) // world * world)} or less."
-            )
-        sampler = EpochSampler(self.train_set, world, rank, shuffle=True, seed=self.seed, drop_last=True)
-        return DataLoader(
-            self.train_set,
-            batch_size=self.batch_size // world,
-            sampler=sampler,
-            drop_last=True,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=True,
-        )
+        return training_batches(self.train_set, self.batch_size, *self._processes(), self.seed, self.num_workers)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        return self._case_loader(self.val_set) if len(self.val_set) else []
+        return cases_in_turn(self.val_set, *self._processes()) if len(self.val_set) else []
 
     def test_dataloader(self) -> DataLoader[Any]:
-        return self._case_loader(self.test_set)
+        return cases_in_turn(self.test_set, *self._processes())
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Keep whole cases on the CPU; only the slices being predicted go to the device."""
         return batch if "index" in batch else super().transfer_batch_to_device(batch, device, dataloader_idx)
-
-    def _case_loader(self, cases: CaseDataset) -> DataLoader[Any]:
-        world, rank = self._processes()
-        # Ranks may see a case twice to have equal lengths; metrics count it once (see overlap.CaseTable).
-        sampler: DistributedSampler[Any] = DistributedSampler(cases, world, rank, shuffle=False)
-        return DataLoader(cases, batch_size=None, sampler=sampler)
 
     def _processes(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)

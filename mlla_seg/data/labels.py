@@ -9,11 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from mlla_seg.data.card import Card
+from mlla_seg.data.formats.classes import IGNORE_INDEX
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.errors import InputError
-
-IGNORED = 255
-"""Class index of pixels that are excluded from training and scores."""
 
 
 def class_indices(card: Card, mask: Array, path: Path, gaps: bool = False) -> tuple[Array, Counter[float]]:
@@ -27,8 +25,8 @@ def class_indices(card: Card, mask: Array, path: Path, gaps: bool = False) -> tu
         gaps: Whether NaN stands for no data.
 
     Returns:
-        ``(S, H, W)`` uint8, ``IGNORED`` where there is no class; and the number of voxels of each value that belongs to
-        no class, see :func:`refuse_unknown`.
+        ``(S, H, W)`` uint8, ``IGNORE_INDEX`` where there is no class; and the number of voxels of each value that
+        belongs to no class, see :func:`refuse_unknown`.
 
     Raises:
         InputError: The number of channels is wrong for such a mask.
@@ -51,15 +49,15 @@ def class_indices(card: Card, mask: Array, path: Path, gaps: bool = False) -> tu
                 f"{path}: has {mask.shape[1]} channels; a mask must have one class index per pixel. "
                 "Set coloured_masks in the card's layout if these are the colours of its classes."
             )
-        values, known = mask[:, 0], {**card.ids, card.ignore_index: IGNORED}
+        values, known = mask[:, 0], {**card.ids, card.ignore_index: IGNORE_INDEX}
     if missing is not None:
         values = np.where(missing, next(iter(known)), values)  # any known value, so that they do not count as unknown
     found, counts = np.unique(values, return_counts=True)
-    indices = np.array([known.get(value, IGNORED) for value in found.tolist()], np.uint8)
+    indices = np.array([known.get(value, IGNORE_INDEX) for value in found.tolist()], np.uint8)
     stored = np.stack([indices[np.searchsorted(found, piece)] for piece in values])  # slice by slice, to save memory
     unknown = Counter({v: int(n) for v, n in zip(found.tolist(), counts.tolist(), strict=True) if v not in known})
     if missing is not None:
-        stored[missing] = IGNORED
+        stored[missing] = IGNORE_INDEX
     return stored, unknown
 
 
@@ -89,9 +87,9 @@ def refuse_unknown(card: Card, unknown: Mapping[float, int], path: Path) -> None
 
 
 def _known_colours(card: Card) -> dict[int, int]:
-    """Return the class index, or ``IGNORED``, by colour; a shared colour belongs to the first of its classes."""
+    """Return the class index, or ``IGNORE_INDEX``, by colour; a shared colour belongs to the first of its classes."""
     colours = [(card.classes[k].colour, k) for k in card.ids.values()]
-    colours += [(colour, IGNORED) for colour in card.layout.ignored_colours]
+    colours += [(colour, IGNORE_INDEX) for colour in card.layout.ignored_colours]
     known: dict[int, int] = {}
     for (red, green, blue), k in colours:
         known.setdefault(red << 16 | green << 8 | blue, k)

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlla_seg.data.card import Card, CardClass, CardNormalisation, CardSplits, Layout
+from mlla_seg.data.card import Card
+from mlla_seg.data.card_sections import CardClass, CardNormalisation, CardSplits, Layout
 from mlla_seg.data.cases import Case, missing_data, note_unlabelled
 from mlla_seg.data.dataspec import class_colour
 from mlla_seg.errors import InputError

@@ -13,11 +13,12 @@ import numpy as np
 
 from mlla_seg.data.card import Card
 from mlla_seg.data.cases import Case
+from mlla_seg.data.formats.classes import IGNORE_INDEX
 from mlla_seg.data.formats.georeference import Ground
 from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES, Raster, open_rasters
 from mlla_seg.data.formats.picture import Array, Picture, require_finite, require_same_grid
 from mlla_seg.data.formats.registry import PHOTO_SUFFIXES, read_channels, read_mask, suffix_of
-from mlla_seg.data.labels import IGNORED, class_indices, refuse_unknown
+from mlla_seg.data.labels import class_indices, refuse_unknown
 from mlla_seg.errors import InputError
 
 STRIP = 2**22
@@ -96,7 +97,7 @@ def _read_entry(card: Card, files: tuple[Path, ...], mask_path: Path) -> tuple[P
     labels, unknown = class_indices(card, mask.array, mask_path, mask.gaps)
     refuse_unknown(card, unknown, mask_path)
     if image.gaps and array.dtype.kind == "f":
-        labels[np.isnan(array).any(axis=1)] = IGNORED
+        labels[np.isnan(array).any(axis=1)] = IGNORE_INDEX
     return image, labels
 
 
@@ -141,6 +142,6 @@ def _strips(card: Card, image: Raster, mask: Raster) -> Iterator[Piece]:
         pixels = chosen_bands(card, tuple(image.paths), image.read(*part), axis=0)
         labels, wrong = class_indices(card, mask.read(*part)[None], mask.paths[0], gaps=True)
         unknown.update(wrong)
-        labels[0, np.isnan(pixels).any(axis=0)] = IGNORED  # no data: excluded from training and scores
+        labels[0, np.isnan(pixels).any(axis=0)] = IGNORE_INDEX  # no data: excluded from training and scores
         yield Piece(0, top, pixels.astype(image.dtype)[None], labels)
     refuse_unknown(card, unknown, mask.paths[0])

@@ -25,11 +25,11 @@ from numpy.lib.format import open_memmap
 from mlla_seg.atomic import renamed_when_done
 from mlla_seg.data.card import Card
 from mlla_seg.data.cases import Case
+from mlla_seg.data.formats.classes import IGNORE_INDEX
 from mlla_seg.data.formats.georeference import Ground
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.formats.planes import PLANES
 from mlla_seg.data.formats.volumes import coarsest_axis
-from mlla_seg.data.labels import IGNORED
 from mlla_seg.data.reading import open_case
 from mlla_seg.data.sampling import class_places, statistics, value_sample
 from mlla_seg.data.slices import case_moments
@@ -261,7 +261,7 @@ def _build_case(card: Card, case: Case, root: Path, folder: Path) -> None:
                 voxels += np.bincount(piece.labels.ravel(), minlength=256)
         counts = voxels[: len(card.classes)].tolist()
         background = card.class_names.index(card.background) if card.background in card.class_names else None
-        left_out = (IGNORED, background) if card.normalisation.foreground else ()
+        left_out = (IGNORE_INDEX, background) if card.normalisation.foreground else ()
         np.save(temporary["places"], class_places(mask, counts))
         np.save(temporary["values"], value_sample(image, mask, left_out))
         moments = case_moments(image) if card.normalisation.per_case else None

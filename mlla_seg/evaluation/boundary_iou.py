@@ -1,9 +1,8 @@
-"""Agreement near the boundaries of regions: boundary IoU (Cheng et al. 2021, arXiv 2103.16562).
+"""Boundary IoU (Cheng et al. 2021, arXiv 2103.16562).
 
-The boundary of a region is those of its pixels that lie within ``width`` pixels of its edge; boundary IoU is the
-intersection over union of the boundaries of prediction and truth. Unlike IoU it does not become easy as regions grow,
-and unlike the distances of :mod:`mlla_seg.evaluation.surface_distance` its cost does not grow with the length of the
-edges.
+The boundary of a region is the set of its pixels within ``width`` pixels of its edge; boundary IoU is the IoU of the
+boundaries of prediction and truth. Unlike IoU it stays sensitive to boundary errors of large regions, and unlike the
+distances of :mod:`mlla_seg.evaluation.surface_distance` its cost does not grow with the length of the edges.
 """
 
 from __future__ import annotations
@@ -13,22 +12,24 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mlla_seg.data.formats.classes import IGNORE_INDEX
+
 Array = npt.NDArray[np.bool_]
 
 WIDTH = 5
-"""Pixels from the edge that belong to a boundary, unless said otherwise."""
+"""Default width of a boundary in pixels."""
 
 
 def boundary(region: Array, width: int, unknown: Array | None = None) -> Array:
-    """Pixels of a region within ``width`` pixels of its edge, diagonal steps counting as one.
+    """Return the pixels of a region within ``width`` pixels of its edge (Chebyshev distance).
 
-    The border of the image is an edge, as in the paper. Where it is unknown what a pixel is, there is none: such
-    pixels are taken as more of the region, and do not belong to its boundary.
+    The border of the image is an edge, as in the paper. The border of unknown pixels is not: they extend the region but
+    do not belong to its boundary.
 
     Args:
         region: ``(H, W)`` bool.
-        width: Pixels, 1 or more.
-        unknown: ``(H, W)`` bool, likewise, none by default.
+        width: Width of the boundary in pixels, 1 or more.
+        unknown: ``(H, W)`` bool; none by default.
 
     Returns:
         ``(H, W)`` bool.
@@ -42,19 +43,19 @@ def boundary(region: Array, width: int, unknown: Array | None = None) -> Array:
 
 
 def boundary_counts(
-    prediction: Tensor, mask: Tensor, num_classes: int, width: int = WIDTH, ignore_index: int = 255
+    prediction: Tensor, mask: Tensor, num_classes: int, width: int = WIDTH, ignore_index: int = IGNORE_INDEX
 ) -> Tensor:
-    """Boundary pixels per class of one case, whose sums over cases give the boundary IoU of a split.
+    """Count the boundary pixels of one case per class; sums over cases give the boundary IoU of a split.
 
     Args:
         prediction: Class indices ``(1, H, W)``.
-        mask: True class indices ``(1, H, W)``; pixels of ``ignore_index`` are not counted and make no edge.
-        num_classes: Classes K.
-        width: Pixels from the edge that belong to a boundary.
-        ignore_index: Class index that is not counted.
+        mask: True class indices ``(1, H, W)``; pixels of ``ignore_index`` are not counted and form no edge.
+        num_classes: Number of classes K.
+        width: Width of a boundary in pixels.
+        ignore_index: Class index of ignored pixels.
 
     Returns:
-        ``(K, 2)`` int64: pixels in both boundaries, and in either.
+        ``(K, 2)`` int64: pixels in the intersection and in the union of both boundaries.
     """
     predicted, true = prediction[0].numpy(), mask[0].numpy()
     unknown = true == ignore_index

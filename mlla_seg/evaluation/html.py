@@ -1,4 +1,4 @@
-"""One HTML file that can be sent by mail: tables, pictures inside it, and no script or link to elsewhere."""
+"""Self-contained HTML pages: tables and embedded images, without scripts or external links."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ pre { background: #f5f5f5; padding: 0.8rem; overflow-x: auto; font-size: 0.85rem
 
 
 def heading(text: str) -> str:
-    """A heading of a part of the page."""
+    """Return a section heading."""
     return f"<h2>{escape(text)}</h2>"
 
 
 def note(text: str) -> str:
-    """A paragraph that explains."""
+    """Return an explanatory paragraph."""
     return f'<p class="note">{escape(text)}</p>'
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]], last: bool = False) -> str:
-    """A table: first column to the left, numbers to the right; ``last`` sets the last row off as the sum of it."""
+    """Return a table, its first column left-aligned, the others right-aligned; ``last`` highlights the last row."""
     lines = ["<tr>" + "".join(f"<th>{escape(name)}</th>" for name in header) + "</tr>"]
     for i, row in enumerate(rows):
         opening = '<tr class="last">' if last and i == len(rows) - 1 else "<tr>"
@@ -44,7 +44,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], last: bool = Fal
 
 
 def picture(draw: Callable[[io.BytesIO], None], caption: str) -> str:
-    """A picture inside the page: ``draw`` writes a PNG into the file that it is given."""
+    """Return an embedded image; ``draw`` writes a PNG to the file object it is given."""
     file = io.BytesIO()
     draw(file)
     data = base64.b64encode(file.getvalue()).decode()
@@ -53,17 +53,17 @@ def picture(draw: Callable[[io.BytesIO], None], caption: str) -> str:
 
 
 def folded(title: str, content: str) -> str:
-    """Something that is opened by a click."""
+    """Return a collapsible section."""
     return f"<details><summary>{escape(title)}</summary>{content}</details>"
 
 
 def code(text: str) -> str:
-    """Text as it is, such as a configuration."""
+    """Return preformatted text, such as a configuration."""
     return f"<pre>{escape(text)}</pre>"
 
 
 def write_page(path: Path, title: str, parts: Sequence[str]) -> None:
-    """Writes the page under a temporary name, then renames it."""
+    """Write the page atomically."""
     body = "\n".join(parts)
     page = (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'

@@ -1,4 +1,4 @@
-"""Plots: training curves, scores by class, confusion matrices, overlays, training samples, costs."""
+"""Plots: training curves, scores per class, confusion matrices, overlays, training samples, benchmarks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlla_seg.data.formats.picture import Array
 
 
 def plot_training(metrics_csv: Path, output: Path) -> None:
-    """Draws training loss and validation Dice over epochs from the logger's ``metrics.csv``."""
+    """Plot training loss and validation Dice over epochs from the logger's ``metrics.csv``."""
     plt = _pyplot()
     with metrics_csv.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -37,12 +37,12 @@ def plot_training(metrics_csv: Path, output: Path) -> None:
 
 
 def plot_boxes(values: Mapping[str, Sequence[float]], colours: Sequence[Sequence[int]], label: str, to: Any) -> None:
-    """Draws a horizontal box and every value per class.
+    """Draw a horizontal box plot with a point per case for each class.
 
     Args:
         values: Scores of the cases by class; NaN is left out.
         colours: ``[red, green, blue]`` per class, 0..255.
-        label: What the values are, with their unit.
+        label: Name of the score, with its unit.
         to: A path or an open file for the PNG.
     """
     plt = _pyplot()
@@ -60,11 +60,11 @@ def plot_boxes(values: Mapping[str, Sequence[float]], colours: Sequence[Sequence
 
 
 def plot_confusion(confusion: Array, names: Sequence[str], to: Any) -> None:
-    """Draws a confusion matrix, each row in percent of its sum.
+    """Draw a confusion matrix, each row in percent of its sum.
 
     Args:
-        confusion: ``(K, K)`` voxels, a row per true class, a column per predicted one.
-        names: Of the classes.
+        confusion: ``(K, K)`` voxel counts, a row per true class, a column per predicted class.
+        names: Class names.
         to: A path or an open file for the PNG.
     """
     plt = _pyplot()
@@ -95,17 +95,17 @@ def plot_overlay(
     aspect: float = 1.0,
     background: int | None = 0,
 ) -> None:
-    """Draws an image beside label maps laid over it.
+    """Draw an image beside copies of it with overlaid masks.
 
     Args:
-        image: ``(C, H, W)`` in raw units; the first channel is shown in grey, or the first three in colour.
-        masks: Title to ``(H, W)`` class indices; 255 is left open.
+        image: ``(C, H, W)`` in raw units; shown as RGB (first three channels), or in grey if there are fewer.
+        masks: Class indices ``(H, W)`` by title; 255 is not drawn.
         classes: Names and colours.
         output: A path or an open file for the PNG.
-        title: Above everything.
-        window: Range of values from black to white, by default the 1st to 99th percentile.
+        title: Title of the figure.
+        window: Intensity window from black to white; by default the 1st to 99th percentile.
         aspect: Height of a pixel relative to its width.
-        background: Class index that is left open as well, if any.
+        background: Class index that is not drawn either, if any.
     """
     plt = _pyplot()
     picture = np.moveaxis(image[:3] if len(image) >= 3 else image[:1].repeat(3, axis=0), 0, 2).astype(np.float32)
@@ -141,15 +141,15 @@ def plot_samples(
     output: Path,
     title: str,
 ) -> None:
-    """Draws training samples with their masks, side by side; what is ignored is darkened.
+    """Draw a grid of training samples with overlaid masks; ignored pixels are darkened.
 
     Args:
         samples: ``{"image": (C, H, W) normalised, "mask": (H, W), "name": str}``.
-        channel: First channel of the slice itself, where its neighbours are channels as well.
+        channel: First channel of the central slice, if neighbouring slices are stacked as channels.
         classes: Names and colours.
-        background: Class index that is left open, if any.
-        output: A PNG.
-        title: Above everything.
+        background: Class index that is not drawn, if any.
+        output: PNG file to write.
+        title: Title of the figure.
     """
     plt = _pyplot()
     columns = math.ceil(math.sqrt(len(samples)))
@@ -180,7 +180,7 @@ def plot_samples(
 
 
 def plot_costs(rows: Sequence[Mapping[str, Any]], title: str, output: Path) -> None:
-    """Draws nanoseconds per pixel against the side of the image, a curve per network and a panel per precision."""
+    """Plot nanoseconds per pixel over image size, a curve per network and a panel per precision."""
     plt = _pyplot()
     precisions = list(dict.fromkeys(row["precision"] for row in rows))
     figure, axes = plt.subplots(

@@ -1,4 +1,4 @@
-"""What ``validate`` and ``test`` leave behind: ``per_case.csv``, ``summary.json``, ``report.html`` and a picture."""
+"""Results of ``validate`` and ``test``: ``per_case.csv``, ``summary.json``, ``report.html`` and ``overlay.png``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mlla_seg.data.dataset import CaseDataset
 from mlla_seg.data.dataspec import DataSpec
+from mlla_seg.data.formats.classes import IGNORE_INDEX
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.resampling import fill_gaps
 from mlla_seg.evaluation import html, plots, tables
@@ -22,30 +23,30 @@ Spacing = Sequence[float] | None
 
 DISTANCES = {
     "mm": "Distances in millimetres, from the spacing of each image.",
-    "voxel": "Distances in voxels: not every image of the split says its spacing.",
+    "voxel": "Distances in voxels: the spacing of some images of the split is unknown.",
 }
 
 SHOWN = 1500
-"""Pixels along a side of a picture from which on every second, third, ... is shown."""
+"""Side in pixels up to which images are shown at full resolution; larger ones are subsampled."""
 
 POOLED = {"f1": "mean F1", "accuracy": "overall accuracy", "kappa": "kappa"}
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A split that was scored, and what is needed to draw cases of it."""
+    """A scored split, with everything needed to draw its cases."""
 
     evaluation: Evaluation
     spec: DataSpec
     cases: CaseDataset
     predict_case: Callable[[Tensor, Spacing], Tensor]
-    """Maps an image ``(S, C, H, W)`` and its spacing to labels ``(S, H, W)``."""
+    """Maps a case ``(S, C, H, W)`` and its spacing to labels ``(S, H, W)``."""
     predict_slice: Callable[[Tensor, int, Spacing], Tensor]
-    """Labels ``(H, W)`` of one of the slices."""
+    """Maps a case, the index of a slice and the spacing to labels ``(H, W)``."""
 
 
 def score_table(evaluation: Evaluation) -> str:
-    """The tables for the terminal, and in what unit distances are; of maps the scores of all pixels together too."""
+    """Return the tables for the terminal, with the unit of distances and pooled scores."""
     parts = [tables.format_table(*evaluation.table())]
     if evaluation.surfaces is not None:
         parts.append(DISTANCES[evaluation.unit])
@@ -58,7 +59,7 @@ def score_table(evaluation: Evaluation) -> str:
 
 
 def summary(evaluation: Evaluation, split: str, about: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``summary.json`` holds: means such as ``test/dice``, numbers of cases, and how it was measured."""
+    """Return the content of ``summary.json``: means such as ``test/dice``, case counts, pooled scores and protocols."""
     measured = evaluation.surfaces is not None
     return {
         **{f"{split}/{name}": value for name, value in evaluation.means().items()},
@@ -74,13 +75,13 @@ def summary(evaluation: Evaluation, split: str, about: Mapping[str, Any]) -> dic
 
 
 def write_results(folder: Path, scored: Scored, split: str, about: Mapping[str, Any], config: str) -> list[Path]:
-    """Writes everything into the run's folder and returns the files.
+    """Write all results into the run's folder and return the files.
 
     Args:
-        folder: Where to.
-        scored: Scores, and how to predict a case again.
+        folder: Output folder.
+        scored: Scores, and functions that predict a case again.
         split: Name of the split.
-        about: What else the summary says: card, checkpoint, fold, version.
+        about: Further entries of the summary: card, checkpoint, fold, version.
         config: The configuration of the run as YAML.
     """
     evaluation, cases = scored.evaluation, scored.cases
@@ -103,12 +104,12 @@ def write_results(folder: Path, scored: Scored, split: str, about: Mapping[str, 
         [
             html.table(["", ""], [[key, str(value)] for key, value in about.items()]),
             *_tables(evaluation),
-            html.heading("Every case by class"),
+            html.heading("Scores per case, by class"),
             *_boxes(evaluation, colours),
             html.heading("Best, median and worst case by mean Dice"),
             *pictures,
             html.heading("Details"),
-            html.folded("Every case and class", _rows(evaluation)),
+            html.folded("Scores per case and class", _rows(evaluation)),
             html.folded("Configuration", html.code(config)),
         ],
     )
@@ -116,7 +117,7 @@ def write_results(folder: Path, scored: Scored, split: str, about: Mapping[str, 
 
 
 def chosen_cases(evaluation: Evaluation) -> dict[str, str]:
-    """The best, the median and the worst case by mean Dice, each once; cases without any class are left out."""
+    """Return the best, median and worst case by mean Dice, without repeats; cases without foreground are left out."""
     means = evaluation.case_means()
     order = [i for i in means.argsort(descending=True, stable=True).tolist() if not means[i].isnan()]
     order = order or list(range(len(evaluation.cases)))
@@ -128,10 +129,10 @@ def chosen_cases(evaluation: Evaluation) -> dict[str, str]:
 
 
 def overlay(scored: Scored, case: Mapping[str, Any]) -> Any:
-    """A function that draws image, truth and prediction of a case, at its richest slice, into a file."""
+    """Return a function that draws image, truth and prediction of a case at its richest slice into a file."""
     mask = case["mask"].numpy()
     background, spacing = scored.spec.background, case["spacing_mm"]
-    if (mask[mask != 255] == (background or 0)).all():  # nothing is there: where was something hallucinated?
+    if (mask[mask != IGNORE_INDEX] == (background or 0)).all():  # empty truth: show hallucinations
         labels = scored.predict_case(case["image"], spacing).numpy()
         position = richest_slice(labels, background)
         prediction = labels[position]
@@ -155,8 +156,8 @@ def _draw(image: Array, masks: Mapping[str, Array], spec: DataSpec, title: str, 
 
 
 def richest_slice(mask: Array, background: int | None) -> int:
-    """The slice with the most classes, and among those the most labelled pixels."""
-    shown = np.where(mask == 255, background or 0, mask)
+    """Return the slice with the most classes; ties are resolved by the number of labelled pixels."""
+    shown = np.where(mask == IGNORE_INDEX, background or 0, mask)
     pixels = (shown != (background or 0)).sum(axis=(1, 2))
     classes = np.array([len(np.unique(piece)) for piece in shown])
     return int(np.lexsort((pixels, classes))[-1])
@@ -177,17 +178,17 @@ def _tables(evaluation: Evaluation) -> list[str]:
         ),
     ]
     parts += [
-        html.heading("All voxels of the split together"),
+        html.heading("Pooled scores: all voxels of the split together"),
         html.table(*evaluation.pooled_table(), last=True),
         html.note(_pooled_line(evaluation)),
         html.picture(
             partial(plots.plot_confusion, evaluation.confusion.sum(dim=0).numpy(), evaluation.classes),
-            "Confusion matrix: how many of the voxels of a class (row) were given each class (column), in percent",
+            "Confusion matrix in percent of each true class (rows: truth, columns: prediction)",
         ),
     ]
     if evaluation.published is not None:
         parts += [
-            html.heading("The same predictions by two protocols"),
+            html.heading("Native and TransUNet protocols compared"),
             html.table(*evaluation.comparison(), last=True),
             html.note(PROTOCOLS["transunet"]),
         ]
@@ -205,7 +206,7 @@ def _pooled_line(evaluation: Evaluation) -> str:
 
 
 def _confusion(evaluation: Evaluation) -> dict[str, dict[str, int]]:
-    """Voxels by true and then by predicted class."""
+    """Return voxel counts by true class, then by predicted class."""
     rows = evaluation.confusion.sum(dim=0).tolist()
     return {
         name: dict(zip(evaluation.classes, row, strict=True))
@@ -219,9 +220,7 @@ def _boxes(evaluation: Evaluation, colours: Sequence[Sequence[int]]) -> list[str
         if name not in scores:
             continue
         columns = {evaluation.classes[k]: scores[name][:, k].tolist() for k in evaluation.foreground}
-        caption = (
-            f"{label}: a dot per case, the box from the first to the third quartile; in brackets the number of cases"
-        )
+        caption = f"{label}: one dot per case; boxes span the first to third quartile; number of cases in brackets"
         parts.append(html.picture(partial(plots.plot_boxes, columns, colours, label), caption))
     return parts
 

@@ -1,8 +1,8 @@
-"""What was measured on a split: a row per case and class, means, and what they mean.
+"""Scores of a split: per case and class, means over cases, and pooled over all voxels.
 
-The policy for structures that are not there, the same for every score: absent from truth and prediction, a case is left
-out of the mean and counted as absent; in only one of them, every overlap score is 0, both distances are the diagonal of
-the image, NSD is 0, and the case is counted as missed or hallucinated. So a network that misses more scores worse.
+All scores treat missing structures alike. If a class is absent from both truth and prediction, the case is left out of
+the mean and counted as absent. If it is in only one of them, every overlap score is 0, HD95 and ASSD are the diagonal
+of the image, NSD is 0, and the case is counted as missed or hallucinated. So missing a structure never improves a mean.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from mlla_seg.evaluation.overlap import (
 )
 
 STATUSES = ("found", "missed", "hallucinated", "absent")
-"""Of a class in a case: in truth and prediction, in one of them, in neither."""
+"""Status of a class in a case: in both truth and prediction, only in the truth, only in the prediction, in neither."""
 
 PUBLISHED = tuple(f"transunet_{measure}" for measure in transunet_protocol.MEASURES)
-"""Names of the scores by the evaluation of TransUNet."""
+"""Names of the scores of the TransUNet protocol."""
 
 PROTOCOLS = {
     "native": "Labels in the image's own grid; a class absent from truth and prediction of a case is left out of its "
@@ -39,7 +39,7 @@ PROTOCOLS = {
     "network's size by a cubic spline and labels back by the nearest pixel, medpy's Dice and HD95 in voxels; a class "
     "missing from the prediction scores 0 and 0 even where it is absent, one that only the prediction has 1 and 0.",
 }
-"""Each way of evaluating in one sentence."""
+"""Description of each protocol; ``folds`` requires it to be the same in all summaries."""
 
 POOLED_SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "iou": iou_score,
@@ -47,25 +47,25 @@ POOLED_SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "precision": precision_score,
     "recall": recall_score,
 }
-"""What is said of all voxels together; F1 is the Dice of their counts."""
+"""Scores pooled over all voxels; F1 is the Dice of the pooled counts."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything measured on the cases of a split.
+    """All measurements on the cases of a split.
 
     Args:
-        cases: N names.
-        classes: K names.
+        cases: N case names.
+        classes: K class names.
         background: Index of the class that is left out of means, if any.
-        confusion: ``(N, K, K)`` voxels, a row per true class, a column per predicted one.
-        surfaces: ``(N, K, 3)`` HD95, ASSD and NSD, or none where they were not measured.
-        boundaries: ``(N, K, 2)`` pixels in both and in either boundary of prediction and truth, or none where cases are
-            volumes.
-        unit: Of distances: ``mm``, or ``voxel`` where a case does not say its spacing.
-        tolerance: Of NSD, in that unit.
-        voxel_ml: Volume of a voxel of each case in millilitres, NaN where it is not known.
-        published: ``(N, K, 2)`` Dice and HD95 by the evaluation of TransUNet, if it was asked for.
+        confusion: ``(N, K, K)`` voxel counts, a row per true class, a column per predicted class.
+        surfaces: ``(N, K, 3)`` HD95, ASSD and NSD; None if they were not measured.
+        boundaries: ``(N, K, 2)`` pixels in the intersection and union of the boundaries of prediction and truth; None
+            for volumes.
+        unit: Unit of distances: ``mm``, or ``voxel`` if the spacing of any case is unknown.
+        tolerance: Tolerance of NSD, in that unit.
+        voxel_ml: Voxel volume of each case in millilitres, NaN if it is unknown.
+        published: ``(N, K, 2)`` Dice and HD95 of the TransUNet protocol, if requested.
     """
 
     cases: Sequence[str]
@@ -81,33 +81,33 @@ class Evaluation:
 
     @property
     def foreground(self) -> list[int]:
-        """Indices of the classes that count in means."""
+        """Indices of the classes that are included in means."""
         return [k for k in range(len(self.classes)) if k != self.background]
 
     @property
     def counts(self) -> Tensor:
-        """``(N, K, 3)`` voxels: true positives, false positives, false negatives."""
+        """Voxel counts ``(N, K, 3)``: true positives, false positives, false negatives."""
         return counts_of(self.confusion)
 
     def scores(self) -> dict[str, Tensor]:
-        """Every score by name, ``(N, K)`` float64, NaN where a class is absent from truth and prediction."""
+        """Return all scores by name, ``(N, K)`` float64; NaN if a class is absent from truth and prediction."""
         scores = {name: score(self.counts) for name, score in OVERLAP_SCORES.items()}
         if self.surfaces is not None:
             scores |= dict(zip(surface_distance.MEASURES, self.surfaces.double().unbind(-1), strict=True))
         return scores
 
     def statuses(self) -> Tensor:
-        """Index into ``STATUSES`` of every class in every case, ``(N, K)``."""
+        """Return indices into ``STATUSES``, ``(N, K)``."""
         tp, fp, fn = self.counts.unbind(-1)
         predicted, present = tp + fp > 0, tp + fn > 0
         return torch.where(present, torch.where(predicted, 0, 1), torch.where(predicted, 2, 3))
 
     def case_means(self) -> Tensor:
-        """Mean Dice of every case over its classes but the background, ``(N,)``; NaN where it has none."""
+        """Return the mean Dice of each case over its foreground classes, ``(N,)``; NaN if it has none."""
         return self.scores()["dice"][:, self.foreground].nanmean(dim=1)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per case and class, for ``per_case.csv``."""
+        """Return one row per case and class, for ``per_case.csv``."""
         counts, statuses = self.counts.tolist(), self.statuses().tolist()
         scores = {name: values.tolist() for name, values in self.scores().items()}
         published = None if self.published is None else self.published.tolist()
@@ -126,7 +126,7 @@ class Evaluation:
         return rows
 
     def means(self) -> dict[str, float]:
-        """Means over cases by score and class, ``dice_liver``, and over classes, ``dice``; the means of a table."""
+        """Return means over cases per class, such as ``dice_liver``, and over foreground classes, such as ``dice``."""
         means: dict[str, float] = {}
         scores = self.scores()
         if self.published is not None:
@@ -138,7 +138,7 @@ class Evaluation:
         return means
 
     def pooled_scores(self) -> dict[str, Tensor]:
-        """Scores by name and class, ``(K,)``, of all voxels of the split together; boundary IoU of maps alone."""
+        """Return pooled scores by name, ``(K,)``; boundary IoU only for single-slice images."""
         counts = counts_of(self.confusion.sum(dim=0))
         scores = {name: score(counts) for name, score in POOLED_SCORES.items()}
         if self.boundaries is not None:
@@ -147,10 +147,10 @@ class Evaluation:
         return scores
 
     def pooled(self) -> dict[str, float]:
-        """Scores of all voxels of the split together, from one confusion matrix, as is usual for maps.
+        """Return scores of the confusion matrix of the whole split, as is usual in remote sensing.
 
-        Each of :meth:`pooled_scores` by class, as ``iou_water``, its mean without the background, ``iou``, and with it,
-        ``iou_with_all``; overall ``accuracy``, and Cohen's ``kappa`` over all classes.
+        For each of :meth:`pooled_scores`: the score per class, such as ``iou_water``, its mean without background,
+        ``iou``, and with it, ``iou_with_all``. Also overall ``accuracy`` and Cohen's ``kappa`` over all classes.
         """
         pooled = {}
         for name, values in self.pooled_scores().items():
@@ -163,7 +163,7 @@ class Evaluation:
         return pooled | {"accuracy": float(agreed), "kappa": float((agreed - by_chance) / (1 - by_chance))}
 
     def pooled_table(self) -> tuple[list[str], list[list[Any]]]:
-        """Header and rows of :meth:`pooled`: a row per class, their mean without the background, and with it."""
+        """Return header and rows of :meth:`pooled`: a row per class, and means without and with the background."""
         scores, pooled = self.pooled_scores(), self.pooled()
         rows: list[list[Any]] = [
             [label, *(float(values[k]) for values in scores.values())] for k, label in enumerate(self.classes)
@@ -174,7 +174,7 @@ class Evaluation:
         return ["class", *(POOLED_TITLES[name] for name in scores)], rows
 
     def numbers_of_cases(self) -> dict[str, dict[str, int]]:
-        """How many cases each class is found, missed, hallucinated and absent in."""
+        """Return the number of cases in which each class is found, missed, hallucinated and absent."""
         statuses = self.statuses()
         return {
             self.classes[k]: {status: int((statuses[:, k] == s).sum()) for s, status in enumerate(STATUSES)}
@@ -182,7 +182,7 @@ class Evaluation:
         }
 
     def table(self) -> tuple[list[str], list[list[Any]]]:
-        """Header and rows for people: a row per class but the background, and their mean."""
+        """Return header and rows for display: a row per foreground class, and their mean."""
         means, numbers = self.means(), self.numbers_of_cases()
         columns = {name: TITLES[name].format(unit=self.unit, tolerance=self.tolerance) for name in self.scores()}
         header = ["class", *columns.values(), *STATUSES]
@@ -194,7 +194,7 @@ class Evaluation:
         return header, [*rows, ["mean", *(means[column] for column in columns), *totals]]
 
     def comparison(self) -> tuple[list[str], list[list[Any]]]:
-        """Header and rows of both protocols side by side; asks for ``published``."""
+        """Return header and rows of both protocols side by side; requires ``published``."""
         means = self.means()
         header = ["class", "Dice", f"HD95 {self.unit}", "Dice transunet", "HD95 transunet (voxel)"]
         columns = ("dice", "hd95", *PUBLISHED)
@@ -213,7 +213,7 @@ TITLES = {
     "precision": "precision",
     "recall": "recall",
 }
-"""Scores as headings."""
+"""Column headings of scores."""
 
 POOLED_TITLES = {
     "iou": "IoU",
@@ -222,4 +222,4 @@ POOLED_TITLES = {
     "recall": "recall",
     "boundary_iou": "boundary IoU",
 }
-"""Pooled scores as headings."""
+"""Column headings of pooled scores."""

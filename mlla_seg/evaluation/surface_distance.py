@@ -1,9 +1,9 @@
-"""Distances between the surfaces of a predicted and a true region, in the units of the spacing.
+"""Surface distances between prediction and truth in units of the spacing: HD95, ASSD and NSD.
 
-A surface is the voxels of a region that touch, by a face, one outside of it or the border of the image. MONAI finds
-them and the distances from each to the nearest of the other; what is made of those follows Metrics Reloaded
-(arXiv 2206.01653): HD95 the larger of the two 95th percentiles, ASSD the mean over the voxels of both surfaces, NSD the
-fraction of them within a tolerance.
+The surface of a region is the set of its voxels that share a face with a voxel outside or with the border of the image.
+MONAI computes the distance of each surface voxel to the other surface. The measures follow Metrics Reloaded
+(arXiv 2206.01653): HD95 is the larger of the two 95th percentiles, ASSD the mean over the voxels of both surfaces, NSD
+the fraction of them within a tolerance.
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mlla_seg.data.formats.classes import IGNORE_INDEX
+
 MEASURES = ("hd95", "assd", "nsd")
 
 
 def surface_distances(prediction: Tensor, truth: Tensor, spacing: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Distances from every surface voxel of one region to the nearest of the other.
+    """Return the distance of each surface voxel of one region to the surface of the other.
 
     Args:
-        prediction: Bool, any number of axes, with at least one voxel.
-        truth: Bool of the same shape, likewise.
-        spacing: Distance of neighbouring voxels along each axis.
+        prediction: Bool, any number of axes, not empty.
+        truth: Bool of the same shape, not empty.
+        spacing: Voxel spacing along each axis.
 
     Returns:
-        Float64: one distance per surface voxel of the prediction, and one per surface voxel of the truth.
+        Float64 distances of the surface voxels of the prediction, and of those of the truth.
     """
     from monai.metrics.utils import get_edge_surface_distance
 
@@ -35,16 +37,16 @@ def surface_distances(prediction: Tensor, truth: Tensor, spacing: Sequence[float
 
 
 def surface_scores(prediction: Tensor, truth: Tensor, spacing: Sequence[float], tolerance: float) -> Tensor:
-    """HD95, ASSD and NSD of one class in one case.
+    """Return HD95, ASSD and NSD of one class in one case.
 
-    Where only one of the regions has voxels nothing can be measured, and the worst stands in: the diagonal of the image
-    for both distances, 0 for NSD. Where neither has any, all three are NaN.
+    If exactly one of the regions is empty, the worst values are returned: the diagonal of the image for both distances,
+    0 for NSD. If both are empty, all three are NaN.
 
     Args:
-        prediction: ``(S, H, W)`` bool; a single slice is taken as an image of two axes.
+        prediction: ``(S, H, W)`` bool; a single slice is treated as a 2D image.
         truth: Bool of the same shape.
-        spacing: Distance of neighbouring slices, rows and columns.
-        tolerance: Distance up to which surfaces agree for NSD, in the same unit.
+        spacing: Spacing of slices, rows and columns.
+        tolerance: Tolerance of NSD, in the same unit.
 
     Returns:
         ``(3,)`` float64 in the order of ``MEASURES``.
@@ -69,19 +71,19 @@ def case_surface_scores(
     num_classes: int,
     spacing: Sequence[float],
     tolerance: float,
-    ignore_index: int = 255,
+    ignore_index: int = IGNORE_INDEX,
     background: int | None = 0,
 ) -> Tensor:
-    """HD95, ASSD and NSD of every class of one case, ``(K, 3)`` float64; the background's are NaN.
+    """Return HD95, ASSD and NSD of every class of one case, ``(K, 3)`` float64; NaN for the background.
 
     Args:
         prediction: Class indices ``(S, H, W)``.
         mask: True class indices ``(S, H, W)``; voxels of ``ignore_index`` belong to no region.
-        num_classes: Classes K.
-        spacing: Distance of neighbouring slices, rows and columns.
-        tolerance: Of NSD.
-        ignore_index: Class index that is not scored.
-        background: Class index without a surface of its own, if any.
+        num_classes: Number of classes K.
+        spacing: Spacing of slices, rows and columns.
+        tolerance: Tolerance of NSD, in the same unit.
+        ignore_index: Class index of ignored voxels.
+        background: Class index that is not scored, if any.
     """
     valid = mask != ignore_index
     scores = torch.full((num_classes, len(MEASURES)), math.nan, dtype=torch.float64)

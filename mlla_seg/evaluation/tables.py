@@ -1,4 +1,4 @@
-"""Tables: on the terminal, as CSV and as JSON."""
+"""Tables for the terminal and as CSV, and JSON files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlla_seg.atomic import renamed_when_done
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows of equal keys; NaN becomes an empty field."""
+    """Write rows with the same keys as CSV; NaN becomes an empty field."""
     with renamed_when_done(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
@@ -22,7 +22,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON; NaN becomes null."""
+    """Write JSON; NaN becomes null."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -38,14 +38,14 @@ def _is_nan(value: Any) -> bool:
 
 
 def format_cell(value: Any) -> str:
-    """A number with four decimals, two from 10 on, NaN as a dash; anything else as it is."""
+    """Format a float with four decimals (two from 10 on) and NaN as a dash; return other values as text."""
     if not isinstance(value, float):
         return str(value)
     return "-" if math.isnan(value) else f"{value:.{4 if abs(value) < 10 else 2}f}"
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A plain table: first column to the left, numbers to the right, NaN as a dash."""
+    """Format a plain-text table: first column left-aligned, others right-aligned, NaN as a dash."""
     cells = [[format_cell(value) for value in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     lines = [

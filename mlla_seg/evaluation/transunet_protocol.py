@@ -1,10 +1,10 @@
-"""The evaluation of TransUNet (arXiv 2102.04306), by which most papers on Synapse and ACDC compare themselves.
+"""Evaluation protocol of TransUNet (arXiv 2102.04306), used by most papers on Synapse and ACDC.
 
-Each slice is brought to the network's size by a cubic spline and its labels back by the nearest pixel; Dice and HD95
-per volume and class follow medpy's definitions, distances in voxels whatever the spacing. The published script gives a
-class that is missing from the prediction Dice 0 and HD95 0, even where it is absent from the truth too, and Dice 1 and
-HD95 0 to one that only the prediction has. These numbers compare with papers, not with
-:mod:`mlla_seg.evaluation.surface_distance`: a network that misses a class is rewarded by a smaller mean distance.
+Each slice is resized to the network's input size by a cubic spline and its labels back by nearest-neighbour
+interpolation; Dice and HD95 per volume and class follow medpy's definitions, with distances in voxels whatever the
+spacing. The published script scores a class that is missing from the prediction with Dice 0 and HD95 0, even if it is
+absent from the truth as well, and one that only the prediction contains with Dice 1 and HD95 0. Compare these numbers
+only with papers, not with :mod:`mlla_seg.evaluation.surface_distance`: missing a class lowers the mean distance.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mlla_seg.evaluation.surface_distance import surface_distances
 from mlla_seg.finite import require_finite_logits
 
 SIZE = (224, 224)
-"""Height and width that the papers' networks see, where nothing else is said."""
+"""Default input size, height and width, as in the papers."""
 MEASURES = ("dice", "hd95")
 
 
@@ -33,9 +33,9 @@ def transunet_labels(
     device: torch.device | str = "cpu",
     batch_size: int = 16,
 ) -> Tensor:
-    """Label map ``(S, H, W)`` uint8 of a case ``(S, C, H, W)``: spline of order 3 to ``size``, order 0 back.
+    """Return labels ``(S, H, W)`` uint8 of a case ``(S, C, H, W)``: spline of order 3 to ``size``, order 0 back.
 
-    Of the view, neighbouring slices and standardisation of whole cases are used. Other arguments are those of
+    Only the neighbouring slices and the per-case standardisation of the view are used. For the other arguments see
     :func:`mlla_seg.inference.cases.case_logits`.
     """
     from scipy.ndimage import zoom
@@ -57,12 +57,12 @@ def transunet_labels(
 
 
 def transunet_scores(prediction: Tensor, mask: Tensor, num_classes: int) -> Tensor:
-    """Dice and HD95 in voxels of every class but 0, by the published script; ``(K, 2)`` float64, NaN for class 0.
+    """Return Dice and HD95 in voxels as the published script does, ``(K, 2)`` float64; NaN for class 0.
 
     Args:
         prediction: Class indices ``(S, H, W)``.
-        mask: True class indices ``(S, H, W)``; what is ignored counts as class 0, in the prediction too.
-        num_classes: Classes K.
+        mask: True class indices ``(S, H, W)``; ignored voxels count as class 0, in the prediction too.
+        num_classes: Number of classes K.
     """
     prediction = torch.where(mask < num_classes, prediction, 0)
     scores = torch.full((num_classes, len(MEASURES)), torch.nan, dtype=torch.float64)
@@ -70,7 +70,7 @@ def transunet_scores(prediction: Tensor, mask: Tensor, num_classes: int) -> Tens
         predicted, truth = prediction == k, mask == k
         if predicted.any() and truth.any():
             dice = 2 * (predicted & truth).sum() / (predicted.sum() + truth.sum())
-            # medpy takes one percentile over the distances in both directions
+            # medpy takes one percentile over the distances of both directions
             hd95 = torch.cat(surface_distances(predicted, truth, (1.0,) * truth.ndim)).quantile(0.95)
             scores[k] = torch.stack((dice.double(), hd95))
         else:

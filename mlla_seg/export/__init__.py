@@ -1,7 +1,7 @@
-"""Trained segmenters as files that other programs run, each compared with its checkpoint before it is there.
+"""Export of trained segmenters to formats that other programs run, verified against the checkpoint.
 
-A format is a function ``write(job, path) -> Engine`` that writes the file (or folder) and says how an engine of its own
-runs it; to add one, write it and add a line to ``FORMATS``.
+A format is a function ``write(job, path) -> Engine`` that writes the file (or folder) and returns an engine that runs
+it. To add a format, write such a function and add a line to ``FORMATS``.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from mlla_seg.models.checkpoint import is_averaged, load_network
 
 @dataclass(frozen=True)
 class Format:
-    """How a segmenter is exported."""
+    """An export format."""
 
     write: Callable[[Job, Path], Engine]
     suffix: str
-    """Of the file; a folder has none."""
+    """File suffix; empty for folders."""
     outputs: tuple[str, ...] = OUTPUTS
-    """What the file can give, first what it gives unless another is asked for."""
+    """Supported outputs; the first is the default."""
     precisions: tuple[str, ...] = ("float32", "float16")
     options: tuple[str, ...] = ()
-    """Further options of the command that it takes."""
+    """Format-specific options of the command."""
     packages: tuple[str, ...] = ()
-    """What it needs of the extra ``export``."""
+    """Required packages of the extra ``export``."""
 
 
 FORMATS = {
@@ -65,10 +65,10 @@ FORMATS = {
         packages=("onnx", "onnxscript", "onnxruntime"),
     ),
 }
-"""Formats by name."""
+"""Export formats by name."""
 
 
-# Of the tables, so that --help lists them.
+# Literals built from the registries, so that --help lists the choices.
 FormatName: TypeAlias = Literal[tuple(FORMATS)]  # type: ignore[valid-type]
 OutputName: TypeAlias = Literal[OUTPUTS]  # type: ignore[valid-type]
 Precision: TypeAlias = Literal["float32", "float16", "int8"]
@@ -86,24 +86,25 @@ def export(
     pixel_size_m: float | None = None,
     tta: bool = False,
 ) -> None:
-    """Export a trained segmenter, and compare the file with its checkpoint.
+    """Export a trained segmenter, and compare the exported file with its checkpoint.
 
-    Where they differ by more than rounding, nothing is written. The comparison is printed, and kept beside the file as
-    OUTPUT.parity.json. Images come in raw units and of any size: normalisation, padding and cropping are in the file.
+    Nothing is written if they differ by more than rounding. The comparison is printed and saved beside the file as
+    OUTPUT.parity.json. The file takes images in raw units and of any size: it includes normalisation, padding and
+    cropping.
 
     Args:
-        ckpt_path: Checkpoint written by fit, or a folder written by save_pretrained; several are an ensemble in one
-            file: `--ckpt_path a.ckpt b.ckpt`.
-        output: The file, or for safetensors and monai_bundle a new folder.
+        ckpt_path: Checkpoint written by fit, or folder written by save_pretrained; several are exported as an ensemble
+            in one file: `--ckpt_path a.ckpt b.ckpt`.
+        output: File to write; for safetensors and monai_bundle a new folder.
         format: onnx, torch_export (.pt2), aoti (compiled .pt2), torchscript (.ts), openvino (.xml), safetensors,
             monai_bundle, or deepness (ONNX for QGIS).
-        outputs: What the file gives: logits, probabilities or labels.
-        precision: float32, float16, or int8 (onnx alone, with --calibration).
-        opset: Version of ONNX's operators, 18 or more.
-        calibration: An image, a folder or a list of them, as for predict, by which the ranges of int8 are found.
-        tile: Side of the tiles that deepness shows the network, by default that of the training crops.
-        pixel_size_m: Ground sample distance of the training images in metres, at which deepness asks QGIS for pixels.
-        tta: The mean over four mirror images becomes part of the file.
+        outputs: Output of the file: logits, probabilities or labels.
+        precision: float32, float16, or int8 (onnx only, with --calibration).
+        opset: ONNX opset version, 18 or more.
+        calibration: Image, folder or list of images, as for predict, to calibrate int8 quantisation.
+        tile: Side of the square windows of deepness in pixels; by default that of the training patches.
+        pixel_size_m: Ground sample distance of the training images in metres, for deepness.
+        tta: Include test-time augmentation: the file averages over four flips.
     """
     how = lookup(FORMATS, format, "format")
     given = {"opset": opset, "calibration": calibration, "tile": tile, "pixel_size_m": pixel_size_m}
@@ -116,66 +117,66 @@ def export(
     job = Job(network, spec, outputs, precision, **options)
     if spec.view.per_case and format != "monai_bundle":
         print(
-            "note: this network takes slices of volumes that are standardised as a whole: from each channel subtract "
-            "its mean, and divide by its standard deviation. python -m mlla_seg.runtime does it by itself.",
+            "note: this network expects slices of standardised volumes: subtract the mean of each channel over the "
+            "volume and divide by its standard deviation. python -m mlla_seg.runtime does so itself.",
             file=sys.stderr,
         )
     with _place_beside(target) as unfinished:
-        print(f"Exporting {' '.join(paths)}: graphs of any size take a minute or two.", file=sys.stderr)
+        print(f"Exporting {' '.join(paths)}, which may take a minute or two.", file=sys.stderr)
         written = Path(unfinished) / target.name
         engine = how.write(job, written)
         report = compare(job, engine, written, paths, averaged=all(map(is_averaged, paths)))
         print(report.table())
         if report.problem:
-            raise InputError(f"{output}: not written, as it is not what the checkpoint gives: {report.problem}.")
+            raise InputError(f"{output}: not written, because it differs from the checkpoint: {report.problem}.")
         report.save(written.with_name(f"{target.name}.parity.json"))
         for path in Path(unfinished).iterdir():
             os.replace(path, target.with_name(path.name))
-    print(f"Written: {target}, and the comparison as {target.name}.parity.json beside it.")
+    print(f"Written: {target}, with the comparison in {target.name}.parity.json beside it.")
 
 
 def _require(how: Format, name: str, target: Path, outputs: str, precision: str, options: dict[str, Any]) -> None:
-    """Checks what can be before anything takes time.
+    """Check options, packages and the target before any work starts.
 
     Raises:
-        InputError: The format has no such option, needs a package that is not there, or the place is not free.
+        InputError: The format does not support an option, a package is missing, or the target cannot be used.
     """
     for package in how.packages:
         if find_spec(package) is None:
             raise InputError(f"--format {name} needs {package}: pip install 'mlla_seg[export]'")
     for option, value, known in (("outputs", outputs, how.outputs), ("precision", precision, how.precisions)):
         if value not in known:
-            raise InputError(f"--{option} {value}: --format {name} has {', '.join(known)}.")
+            raise InputError(f"--{option} {value}: --format {name} supports {', '.join(known)}.")
     for option in options:
         if option not in how.options:
             owners = ", ".join(other for other, entry in FORMATS.items() if option in entry.options)
-            raise InputError(f"--{option} belongs to --format {owners}; {name} does not take it.")
+            raise InputError(f"--{option} is an option of --format {owners}, not of {name}.")
     if ("calibration" in options) != (precision == "int8"):
-        raise InputError("--precision int8 and --calibration IMAGES go together: the ranges of int8 come from images.")
+        raise InputError("--precision int8 and --calibration IMAGES go together: int8 is calibrated on images.")
     if options.get("opset", 18) < 18:
-        raise InputError(f"--opset is 18 or more, got {options['opset']}.")
+        raise InputError(f"--opset must be 18 or more, got {options['opset']}.")
     if options.get("tile", 1) < 1:
-        raise InputError(f"--tile is a number of pixels, 1 or more, got {options['tile']}.")
+        raise InputError(f"--tile must be 1 pixel or more, got {options['tile']}.")
     if options.get("pixel_size_m", 1) <= 0:
-        raise InputError(f"--pixel_size_m is a length above zero, got {options['pixel_size_m']}.")
+        raise InputError(f"--pixel_size_m must be above zero, got {options['pixel_size_m']}.")
     if how.suffix and target.suffix != how.suffix:
-        raise InputError(f"--output {target}: a file of --format {name} ends with {how.suffix}.")
+        raise InputError(f"--output {target}: the name of a file of --format {name} must end with {how.suffix}.")
     if how.suffix and target.is_dir():
         raise InputError(f"--output {target}: is a folder; --format {name} writes a file.")
     if not how.suffix and target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise InputError(f"--output {target}: is there already; --format {name} makes a new folder.")
+        raise InputError(f"--output {target}: already exists; --format {name} creates a new folder.")
 
 
 def _place_beside(target: Path) -> TemporaryDirectory[str]:
-    """A folder for what is not finished, beside the target.
+    """Create a temporary folder beside the target.
 
     Raises:
-        InputError: Nothing can be written there.
+        InputError: The folder of the target is not writable.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         return TemporaryDirectory(dir=target.parent, prefix=".unfinished.")
     except OSError as error:
         raise InputError(
-            f"--output {target}: nothing can be written to {target.parent} ({error.strerror}). Choose another folder."
+            f"--output {target}: cannot write to {target.parent} ({error.strerror}). Choose another folder."
         ) from error

@@ -1,7 +1,7 @@
-"""A MONAI bundle: a folder that ``python -m monai.bundle``, MONAI Label and MONAI Deploy run without this package.
+"""Export as a MONAI bundle, for ``python -m monai.bundle``, MONAI Label and MONAI Deploy, without this package.
 
-The network lies in it as one TorchScript that takes whole volumes (:mod:`mlla_seg.export.volume`); MONAI reads files,
-turns them to the plane of the training, and writes masks in the files' own geometry.
+The network is a TorchScript module for whole volumes (:mod:`mlla_seg.export.volume`). MONAI reads the files, reorients
+them to the plane of the training, and writes masks in the files' own geometry.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from mlla_seg.inference.cases import case_logits
 from mlla_seg.progress import quiet
 
 NETWORK = "models/model.ts"
-LICENCE = """The licence of these weights is up to whoever trained them, and may depend on the data of the training.
-Replace this text by it before you give the bundle away.
+LICENCE = """Whoever trained these weights chooses their licence, which may depend on the training data.
+Replace this text with the licence before you distribute the bundle.
 """
 
 
 def write_bundle(job: Job, path: Path) -> Engine:
-    """Writes the bundle.
+    """Write the bundle.
 
     Raises:
-        InputError: TorchScript cannot take the network, or its slices run along another axis in each volume.
+        InputError: The network cannot be scripted, or its slice axis differs between volumes (``plane: acquired``).
     """
     spec = job.spec
     if spec.plane == ACQUIRED:
         raise InputError(
-            "This network sees each volume in the plane of its acquisition (plane: acquired); MONAI turns all to one. "
-            "Export onnx for mlla_seg.runtime, or train with --data.plane axial, coronal or sagittal."
+            "This network takes volumes in their acquisition plane (plane: acquired); MONAI reorients all to one plane."
+            " Export onnx for mlla_seg.runtime, or train with --data.plane axial, coronal or sagittal."
         )
     values = [entry.id for entry in spec.classes]
     network = Exportable(job.network, precision=job.precision)
-    # Masks can be turned back as they are; where voxels change their size, probabilities are resampled instead.
+    # Labels can be reoriented exactly; with resampling, probabilities are resampled instead of labels.
     written = None if spec.spacing_mm else values
     volume = Volume(network, spec.view, written)
     for folder in ("configs", "models", "docs"):
@@ -63,7 +63,7 @@ def write_bundle(job: Job, path: Path) -> Engine:
 
 
 def metadata(spec: DataSpec) -> dict[str, Any]:
-    """``configs/metadata.json``: what the bundle is, and what its network takes and gives."""
+    """Return ``configs/metadata.json``: description of the bundle, inputs and outputs of its network."""
     names = spec.class_names
     ct = "CT" in spec.modality
     image = {
@@ -107,7 +107,7 @@ def metadata(spec: DataSpec) -> dict[str, Any]:
 
 
 def inference(spec: DataSpec, values: list[int]) -> dict[str, Any]:
-    """``configs/inference.json``: from the files of ``dataset_dir`` to masks in ``output_dir``."""
+    """Return ``configs/inference.json``: from the files in ``dataset_dir`` to masks in ``output_dir``."""
     plane = PLANES[spec.plane]
     load: list[dict[str, Any]] = [
         {"_target_": "LoadImaged", "keys": "image"},
@@ -122,7 +122,7 @@ def inference(spec: DataSpec, values: list[int]) -> dict[str, Any]:
     finish: list[dict[str, Any]] = []
     if spec.spacing_mm:
         along_slices, along_rows, along_columns = (step or -1 for step in spec.spacing_mm)
-        pixdim = [along_rows, along_columns, along_slices]  # one that is not above zero stays as it is
+        pixdim = [along_rows, along_columns, along_slices]  # -1 keeps the spacing of the file
         load.append(
             {"_target_": "Spacingd", "keys": "image", "pixdim": pixdim, "mode": "bilinear", "scale_extent": True}
         )
@@ -183,7 +183,7 @@ def inference(spec: DataSpec, values: list[int]) -> dict[str, Any]:
 
 
 def _engine(job: Job, path: Path, values: list[int]) -> Engine:
-    """Runs the TorchScript on ``(S, C, H, W)``, against the path that prediction takes."""
+    """Return an engine that runs the bundle on ``(S, C, H, W)``, compared with the steps of predict."""
     spec = job.spec
     with quiet():
         volume = torch.jit.load(path / NETWORK)
@@ -194,7 +194,7 @@ def _engine(job: Job, path: Path, values: list[int]) -> Engine:
         return result if spec.spacing_mm else np.searchsorted(np.sort(values), result[:, 0])
 
     def expected(image: Tensor) -> Tensor:
-        view = replace(spec.view, spacing_mm=None)  # MONAI has resampled it
+        view = replace(spec.view, spacing_mm=None)  # MONAI resamples before the network
         return torch.cat(list(case_logits(job.network, image, view)))
 
     sizes = ((5, 70, 90), (6, 225, 257))
@@ -207,8 +207,8 @@ def _readme(spec: DataSpec) -> str:
     spacing = ""
     if spec.spacing_mm:
         spacing = (
-            f"\nVolumes are resampled to {spec.spacing_mm} mm (slices, rows, columns; null stays) by MONAI,\n"
-            "linearly; mlla_seg itself uses cubics within slices, so masks differ a little at edges.\n"
+            f"\nMONAI resamples volumes linearly to {spec.spacing_mm} mm (slices, rows, columns; None: unchanged).\n"
+            "mlla_seg itself uses cubic interpolation within slices, so masks differ slightly at edges.\n"
         )
     return f"""# {spec.name}
 
@@ -218,7 +218,7 @@ Segments {spec.modality} volumes ({", ".join(spec.channels)}) with MLLA, slice b
     python -m monai.bundle run --config_file configs/inference.json --bundle_root . \\
         --dataset_dir FOLDER_OF_NIFTI --output_dir masks
 
-It needs monai, nibabel, pytorch-ignite and fire. `{NETWORK}` alone takes `(B, C, H, W, S)` float32 in raw units, rows \
+This needs monai, nibabel, pytorch-ignite and fire. `{NETWORK}` takes `(B, C, H, W, S)` float32 in raw units, rows \
 towards
 {PLANES[spec.plane][1]}, columns towards {PLANES[spec.plane][2]}, slices towards {PLANES[spec.plane][0]}.
 {spacing}

@@ -1,8 +1,8 @@
-"""ONNX for Deepness, the plugin of QGIS: square tiles of one size, and what its dialog asks for in the metadata.
+"""Export as ONNX for the QGIS plugin Deepness: one fixed input size, with the settings of its dialog as metadata.
 
-Deepness divides the pixels of a layer by 255, takes ``standardization_mean`` from them and divides by
-``standardization_std``, and expects probabilities ``(1, K, S, S)``. Here those two do nothing, as normalisation is in
-the graph, which begins with undoing the division.
+Deepness divides the pixels of a layer by 255, subtracts ``standardization_mean``, divides by ``standardization_std``
+and expects probabilities ``(1, K, S, S)``. Mean and std are set to 0 and 1 here: the graph undoes the division by 255
+and includes the normalisation of the training.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from mlla_seg.export.onnx import checked, onnx_program, save
 from mlla_seg.export.parity import Engine
 
 TILE = 512
-"""Side of the tiles where neither the user nor the training says one."""
+"""Side of the windows if neither the option nor the training sets it."""
 OVERLAP = 20
-"""Percent by which tiles overlap; Deepness cuts half of it off each."""
+"""Overlap of windows in percent; Deepness crops half of it from each."""
 BYTE = 255.0
 
 
 class _OfBytes(nn.Module):
-    """The network for pixels that were divided by 255."""
+    """Network for pixels that were divided by 255."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -37,17 +37,17 @@ class _OfBytes(nn.Module):
 
 
 def write_deepness(job: Job, path: Path) -> Engine:
-    """Writes an ONNX of one size with the metadata that Deepness reads.
+    """Write an ONNX file of fixed input size with Deepness metadata.
 
     Raises:
-        InputError: The network sees neighbouring slices, or images at another size than theirs.
+        InputError: The network was trained on neighbouring slices, resized images or standardised volumes.
     """
     spec = job.spec
     if spec.context or spec.resize is not None:
-        what = "neighbouring slices" if spec.context else "images that were resized"
-        raise InputError(f"Deepness shows a network tiles as they are; this one was trained on {what}.")
+        what = "neighbouring slices" if spec.context else "resized images"
+        raise InputError(f"Deepness passes single images at their own size, but this network was trained on {what}.")
     if spec.view.per_case:
-        raise InputError("Deepness shows a network single images; this one was trained on standardised volumes.")
+        raise InputError("Deepness passes single images, but this network was trained on standardised volumes.")
     trained_on = max(spec.patch_size or (TILE,))
     tile = job.tile or trained_on
     channels = job.channels

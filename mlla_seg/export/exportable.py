@@ -1,4 +1,4 @@
-"""The network as it is exported: raw pixels in, what the user asked for out, batch norms folded into convolutions."""
+"""Export job and exportable network: raw pixels to the chosen output, batch norms folded into convolutions."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from mlla_seg.inference.optimize import fold_batch_norms
 from mlla_seg.models.segmenter import Segmenter
 
 OUTPUTS = ("logits", "probabilities", "labels")
-"""What an exported network gives: ``(B, K, H, W)`` float32 twice, or class indices ``(B, H, W)`` uint8."""
+"""Outputs of an exported network: logits or probabilities ``(B, K, H, W)`` float32, or labels ``(B, H, W)`` uint8."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is exported, and how.
+    """Options of an export.
 
     Args:
-        network: A segmenter, or several as one: ``(B, C, H, W)`` in raw units to logits ``(B, K, H, W)``.
-        spec: What it knows of its data.
+        network: Segmenter or ensemble; maps ``(B, C, H, W)`` in raw units to logits ``(B, K, H, W)``.
+        spec: Description of its data.
         outputs: A name in ``OUTPUTS``.
-        precision: ``float32``, ``float16``, or ``int8``; images and results are float32 in all of them.
-        opset: Version of ONNX's operators.
-        calibration: An image, a folder or a list of them, by which the ranges of int8 are found.
-        tile: Side of the square images of a graph of one size; none for the format's own choice.
-        pixel_size_m: Ground sample distance of the images of the training, in metres.
+        precision: ``float32``, ``float16`` or ``int8``; inputs and outputs are float32 in all of them.
+        opset: ONNX opset version.
+        calibration: Image, folder or list of images, to calibrate int8 quantisation.
+        tile: Side of the square input of a graph of fixed size; None for the format's default.
+        pixel_size_m: Ground sample distance of the training images, in metres.
     """
 
     network: nn.Module
@@ -44,19 +44,19 @@ class Job:
 
     @property
     def channels(self) -> int:
-        """Channels of the images that the network takes, with those of neighbouring slices."""
+        """Input channels of the network, including those of neighbouring slices."""
         return self.spec.in_channels
 
     @property
     def facts(self) -> dict[str, str]:
-        """What a file says of itself, each as JSON: classes, colours, channels, normalisation, spacing, ..."""
+        """Metadata of the exported file as JSON strings: classes, colours, channels, normalisation, spacing, ..."""
         about = {"mlla_seg_version": __version__, "outputs": self.outputs, "precision": self.precision}
         content = about | self.spec.to_dict()
         return {key: json.dumps(value) for key, value in content.items()}
 
 
 class Exportable(nn.Module):
-    """A copy of a network, ready for export, with its last step.
+    """Copy of a network prepared for export, followed by softmax or argmax if requested.
 
     Args:
         network: Maps ``(B, C, H, W)`` in raw units to logits ``(B, K, H, W)``.
@@ -72,12 +72,12 @@ class Exportable(nn.Module):
         pool_any_size(self.network)
         if precision == "float16":
             for module in [module for module in self.network.modules() if isinstance(module, Segmenter)]:
-                normalise = copy.deepcopy(module.normalise)  # raw units go beyond what float16 holds
+                normalise = copy.deepcopy(module.normalise)  # raw units may exceed the range of float16
                 module.half()
                 module.normalise = _ThenHalf(normalise)  # type: ignore[assignment]
 
     def forward(self, image: Tensor) -> Tensor:
-        """Maps ``(B, C, H, W)`` float32 in raw units."""
+        """Map ``(B, C, H, W)`` float32 in raw units to the chosen output."""
         logits = self.network(image).float()
         if self.outputs == "probabilities":
             return logits.softmax(dim=1)
@@ -87,7 +87,7 @@ class Exportable(nn.Module):
 
 
 class _ThenHalf(nn.Module):
-    """A normalisation in float32 before a network in float16."""
+    """Normalisation in float32 before a network in float16."""
 
     def __init__(self, normalise: nn.Module) -> None:
         super().__init__()
@@ -98,10 +98,10 @@ class _ThenHalf(nn.Module):
 
 
 class AnyPool(nn.Module):
-    """Adaptive average pooling as two products with matrices: ONNX has it for sizes known in advance alone.
+    """Adaptive average pooling as two matrix products, because ONNX exports the original only for fixed input sizes.
 
     Args:
-        size: Height and width of the result.
+        size: Height and width of the output.
     """
 
     def __init__(self, size: tuple[int, int]) -> None:
@@ -115,7 +115,7 @@ class AnyPool(nn.Module):
 
 
 def _bins(x: Tensor, size: int, count: int) -> Tensor:
-    """Weights ``(count, size)``: bin k is the mean from floor(k size / count) up to ceil((k + 1) size / count)."""
+    """Return weights ``(count, size)``: bin k averages from floor(k size / count) to ceil((k + 1) size / count)."""
     k = torch.arange(count, device=x.device)[:, None]
     place = torch.arange(size, device=x.device)
     inside = (place >= k * size // count) & (place < ((k + 1) * size + count - 1) // count)
@@ -123,7 +123,7 @@ def _bins(x: Tensor, size: int, count: int) -> Tensor:
 
 
 def pool_any_size(network: nn.Module) -> None:
-    """Puts :class:`AnyPool` in place of adaptive average pooling to more than one pixel."""
+    """Replace adaptive average pooling to more than one pixel by :class:`AnyPool`."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             size = child.output_size if isinstance(child, nn.AdaptiveAvgPool2d) else 1
@@ -133,7 +133,7 @@ def pool_any_size(network: nn.Module) -> None:
 
 
 def example_image(spec: DataSpec, shape: tuple[int, int, int, int], seed: int = 0) -> Tensor:
-    """An image ``(B, C, H, W)`` float32 in raw units: smooth patterns and noise, as bright as those of the training."""
+    """Return a random image ``(B, C, H, W)`` float32 in raw units, with mean and deviation of the training images."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn(*shape[:2], *(max(2, n // 16) for n in shape[2:]), generator=generator)
     smooth = nn.functional.interpolate(coarse, shape[2:], mode="bicubic")

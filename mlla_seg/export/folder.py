@@ -1,4 +1,4 @@
-"""A folder with safetensors, as on the Hugging Face Hub: what ``Segmenter.from_pretrained`` and the program load."""
+"""Export as a folder with safetensors, as on the Hugging Face Hub, for ``Segmenter.from_pretrained`` and predict."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mlla_seg.models.segmenter import Segmenter
 
 
 def write_safetensors(job: Job, path: Path) -> Engine:
-    """Writes config.json, model.safetensors and a model card.
+    """Write config.json, model.safetensors and a model card.
 
     Raises:
-        InputError: Several networks, or mirror images: a folder holds one network as it is.
+        InputError: The network is an ensemble or includes test-time augmentation.
     """
     if not isinstance(job.network, Segmenter):
-        raise InputError("A folder holds one network as it is: export each checkpoint by itself, without --tta.")
+        raise InputError("A safetensors folder holds one network: export each checkpoint separately, without --tta.")
     job.network.save_pretrained(path)
     network = Segmenter.from_pretrained(path)
 

@@ -1,4 +1,4 @@
-"""ONNX: one file for any batch, height and width, padded and cropped inside the graph, with all it needs to know."""
+"""Export as ONNX with dynamic batch size, height and width; padding and cropping are part of the graph."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mlla_seg.export.programs import exported_program
 from mlla_seg.progress import quiet
 
 IN_FILE = 2**31 - 2**24
-"""Bytes of weights that a file can hold; more of them lie in a file beside it."""
+"""Largest size of weights in bytes that are stored in the file itself; larger ones go to a separate file."""
 
 
 def write_onnx(job: Job, path: Path) -> Engine:
-    """Writes an ONNX of any size, and quantises it where int8 is asked for."""
+    """Write an ONNX file for images of any size, quantised if int8 is requested."""
     precision = "float32" if job.precision == "int8" else job.precision
     program = onnx_program(job, Exportable(job.network, job.outputs, precision))
     if job.precision == "int8":
@@ -30,7 +30,7 @@ def write_onnx(job: Job, path: Path) -> Engine:
 
 
 def _int8(job: Job, program: Any, path: Path) -> Engine:
-    """Quantises a graph; it is compared on the images by which its ranges were found."""
+    """Write a quantised graph, to be compared on the first calibration images."""
     from mlla_seg.export.quantisation import quantise
 
     with TemporaryDirectory(dir=path.parent) as folder:
@@ -41,12 +41,12 @@ def _int8(job: Job, program: Any, path: Path) -> Engine:
 
 
 def onnx_program(job: Job, module: torch.nn.Module, size: int | None = None) -> Any:
-    """The ONNX graph of a module from ``image`` to what it gives.
+    """Return the ONNX program of a module, with the input ``image`` and an output named after ``job.outputs``.
 
     Args:
-        job: What is exported.
+        job: Options of the export.
         module: Maps ``(B, C, H, W)``.
-        size: Batch 1 and this height and width alone, by default any.
+        size: Fixed height and width, for batch size 1; by default all are dynamic.
     """
     axes = {} if size else {0: "batch", 2: "height", 3: "width"}
     with quiet():
@@ -62,16 +62,16 @@ def onnx_program(job: Job, module: torch.nn.Module, size: int | None = None) -> 
 
 
 def save(program: Any, path: Path, facts: dict[str, str]) -> None:
-    """Writes a graph; beyond ``IN_FILE`` its weights lie beside it, in a file with ``.data`` at the end of its name."""
+    """Write a graph; weights beyond ``IN_FILE`` bytes go to a second file with the suffix ``.data``."""
     program.model.metadata_props.update(facts)
-    for node in program.model.graph.all_nodes():  # lines of Python with the paths of this machine
+    for node in program.model.graph.all_nodes():  # source lines with paths of this machine
         node.metadata_props.clear()
     bytes_of_weights = sum(value.const_value.nbytes for value in program.model.graph.initializers.values())
     program.save(path, external_data=bytes_of_weights > IN_FILE)
 
 
 def checked(path: Path) -> Engine:
-    """ONNX's own checker with full shape inference has nothing to say of a file, and onnxruntime loads it."""
+    """Check a file with ``onnx.checker`` and full shape inference, and load it in onnxruntime."""
     import onnx
 
     onnx.checker.check_model(path, full_check=True)
@@ -79,7 +79,7 @@ def checked(path: Path) -> Engine:
 
 
 def onnxruntime_engine(path: Path) -> Engine:
-    """Runs an ONNX."""
+    """Return an engine that runs an ONNX file in onnxruntime on CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -1,4 +1,4 @@
-"""OpenVINO's format: ``model.xml`` and ``model.bin``, for Intel's processors."""
+"""Export as OpenVINO IR, ``model.xml`` and ``model.bin``, for Intel hardware."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mlla_seg.export.onnx import onnx_program, save
 from mlla_seg.export.parity import Engine
 
 RT_INFO = "mlla_seg"
-"""Where the file says what the network knows of its data: ``model.get_rt_info(["mlla_seg", "classes"])``."""
+"""Key of the metadata in the file: ``model.get_rt_info(["mlla_seg", "classes"])``."""
 
 
 def write_openvino(job: Job, path: Path) -> Engine:
-    """Writes a model of any size; in float16 its weights are, and the device decides how it computes."""
+    """Write a model for images of any size; float16 applies to weights, the device chooses how it computes."""
     import openvino
 
     with TemporaryDirectory() as folder:
@@ -27,7 +27,7 @@ def write_openvino(job: Job, path: Path) -> Engine:
         for key, value in job.facts.items():
             model.set_rt_info(value, [RT_INFO, key])
         openvino.save_model(model, path, compress_to_fp16=job.precision == "float16")
-    # Processors with bfloat16 would use it, as they do for users who do not say this.
+    # By default OpenVINO computes in bfloat16 on CPUs that support it.
     exact = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = openvino.Core().compile_model(path, "CPU", exact)
 

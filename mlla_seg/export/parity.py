@@ -1,4 +1,4 @@
-"""Does an exported file give what its checkpoint gives? Differences, times and sizes, the table that ends an export."""
+"""Compare an exported file with its checkpoint: differences, times and sizes."""
 
 from __future__ import annotations
 
@@ -18,46 +18,46 @@ from mlla_seg.data.formats.picture import Array
 from mlla_seg.export.exportable import Job, example_image
 
 SIZES = ((64, 64), (224, 224), (224, 352), (225, 257))
-"""Heights and widths at which files are compared: odd and non-square ones are among them."""
+"""Heights and widths of the compared images, including odd and non-square ones."""
 TOLERANCES = {"float32": (1e-4, 2e-6), "float16": (0.0, 2e-2), "int8": (float("inf"), 0.0)}
-"""Largest difference of logits, and the same as a fraction of the largest logit, of which the more lenient one counts:
-rounding grows with the logits. int8 is held by its labels alone."""
+"""Absolute tolerance of logits, and relative to the largest logit, because rounding grows with the logits; the larger
+of the two applies. int8 is checked by its labels alone."""
 SAME_LABELS = {"float32": 0.999, "float16": 0.99, "int8": 0.95}
-"""Smallest share of pixels whose labels are the same."""
+"""Smallest fraction of pixels with equal labels."""
 REPEATS = 3
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What runs an exported file."""
+    """Runner of an exported file."""
 
     name: str
     run: Callable[[Array], Array]
-    """Maps ``(B, C, H, W)`` float32 in raw units to what the file gives."""
+    """Maps ``(B, C, H, W)`` float32 in raw units to the output of the file."""
     images: Sequence[Tensor] | None = None
-    """Images by which it is compared, where it does not take any."""
+    """Images to compare on, instead of random ones of ``SIZES``."""
     expected: Callable[[Tensor], Tensor] | None = None
-    """What gives the checkpoint's logits of such images, where it is not the network alone."""
+    """Computes the expected logits of such images, if it is not the network alone."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison."""
+    """Comparison on one image."""
 
     shape: tuple[int, ...]
     difference: float
-    """Largest difference of logits or probabilities; where a file gives labels, the least that would explain them."""
+    """Largest difference of logits or probabilities; for labels, the smallest that would explain the labels."""
     largest: float
-    """Largest value of the checkpoint's logits or probabilities, without sign."""
+    """Largest absolute value of the checkpoint's logits or probabilities."""
     same_labels: float
-    """Share of pixels with the same label."""
+    """Fraction of pixels with the same label."""
     torch_ms: float
     engine_ms: float
 
 
 @dataclass(frozen=True)
 class Report:
-    """The comparison of a file with its checkpoint."""
+    """Comparison of a file with its checkpoint."""
 
     file: str
     size_mb: float
@@ -71,19 +71,19 @@ class Report:
 
     @property
     def problem(self) -> str:
-        """What is above tolerance, in words; empty if nothing is."""
+        """Message about the first difference above tolerance; empty if there is none."""
         for row in self.rows:
             absolute, relative = TOLERANCES[self.precision]
             tolerance = max(absolute, relative * row.largest)
             at = "{} x {}".format(*row.shape[2:])
-            if not row.difference <= tolerance:  # NaN is no agreement
+            if not row.difference <= tolerance:  # fails for NaN too
                 return f"{self.outputs} at {at} differ by {row.difference:.2g}, more than {tolerance:.2g}"
             if row.same_labels < SAME_LABELS[self.precision]:
                 return f"{row.same_labels:.2%} of labels at {at} agree, less than {SAME_LABELS[self.precision]:.1%}"
         return ""
 
     def table(self) -> str:
-        """For people."""
+        """Return the comparison as a table for the terminal."""
         lines = [
             f"{self.file}: {self.size_mb:.1f} MB, {self.outputs}, {self.precision}; {self.engine} against torch "
             f"{torch.__version__}",
@@ -98,19 +98,19 @@ class Report:
         return "\n".join(lines)
 
     def save(self, path: Path) -> None:
-        """Writes it as JSON."""
+        """Write the comparison as JSON."""
         path.write_text(json.dumps({**asdict(self), "torch": torch.__version__}, indent=2) + "\n")
 
 
 def compare(job: Job, engine: Engine, path: Path, checkpoints: Sequence[str], averaged: bool = False) -> Report:
-    """Runs a file and the network it was made from on the same images.
+    """Run a file and its original network on the same images.
 
     Args:
-        job: What was exported.
-        engine: Runs the file.
+        job: Options of the export.
+        engine: Runner of the file.
         path: The file, or a folder.
-        checkpoints: Where the network comes from, for the report.
-        averaged: Whether its weights are a moving average, for the report.
+        checkpoints: Paths of the checkpoints, for the report.
+        averaged: Whether the weights are a moving average, for the report.
     """
     rows = [_compare_on(job, engine, image) for image in engine.images or _examples(job)]
     files = [path, *path.rglob("*"), *path.parent.glob(f"{path.name}.data"), *path.parent.glob(f"{path.stem}.bin")]
@@ -122,7 +122,7 @@ def compare(job: Job, engine: Engine, path: Path, checkpoints: Sequence[str], av
 
 
 def _examples(job: Job) -> list[Tensor]:
-    """Images at ``SIZES``, and at the size that the network was trained with."""
+    """Return images of ``SIZES`` and of the training size."""
     own = job.spec.patch_size or job.spec.resize
     sizes = [*SIZES, own] if isinstance(own, tuple) else SIZES
     return [example_image(job.spec, (1, job.channels, *size), k) for k, size in enumerate(dict.fromkeys(sizes))]
@@ -138,7 +138,7 @@ def _compare_on(job: Job, engine: Engine, image: Tensor) -> Row:
     if job.outputs == "probabilities":
         expected = expected.softmax(dim=1)
     if job.outputs == "labels":
-        # Logits that put another class first differ by at least half of what the right one was ahead.
+        # If another class wins, some logit differs by at least half the margin by which the expected class led.
         ahead = expected.max(dim=1).values - expected.gather(1, found[:, None].long())[:, 0]
         difference = ahead.max().item() / 2
     else:
@@ -149,7 +149,7 @@ def _compare_on(job: Job, engine: Engine, image: Tensor) -> Row:
 
 
 def _timed(run: Callable[[], Any]) -> tuple[Any, float]:
-    """The result of a call, and the median of its time in ms after a first one."""
+    """Return the result of a call and its median time in ms after a warm-up call."""
     result = run()
     times = []
     for _ in range(REPEATS):

@@ -1,4 +1,4 @@
-"""Graphs that torch itself runs, without this package: ``torch.export``, AOTInductor and TorchScript."""
+"""Export as graphs that torch runs without this package: ``torch.export``, AOTInductor and TorchScript."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from mlla_seg.models.segmenter import STRIDE
 from mlla_seg.progress import quiet
 
 FACTS = "mlla_seg.json"
-"""Name of the file inside ``.pt2`` and TorchScript archives that says what the network knows of its data."""
+"""Name of the metadata file inside ``.pt2`` and TorchScript archives."""
 
 
 def exported_program(
     job: Job, module: torch.nn.Module, size: int | None = None, multiple: int = 1
 ) -> torch.export.ExportedProgram:
-    """The graph of a module, recorded for images of any batch, height and width.
+    """Trace a module with ``torch.export``, with dynamic batch size, height and width.
 
     Args:
-        job: What is exported.
+        job: Options of the export.
         module: Maps ``(B, C, H, W)``.
-        size: Batch 1 and this height and width alone.
-        multiple: Of which heights and widths have to be multiples.
+        size: Fixed height and width, for batch size 1.
+        multiple: Number of which heights and widths must be multiples.
     """
     dim = torch.export.Dim
     if size:
@@ -43,13 +43,13 @@ def exported_program(
     image = example_image(job.spec, (shape[0], job.channels, *shape[1:]))
     with quiet():
         program = torch.export.export(module, (image,), dynamic_shapes={"image": sizes})
-    for node in program.graph.nodes:  # lines of Python with the paths of this machine
+    for node in program.graph.nodes:  # source lines with paths of this machine
         node.meta.pop("stack_trace", None)
     return program
 
 
 def write_torch_export(job: Job, path: Path) -> Engine:
-    """Writes a ``.pt2`` that ``torch.export.load`` reads."""
+    """Write a ``.pt2`` file for ``torch.export.load``."""
     program = exported_program(job, Exportable(job.network, job.outputs, job.precision))
     torch.export.save(program, path, extra_files={FACTS: json.dumps(job.facts)})
     with quiet():
@@ -57,13 +57,13 @@ def write_torch_export(job: Job, path: Path) -> Engine:
 
 
 def write_aoti(job: Job, path: Path) -> Engine:
-    """Writes a ``.pt2`` of compiled code for this kind of processor, for C++ servers and ``aoti_load_package``.
+    """Write a ``.pt2`` package of code compiled for this type of CPU, for C++ servers and ``aoti_load_package``.
 
-    Heights and widths are multiples of 32: compiled for any size, it ran no faster than torch itself. Other images are
-    padded by their caller, who repeats their border.
+    Heights and widths must be multiples of 32, because code compiled for any size ran no faster than eager torch. The
+    caller pads other images by repeating their border.
 
     Raises:
-        InputError: There is no compiler.
+        InputError: No C++ compiler was found.
     """
     from torch._inductor import aoti_compile_and_package, aoti_load_package
 
@@ -78,7 +78,7 @@ def write_aoti(job: Job, path: Path) -> Engine:
 
 
 def write_torchscript(job: Job, path: Path) -> Engine:
-    """Writes a TorchScript archive that ``torch.jit.load`` and libtorch read."""
+    """Write a TorchScript archive for ``torch.jit.load`` and libtorch."""
     module = scripted(Exportable(job.network, job.outputs, job.precision))
     torch.jit.save(module, path, _extra_files={FACTS: json.dumps(job.facts)})
     with quiet():
@@ -86,10 +86,10 @@ def write_torchscript(job: Job, path: Path) -> Engine:
 
 
 def scripted(module: torch.nn.Module) -> Any:
-    """A module as TorchScript.
+    """Compile a module to TorchScript.
 
     Raises:
-        InputError: Some part of it, such as a decoder, is written in a way that TorchScript does not know.
+        InputError: TorchScript does not support some part of it, such as a decoder.
     """
     with quiet():
         try:
@@ -97,7 +97,7 @@ def scripted(module: torch.nn.Module) -> Any:
         except RuntimeError as error:
             reason = next(line for line in str(error).splitlines() if line.strip())
             raise InputError(
-                f"TorchScript cannot take this network ({reason}). Export it with --format torch_export or onnx."
+                f"TorchScript does not support this network ({reason}). Export it with --format torch_export or onnx."
             ) from error
 
 

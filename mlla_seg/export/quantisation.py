@@ -1,4 +1,4 @@
-"""ONNX in int8: convolutions and linear layers by the ranges that onnxruntime finds on images of the user's."""
+"""Static int8 quantisation of ONNX files by onnxruntime, calibrated on the user's images."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from mlla_seg.inference.scenes import MapOptions, predict_scene
 from mlla_seg.progress import quiet
 
 IMAGES = 32
-"""Slices or windows by which ranges are found, drawn from all that the network would be shown."""
+"""Number of slices or windows for calibration, sampled from all inputs of the network."""
 LAYERS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 
 
 def quantise(job: Job, original: Path, path: Path) -> list[Tensor]:
-    """Writes an ONNX in int8.
+    """Write an int8 ONNX file; convolutions and linear layers are quantised.
 
     Args:
-        job: What is exported, with ``calibration``.
-        original: The ONNX in float32.
-        path: Where the one in int8 goes.
+        job: Options of the export, with ``calibration``.
+        original: ONNX file in float32.
+        path: ONNX file in int8 to write.
 
     Returns:
-        The images ``(1, C, H, W)`` by which ranges were found.
+        The calibration images ``(1, C, H, W)``.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
     images = calibration_images(job)
-    print(f"Finding the ranges of int8 on {len(images)} slices or windows of {job.calibration}.", file=sys.stderr)
+    print(f"Calibrating int8 on {len(images)} slices or windows of {job.calibration}.", file=sys.stderr)
 
     class Images(CalibrationDataReader):
         def __init__(self) -> None:
@@ -64,10 +64,10 @@ def quantise(job: Job, original: Path, path: Path) -> list[Tensor]:
 
 
 def calibration_images(job: Job) -> list[Tensor]:
-    """What the network is given while the images of ``job.calibration`` are predicted, ``IMAGES`` of it at most.
+    """Return up to ``IMAGES`` inputs of the network, sampled while predicting the images of ``job.calibration``.
 
     Raises:
-        InputError: Nothing is there, or it is not what the network was trained on.
+        InputError: There are no images, or they do not match the training data.
     """
     predictor = Predictor(_Sample(len(job.spec.classes)), job.spec)
     for files in find_images(Path(str(job.calibration)), len(job.spec.channels)):
@@ -84,7 +84,7 @@ def calibration_images(job: Job) -> list[Tensor]:
 
 
 class _Sample(nn.Module):
-    """Stands where the network does and keeps a random sample of what it is given."""
+    """Stand-in for the network that keeps a random sample of its inputs (reservoir sampling)."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class _Sample(nn.Module):
 
 
 def _without_weights(path: Path) -> list[str]:
-    """Names of the products of two results, such as those of attention, which stay in float32."""
+    """Return the names of products of two activations, such as those of attention, which stay in float32."""
     import onnx
 
     graph = onnx.load(path, load_external_data=False).graph

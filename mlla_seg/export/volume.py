@@ -1,4 +1,4 @@
-"""A segmenter of slices as one TorchScript for whole volumes, with all that is done around the network in Python."""
+"""Scriptable module that segments whole volumes slice by slice, including pre- and postprocessing."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from mlla_seg.data.slices import View
 from mlla_seg.inference.steps import OVERLAP
 
 CHUNK = 4
-"""Slices that go through the network at once."""
+"""Slices per forward pass."""
 
 
 class Volume(nn.Module):
-    """Class values, or probabilities, of volumes ``(B, C, H, W, S)`` in raw units, whose slices come last.
+    """Segmenter of volumes ``(B, C, H, W, S)`` in raw units, slices last, that returns class values or probabilities.
 
-    Neighbouring slices, sizes and overlapping windows are those of :func:`mlla_seg.inference.steps.case_logits`,
-    written so that TorchScript takes them; a test holds the two together.
+    Neighbouring slices, resizing and sliding window repeat :func:`mlla_seg.inference.steps.case_logits` in a form that
+    TorchScript supports; a test checks that the two agree.
 
     Args:
         network: Maps ``(B, (2 context + 1) C, h, w)`` to logits.
-        view: How the network sees volumes that are resampled already.
-        values: What is written for each class; none for probabilities.
+        view: Preprocessing of volumes, apart from resampling to the spacing.
+        values: Mask value of each class; None for probabilities.
     """
 
-    if TYPE_CHECKING:  # TorchScript cannot read annotations that are text
+    if TYPE_CHECKING:  # TorchScript cannot parse string annotations
         values: Tensor
 
     def __init__(
@@ -50,7 +50,7 @@ class Volume(nn.Module):
         self.register_buffer("values", torch.tensor(values or [0], dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps ``(B, C, H, W, S)`` to class values ``(B, 1, H, W, S)`` or probabilities ``(B, K, H, W, S)``."""
+        """Map ``(B, C, H, W, S)`` to class values ``(B, 1, H, W, S)`` or probabilities ``(B, K, H, W, S)``."""
         cases: list[Tensor] = []
         for case in x.float().unbind(0):
             volume = case.permute(3, 0, 1, 2)  # (S, C, H, W)
@@ -64,7 +64,7 @@ class Volume(nn.Module):
         return torch.stack(cases)
 
     def segment(self, volume: Tensor, start: int, end: int) -> Tensor:
-        """Class values ``(n, 1, H, W)`` or probabilities ``(n, K, H, W)`` of some slices of ``(S, C, H, W)``."""
+        """Return class values ``(n, 1, H, W)`` or probabilities ``(n, K, H, W)`` of slices of ``(S, C, H, W)``."""
         height, width = volume.shape[2], volume.shape[3]
         near = torch.arange(-self.context, self.context + 1, device=volume.device)
         index = torch.arange(start, end, device=volume.device)[:, None] + near
@@ -82,7 +82,7 @@ class Volume(nn.Module):
         return logits.softmax(dim=1)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits of slices ``(n, C, h, w)``, by windows where they are larger than those of the training."""
+        """Return logits of slices ``(n, C, h, w)``, by sliding window if they are larger than the training patches."""
         height, width = images.shape[2], images.shape[3]
         if self.window[0] == 0 or (height <= self.window[0] and width <= self.window[1]):
             return self.network(images).float()
@@ -100,12 +100,12 @@ class Volume(nn.Module):
         return total / weight
 
     def bell(self, size: int, x: Tensor) -> Tensor:
-        """A Gaussian whose deviation is an eighth of the window."""
+        """Return a Gaussian whose standard deviation is an eighth of the window."""
         place = torch.arange(size, device=x.device) - (size - 1) / 2
         return torch.exp(-0.5 * (place / (size / 8)) ** 2)
 
     def starts(self, size: int, window: int) -> list[int]:
-        """Where windows begin along an axis; the last one is moved back to end with it."""
+        """Return the starts of windows along an axis; the last window is shifted back to end with the axis."""
         step = max(1, int(window * self.keep))
         found: list[int] = []
         for start in range(0, max(size - window, 0) + step, step):

@@ -1,6 +1,6 @@
-"""A trained segmenter as users call it, whatever computes: torch, or the runtime of exported networks.
+"""User-facing segmenter for any engine: torch, or the runtime of exported networks.
 
-Nothing here needs torch.
+This module does not import torch.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ Spacing = tuple[float, float, float]
 
 
 class CaseSegmenter:
-    """A trained segmenter for users: images, arrays or files in raw units in, class indices out.
+    """Trained segmenter: images, arrays or files in raw units in, class indices out.
 
     Args:
-        spec: What it knows of its data: classes, colours, channels, plane, sizes.
-        engine: The network and what computes around it.
+        spec: Description of its data: classes, colours, channels, plane, sizes.
+        engine: The network and the operations around it.
     """
 
     def __init__(self, spec: DataSpec, engine: Engine) -> None:
@@ -40,13 +40,13 @@ class CaseSegmenter:
         self.engine = engine
 
     def logits(self, image: Array, batch_size: int = 16, spacing_mm: Spacing | None = None) -> Iterator[Any]:
-        """Logits ``(n, K, H, W)`` of the slices of ``(S, C, H, W)``, in order and a few at a time; see ``__call__``."""
+        """Yield logits ``(n, K, H, W)`` of the slices of ``(S, C, H, W)`` in order, in batches; see ``__call__``."""
         self.require_channels(image)
         return case_logits(self.engine, self.engine.volume(image), self.spec.view, spacing_mm, batch_size)
 
     @property
     def orientation(self) -> str:
-        """How slices, rows and columns of the volumes run that the network sees, and of bare arrays must, in words."""
+        """Orientation of slices, rows and columns that the network sees and bare arrays must have, in words."""
         return plane_in_words(self.spec.plane)
 
     def __call__(
@@ -56,39 +56,39 @@ class CaseSegmenter:
         spacing_mm: Spacing | None = None,
         affine: Array | None = None,
     ) -> Array:
-        """Segments an image in raw units: labels lie where the voxels of the image do.
+        """Segment an image in raw units; labels align with the voxels of the image.
 
-        What says where its voxels lie is turned as the network sees volumes, and its labels are turned back. A bare
-        array cannot say it, so it must lie so already: as :attr:`orientation` has it, for axial networks slices to
-        superior, rows to posterior and columns to left. Arrays of nibabel or SimpleITK hardly ever do.
+        Images with a known orientation are reoriented for the network, and their labels are turned back. A bare array
+        has no orientation, so it must already have that of :attr:`orientation`: for axial networks slices to superior,
+        rows to posterior and columns to left. Arrays of nibabel or SimpleITK rarely have it.
 
         Args:
             image: One of:
 
                 * a path, or the paths of the channels of one image;
-                * an image of nibabel or SimpleITK;
+                * a nibabel or SimpleITK image;
                 * with ``affine``, an array ``(I, J, K)`` or ``(I, J, K, C)`` along the axes of the affine;
                 * a bare array, ``(S, C, H, W)`` or ``(C, H, W)``.
-            batch_size: Slices that go through the network at once.
-            spacing_mm: Distance of slices, rows and columns of a bare array, for networks trained at one spacing; all
-                else says its own.
-            affine: ``(4, 4)`` of an array, from its indices to millimetres to the right, anterior and superior, as
-                nibabel has it.
+            batch_size: Slices per forward pass.
+            spacing_mm: Spacing of slices, rows and columns of a bare array, for networks trained at a fixed spacing;
+                other images carry their own.
+            affine: ``(4, 4)`` matrix of an array, from indices to millimetres to the right, anterior and superior
+                (RAS+), as in nibabel.
 
         Returns:
-            Class indices uint8, in the order of the array that was given or that the image's own library makes of it:
-            ``(I, J, K)`` for nibabel's images and arrays with an affine, ``(K, J, I)`` for SimpleITK's, ``(S, H, W)``
-            or ``(H, W)`` for bare arrays. For files ``(I, J, K)``, the first axis of the file first, ``(S, H, W)`` for
-            h5 and npz, ``(H, W)`` for photos.
+            Class indices (uint8) in the axis order of the given array, or of the array that the image's library
+            returns: ``(I, J, K)`` for nibabel images and arrays with an affine, ``(K, J, I)`` for SimpleITK images,
+            ``(S, H, W)`` or ``(H, W)`` for bare arrays. For files: ``(I, J, K)`` in the file's axis order,
+            ``(S, H, W)`` for h5 and npz, ``(H, W)`` for photos.
 
         Raises:
-            InputError: Another number of channels than in training, an image that cannot be used, or logits that are
-                NaN or infinite.
+            InputError: The number of channels differs from training, the image cannot be used, or logits are NaN or
+                infinite.
         """
         if affine is None and is_bare(image):
             return self._segment_bare(image, batch_size, spacing_mm)
         if spacing_mm is not None:
-            raise InputError("spacing_mm is for bare arrays; all else says its own spacing.")
+            raise InputError("spacing_mm is only for bare arrays; other images carry their own spacing.")
         given = read_given(image, self.spec.plane, self.spec.array_units, affine)
         picture = given.picture
         require_finite(Path(given.name), picture)
@@ -101,8 +101,8 @@ class CaseSegmenter:
     def _segment_bare(self, image: Array, batch_size: int, spacing_mm: Spacing | None) -> Array:
         if spacing_mm is None and self.spec.spacing_mm:
             print(
-                f"note: this network was trained at {list(self.spec.spacing_mm)} mm, and a bare array does not say its "
-                "spacing: it is taken to have the same. Give spacing_mm, or an image that says it.",
+                f"note: this network was trained at {list(self.spec.spacing_mm)} mm; a bare array has no spacing, so "
+                "the same is assumed. Pass spacing_mm, or an image with a header.",
                 file=sys.stderr,
             )
         single = image.ndim == 3
@@ -111,33 +111,33 @@ class CaseSegmenter:
         return labels[0] if single else labels
 
     def require_channels(self, image: Array) -> None:
-        """Checks that an array is ``(S, C, H, W)`` with the channels of the training."""
+        """Check that an array is ``(S, C, H, W)`` with the number of channels of the training."""
         if image.ndim != 4 or image.shape[1] != len(self.spec.channels):
             channels = self.spec.channels
             found = f"{image.shape[1]} channels" if image.ndim == 4 else f"shape {tuple(image.shape)}"
             raise InputError(
                 f"has {found}; this network was trained on {len(channels)} ({', '.join(channels)}). "
-                "Bare arrays are (S, C, H, W), or (C, H, W) for a single image; those of volumes have "
-                f"{self.orientation}. Others come with affine=, or as an image of nibabel or SimpleITK."
+                "Bare arrays must be (S, C, H, W), or (C, H, W) for a single image; volumes must have "
+                f"{self.orientation}. Pass others with affine=, or as a nibabel or SimpleITK image."
             )
 
     def predict_file(
         self, files: tuple[Path, ...], output: Path, batch_size: int = 16, probabilities: Path | None = None
     ) -> None:
-        """Segments one image (one file, or one per channel) and writes its mask in the source's format and geometry.
+        """Segment one image (one file, or one per channel) and write its mask in the source's format and geometry.
 
         Args:
-            files: The image.
-            output: The mask.
-            batch_size: Slices that go through the network at once.
-            probabilities: An h5 file for the probabilities of every class, if they are wanted.
+            files: Files of the image.
+            output: Path of the mask.
+            batch_size: Slices per forward pass.
+            probabilities: Path of an h5 file for the class probabilities; ``None`` to skip them.
         """
         note_headers({str(files[0]): self.write_labels(files, output, batch_size, probabilities)})
 
     def write_labels(
         self, files: tuple[Path, ...], output: Path, batch_size: int, probabilities: Path | None
     ) -> tuple[str, ...]:
-        """As :meth:`predict_file`, and returns what is to be said of how the header was taken."""
+        """Like :meth:`predict_file`, but return the notes on the header instead of printing them."""
         picture = read_channels(files, self.spec.plane, self.spec.array_units)
         names = self.spec.class_names
         slices, _, height, width = picture.array.shape

@@ -1,4 +1,4 @@
-"""From networks of torch and slices to label maps: what validation, test and prediction use."""
+"""Torch engine, and masks of whole cases for validation, test and prediction."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from mlla_seg.inference.steps import OVERLAP, Engine, window_logits
 
 
 class TorchEngine(Engine):
-    """A network of torch.
+    """Engine for a torch network.
 
     Args:
         network: Maps ``(B, C, h, w)`` to ``(B, K, h, w)``.
-        device: Where it is.
+        device: Device of the network.
     """
 
     def __init__(self, network: nn.Module, device: torch.device | str = "cpu") -> None:
@@ -32,7 +32,7 @@ class TorchEngine(Engine):
 
     def volume(self, array: Array) -> Tensor:
         if array.dtype == np.uint16:
-            array = array.astype(np.int32)  # torch hardly computes with uint16
+            array = array.astype(np.int32)  # torch barely supports uint16
         return torch.from_numpy(np.ascontiguousarray(array))
 
     def load(self, pieces: Any) -> Tensor:
@@ -73,7 +73,7 @@ class TorchEngine(Engine):
 
 
 def labels_of(logits: Tensor, dim: int) -> Tensor:
-    """Class indices, uint8, of the largest logits along ``dim``; ``argmax`` takes five times as long on processors.
+    """Return class indices (uint8) of the largest logits along ``dim``; ``argmax`` takes five times as long on CPUs.
 
     Raises:
         InputError: A logit is NaN or infinite.
@@ -91,7 +91,7 @@ def case_logits(
     device: torch.device | str = "cpu",
     batch_size: int = 16,
 ) -> Iterator[Tensor]:
-    """:func:`mlla_seg.inference.steps.case_logits` of a network on a device."""
+    """Yield logits of a case from a torch network; see :func:`mlla_seg.inference.steps.case_logits`."""
     return steps.case_logits(TorchEngine(network, device), image, view, spacing_mm, batch_size)
 
 
@@ -103,11 +103,13 @@ def predict_case(
     device: torch.device | str = "cpu",
     batch_size: int = 16,
 ) -> Tensor:
-    """Label map ``(S, H, W)`` uint8, on the CPU, of a case ``(S, C, H, W)``; arguments: see :func:`case_logits`."""
+    """Return the mask ``(S, H, W)``, uint8 on the CPU, of a case ``(S, C, H, W)``; for arguments see
+    :func:`mlla_seg.inference.steps.case_logits`.
+    """
     if len(image) > 1 or view.patch_size is None or view.per_case:
         blocks = case_logits(network, image, view, spacing_mm, device, batch_size)
         return torch.cat([labels_of(logits, dim=1).cpu() for logits in blocks])
-    # A scene: its labels need far less memory than its logits.
+    # For a scene keep only labels, which need far less memory than logits.
     shape = (image.shape[-2], image.shape[-1])
     _, *grid = view.grid((1, *shape), spacing_mm)
     seen, size = seen_by_network(shape, grid, view.patch_size)

@@ -1,6 +1,6 @@
-"""From images to masks in the images' own format and geometry, whatever runs the network: torch, or the runtime.
+"""Segmentation of image files to masks in the same format and geometry, with torch or the runtime.
 
-Nothing here needs torch.
+This module does not import torch.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from mlla_seg.inference.scenes import MapOptions, map_files, predict_scene
 from mlla_seg.progress import progress
 
 CHANNEL_SUFFIX = re.compile(r"_\d{4}$")
-"""nnU-Net's number of a channel at the end of a name."""
+"""nnU-Net's channel number at the end of a file name."""
 LIST = ".txt"
-"""Suffix of lists of images."""
+"""Suffix of image lists."""
 
 
 def segment_files(
@@ -43,20 +43,20 @@ def segment_files(
     overwrite: bool = True,
     job: str = "",
 ) -> None:
-    """Segments an image, a folder or a list of them, and prints what was written.
+    """Segment an image, a folder or a list of images, and print a summary.
 
     Args:
-        segmenter: What segments.
+        segmenter: The segmenter.
         source: See :func:`find_images`.
-        output: Folder for the masks; for a single image also the name of its mask.
-        options: How maps of rasters are made; ``batch_size`` and ``probabilities`` hold for all images.
-        format: Format of the masks of volumes, by default the source's own.
-        overwrite: Write masks that exist already again.
-        job: What else the masks depend on, such as the names of the checkpoints.
+        output: Folder for the masks; for a single image also the path of its mask.
+        options: Options for rasters; ``batch_size`` and ``probabilities`` apply to all images.
+        format: Format of volume masks; defaults to that of the source.
+        overwrite: Overwrite existing masks.
+        job: Anything else the masks depend on, such as the names of the checkpoints.
 
     Raises:
-        InputError: Nothing is there, masks would overwrite images or each other; or, after all others have been
-            written, that some image has no mask, and why.
+        InputError: No images were found, masks would overwrite images or each other, or some images could not be
+            segmented; the last is raised after all others have been written.
     """
     images = find_images(source, len(segmenter.spec.channels))
     folder = output
@@ -65,7 +65,7 @@ def segment_files(
     else:
         targets = [mask_path(files[0], folder, format) for files in images]
     if folder.is_file():
-        raise InputError(f"{folder}: is a file; --output takes a folder for the masks.")
+        raise InputError(f"{folder}: is a file; --output must be a folder for the masks.")
     written_by = [
         map_files(target, options) if is_scene(files) else _mask_files(target, options.probabilities)
         for files, target in zip(images, targets, strict=True)
@@ -75,7 +75,7 @@ def segment_files(
         if target.resolve() in [path.resolve() for path in files]:
             raise InputError(f"{target}: the mask would overwrite its image. Choose another folder for --output.")
         if any(claims[path] > 1 for path in paths):
-            raise InputError(f"{target}: would be the mask of several images of {source}; give them one by one.")
+            raise InputError(f"{target}: would be the mask of several images of {source}; segment them one by one.")
     written, problems, notes = 0, [], {}
     with progress(len(images), "Predicting", "image") as bar:
         for files, target, paths in zip(images, targets, written_by, strict=True):
@@ -89,11 +89,11 @@ def segment_files(
                     beside = paths[1] if options.probabilities else None
                     notes[str(files[0])] = segmenter.write_labels(files, target, options.batch_size, beside)
                     written += 1
-            except InputError as error:  # the other images are not to blame
+            except InputError as error:  # continue with the other images
                 problems.append(str(error))
             bar.update()
     note_headers(notes)
-    print(f"{written} of {len(images)} masks written to {folder}")
+    print(f"{written} of {len(images)} masks written to {targets[0] if len(images) == 1 else folder}")
     print("\n".join(_legend(segmenter.spec)))
     if problems:
         count = f"{len(problems)} of {len(images)} images have no mask:\n" if len(images) > 1 else ""
@@ -101,13 +101,13 @@ def segment_files(
 
 
 def find_images(source: Path, channels: int) -> list[tuple[Path, ...]]:
-    """The images of a folder or a list, or the one file or series: each as its files.
+    """Return the images of a folder, a list, a file or a DICOM series, each as a tuple of its files.
 
-    In folders nnU-Net's names say which files are channels of one image. A list (``.txt``) has an image a line,
-    relative to its own folder; several files of one image are separated by commas.
+    In folders, files named as by nnU-Net are grouped as channels of one image. A list (``.txt``) has one image per
+    line, relative to its own folder, with commas between several files of one image.
 
     Raises:
-        InputError: Nothing is there, or something in the list is not.
+        InputError: Nothing was found, or a listed file does not exist.
     """
     if not source.exists():
         raise InputError(f"{source}: no such file or folder.")
@@ -116,11 +116,11 @@ def find_images(source: Path, channels: int) -> list[tuple[Path, ...]]:
     if is_readable(source):  # a folder may be one DICOM series
         others = [path.name for path in source.iterdir() if path.is_file() and is_readable(path)]
         if others:
-            print(f"note: {source} is taken as a DICOM series; left out: {', '.join(sorted(others))}", file=sys.stderr)
+            print(f"note: {source} is read as a DICOM series; ignored: {', '.join(sorted(others))}", file=sys.stderr)
         return [(source,)]
     files = sorted(path for path in source.iterdir() if is_readable(path))
     if not files:
-        raise InputError(f"{source}: holds no image of a known format ({', '.join(READERS)}).")
+        raise InputError(f"{source}: contains no image of a supported format ({', '.join(READERS)}).")
     if channels == 1:
         return [(path,) for path in files]
     groups: dict[str, list[Path]] = defaultdict(list)
@@ -135,12 +135,12 @@ def _listed(source: Path) -> list[tuple[Path, ...]]:
     images = [tuple(source.parent / name.strip() for name in line.split(",")) for line in lines if line]
     absent = [path for files in images for path in files if not path.exists()]
     if absent or not images:
-        raise InputError(f"{source}: " + (f"lists {absent[0]}, which is not there." if absent else "lists no image."))
+        raise InputError(f"{source}: " + (f"lists {absent[0]}, which does not exist." if absent else "lists no image."))
     return images
 
 
 def _names_a_mask(output: Path, files: Sequence[Path]) -> bool:
-    """Whether a path is the name of an image's mask, by its suffix, and not of a folder for it."""
+    """Return whether an output path names an image's mask, by its suffix, rather than a folder."""
     if is_scene(files):
         return suffix_of(output) in RASTER_SUFFIXES
     usual = mask_path(files[0], output.parent)
@@ -149,12 +149,12 @@ def _names_a_mask(output: Path, files: Sequence[Path]) -> bool:
 
 
 def is_scene(files: Sequence[Path]) -> bool:
-    """Whether the files of an image are rasters of any size, which become maps."""
+    """Return whether an image consists of rasters of any size, which are segmented as scenes."""
     return any(suffix_of(path) in RASTER_SUFFIXES for path in files)
 
 
 def _mask_files(target: Path, probabilities: bool) -> list[Path]:
-    """A mask and what is written beside it."""
+    """Return a mask and the files written beside it."""
     return [target, *([probabilities_path(target, suffix_of(target))] if probabilities else [])]
 
 

@@ -1,4 +1,4 @@
-"""A network as users of its answers run it: the same numbers as in training, in less time and memory."""
+"""Preparation of networks for inference: the same results as in training, in less time and memory."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from mlla_seg.inference.optimize_compile import compile_segmenters
 from mlla_seg.inference.optimize_strips import in_strips
 
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What autocast computes in: all but the sums of attention, which are float32, and logits are brought to float32."""
+"""Autocast precisions by name; attention sums and returned logits are always float32."""
 
 
 def device_named(name: str) -> str:
-    """A device's name, where ``auto`` is a GPU if there is one and else the processor.
+    """Return the name of a device; ``auto`` is a GPU if available, otherwise the CPU.
 
     Raises:
-        InputError: There is no such device.
+        InputError: The device is not available.
     """
     name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0].split(". ")[0]
-        raise InputError(f"Device {name!r} cannot be used here: {reason}. cpu always can be.") from error
+        raise InputError(f"Device {name!r} cannot be used here: {reason}. cpu is always available.") from error
     return name
 
 
 def for_inference(
     network: nn.Module, device: torch.device | str = "cpu", precision: str = "fp32", compile: bool = False
 ) -> nn.Module:
-    """A copy for evaluation: batch norms are part of the convolutions before them, and processors compute in strips.
+    """Return a copy for inference, with batch norms folded into convolutions and, on CPUs, strip-wise computation.
 
     Args:
         network: Maps ``(B, C, H, W)`` to logits ``(B, K, H, W)``.
-        device: Where the copy is.
-        precision: A name in ``PRECISIONS``.
-        compile: Compile it at its first image, for images of that size: faster, and takes more memory than strips.
+        device: Device of the copy.
+        precision: A key of ``PRECISIONS``.
+        compile: Compile at the first image, for images of that size: faster, but uses more memory than strips.
 
     Raises:
-        InputError: An unknown precision, or no compiler.
+        InputError: Unknown precision, or no compiler.
     """
     dtype = lookup(PRECISIONS, precision, "precision")
     network = copy.deepcopy(network).to(device).eval().requires_grad_(False)
     fold_batch_norms(network)
     for module in network.modules():
         if dtype is not None and isinstance(module, (nn.Linear, nn.Conv2d)):
-            module.to(dtype)  # once, not with every image
+            module.to(dtype)  # cast once, not for every image
     if compile:
         compile_segmenters(network)
     if torch.device(device).type == "cpu":
@@ -60,7 +60,7 @@ def for_inference(
 
 
 class Autocast(nn.Module):
-    """A network in half precision where it may be, from and to float32.
+    """Network run under autocast, with float32 input and output.
 
     Args:
         network: Maps ``(B, C, H, W)`` to logits ``(B, K, H, W)``.
@@ -78,7 +78,7 @@ class Autocast(nn.Module):
 
 
 def fold_batch_norms(network: nn.Module) -> None:
-    """Folds each batch norm that follows a convolution in a ``Sequential`` into it, in place; for evaluation only."""
+    """Fold each batch norm that follows a convolution in a ``Sequential`` into it, in place; for evaluation only."""
     for module in list(network.modules()):
         if not isinstance(module, nn.Sequential):
             continue

@@ -1,8 +1,8 @@
-"""The same network as machine code for images of one size: ``predict --compile true``.
+"""Compilation of networks with torch.compile for one image size: ``predict --compile true``.
 
-torch's compiler joins activations and sums to the convolution right before them, and lays weights out once as
-processors read them. It does neither for linear layers in float32, so for processors they are 1 x 1 convolutions here,
-with their activations right behind. The networks know nothing of it: :func:`as_convolutions` puts methods over theirs.
+The compiler fuses activations and sums into the preceding convolution and packs its weights once for the CPU, but does
+neither for float32 linear layers. On CPUs, :func:`as_convolutions` therefore computes them as 1 x 1 convolutions
+followed by their activations. It overrides methods of instances; network classes are unaffected.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from mlla_seg.models.segmenter import Segmenter
 from mlla_seg.progress import note, quiet
 
 PIXELS = 512**2
-"""At most so many go through machine code at once on processors, if images are not larger."""
+"""Maximum number of pixels per compiled call on CPUs, unless a single image is larger."""
 
 
 def compile_segmenters(network: nn.Module) -> None:
-    """Lets each segmenter in a network, or else the network as one, compile itself at its first image, in place.
+    """Make each segmenter in a network, or else the whole network, compile itself at its first image, in place.
 
     Raises:
-        InputError: There is no C++ compiler.
+        InputError: No C++ compiler was found.
     """
     require_compiler("--compile")
     parts: list[Any] = [module for module in network.modules() if isinstance(module, Segmenter)] or [network]
@@ -46,21 +46,21 @@ def compile_segmenters(network: nn.Module) -> None:
 
 
 def require_compiler(option: str) -> None:
-    """Raises an InputError if there is no C++ compiler for what an option asks."""
+    """Raise an InputError if there is no C++ compiler, which an option needs."""
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
-        raise InputError(f"{option} needs a C++ compiler; there is no {compiler}. Install one, or say CXX=...")
+        raise InputError(f"{option} needs a C++ compiler; {compiler} was not found. Install one, or set CXX=...")
 
 
 class CompiledForward:
-    """Machine code for images of the size of the first ones, and the network as it was for all others.
+    """Compiled network for images of the first size, with the original network as fallback for others.
 
-    Batches go through it as large as the first one, or on processors, where it takes no longer, in parts of that. What
-    is left over of a batch goes through the network as it was.
+    Batches are split to the size of the first one, or on CPUs, where this costs no time, to smaller parts. A remainder
+    runs uncompiled.
 
     Args:
-        network: What is compiled; maps ``(B, C, H, W)`` to logits ``(B, K, H, W)``.
-        otherwise: What other sizes go through.
+        network: Network to compile; maps ``(B, C, H, W)`` to logits ``(B, K, H, W)``.
+        otherwise: Fallback for other sizes.
     """
 
     def __init__(self, network: nn.Module, otherwise: Callable[[Tensor], Tensor]) -> None:
@@ -83,27 +83,27 @@ class CompiledForward:
             return self._run_code(x)
         if x.shape[1:] != self.shape[1:] and not self.told:
             self.told = True
-            note("note: images of other sizes go through uncompiled.")
+            note("note: images of other sizes run uncompiled.")
         return self.otherwise(x)
 
     def _run_code(self, x: Tensor) -> Tensor:
         import torch._dynamo
         import torch._inductor
 
-        # The compiler's settings, which it reads at the first call. The limit is on how many networks of a program are
-        # compiled: beyond it they would silently not be.
+        # Compiler settings, read at the first call. Beyond the limit, which counts all networks of a process, further
+        # networks would silently run uncompiled.
         dynamo = torch._dynamo.config.patch(recompile_limit=256)
         inductor = torch._inductor.config.patch(freezing=True)
         try:
             with torch.inference_mode(), dynamo, inductor, quiet():
-                return self.code(x.clone(memory_format=torch.contiguous_format))  # else it compiles for other strides
+                return self.code(x.clone(memory_format=torch.contiguous_format))  # other strides would recompile
         except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise InputError(f"This network cannot be compiled here; leave --compile out: {reason}") from error
+            raise InputError(f"This network cannot be compiled here; run without --compile: {reason}") from error
 
 
 def equal_part(x: Tensor) -> Tensor:
-    """The first images of a batch, as many as are compiled for."""
+    """Return the first images of a batch, as many as one compiled call takes."""
     if x.device.type != "cpu":
         return x
     most = max(1, min(len(x), PIXELS // (x.shape[-2] * x.shape[-1])))
@@ -111,7 +111,7 @@ def equal_part(x: Tensor) -> Tensor:
 
 
 def as_convolutions(network: nn.Module) -> None:
-    """Lets a network that is only evaluated compute linear layers as convolutions, in place; outputs stay the same."""
+    """Make a network compute linear layers as convolutions, in place; for evaluation only, outputs are unchanged."""
     for module in network.modules():
         for kind, method in PARTS.items():
             if isinstance(module, kind):
@@ -119,7 +119,7 @@ def as_convolutions(network: nn.Module) -> None:
 
 
 def _pointwise(linear: Any, x: Tensor) -> Tensor:
-    """A linear layer of the channels of ``(B, C, H, W)``."""
+    """Apply a linear layer to the channels of ``(B, C, H, W)``."""
     return F.conv2d(x, linear.weight[:, :, None, None], linear.bias)
 
 
@@ -145,7 +145,7 @@ def _block(block: Block, x: Tensor, rope: Tensor) -> Tensor:
 
 
 def _depthwise(conv: DepthwiseConv, x: Tensor) -> Tensor:
-    """A depthwise convolution of ``(B, C, H, W)``."""
+    """Apply a depthwise convolution to ``(B, C, H, W)``."""
     return F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
@@ -155,10 +155,10 @@ def _normed(norm: nn.LayerNorm, x: Tensor) -> Tensor:
 
 def _upsample(module: Upsample, x: Tensor) -> Tensor:
     x = F.relu(module.expand(x.movedim(-1, 1)))
-    with full_precision(x.device):  # in half precision processors have no fast one
+    with full_precision(x.device):  # CPUs have no fast half-precision version
         x = module.conv(at_least_float32(x))
     return module.norm(module.reduce(x).movedim(1, -1))
 
 
 PARTS: dict[type[nn.Module], Callable[..., Any]] = {nn.Linear: _linear, Block: _block, Upsample: _upsample}
-"""Which module gets which forward."""
+"""Replacement ``forward`` methods by module class."""

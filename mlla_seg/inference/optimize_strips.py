@@ -1,8 +1,8 @@
-"""The same network strip by strip: a few thousand pixels at a time stay in a processor's cache and take little memory.
+"""Strip-wise inference on CPUs: a few thousand pixels at a time stay in the cache and need little memory.
 
-For evaluation on processors. Convolutions that see a pixel's neighbours run over whole maps where these are narrow, and
-with the rows they need where they are wide; everything else sees its own pixel alone. The networks know nothing of it:
-:func:`in_strips` puts methods over theirs, and the tests hold the two against each other.
+Spatial convolutions run on whole feature maps with few channels, and on strips with the necessary neighbouring rows
+where channels are many; all other operations are pixelwise. :func:`in_strips` overrides methods of instances; network
+classes are unaffected, and the tests compare both.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from mlla_seg.models.ops import at_least_float32, attend, attention_state, full_
 from mlla_seg.models.segmenter import Segmenter
 
 PIXELS = 4096
-"""In a strip. A quarter of it or four times as much cost a few per cent of the time, see benchmarks."""
+"""Pixels per strip. A quarter or four times as many cost a few per cent more time, see benchmarks."""
 
 
 def in_strips(network: nn.Module) -> None:
-    """Lets a network that is only evaluated compute strip by strip, in place; its outputs stay the same."""
+    """Make a network compute strip by strip, in place; for evaluation only, outputs are unchanged."""
     for module in network.modules():
         for kind, (name, method) in PARTS.items():
             if isinstance(module, kind):
@@ -34,14 +34,14 @@ def in_strips(network: nn.Module) -> None:
 
 
 def strips(size: int, step: int) -> Iterator[slice]:
-    """``range(size)`` in slices of at least one and at most ``step``."""
+    """Split ``range(size)`` into slices of at most ``step`` (at least 1)."""
     step = max(1, step)
     return (slice(start, min(start + step, size)) for start in range(0, size, step))
 
 
 def _block(block: Block, x: Tensor, rope: Tensor) -> Tensor:
     x = (x + block.cpe1(x)).contiguous()
-    tokens = x.flatten(0, 2)  # the same memory
+    tokens = x.flatten(0, 2)  # a view
     u = _by_strips(lambda strip: block.in_proj(block.norm1(strip)), tokens).view(x.shape)
     u = block.mixer(F.silu(block.conv(u), inplace=True), rope).flatten(0, 2)
     for part in strips(len(tokens), PIXELS):
@@ -54,7 +54,7 @@ def _block(block: Block, x: Tensor, rope: Tensor) -> Tensor:
 
 
 def _by_strips(function: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
-    """``function`` of tokens ``(n, C)``, each of which it sees alone."""
+    """Apply a pixelwise ``function`` to tokens ``(n, C)`` strip by strip."""
     first, *others = strips(len(tokens), PIXELS)
     result = function(tokens[first])
     if not others:
@@ -92,8 +92,8 @@ def _downsample(module: Downsample, x: Tensor) -> Tensor:
     x = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2))
     height, width = x.shape[-2:]
     pieces = []
-    for part in strips(height // 2, PIXELS // (2 * width)):  # output rows; each needs three, from 2 row - 1 on
-        above = int(part.start == 0)  # where the first of the three is one of zeros
+    for part in strips(height // 2, PIXELS // (2 * width)):  # output rows; row r needs 2r - 1 to 2r + 1
+        above = int(part.start == 0)  # the first of the three rows is zero padding
         rows = F.relu(module.expand(x[..., 2 * part.start - 1 + above : 2 * part.stop, :]), inplace=True)
         rows = F.pad(rows, (0, 0, above, 0)) if above else rows
         rows = F.conv2d(rows, module.conv.weight, module.conv.bias, 2, (0, 1), groups=rows.shape[1])
@@ -105,9 +105,9 @@ def _upsample(module: Upsample, x: Tensor) -> Tensor:
     height, width = x.shape[1:3]
     pieces = []
     for part in strips(height, PIXELS // width):
-        rows = x[:, part.start : part.stop + 1].movedim(-1, 1)  # odd rows of the output are between two of the input
+        rows = x[:, part.start : part.stop + 1].movedim(-1, 1)  # odd output rows lie between two input rows
         rows = F.relu(module.expand(rows), inplace=True)
-        with full_precision(x.device):  # in half precision processors have no fast one
+        with full_precision(x.device):  # CPUs have no fast half-precision version
             rows = module.conv(at_least_float32(rows))[..., : 2 * (part.stop - part.start), :]
         pieces.append(module.norm(module.reduce(rows).movedim(1, -1)))
     return torch.cat(pieces, dim=1)
@@ -127,4 +127,4 @@ PARTS: dict[type[nn.Module], tuple[str, Callable[..., Any]]] = {
     Upsample: ("forward", _upsample),
     Segmenter: ("classify", _classify),
 }
-"""Which method of which module gets which other one."""
+"""Replacement methods by module class."""

@@ -1,4 +1,4 @@
-"""From a checkpoint and files to masks in the files' own format and geometry; needs neither config nor card."""
+"""Prediction from a checkpoint and image files to masks in the same format and geometry, without config or card."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from mlla_seg.models.checkpoint import load_network
 
 
 class Predictor(CaseSegmenter):
-    """A trained segmenter for users: images, arrays or files in raw units in, class indices out; see ``__call__``.
+    """Trained segmenter: images, arrays or files in raw units in, class indices out; see ``__call__``.
 
     Args:
-        network: A trained segmenter, as ``Segmenter.from_pretrained`` gives it, or anything that maps
+        network: Trained segmenter, such as from ``Segmenter.from_pretrained``, or any network that maps
             ``(B, C, H, W)`` in raw units to logits ``(B, K, H, W)``.
-        spec: What it knows of its data: classes, colours, channels, plane, sizes; by default the segmenter's own.
-        device: ``cpu``, ``cuda``, ... or ``auto`` for a GPU where there is one.
-        precision: A name in :data:`mlla_seg.inference.optimize.PRECISIONS`.
-        compile: Compile the network for images of the size of the first, see
+        spec: Description of its data: classes, colours, channels, plane, sizes; defaults to the segmenter's own.
+        device: ``cpu``, ``cuda``, ... or ``auto`` for a GPU if available.
+        precision: A key of :data:`mlla_seg.inference.optimize.PRECISIONS`.
+        compile: Compile the network for the size of the first image, see
             :mod:`mlla_seg.inference.optimize_compile`.
 
     Raises:
-        InputError: Nothing says what the data were, an unknown device or precision, or no compiler.
+        InputError: No spec, an unknown device or precision, or no compiler.
     """
 
     def __init__(
@@ -48,13 +48,13 @@ class Predictor(CaseSegmenter):
         spec = spec or getattr(network, "spec", None)
         if spec is None:
             raise InputError(
-                "This network does not know its classes and channels. "
-                'Give spec, such as SegmentationDataModule(...).spec or {"channels": ["CT"], "classes": ["background", '
+                "This network has no spec of its classes and channels. "
+                'Pass spec, such as SegmentationDataModule(...).spec or {"channels": ["CT"], "classes": ["background", '
                 '"liver"]}.'
             )
         self.device = device_named(device)
         self.network = network.eval()
-        self.fast = for_inference(network, self.device, precision, compile)  # what is run
+        self.fast = for_inference(network, self.device, precision, compile)  # the one that runs
         super().__init__(DataSpec.of(spec), TorchEngine(self.fast, self.device))
 
     @classmethod
@@ -67,24 +67,25 @@ class Predictor(CaseSegmenter):
         precision: str = "fp32",
         compile: bool = False,
     ) -> Predictor:
-        """Loads checkpoints written by training, or folders written by ``save_pretrained``.
+        """Load checkpoints written by training, or folders written by ``save_pretrained``.
 
         Args:
-            path: The ``.ckpt`` file or the folder; no code stored in it is run.
-            members: Further ones, for an ensemble: their probabilities are averaged.
-            device: ``cpu``, ``cuda``, ... or ``auto`` for a GPU where there is one.
-            tta: Mean over the four mirror images of each slice.
-            precision: A name in :data:`mlla_seg.inference.optimize.PRECISIONS`.
-            compile: Compile the network for images of the size of the first.
+            path: The ``.ckpt`` file or the folder; code stored in it is not executed.
+            members: Further checkpoints of an ensemble, whose probabilities are averaged.
+            device: ``cpu``, ``cuda``, ... or ``auto`` for a GPU if available.
+            tta: Test-time augmentation: averages over four flips.
+            precision: A key of :data:`mlla_seg.inference.optimize.PRECISIONS`.
+            compile: Compile the network for the size of the first image.
 
         Raises:
-            InputError: No such file, unreadable, not a checkpoint of this program, or members of another task.
+            InputError: No such file, unreadable, not a checkpoint of this program, or members trained for different
+                tasks.
         """
         network, spec = load_network([path, *members], tta)
         return cls(network, spec, device, precision, compile)
 
 
-# Of the tables, so that --help lists them.
+# Literals made from the tables, so that --help lists the choices.
 MaskFormat: TypeAlias = Literal[tuple(registry.FORMATS)]  # type: ignore[valid-type]
 PolygonFormat: TypeAlias = Literal[tuple(vectors.FORMATS)]  # type: ignore[valid-type]
 BlendName: TypeAlias = Literal[tuple(BLENDS)]  # type: ignore[valid-type]
@@ -111,30 +112,31 @@ def predict(
 ) -> None:
     """Segment an image, a volume or a folder of them with a checkpoint.
 
-    Masks get the source's name, format and geometry: NIfTI gives NIfTI, arrays give arrays, photos an indexed PNG, and
-    a folder of DICOM files NIfTI. Rasters of any size (GeoTIFF, VRT) give a GeoTIFF in the same place, block by block.
+    Masks keep the name, format and geometry of their source: NIfTI for NIfTI, arrays for arrays, indexed PNG for
+    photos, NIfTI for a folder of DICOM files. Rasters of any size (GeoTIFF, VRT) are segmented by a sliding window and
+    give a GeoTIFF with the same georeferencing.
 
     Args:
-        ckpt_path: Checkpoint written by fit, or a folder written by save_pretrained; several are an ensemble, whose
+        ckpt_path: Checkpoint written by fit, or a folder written by save_pretrained; several form an ensemble, whose
             probabilities are averaged: `--ckpt_path a.ckpt b.ckpt`.
-        input: An image file, a folder of them, or a list of them (.txt with a path a line).
-        output: Folder for the masks; for a single image also the name of its mask, such as liver.nii.gz.
-        format: Write the masks of volumes as nii.gz, nii, nrrd, mha, seg.nrrd (3D Slicer, with names and colours) or
-            dicom-seg.
-        window: Side of the windows in which rasters are seen, by default that of the training crops, or larger.
-        overlap: Of these windows, as a fraction.
-        blend: Weights of overlapping windows of rasters: gaussian or cosine.
-        cog: Write maps of rasters as Cloud Optimized GeoTIFF.
-        polygons: Also write the regions of maps as polygons, as gpkg or geojson, beside the map.
+        input: Image file, folder of images, or list of images (.txt, one path per line).
+        output: Folder for the masks; for a single image also the path of its mask, such as liver.nii.gz.
+        format: Format of volume masks: nii.gz, nii, nrrd, mha, seg.nrrd (3D Slicer, with names and colours) or
+            dicom-seg; defaults to that of the source.
+        window: Side of the sliding window for rasters, in pixels; at least, and by default, the training patch size.
+        overlap: Overlap of these windows, as a fraction.
+        blend: Weighting of overlapping windows: gaussian or cosine.
+        cog: Write masks of rasters as Cloud Optimized GeoTIFF.
+        polygons: Also write the regions of raster masks as polygons beside the mask, as gpkg or geojson.
         device: cpu, cuda, ... or auto.
-        precision: fp32, or bf16 or fp16: less time where the processor or GPU computes in them, more where it does not.
-        compile: Compile the network for images, or windows, of the size of the first one: this takes a minute, and all
-            that follow up to a third less time on processors. Others go through as without it.
-        batch_size: Slices, or windows of a raster, that go through the network at once; decides the memory.
-        tta: Mean over the four mirror images of each slice.
-        probabilities: Also write the probabilities of every class, as an h5 file beside the mask, or as GeoTIFF with a
-            band per class beside a map.
-        overwrite: Write masks that exist already again; false goes on where an earlier run stopped.
+        precision: fp32, bf16 or fp16; the last two are faster only on a CPU or GPU that supports them, else slower.
+        compile: Compile the network for the size of the first image or window. This takes about a minute and then
+            saves up to a third of the time on CPUs; other sizes run uncompiled.
+        batch_size: Slices, or windows of a raster, per forward pass; determines memory use.
+        tta: Test-time augmentation: averages over four flips.
+        probabilities: Also write the probabilities of every class beside the mask, as h5, or for rasters as GeoTIFF
+            with one band per class.
+        overwrite: Overwrite existing masks; false resumes an interrupted run.
     """
     paths = [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path
     options = MapOptions(window, overlap, blend, batch_size, cog, probabilities, polygons)

@@ -1,7 +1,7 @@
-"""From a scene of any size to a map: memory does not grow with the scene.
+"""Segmentation of scenes of any size; memory does not grow with the scene.
 
-The scene is gone through by stripes of columns, each from above by a sliding window, and the map is the same for any
-width of the stripes. What is done is kept in a folder beside the map, from which a run that was killed goes on.
+A scene is processed in column stripes, each from top to bottom by a sliding window; the mask does not depend on the
+stripe width. Progress is kept in a folder beside the mask, from which an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from mlla_seg.inference.steps import Engine, window_logits
 from mlla_seg.progress import progress
 
 SUMS = 2**28
-"""Bytes that the pixels and the sums of logits of a stripe may take: this decides its width."""
+"""Maximum bytes for the pixels and summed logits of a stripe; determines its width."""
 WINDOW = (512, 512)
-"""Height and width of windows where neither the user nor the training says one."""
+"""Height and width of the sliding window if neither the user nor the training sets them."""
 
 
 @dataclass(frozen=True)
 class MapOptions:
-    """How a map is made.
+    """Options for segmenting scenes.
 
     Args:
-        window: Side of the square windows that the network sees, by default that of the training crops.
-        overlap: Of neighbouring windows, as a fraction of their size, 0 up to 0.9.
-        blend: How the logits of overlapping windows are weighted: ``gaussian`` or ``cosine``.
-        batch_size: Windows that go through the network at once.
-        cog: Write Cloud Optimized GeoTIFF.
-        probabilities: Also write the probabilities of every class, beside the map.
-        polygons: Also write polygons beside the map, as ``gpkg`` or ``geojson``.
-        stripe: Width of the stripes, by default what fits into ``SUMS`` bytes; changes memory, not the map.
+        window: Side of the square sliding window; defaults to the training patch size.
+        overlap: Overlap of neighbouring windows, as a fraction of their size, 0 to 0.9.
+        blend: Weighting of overlapping windows: ``gaussian`` or ``cosine``.
+        batch_size: Windows per forward pass.
+        cog: Write a Cloud Optimized GeoTIFF.
+        probabilities: Also write the probabilities of every class beside the mask.
+        polygons: Also write polygons beside the mask, as ``gpkg`` or ``geojson``.
+        stripe: Width of the column stripes; defaults to what fits into ``SUMS`` bytes. Affects memory, not the mask.
     """
 
     window: int | None = None
@@ -64,17 +64,17 @@ class MapOptions:
     def __post_init__(self) -> None:
         lookup(BLENDS, self.blend, "blend")
         if self.batch_size < 1:
-            raise InputError(f"--batch_size is a number of slices or windows, 1 or more, got {self.batch_size}.")
+            raise InputError(f"--batch_size must be 1 or more slices or windows, got {self.batch_size}.")
         if self.polygons is not None:
             require_polygons(self.polygons)
         if not 0 <= self.overlap <= 0.9:
-            raise InputError(f"--overlap is a fraction of the window from 0 to 0.9, got {self.overlap}.")
+            raise InputError(f"--overlap must be a fraction of the window from 0 to 0.9, got {self.overlap}.")
         if self.window is not None and self.window < 1:
-            raise InputError(f"--window is a number of pixels, 1 or more, got {self.window}.")
+            raise InputError(f"--window must be 1 or more pixels, got {self.window}.")
 
 
 def map_files(output: Path, options: MapOptions) -> list[Path]:
-    """The map and what is written beside it."""
+    """Return the mask and the files written beside it."""
     files = [output]
     if options.probabilities:
         files.append(output.with_name(f"{output.stem}.probabilities.tif"))
@@ -91,29 +91,28 @@ def predict_scene(
     options: MapOptions,
     job: str = "",
 ) -> None:
-    """Writes the map of a scene, with a progress bar; goes on where an earlier run of the same job was killed.
+    """Segment a scene, with a progress bar; resumes an interrupted run of the same job.
 
     Args:
-        engine: The network and what computes around it.
-        spec: What the segmenter knows of its data.
-        sources: The raster, or several that together hold its bands.
-        output: A GeoTIFF.
-        options: Windows, and what is written.
-        job: What else the map depends on, such as the names of the checkpoints: another job starts anew.
+        engine: The network and the operations around it.
+        spec: Description of the segmenter's data.
+        sources: The raster, or several that together hold its spectral bands.
+        output: Path of the GeoTIFF mask.
+        options: Sliding window and outputs.
+        job: Anything else the mask depends on, such as the names of the checkpoints; another job starts over.
 
     Raises:
-        InputError: Not a raster, or one with other bands than the network was trained on; or logits that are NaN or
-            infinite.
+        InputError: Not a raster, its bands differ from those of the training, or logits are NaN or infinite.
     """
     if spec.view.per_case:
-        raise InputError(f"{sources[0]}: this network standardises volumes as a whole (per_case), not scenes.")
+        raise InputError(f"{sources[0]}: this network standardises whole volumes (per_case) and cannot segment scenes.")
     bands = spec.bands
     with open_rasters(sources, counts=(len(bands), len(spec.channels))) as raster:
         chosen = _chosen_bands(raster, sources[0], bands, spec.channels)
         shape = raster.shape
         grid = spec.view.grid((1, *shape))[1:]
         wanted = _window(options.window, spec.patch_size)
-        if wanted is None:  # trained on whole images, or on nothing that says a size
+        if wanted is None:  # trained on whole images, or without a known patch size
             wanted = grid if spec.resize is not None else WINDOW
         window, size = seen_by_network(shape, grid, wanted)
         stripes = _stripes(shape[1], options.stripe or _widest(window[0], raster.count, spec))
@@ -147,27 +146,27 @@ def predict_scene(
 
 
 def _window(asked: int | None, frame: Sequence[int] | None) -> Sequence[int] | None:
-    """Height and width of windows: what is asked for, or the training samples' own.
+    """Return height and width of the sliding window: as requested, or the training patch size.
 
     Raises:
-        InputError: The network would pad every window to the size of its training samples.
+        InputError: The window is smaller than the patch size, to which the network would pad it.
     """
     if asked is None:
         return frame
     if frame is not None and asked < max(frame):
         height, width = frame
         raise InputError(
-            f"--window {asked}: is smaller than the samples of the training, {height} x {width}, to which the network "
-            f"would pad every window. Give {max(frame)} or more; --batch_size decides the memory."
+            f"--window {asked}: is smaller than the training patches, {height} x {width}, to which the network would "
+            f"pad every window. Use {max(frame)} or more; to save memory, lower --batch_size."
         )
     return asked, asked
 
 
 def _chosen_bands(raster: Raster, source: Path, bands: Sequence[str], channels: Sequence[str]) -> slice | list[int]:
-    """Which bands the network sees, in its order; a slice, which copies nothing, where it is all of them.
+    """Return the spectral bands of the network's channels, in their order; a slice, which avoids a copy, for all.
 
     Raises:
-        InputError: They are neither those of the training files nor just the network's channels.
+        InputError: The raster has neither the bands of the training files nor exactly the network's channels.
     """
     if raster.count == len(channels) and (len(bands) != len(channels) or list(bands) == list(channels)):
         return slice(None)
@@ -181,19 +180,19 @@ def _chosen_bands(raster: Raster, source: Path, bands: Sequence[str], channels: 
 
 
 def _widest(height: int, channels: int, spec: DataSpec) -> int:
-    """Columns of a stripe whose pixels and sums of logits fit into ``SUMS`` bytes."""
+    """Return the width of a stripe whose pixels and summed logits fit into ``SUMS`` bytes."""
     return max(height, SUMS // (4 * height * (channels + len(spec.classes))))
 
 
 def _stripes(width: int, widest: int) -> list[tuple[int, int]]:
-    """First and end columns of stripes of about the same width."""
+    """Return the first and end columns of stripes of about equal width."""
     count = math.ceil(width / widest)
     edges = [round(k * width / count) for k in range(count + 1)]
     return list(pairwise(edges))
 
 
 class _Partial:
-    """What is there of a map so far, in files beside it."""
+    """Partial results of a scene, in a folder beside its mask."""
 
     def __init__(
         self, output: Path, shape: tuple[int, int], probabilities: int, stripes: int, facts: Sequence[Any]
@@ -204,21 +203,21 @@ class _Partial:
         self.probabilities = probabilities > 0
         job = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
         note = self.folder / "job"
-        if not note.is_file() or note.read_text() != job:  # written last, when all files are there
+        if not note.is_file() or note.read_text() != job:  # written last, after all other files
             _create(self.folder / "labels.npy", shape, np.uint8)
             _create(self.folder / "done.npy", (stripes,), np.int64)
             if self.probabilities:
                 _create(self.folder / "probabilities.npy", (probabilities, *shape), np.uint8)
             note.write_text(job)
         self.done: list[int] = np.load(self.folder / "done.npy").tolist()
-        """Bands of rows that are there, by stripe."""
+        """Number of finished row bands per stripe."""
 
     def _array(self, name: str, mode: Any = "r") -> Array:
-        """An array, mapped into memory anew each time, so that pages that were used do not stay there."""
+        """Memory-map an array anew each time, so that used pages do not stay in memory."""
         return np.load(self.folder / f"{name}.npy", mmap_mode=mode)
 
     def keep(self, stripe: int, top: int, left: int, logits: Array, present: Array) -> None:
-        """Keeps a band of a stripe; it counts as done only once it is in the files."""
+        """Store a row band of a stripe; it counts as done only once it is written."""
         require_finite_logits(logits.max(axis=0))
         _, height, width = logits.shape
         place = (slice(top, top + height), slice(left, left + width))
@@ -235,7 +234,7 @@ class _Partial:
         mapped.flush()  # type: ignore[attr-defined]  # of a memory-mapped array
 
     def finish(self, output: Path, spec: DataSpec, source: Path, options: MapOptions) -> None:
-        """Writes the map and what belongs to it, and removes the folder."""
+        """Write the mask and the files beside it, and remove the folder."""
         classes = spec.classes
         targets = map_files(output, options)
         ready = [self.folder / target.name for target in targets]
@@ -258,17 +257,17 @@ class _Partial:
             )
         if options.polygons:
             write_polygons(ready[-1], ready[0], classes, spec.background, options.polygons)
-        for path, target in zip(reversed(ready), reversed(targets), strict=True):  # the map last
+        for path, target in zip(reversed(ready), reversed(targets), strict=True):  # the mask last
             os.replace(path, target)
         shutil.rmtree(self.folder)
 
 
 def softmax(logits: Array, axis: int = 0) -> Array:
-    """Probabilities of the classes along an axis."""
+    """Return class probabilities along an axis."""
     powers = np.exp(logits - logits.max(axis=axis, keepdims=True))
     return powers / powers.sum(axis=axis, keepdims=True)
 
 
 def _create(path: Path, shape: tuple[int, ...], dtype: Any) -> None:
-    """An array of zeros whose file takes no room where nothing was written."""
+    """Create a file with an array of zeros, sparse until written to."""
     np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape).flush()

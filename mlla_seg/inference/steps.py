@@ -1,7 +1,7 @@
-"""From a case to logits: the steps that validation, prediction and the runtime of exported networks share.
+"""Steps from a case to logits, shared by validation, prediction and the runtime of exported networks.
 
-Slices and their neighbours, standardised, resized, seen whole or through a sliding window, and their logits brought
-back to the case's own grid. What computes is an :class:`Engine`, of torch or of NumPy; nothing here needs torch.
+Slices and their neighbours are standardised, resized and processed whole or by a sliding window; logits are resized
+back to the grid of the case. An :class:`Engine` (torch or NumPy) does the computing; this module does not import torch.
 """
 
 from __future__ import annotations
@@ -15,51 +15,51 @@ from mlla_seg.data.slices import View, case_moments, slices_at, standardised, th
 from mlla_seg.inference.sliding_window import Read, blended_bands
 
 OVERLAP = 0.5
-"""Overlap of the patches of large slices, as a fraction of their size."""
+"""Overlap of sliding-window patches on large slices, as a fraction of their size."""
 
 
 class Engine(ABC):
-    """A network and what computes around it. Images and logits are tensors or arrays, as the engine has them."""
+    """A network and the operations around it; images and logits are tensors or arrays, depending on the engine."""
 
     @abstractmethod
     def volume(self, array: Array) -> Any:
-        """A case ``(S, C, H, W)``, from which slices are taken."""
+        """Convert a case ``(S, C, H, W)`` to the type from which slices are taken."""
 
     @abstractmethod
     def load(self, pieces: Any) -> Any:
-        """Images ``(n, C, h, w)`` float32 where the network is, of an array or tensor or a list of its images."""
+        """Move images, an array or tensor or a list of them, to the network's device as ``(n, C, h, w)`` float32."""
 
     @abstractmethod
     def run(self, images: Any) -> Any:
-        """Maps ``(n, C, h, w)`` to logits ``(n, K, h, w)`` float32."""
+        """Map images ``(n, C, h, w)`` to logits ``(n, K, h, w)`` float32."""
 
     @abstractmethod
     def fill_gaps(self, images: Any) -> Any:
-        """Puts the mean of its channel in place of NaN."""
+        """Replace NaN by the mean of its channel."""
 
     @abstractmethod
     def resize_images(self, images: Any, size: tuple[int, int]) -> Any:
-        """Resizes by cubic interpolation, smoothed where it shrinks."""
+        """Resize by cubic interpolation, antialiased when shrinking."""
 
     @abstractmethod
     def resize_logits(self, logits: Any, size: tuple[int, int]) -> Any:
-        """Resizes by linear interpolation."""
+        """Resize by linear interpolation."""
 
     @abstractmethod
     def put(self, array: Array) -> Any:
-        """Brings an array to where logits are."""
+        """Move an array to the device of the logits."""
 
     @abstractmethod
     def join(self, bands: list[Any]) -> Any:
-        """Logits ``(K, H, W)`` of bands of rows, one above the other."""
+        """Join the logits of row bands, from top to bottom, to ``(K, H, W)``."""
 
     @abstractmethod
     def array(self, logits: Any) -> Array:
-        """Logits as an array."""
+        """Convert logits to a NumPy array."""
 
     @abstractmethod
     def labels(self, logits: Any, axis: int) -> Array:
-        """Class indices uint8 of the largest logits along an axis.
+        """Return the class indices (uint8) of the largest logits along an axis.
 
         Raises:
             InputError: A logit is NaN or infinite.
@@ -67,7 +67,7 @@ class Engine(ABC):
 
     @abstractmethod
     def probabilities(self, logits: Any) -> Array:
-        """Probabilities of logits ``(n, K, H, W)``."""
+        """Convert logits ``(n, K, H, W)`` to probabilities."""
 
 
 def window_logits(
@@ -78,14 +78,14 @@ def window_logits(
     size: tuple[int, int] | None = None,
     **how: Any,
 ) -> Iterator[tuple[int, Any]]:
-    """Blended logits of an image, from above: the first row of each band, and ``(K, rows, columns)`` float32.
+    """Yield blended logits from top to bottom: the first row of each row band, and ``(K, rows, columns)`` float32.
 
     Args:
-        engine: What computes.
-        read: Reads a part of the image; windows without any data are not shown to the network.
+        engine: Engine that computes them.
+        read: Reads a part of the image; windows without data are skipped.
         shape: Height and width of the whole image.
-        window: Height and width of the windows, no larger than the image.
-        size: Height and width at which the network sees a window, by default its own.
+        window: Height and width of the sliding window, no larger than the image.
+        size: Height and width to which windows are resized for the network; defaults to ``window``.
         how: Further arguments of :func:`mlla_seg.inference.sliding_window.blended_bands`.
     """
 
@@ -103,14 +103,14 @@ def image_logits(
     patch_size: Sequence[int] | None = None,
     batch_size: int = 16,
 ) -> Any:
-    """Logits ``(B, K, H, W)`` for images ``(B, C, H, W)`` of any size.
+    """Return logits ``(B, K, H, W)`` of images ``(B, C, H, W)`` of any size.
 
     Args:
-        engine: What computes.
-        images: In raw units, NaN where there is no data.
-        size: ``(height, width)`` at which the network sees whole images, by default their own; logits are brought back.
-        patch_size: ``(height, width)`` above which images are seen through a sliding window of this size.
-        batch_size: Patches that go through the network at once.
+        engine: Engine that computes them.
+        images: Images in raw units, NaN where there is no data.
+        size: ``(height, width)`` to which whole images are resized first; logits are resized back.
+        patch_size: ``(height, width)`` above which images are processed by a sliding window of this size.
+        batch_size: Patches per forward pass.
     """
     original = tuple(images.shape[-2:])
     if size is not None:
@@ -137,17 +137,16 @@ def case_logits(
     spacing_mm: Sequence[float] | None = None,
     batch_size: int = 16,
 ) -> Iterator[Any]:
-    """Logits ``(n, K, H, W)`` of the slices of a case ``(S, C, H, W)``, in order and a few at a time.
+    """Yield logits ``(n, K, H, W)`` of the slices of a case ``(S, C, H, W)``, in order, a few at a time.
 
-    Slices go through the network ``batch_size`` at a time and are forgotten, so memory is bounded by the batch and not
-    by the volume.
+    Slices are processed and released in batches, so memory depends on the batch size, not on the volume.
 
     Args:
-        engine: What computes.
-        image: An array or a tensor in raw units.
-        view: How the network sees cases; logits are brought back to the case's own grid, linearly.
-        spacing_mm: Distance of neighbouring slices, rows and columns, where it is known.
-        batch_size: Slices, or patches, that go through the network at once.
+        engine: Engine that computes them.
+        image: Array or tensor in raw units.
+        view: How the network sees cases; logits are linearly resampled to the case's own grid.
+        spacing_mm: Spacing of slices, rows and columns, if known.
+        batch_size: Slices, or patches, per forward pass.
     """
     slices, height, width = view.grid((len(image), *image.shape[-2:]), spacing_mm)
     moments = case_moments(image) if view.per_case else None

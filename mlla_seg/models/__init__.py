@@ -1,7 +1,7 @@
-"""Networks by name.
+"""Segmentation networks by name.
 
-The tensor alphabet: B batch, S slices or tiles of a case, C channels, H W size, N tokens, h heads, d channels per head,
-K classes. Every public boundary is ``(B, C, H, W)``; inside the encoder maps are ``(B, H, W, C)``.
+Dimensions: B batch, S slices or tiles of a case, C channels, H height, W width, N tokens, h heads, d channels per head,
+K classes. Every public boundary is ``(B, C, H, W)``; feature maps inside the encoder are ``(B, H, W, C)``.
 """
 
 from __future__ import annotations
@@ -35,26 +35,25 @@ def create_model(
     frame: Sequence[int] | None = None,
     norm_outputs: bool = True,
 ) -> Segmenter:
-    """Builds a segmenter from the names of its parts.
+    """Build a segmenter from the names of its parts.
 
     Args:
-        encoder: A name in ``ENCODERS``, such as ``"mlla_tiny"``, or one of another library, such as
-            ``"timm/convnext_tiny"`` or ``"smp/resnet34"``, which starts from random weights; or a whole network, such
-            as ``"monai/dynunet"``.
-        decoder: A name in ``DECODERS``, such as ``"mlla_unet"``, as published, ``"mlla_unet_fine"`` or ``"upernet"``;
+        encoder: A key of ``ENCODERS``, such as ``"mlla_tiny"``; an encoder of another library with random weights, such
+            as ``"timm/convnext_tiny"`` or ``"smp/resnet34"``; or a whole network, such as ``"monai/dynunet"``.
+        decoder: A key of ``DECODERS``, such as ``"mlla_unet"`` (as published), ``"mlla_unet_fine"`` or ``"upernet"``;
             ``"none"`` for whole networks.
-        num_classes: Classes K, background included.
+        num_classes: Number of classes K, including background.
         in_channels: Channels of the image.
-        normalisation: Arguments of :class:`~mlla_seg.models.segmenter.Normalise`; none leaves the image as it is.
-        drop_path_rate: Stochastic depth of MLLA blocks; by default what the encoder's size was trained with.
-        decoder_depths: Blocks per level of the MLLA-UNet decoder, from coarse to fine; by default (2, 2, 2).
-        mixer: Token mixer, a name in :data:`mlla_seg.models.mixers.MIXERS`.
-        frame: ``(height, width)`` of the training samples, in which smaller images are centred; none for their own.
-        norm_outputs: A LayerNorm on each map that a decoder of smp reads of an MLLA encoder, as in the authors'
-            backbone for dense prediction; version 0.1 had none. MLLA-UNet has norms of its own.
+        normalisation: Arguments of :class:`~mlla_seg.models.segmenter.Normalise`; ``None`` leaves images unchanged.
+        drop_path_rate: Stochastic-depth rate of MLLA blocks; defaults to that of the encoder size.
+        decoder_depths: Blocks per level of the MLLA-UNet decoder, coarse to fine; defaults to (2, 2, 2).
+        mixer: Token mixer, a key of :data:`mlla_seg.models.mixers.MIXERS`.
+        frame: ``(height, width)`` of the training patches, in which smaller images are centred; ``None`` disables this.
+        norm_outputs: Apply a LayerNorm to each feature map that an smp decoder reads from an MLLA encoder, as in the
+            authors' dense-prediction backbone. Version 0.1 had none; MLLA-UNet has its own norms.
 
     Raises:
-        InputError: An unknown name, or an option that the encoder or decoder does not have.
+        InputError: Unknown name, or an option that the encoder or decoder does not have.
     """
     arguments = dict(locals())
     whole = encoder.startswith("monai/")
@@ -67,11 +66,11 @@ def create_model(
     if "/" in encoder:
         for name, value, plain in (("drop_path_rate", drop_path_rate, None), ("mixer", mixer, "linear_attention")):
             if value and value != plain and decoder not in OF_BLOCKS:
-                raise InputError(f"{name} belongs to MLLA blocks; {encoder} with {decoder} has none: leave it out.")
+                raise InputError(f"{name} applies to MLLA blocks, which {encoder} with {decoder} lacks: leave it out.")
         network = WholeNetwork(encoder, in_channels, frame) if whole else ForeignEncoder(encoder, **shape)
     else:
         if encoder not in ENCODERS and (places := elsewhere(encoder)):
-            raise InputError(f"Unknown encoder {encoder!r}; those of other libraries are named {' or '.join(places)}.")
+            raise InputError(f"Unknown encoder {encoder!r}; use {' or '.join(places)}.")
         build_encoder = lookup(ENCODERS, encoder, "encoder")
         if drop_path_rate is None:
             blocks["drop_path_rate"] = SIZES[encoder]["drop_path_rate"]
@@ -80,13 +79,13 @@ def create_model(
             **shape, **blocks, norm_outputs=norm_outputs and not own_norms, stage_inputs=own_norms
         )
         for stage in UNREAD_STAGES.get(decoder, ()):
-            mlla.norms[stage] = nn.Identity()  # parameters without a gradient would stop DDP
+            mlla.norms[stage] = nn.Identity()  # DDP fails on parameters without a gradient
     options: dict[str, Any] = {}
     if decoder in OF_BLOCKS:
         options = {**blocks, "depths": decoder_depths or (2, 2, 2)}
     elif decoder_depths is not None:
         raise InputError(
-            f"decoder_depths belongs to the decoder {' or '.join(OF_BLOCKS)}; {decoder!r} has none: set it to null."
+            f"decoder_depths applies to the decoder {' or '.join(OF_BLOCKS)}, not to {decoder!r}: set it to null."
         )
     segmenter = Segmenter(network, build_decoder(network, **options), num_classes, in_channels, normalisation, frame)
     segmenter.built_by = ("create_model", arguments)

@@ -1,4 +1,4 @@
-"""Checkpoints of ``fit`` and folders of ``save_pretrained``, read without running anything that is in them."""
+"""Loading of ``fit`` checkpoints and ``save_pretrained`` folders, without executing code stored in them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from mlla_seg.models.ensemble import Ensemble, Flips
 from mlla_seg.models.segmenter import Segmenter
 
 CHECKPOINT_KEY = "mlla_seg_version"
-"""Where a checkpoint says that this program wrote it."""
+"""Checkpoint key that marks files written by this program."""
 BEFORE_0_2 = {"norm_outputs": False, "deep_supervision": False}
-"""Hyper-parameters that version 0.1 did not know: what it did."""
+"""Hyper-parameters that version 0.1 did not have, with the values that reproduce its networks."""
 SHARED_BY_MEMBERS = ("channels", "plane", "context", "resize", "patch_size", "spacing_mm", "array_units")
-"""What the networks of an ensemble must have in common, besides their classes."""
+"""Data options that the members of an ensemble must share, besides their classes."""
 USE_ANOTHER = f"Use an earlier checkpoint, or train again. {LOWER_RATE}"
-"""What to do about weights that are no numbers."""
+"""Advice for weights that are NaN or infinite."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The content of a ``.ckpt`` that ``fit`` wrote; arrays stay in the file until they are used.
+    """Read a ``.ckpt`` written by ``fit``; tensors are memory-mapped.
 
     Raises:
         InputError: No such file, unreadable, or written by another program.
@@ -42,15 +42,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
-        raise InputError(f"{path}: cannot be read as a checkpoint. Is it a .ckpt of fit, and complete?") from error
+        raise InputError(f"{path}: cannot be read as a checkpoint. Is it a complete .ckpt of fit?") from error
     if not isinstance(content, dict) or CHECKPOINT_KEY not in content:
-        raise InputError(f"{path}: is not a checkpoint of mlla_seg. For other weights see mlla_seg.load_pretrained.")
+        raise InputError(f"{path}: is not a checkpoint of mlla_seg. Load other weights with mlla_seg.load_pretrained.")
     content["hyper_parameters"] = {**BEFORE_0_2, **content["hyper_parameters"]}
     return content
 
 
 def build_network(hparams: Mapping[str, Any]) -> Segmenter:
-    """The network that hyper-parameters (of ``SegmentationModule``, or from its checkpoint) describe."""
+    """Build the network described by the hyper-parameters of ``SegmentationModule`` or its checkpoint."""
     spec = DataSpec.of(hparams["spec"])
     network = create_model(
         hparams["encoder"],
@@ -69,10 +69,10 @@ def build_network(hparams: Mapping[str, Any]) -> Segmenter:
 
 
 def load_segmenter(path: str | Path) -> Segmenter:
-    """The trained network of a ``.ckpt`` or of a folder, ready to predict, with the ``spec`` of its data.
+    """Load the trained network of a ``.ckpt`` or a folder in evaluation mode, with the ``spec`` of its data.
 
     Raises:
-        InputError: See :func:`read_checkpoint`; or the weights are not those of the network it describes.
+        InputError: See :func:`read_checkpoint`; or the weights do not fit the network described.
     """
     if Path(path).is_dir():
         segmenter = Segmenter.from_pretrained(path)
@@ -85,10 +85,10 @@ def load_segmenter(path: str | Path) -> Segmenter:
 
 
 def load_members(paths: Sequence[str | Path]) -> list[Segmenter]:
-    """The networks of an ensemble.
+    """Load the members of an ensemble.
 
     Raises:
-        InputError: One cannot be loaded, or they were not trained to do the same.
+        InputError: A member cannot be loaded, or members were trained for different tasks.
     """
     members = [load_segmenter(path) for path in paths]
     first = shared_by_members(members[0].spec)
@@ -97,34 +97,35 @@ def load_members(paths: Sequence[str | Path]) -> list[Segmenter]:
             if (was := first[key]) != found:
                 raise InputError(
                     f"{path}: was trained with {key} {found}, {paths[0]} with {was}. "
-                    "The checkpoints of an ensemble need the same data options."
+                    "Checkpoints of an ensemble must share their data options."
                 )
     return members
 
 
 def shared_by_members(spec: DataSpec | None) -> dict[str, Any]:
-    """What the networks of an ensemble must have in common, in plain types; none of a network without a spec."""
+    """Return what ensemble members must share, in plain types; all ``None`` for a network without a spec."""
     if spec is None:
         return dict.fromkeys(("classes", "per_case", *SHARED_BY_MEMBERS))
     content = spec.to_dict()
-    own = {"classes": spec.class_names, "per_case": spec.view.per_case}  # all other normalisation is in the networks
+    own = {"classes": spec.class_names, "per_case": spec.view.per_case}  # other normalisation is part of the network
     return own | {key: content[key] for key in SHARED_BY_MEMBERS}
 
 
 def is_averaged(path: str | Path) -> bool:
-    """Whether the weights of a checkpoint are a moving average; the ones of the last step then lie beside them."""
+    """Return whether a checkpoint's weights are a moving average, stored along with those of the last step."""
     return Path(path).is_file() and "current_model_state" in read_checkpoint(path)
 
 
 def load_network(paths: Sequence[str | Path], tta: bool = False) -> tuple[nn.Module, DataSpec]:
-    """The network of one checkpoint or of several, an ensemble, and the spec of its data.
+    """Load one checkpoint, or several as an ensemble, and the spec of the data.
 
     Args:
-        paths: Checkpoints or folders of ``save_pretrained``.
-        tta: Mean over the four mirror images of each slice.
+        paths: Checkpoints, or folders of ``save_pretrained``.
+        tta: Test-time augmentation: averages over four flips.
 
     Raises:
-        InputError: One cannot be loaded, they were not trained to do the same, or not on mirror images.
+        InputError: A checkpoint cannot be loaded, or members were trained for different tasks; or ``tta`` without
+            flips in training.
     """
     networks = load_members(paths)
     if tta:
@@ -132,29 +133,28 @@ def load_network(paths: Sequence[str | Path], tta: bool = False) -> tuple[nn.Mod
             require_mirrored(path, member.spec)
     network: nn.Module = Ensemble(networks) if len(networks) > 1 else networks[0]
     if networks[0].spec is None:
-        raise InputError(f"{paths[0]}: does not say what the network's classes and channels are; train it here first.")
+        raise InputError(f"{paths[0]}: has no spec of its classes and channels. Train it with mlla_seg first.")
     return Flips(network) if tta else network, networks[0].spec
 
 
 def require_mirrored(path: str | Path, spec: DataSpec | None) -> None:
-    """Refuses to average over mirror images where the network never learned from any.
+    """Check that a network was trained with flips; otherwise test-time augmentation degrades its results.
 
     Raises:
-        InputError: Says which augmentations would have shown them.
+        InputError: It was not; the message names the augmentations that include flips.
     """
     if spec is None or not spec.mirrored:
         raise InputError(
-            f"{path}: learned from no mirror images, so --tta would make it worse. "
-            "Train with --data.augment transunet or aerial, or --data.mirror, to use it."
+            f"{path}: was trained without flips, so --tta would degrade its results. "
+            "To use it, train with --data.augment transunet or aerial, or with --data.mirror."
         )
 
 
 def fitting_weights(path: str | Path, content: Mapping[str, Any], network: nn.Module) -> dict[str, Tensor]:
-    """The weights of a checkpoint for a network.
+    """Return the network weights of a checkpoint after checking that they fit the network.
 
     Raises:
-        InputError: Names or shapes are not the network's: says how many, one of them, and which version wrote the file;
-            or weights are NaN or infinite.
+        InputError: Names or shapes differ from the network's, or weights are NaN or infinite.
     """
     prefix = "network."
     weights = {key[len(prefix) :]: value for key, value in content["state_dict"].items() if key.startswith(prefix)}
@@ -166,7 +166,7 @@ def fitting_weights(path: str | Path, content: Mapping[str, Any], network: nn.Mo
     )
     if differing:
         raise InputError(
-            f"{path}: {len(differing)} of its weights are not those of this network, such as {differing[0]}. "
+            f"{path}: {len(differing)} of its weights do not fit this network, such as {differing[0]}. "
             f"It was written by mlla_seg {content[CHECKPOINT_KEY]}, this is {__version__}: use that version, or train "
             "again."
         )

@@ -1,13 +1,13 @@
-"""Decoders: five feature maps in, one map of features out.
+"""Decoders: five feature maps in, one feature map out.
 
 Contract: ``decoder.decode(image, features)`` takes the normalised image ``(B, C, H, W)``, H and W multiples of 32, and
-the encoder's maps of it, ``(B, C_i, H / 2^i, W / 2^i)`` for i = 1 .. 5; ``decoder.enlarge`` of what it returns is
-``(B, decoder.out_channels, H / s, W / s)`` for any stride s. The segmenter adds the head and brings the logits to the
-image's size. What makes large maps out of small ones belongs into ``enlarge``: training can compute it again, with the
-head, instead of keeping it. Maps of dilated encoders stop at a finer stride, see ``OUTPUT_STRIDES``.
+the encoder's feature maps ``(B, C_i, H / 2^i, W / 2^i)``, i = 1 .. 5; ``decoder.enlarge`` turns its result into
+``(B, decoder.out_channels, H / s, W / s)`` for any stride s. The segmenter adds the head and resizes the logits to the
+image. Large upsampling steps belong in ``enlarge``, which training can recompute together with the head instead of
+storing its activations. Dilated encoders stop at a finer stride, see ``OUTPUT_STRIDES``.
 
-To add one: a class with this contract and one line in ``DECODERS``; the tests over ``DECODERS`` then find it. The
-decoders of MLLA-UNet live here, all others are segmentation_models_pytorch's.
+To add a decoder, write a class with this contract and add it to ``DECODERS``, which the tests cover. The MLLA-UNet
+decoders are defined here; all others come from segmentation_models_pytorch.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from mlla_seg.models.mlla import ConvBN, Encoder, Stage, init_weights
 
 
 class Decoder(nn.Module):
-    """Base of the decoders; what they share is the contract above."""
+    """Base class of decoders, with the contract above."""
 
     def __init__(self) -> None:
         super().__init__()
         self.out_channels = 0
-        """Channels of the map that the decoder returns."""
+        """Channels of the feature map that the decoder returns."""
 
     def decode(self, image: Tensor, features: list[Tensor]) -> Tensor:
-        """The decoder but for its last step."""
+        """Run the decoder without its last step."""
         raise NotImplementedError
 
     def enlarge(self, x: Tensor) -> Tensor:
-        """The last step, if there is one that makes a map much larger."""
+        """Apply the last step, if it is a large upsampling."""
         return x
 
     def forward(self, image: Tensor, features: list[Tensor]) -> Tensor:
@@ -46,7 +46,7 @@ class Decoder(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles the resolution and halves the channels: ``(B, h, w, C)`` to ``(B, 2h, 2w, C / 2)``."""
+    """Double the resolution and halve the channels: ``(B, h, w, C)`` to ``(B, 2h, 2w, C / 2)``."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """One level of the MLLA-UNet decoder: up, concatenate the skip, reduce, blocks; channels-last throughout."""
+    """MLLA-UNet decoder level: upsample, concatenate the skip, reduce, MLLA blocks; channels-last throughout."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Level(nn.Module):
         self.stage = Stage(dim, num_heads, drop_path_rates, mlp_ratio, mixer)
 
     def join(self, x: Tensor, skip: Tensor) -> Tensor:
-        """Up, concatenated with the skip and reduced."""
+        """Upsample, concatenate the skip and reduce the channels."""
         return self.fuse(torch.cat((self.up(x), skip), dim=-1))
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
@@ -88,19 +88,19 @@ class Level(nn.Module):
 
 
 class BlockDecoder(Decoder):
-    """MLLA blocks from stride 32 up to stride 4, which both decoders of MLLA-UNet begin with.
+    """MLLA blocks from stride 32 up to stride 4, shared by both MLLA-UNet decoders.
 
-    Its levels have E, 2E and 4E channels, where E is what the encoder has at stride 4, and start from 8E; an encoder
-    with another number at stride 32 is brought to that by a linear layer.
+    The levels have E, 2E and 4E channels, where E is the encoder's width at stride 4, and start from 8E; an encoder
+    with another width at stride 32 is projected to 8E by a linear layer.
 
     Args:
-        channels: Channels of the five encoder maps.
-        num_heads: Attention heads of the encoder's four stages; level by level the decoder uses the same. None gives
-            heads of 32 channels or more.
-        depths: Blocks per level, from coarse to fine.
-        mlp_ratio: Hidden width of the MLPs over their input's.
-        drop_path_rate: Stochastic depth of the coarsest block; finer blocks have linearly less.
-        mixer: Token mixer, a name in ``MIXERS``.
+        channels: Channels of the five encoder feature maps.
+        num_heads: Attention heads of the encoder's four stages, reused at the same strides. If empty, heads have 32
+            channels or more.
+        depths: Blocks per level, coarse to fine.
+        mlp_ratio: Ratio of MLP hidden width to input width.
+        drop_path_rate: Stochastic-depth rate of the coarsest block; the rate decreases linearly to 0 at the finest.
+        mixer: Token mixer, a key of ``MIXERS``.
     """
 
     def __init__(
@@ -115,9 +115,9 @@ class BlockDecoder(Decoder):
         super().__init__()
         if len(depths) != 3:
             raise ValueError(
-                f"The MLLA-UNet decoder has three levels, from coarse to fine: got depths {tuple(depths)}."
+                f"The MLLA-UNet decoder needs three depths, one per level from coarse to fine, got {tuple(depths)}."
             )
-        embed_dim = -(-channels[1] // 4) * 4  # rotary position encoding turns pairs along two axes
+        embed_dim = -(-channels[1] // 4) * 4  # RoPE rotates channel pairs along two axes
         dims = [embed_dim * 2**i for i in range(4)]
         heads = num_heads or [math.gcd(dim, max(1, dim // 32)) for dim in dims]
         rates = iter(torch.linspace(drop_path_rate, 0, sum(depths), device="cpu").tolist())
@@ -130,7 +130,7 @@ class BlockDecoder(Decoder):
         )
 
     def ascend(self, features: list[Tensor]) -> Tensor:
-        """Maps ``(B, C_i, H / 2^i, W / 2^i)`` to ``(B, H / 4, W / 4, E)``."""
+        """Decode feature maps ``(B, C_i, H / 2^i, W / 2^i)`` to ``(B, H / 4, W / 4, E)``."""
         skips = [feature.movedim(1, -1) for feature in features]
         x = self.enter(self.norm(skips[4]))
         for level, skip in zip(self.levels, (skips[3], skips[2], skips[1]), strict=True):
@@ -139,11 +139,11 @@ class BlockDecoder(Decoder):
 
 
 class MLLAUNetDecoder(BlockDecoder):
-    """The decoder of MLLA-UNet (arXiv 2410.23738): MLLA blocks up to stride 4, then one learned x4 expansion.
+    """Decoder of MLLA-UNet (arXiv 2410.23738): MLLA blocks up to stride 4, then one learned x4 expansion.
 
     Args:
-        channels: Channels of the five encoder maps.
-        options: Of :class:`BlockDecoder`.
+        channels: Channels of the five encoder feature maps.
+        options: Arguments of :class:`BlockDecoder`.
     """
 
     def __init__(self, channels: Sequence[int], *args: Any, **options: Any) -> None:
@@ -158,14 +158,14 @@ class MLLAUNetDecoder(BlockDecoder):
         return self.ascend(features)
 
     def enlarge(self, x: Tensor) -> Tensor:
-        """The learned x4 expansion, ``(B, h, w, E)`` to ``(B, E, 4h, 4w)``."""
+        """Apply the learned x4 expansion, ``(B, h, w, E)`` to ``(B, E, 4h, 4w)``."""
         x = self.expand(self.norm_up(x)).unflatten(-1, (4, 4, -1))  # (B, h, w, 4, 4, E): order p1, p2, c
         x = x.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2)  # (B, 4h, 4w, E)
         return self.norm_out(x).movedim(-1, 1)
 
 
 class Refine(nn.Module):
-    """Doubles the resolution of ``(B, C, h, w)`` and joins a finer map of skip channels: ``(B, D, 2h, 2w)``."""
+    """Double the resolution of ``(B, C, h, w)`` and fuse a skip at that resolution: ``(B, D, 2h, 2w)``."""
 
     def __init__(self, dim: int, skip_dim: int, out_dim: int) -> None:
         super().__init__()
@@ -178,14 +178,14 @@ class Refine(nn.Module):
 
 
 class FineStep(nn.Module):
-    """From stride 4 to 1 in two steps, beside what a small convolutional stem sees of the image at strides 2 and 1.
+    """Upsampling from stride 4 to 1 in two steps, with skips at strides 2 and 1 from a small convolutional stem.
 
-    Few channels, as full resolution costs: E / 2 at stride 2 and E / 4 at stride 1, for E at stride 4, but not below 8.
-    The stem is its own, as transformers of other libraries have no map at stride 2 either.
+    Full resolution is expensive, so channels are few: E / 2 at stride 2 and E / 4 at stride 1, but at least 8. The stem
+    reads the image itself, because transformers of other libraries have no feature map at stride 2.
 
     Args:
         in_channels: Channels of the image.
-        embed_dim: Channels E of the map at stride 4.
+        embed_dim: Channels E of the feature map at stride 4.
     """
 
     def __init__(self, in_channels: int, embed_dim: int) -> None:
@@ -199,20 +199,20 @@ class FineStep(nn.Module):
         self.to_full = Refine(half, full, full)
 
     def forward(self, image: Tensor, x: Tensor) -> Tensor:
-        """Maps the image and ``(B, H / 4, W / 4, E)`` to ``(B, D, H, W)``."""
+        """Map the image and ``(B, H / 4, W / 4, E)`` to ``(B, D, H, W)``."""
         full = F.relu(self.see(image), inplace=True)
         half = F.relu(self.shrink(full), inplace=True)
         return self.to_full(self.to_half(self.norm(x).movedim(-1, 1), half), full)
 
 
 class FineMLLAUNetDecoder(BlockDecoder):
-    """MLLA-UNet's decoder with skips at strides 2 and 1 in place of the x4 expansion, which sees no fine edge.
+    """MLLA-UNet decoder with skips at strides 2 and 1 instead of the x4 expansion, which misses fine edges.
 
     Args:
-        channels: Channels of the five encoder maps.
+        channels: Channels of the five encoder feature maps.
         num_heads: See :class:`BlockDecoder`.
         in_channels: Channels of the image.
-        options: Of :class:`BlockDecoder`.
+        options: Arguments of :class:`BlockDecoder`.
     """
 
     def __init__(
@@ -224,18 +224,18 @@ class FineMLLAUNetDecoder(BlockDecoder):
         self.apply(init_weights)
 
     def decode(self, image: Tensor, features: list[Tensor]) -> Tensor:
-        """Maps ``(B, C_i, H / 2^i, W / 2^i)`` to ``(B, D, H, W)``."""
+        """Decode feature maps ``(B, C_i, H / 2^i, W / 2^i)`` to ``(B, D, H, W)``."""
         return self.fine(image, self.ascend(features))
 
 
 class SmpDecoder(Decoder):
-    """A decoder of segmentation_models_pytorch behind this file's contract.
+    """Adapter of a segmentation_models_pytorch decoder to the contract of this module.
 
     Args:
-        channels: Channels of the five encoder maps.
-        path: Module and class below ``segmentation_models_pytorch.decoders``.
+        channels: Channels of the five encoder feature maps.
+        path: ``module:Class`` below ``segmentation_models_pytorch.decoders``.
         out_channels: Channels of its output.
-        options: Its own arguments.
+        options: Arguments of the decoder.
     """
 
     def __init__(self, channels: Sequence[int], path: str, out_channels: int, /, **options: object) -> None:
@@ -244,7 +244,7 @@ class SmpDecoder(Decoder):
 
         module, name = path.split(":")
         decoder = getattr(import_module(f"segmentation_models_pytorch.decoders.{module}"), name)
-        # smp counts the image as map 0, which these decoders do not read.
+        # smp counts the image as feature map 0, which these decoders ignore.
         self.decoder = decoder(encoder_channels=(0, *channels), **options)
         self.out_channels = out_channels
         initialize_decoder(self.decoder)
@@ -254,23 +254,23 @@ class SmpDecoder(Decoder):
 
 
 def mlla_unet(encoder: Encoder, **options: Any) -> MLLAUNetDecoder:
-    """Builds the MLLA-UNet decoder for an encoder."""
+    """Build the MLLA-UNet decoder for an encoder."""
     return MLLAUNetDecoder(encoder.out_channels, encoder.num_heads, **options)
 
 
 def mlla_unet_fine(encoder: Encoder, **options: Any) -> FineMLLAUNetDecoder:
-    """Builds the fine decoder of MLLA-UNet for an encoder."""
+    """Build the fine MLLA-UNet decoder for an encoder."""
     return FineMLLAUNetDecoder(encoder.out_channels, encoder.num_heads, encoder.in_channels, **options)
 
 
 def from_smp(path: str, out_channels: int, /, **fixed: object) -> Callable[..., SmpDecoder]:
-    """Returns the builder of an smp decoder with these arguments."""
+    """Return a builder of an smp decoder with fixed arguments."""
 
     def build(encoder: Encoder) -> SmpDecoder:
         if not encoder.out_channels[0] and path in NEED_STRIDE_2:
             raise InputError(
-                "This decoder reads a map at stride 2, which this encoder does not have. "
-                "Take another decoder, such as unet, fpn or mlla_unet."
+                "This decoder needs a feature map at stride 2, which this encoder does not have. "
+                "Use another decoder, such as unet, fpn or mlla_unet."
             )
         return SmpDecoder(encoder.out_channels, path, out_channels, **fixed)
 
@@ -303,10 +303,10 @@ DECODERS: dict[str, Callable[..., Decoder]] = {
 }
 
 OF_BLOCKS = ("mlla_unet", "mlla_unet_fine")
-"""Decoders of MLLA blocks: these have depths, a mixer and stochastic depth, and join what encoder stages are given."""
+"""Decoders of MLLA blocks: they have depths, a mixer and stochastic depth, and use encoder stage inputs as skips."""
 
 OUTPUT_STRIDES = {"deeplabv3plus": 16}
-"""Stride of the coarsest map for decoders that want the encoder dilated; for all others 32."""
+"""Output stride of the encoder for decoders that need it dilated; 32 for all others."""
 
 UNREAD_STAGES = {"deeplabv3plus": (1, 2)}
-"""Stages of the encoder whose maps a decoder does not read; all others read those of all four."""
+"""Encoder stages whose feature maps a decoder does not read; all other decoders read all four."""

@@ -1,4 +1,4 @@
-"""Several views of an image, or several networks, as one network."""
+"""Test-time augmentation and ensembles, wrapped as a single network."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 
 class Flips(nn.Module):
-    """Test-time augmentation: the mean of a network's logits over the four mirror images of a slice."""
+    """Test-time augmentation: averages a network's logits over four flips (none, horizontal, vertical, both)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.mirrored = [[-1], [-2], [-2, -1]]  # axes; TorchScript knows no global values
+        self.mirrored = [[-1], [-2], [-2, -1]]  # axes; an attribute, as TorchScript cannot read globals
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(B, C, H, W)`` to logits ``(B, K, H, W)``."""
@@ -25,7 +25,7 @@ class Flips(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """Several networks as one: logits whose softmax is the mean of the members' probabilities."""
+    """Ensemble of networks: the softmax of its logits is the mean of the members' probabilities."""
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -35,6 +35,6 @@ class Ensemble(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(B, C, H, W)`` to logits ``(B, K, H, W)``."""
         total = torch.zeros(1, device=x.device)
-        for member in self.members:  # TorchScript knows no list of modules' results
+        for member in self.members:  # TorchScript cannot list the outputs of modules
             total = total + member(x).float().softmax(dim=1)
         return (total / len(self.members)).clamp(min=self.smallest).log()

@@ -1,7 +1,7 @@
-"""Segmenters on the Hugging Face Hub, or in a folder like those there: config.json, model.safetensors and a model card.
+"""Saving segmenters to and loading them from the Hugging Face Hub, or a local folder with the same files.
 
-The folder holds all that is needed to build the network again: which function built it with which arguments, its
-weights, and, where it was trained here, what its data were (the spec: classes, colours, channels, geometry).
+A folder holds config.json, model.safetensors and a model card (README.md): the function that built the network and its
+arguments, the weights and, if trained here, the spec of the data (classes, colours, channels, geometry).
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from mlla_seg.models.weights import read_state_dict
 WEIGHTS = "model.safetensors"
 CARD_MARK = "<!-- Written by mlla_seg, and again at each save unless this line is removed. -->"
 BUILDERS: dict[str, Callable[..., nn.Module]] = {}
-"""Functions that build networks, by name: filled in by :mod:`mlla_seg.models`, which knows all parts."""
+"""Functions that build networks, by name; filled in by :mod:`mlla_seg.models`, which knows all parts."""
 BEFORE_0_2: dict[str, Any] = {"norm_outputs": False}
-"""Arguments of ``create_model`` that version 0.1 did not know, and did not write: what it built."""
+"""Arguments of ``create_model`` that version 0.1 did not have, with the values that reproduce its networks."""
 OPTIONS = ("map_location", "revision", "token", "cache_dir", "local_files_only", "force_download")
 Network = TypeVar("Network", bound="HubMixin")
 
 
 class HubMixin(PyTorchModelHubMixin, library_name="mlla_seg"):
-    """``save_pretrained``, ``push_to_hub`` and ``from_pretrained`` for networks that know how they were built."""
+    """``save_pretrained``, ``push_to_hub`` and ``from_pretrained`` for networks that record how they were built."""
 
     built_by: tuple[str, dict[str, Any]] | None = None
-    """``create_model`` or ``MLLAUNet``, and its arguments in plain types; none for a network put together by hand."""
+    """``create_model`` or ``MLLAUNet`` and its arguments in plain types; ``None`` for a network assembled by hand."""
     spec: DataSpec | None = None
-    """What the data were, from training; see :attr:`mlla_seg.SegmentationDataModule.spec`."""
+    """Description of the training data; see :attr:`mlla_seg.SegmentationDataModule.spec`."""
 
-    def save_pretrained(  # type: ignore[override]  # scores beside
+    def save_pretrained(  # type: ignore[override]  # adds scores
         self,
         save_directory: str | Path,
         *,
@@ -48,22 +48,22 @@ class HubMixin(PyTorchModelHubMixin, library_name="mlla_seg"):
         model_card_kwargs: Mapping[str, Any] | None = None,
         config: None = None,
     ) -> None:
-        """Writes config.json, model.safetensors and README.md, the model card; the files appear when complete.
+        """Write config.json, model.safetensors and README.md (the model card); files appear only when complete.
 
         Args:
-            save_directory: The folder; made if need be, and what an earlier save left there is replaced.
+            save_directory: Folder to write to; created if needed, and files of an earlier save are replaced.
             metrics: Scores for the model card, such as ``{"dice": 0.87}``.
-            dataset: What they were measured on; by default the name of the card the network was trained with.
-            model_card_kwargs: ``metrics`` and ``dataset`` as the Hub's own functions give them.
-            config: Not used: a network knows its own.
+            dataset: Data set of these scores; defaults to the name of the card the network was trained with.
+            model_card_kwargs: ``metrics`` and ``dataset`` as passed by the Hub's own functions.
+            config: Ignored; the network provides its own.
 
         Raises:
-            InputError: The network was put together or changed by hand, so nothing says how to build it again.
+            InputError: The network was assembled or changed by hand, so it cannot be rebuilt from its configuration.
         """
         assert isinstance(self, nn.Module)
         if self.built_by is None:
             raise InputError(
-                "This network was put together by hand, so a folder could not say how to build it again. "
+                "This network was assembled by hand, so it could not be rebuilt from a folder. "
                 "Build it with create_model or MLLAUNet."
             )
         function, arguments = self.built_by
@@ -73,13 +73,13 @@ class HubMixin(PyTorchModelHubMixin, library_name="mlla_seg"):
             "spec": self.spec and self.spec.to_dict(),
             "mlla_seg_version": __version__,
         }
-        config_json = json.loads(json.dumps(content, default=lambda number: number.tolist()))  # NumPy's too
-        with random.fork_rng(devices=[]):  # saving in the midst of training changes nothing of it
+        config_json = json.loads(json.dumps(content, default=lambda number: number.tolist()))  # for NumPy numbers
+        with random.fork_rng(devices=[]):  # saving during training must not affect it
             again = _build(config_json)
         if misfit := _misfit(self.state_dict(), again.state_dict()):
             raise InputError(
                 f"This network is no longer what {function} built, so its folder could not be loaded: {misfit}. "
-                f"Build it with {function} as it shall be, such as with another num_classes."
+                f"Pass such changes to {function} instead, for example another num_classes."
             )
         card = model_card_kwargs or {"metrics": metrics, "dataset": dataset}
         folder = Path(save_directory)
@@ -95,40 +95,41 @@ class HubMixin(PyTorchModelHubMixin, library_name="mlla_seg"):
     def push_to_hub(
         self, repo_id: str, *, metrics: Mapping[str, float] | None = None, dataset: str | None = None, **options: Any
     ) -> str:
-        """Uploads what :meth:`save_pretrained` writes to a repository of the Hub, which is made if need be.
+        """Upload what :meth:`save_pretrained` writes to a Hub repository, which is created if needed.
 
         Args:
-            repo_id: Such as ``"user/liver"``.
+            repo_id: Repository, such as ``"user/liver"``.
             metrics: Scores for the model card.
-            dataset: What they were measured on.
-            options: ``private``, ``token``, ``branch``, ``commit_message``, ... of ``huggingface_hub``.
+            dataset: Data set of these scores.
+            options: ``private``, ``token``, ``branch``, ``commit_message`` and others of ``huggingface_hub``.
 
         Returns:
-            Address of the commit.
+            URL of the commit.
         """
         return super().push_to_hub(repo_id, model_card_kwargs={"metrics": metrics, "dataset": dataset}, **options)
 
     @classmethod
     def from_pretrained(cls: type[Network], pretrained_model_name_or_path: str | Path, **options: Any) -> Network:
-        """Builds the network of a folder, or of a repository of the Hub, in evaluation mode.
+        """Load a network from a folder or a Hub repository, in evaluation mode.
 
         Args:
-            pretrained_model_name_or_path: The folder of :meth:`save_pretrained`, or ``"user/liver"`` on the Hub.
+            pretrained_model_name_or_path: Folder written by :meth:`save_pretrained`, or a Hub repository such as
+                ``"user/liver"``.
             options: ``map_location``, and ``revision``, ``token``, ``cache_dir``, ``local_files_only``,
                 ``force_download`` of ``huggingface_hub``.
 
         Raises:
-            InputError: There is no such folder or repository, it cannot be loaded or holds another kind of network, or
-                an option that does not exist.
+            InputError: No such folder or repository, it cannot be loaded, it holds another class of network, or an
+                option is unknown.
         """
         place = str(pretrained_model_name_or_path)
         if unknown := sorted(set(options) - set(OPTIONS)):
             raise InputError(
-                f"from_pretrained does not know {', '.join(unknown)}; it knows {', '.join(OPTIONS)}. A network comes "
-                "back as it was saved: for another one, call create_model and load_pretrained with this folder."
+                f"from_pretrained has no option {', '.join(unknown)}; known: {', '.join(OPTIONS)}. It returns the "
+                "network as saved; to change it, call create_model, then load_pretrained with this folder."
             )
         if place.count("/") != 1 and not Path(place).is_dir():
-            raise InputError(f"{place}: no such folder, and models on the Hub are named user/model.")
+            raise InputError(f"{place}: no such folder; models on the Hub are named user/model.")
         try:
             network = super().from_pretrained(place, **options)
         except InputError:
@@ -136,23 +137,23 @@ class HubMixin(PyTorchModelHubMixin, library_name="mlla_seg"):
         except Exception as error:  # no such folder, repository, connection, permission, file
             reason = str(error).strip().splitlines()[0]
             raise InputError(
-                f"{place}: is neither a complete folder of save_pretrained nor a model the Hub gives ({reason})."
+                f"{place}: is neither a complete folder of save_pretrained nor an accessible Hub model ({reason})."
             ) from error
         if not isinstance(network, cls):
             raise InputError(f"{place}: holds a {type(network).__name__}, not a {cls.__name__}.")
         return network
 
     @classmethod
-    def _from_pretrained(  # type: ignore[override]  # the options of a download pass through
+    def _from_pretrained(  # type: ignore[override]  # passes download options through
         cls, *, model_id: str, config: dict[str, Any] | None = None, map_location: str = "cpu", **download: Any
     ) -> nn.Module:
         if not config or not {"build", "arguments"} <= set(config):
             raise InputError(f"{model_id}: has no config.json written by save_pretrained of mlla_seg.")
         try:
             network = _build(config)
-        except TypeError as error:  # an argument of another version
+        except TypeError as error:  # an argument from another version
             raise InputError(
-                f"{model_id}: mlla_seg {__version__} cannot build what config.json says: {error}."
+                f"{model_id}: mlla_seg {__version__} cannot build the network of config.json: {error}."
             ) from error
         folder = Path(model_id)
         path = folder / WEIGHTS if folder.is_dir() else hf_hub_download(model_id, WEIGHTS, **download)
@@ -164,23 +165,23 @@ class HubMixin(PyTorchModelHubMixin, library_name="mlla_seg"):
         return network.to(map_location).eval()
 
     def generate_model_card(self, metrics: Mapping[str, float] | None = None, dataset: str | None = None) -> ModelCard:
-        """The model card: what the network is, its classes, channels, normalisation and scores, and how to use it."""
+        """Return the model card: architecture, classes, channels, normalisation, scores and usage."""
         assert self.built_by is not None
         assert isinstance(self, nn.Module)
         return ModelCard(_model_card(self, self.built_by[1], self.spec, metrics or {}, dataset))
 
 
 def _build(config: Mapping[str, Any]) -> Any:
-    """Builds the network of a config.json, with random weights."""
+    """Build the network of a config.json, with random weights."""
     build = lookup(BUILDERS, config["build"], "builder of networks")
     unsaid: dict[str, Any] = {}
     if config["build"] == "create_model":
-        unsaid = {**BEFORE_0_2, "frame": (config.get("spec") or {}).get("window")}  # known to 0.1, but not for padding
+        unsaid = {**BEFORE_0_2, "frame": (config.get("spec") or {}).get("window")}  # 0.1 had it in the spec only
     return build(**{**unsaid, **config["arguments"]})
 
 
 def _misfit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """The first parameter that is not as expected, in words; empty if there is none."""
+    """Describe the first parameter that differs from the expected ones; empty if there is none."""
     for name in {**expected, **weights}:
         found, wanted = (tuple(w[name].shape) if name in w else "absent" for w in (weights, expected))
         if found != wanted:
@@ -196,27 +197,27 @@ def _model_card(
     dataset: str | None,
 ) -> str:
     title = f"{arguments.get('encoder', 'MLLA')} {arguments.get('decoder', 'mlla_unet')}"
-    measured_on = dataset or (spec.name if spec else "data not said")
+    measured_on = dataset or (spec.name if spec else "unspecified data")
     facts = {
         "Network": title,
         "Parameters": f"{sum(p.numel() for p in network.parameters()):,}",
         "Channels": ", ".join(spec.channels) if spec else arguments["in_channels"],
         "Classes": arguments["num_classes"],
-        "Normalisation": f"{_normalisation(arguments['normalisation'])}; inside the network, which takes raw units",
+        "Normalisation": f"{_normalisation(arguments['normalisation'])}; done in the network, which takes raw units",
     }
     classes = []
     use = """from mlla_seg import Segmenter
 
-segmenter = Segmenter.from_pretrained("this folder, or its name on the Hub")
+segmenter = Segmenter.from_pretrained("this folder, or the model's name on the Hub")
 logits = segmenter(image)  # (B, C, H, W) in raw units to (B, K, H, W)"""
     if spec:
         facts["Trained on"] = f"{spec.name}, {spec.modality}"
         if spec.context:
-            facts["Channels"] += f", of {2 * spec.context + 1} neighbouring slices"
+            facts["Channels"] += f", each of {2 * spec.context + 1} adjacent slices"
         classes = [(k, entry.name, list(entry.colour)) for k, entry in enumerate(spec.classes)]
         use = """from mlla_seg import Predictor, Segmenter
 
-predict = Predictor(Segmenter.from_pretrained("this folder, or its name on the Hub"))
+predict = Predictor(Segmenter.from_pretrained("this folder, or the model's name on the Hub"))
 labels = predict(image)  # (S, C, H, W) or (C, H, W) in raw units to (S, H, W) or (H, W)"""
     data = ModelCardData(
         library_name="mlla_seg",
@@ -252,5 +253,5 @@ def _normalisation(options: Mapping[str, Any] | None) -> str:
         return "none"
     clip = "clipped to {} .. {}, ".format(*options["window"]) if options.get("window") else ""
     if options.get("per_image"):
-        return f"{clip}each channel of an image by its own mean and standard deviation"
-    return f"{clip}minus {options.get('mean', 0)}, over {options.get('std', 1)}"
+        return f"{clip}each channel of each image standardised by its own mean and standard deviation"
+    return f"{clip}mean {options.get('mean', 0)}, standard deviation {options.get('std', 1)}"

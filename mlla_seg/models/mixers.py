@@ -1,8 +1,8 @@
-"""Token mixers: the part of a block in which pixels see each other.
+"""Token mixers: the part of a block that exchanges information between pixels.
 
 Contract: ``Mixer(dim, num_heads)``; ``forward(x, rope)`` maps ``(B, *spatial, C)`` to the same shape, where ``rope`` is
-the table of :func:`mlla_seg.models.ops.rope_table` for this grid. A new mixer is a module here, its formula and plain
-definition in ``ops.py`` unless it is a line, and one line in ``MIXERS``; the tests over ``MIXERS`` then find it.
+the table of :func:`mlla_seg.models.ops.rope_table` for that grid. To add a mixer, write a module here, put its formula
+and reference implementation in ``ops.py`` unless it is a one-liner, and add it to ``MIXERS``, which the tests cover.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class DepthwiseConv(nn.Conv2d):
 
 
 class LinearAttention(nn.Module):
-    """MLLA's mixer: linear attention with RoPE, without a value projection, plus a local position encoding (LePE)."""
+    """MLLA's mixer: linear attention with RoPE and no value projection, plus a local position encoding (LePE)."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -41,13 +41,13 @@ class LinearAttention(nn.Module):
         return y.view(x.shape) + self.lepe(x)
 
 
-# The controls. Attention of each pixel to itself alone, q.k x / q.k, gives x back: so y = x + LePE(x) is MLLA's mixer
-# where no pixel sees beyond its neighbours, and each step of identity, lepe, lepe_matched, linear_attention adds one
-# thing: the local convolution, the parameters, the view of the whole image.
+# Controls for ablations. If each pixel attended only to itself, attention would return x (q.k x / q.k = x), so
+# y = x + LePE(x) is MLLA's mixer without global context. From identity through lepe and lepe_matched to
+# linear_attention, each step adds one thing: local convolution, parameters, global context.
 
 
 class Identity(nn.Module):
-    """The block without its mixer, y = x. A mixer that does not beat it does nothing for the task."""
+    """No mixer, y = x: the baseline that a useful mixer must beat."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Identity(nn.Module):
 
 
 class Lepe(nn.Module):
-    """The local convolution alone, y = x + LePE(x): MLLA's mixer if each pixel attended to itself only."""
+    """Local convolution only, y = x + LePE(x): MLLA's mixer if each pixel attended only to itself."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -68,10 +68,10 @@ class Lepe(nn.Module):
 
 
 class LepeMatched(nn.Module):
-    """As many parameters as :class:`LinearAttention`, none of which lets a pixel see beyond its neighbours.
+    """Local mixer with as many parameters as :class:`LinearAttention`.
 
-    ``y = x + a * sigmoid(b) + LePE(x)`` with ``a, b = split(Linear(x))``: the layer of queries and keys as a gated
-    linear unit (arXiv 1612.08083) of each pixel by itself. Not named ``qk``: attention's weights mean nothing here.
+    ``y = x + a * sigmoid(b) + LePE(x)`` with ``a, b = split(Linear(x))``: the query and key projection becomes a
+    pixelwise gated linear unit (arXiv 1612.08083). It is not named ``qk``, so that it never loads attention weights.
     """
 
     def __init__(self, dim: int, num_heads: int) -> None:
@@ -92,5 +92,5 @@ MIXERS: dict[str, type[nn.Module]] = {
 
 
 def rope_for(x: Tensor) -> Tensor:
-    """RoPE's table for a channels-last map ``(B, *spatial, C)``; made anew for each stage, so nothing can go stale."""
+    """Return the RoPE table for a channels-last feature map ``(B, *spatial, C)``; not cached, so never stale."""
     return ops.rope_table(list(x.shape[1:-1]), x.shape[-1], x.device)

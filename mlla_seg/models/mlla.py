@@ -1,7 +1,7 @@
-"""MLLA (Mamba-Like Linear Attention, also MILA): block, stage, encoder, classifier and the table of sizes.
+"""MLLA (Mamba-Like Linear Attention, also MILA): block, stage, encoder, classifier and model sizes.
 
-Source: arXiv 2405.16605 and the authors' networks. Inside, maps are channels-last ``(B, H, W, C)``; every public
-boundary is ``(B, C, H, W)``. Sizes are read from tensors, so any input of at least one pixel works.
+Source: arXiv 2405.16605 and the authors' code. Feature maps are channels-last ``(B, H, W, C)`` inside and
+``(B, C, H, W)`` at every public boundary. Shapes are read from the input, so any image of at least one pixel works.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mlla_seg.errors import lookup
 from mlla_seg.models.mixers import MIXERS, DepthwiseConv, rope_for
 from mlla_seg.models.ops import drop_path
 
-# drop_path_rate as trained by the authors; the last three are small ones for CPUs, first trials and tests.
+# drop_path_rate as trained by the authors; the last three sizes are ours, for CPUs, quick trials and tests.
 SIZES: dict[str, dict[str, Any]] = {
     "mlla_tiny": dict(embed_dim=64, depths=(2, 4, 8, 4), num_heads=(2, 4, 8, 16), drop_path_rate=0.2),
     "mlla_small": dict(embed_dim=64, depths=(3, 6, 21, 6), num_heads=(2, 4, 8, 16), drop_path_rate=0.3),
@@ -29,7 +29,7 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 class Mlp(nn.Sequential):
-    """Linear C -> ratio * C, exact GELU, Linear back."""
+    """Two-layer MLP with hidden width ``ratio * C`` and exact GELU."""
 
     def __init__(self, dim: int, ratio: float) -> None:
         hidden = int(dim * ratio)
@@ -37,7 +37,7 @@ class Mlp(nn.Sequential):
 
 
 class Block(nn.Module):
-    """One MLLA block: the macro design of Mamba around a token mixer, between two position encodings, then an MLP."""
+    """MLLA block: a token mixer in Mamba's macro design, then an MLP, each preceded by a position encoding."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks at one resolution, ``(B, H, W, C)`` to the same shape; ``drop_path_rates`` has one entry per block."""
+    """Blocks at one resolution, ``(B, H, W, C)`` to the same shape; ``drop_path_rates`` has one rate per block."""
 
     def __init__(
         self, dim: int, num_heads: int, drop_path_rates: Sequence[float], mlp_ratio: float, mixer: str
@@ -88,7 +88,7 @@ class Stage(nn.Module):
 
 
 class ConvBN(nn.Sequential):
-    """Convolution (without bias unless asked) and batch-norm on ``(B, C, H, W)``."""
+    """Convolution (by default without bias) and batch norm on ``(B, C, H, W)``."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, bias: bool = False
@@ -100,9 +100,9 @@ class ConvBN(nn.Sequential):
 
 
 class Stem(nn.Module):
-    """Image ``(B, C, H, W)`` to the residual sum at 1/2 (E/2 channels) and the first tokens at 1/4 (E channels).
+    """Stem: image ``(B, C, H, W)`` to feature maps at stride 2 (E/2 channels) and stride 4 (E channels).
 
-    Without ``tokens`` the second half is not built and its output is the first one's again.
+    Without ``tokens`` only the stride-2 half is built, and its output is returned twice.
     """
 
     def __init__(self, in_channels: int, embed_dim: int, tokens: bool = True) -> None:
@@ -113,7 +113,7 @@ class Stem(nn.Module):
         self.conv3 = ConvBN(half, half, 3)
         self.conv4 = ConvBN(half, 4 * embed_dim, 3, stride=2) if tokens else nn.Identity()
         self.conv5 = ConvBN(4 * embed_dim, embed_dim, 1) if tokens else nn.Identity()
-        self.residual = nn.Identity()  # a name for the sum, where hooks and fx find the map at 1/2
+        self.residual = nn.Identity()  # named so that hooks and fx find the stride-2 feature map
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = F.relu(self.conv1(x), inplace=True)
@@ -130,7 +130,7 @@ class MapNorm(nn.LayerNorm):
 
 
 class Downsample(nn.Module):
-    """Halves the resolution and doubles the channels of ``(B, C, H, W)``; odd sizes are padded by a zero row/column."""
+    """Halve the resolution and double the channels of ``(B, C, H, W)``; odd sizes are zero-padded by one."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -139,18 +139,18 @@ class Downsample(nn.Module):
         self.reduce = ConvBN(8 * dim, 2 * dim, 1, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.conv.stride[0] == 1:  # where a dilated decoder has made it so
+        if self.conv.stride[0] == 1:  # dilated, see dilate()
             return self.reduce(F.relu(self.conv(F.relu(self.expand(x), inplace=True)), inplace=True))
-        # Padded before the expansion, as the authors do: its bias makes the zeros non-zero afterwards. Two lines more
-        # and the last of the output off is one line more for odd sizes and none for even ones; this way no graph that
-        # is exported or compiled depends on which it was.
+        # Pad before the expansion, as the authors do: its bias makes the zeros non-zero. Padding by two and cropping
+        # the output by one pads odd sizes by one and even sizes by none, without a size-dependent branch in exported
+        # or compiled graphs.
         x = F.relu(self.expand(F.pad(x, (0, 2, 0, 2))), inplace=True)
         x = F.relu(self.conv(x), inplace=True)
         return self.reduce(x[..., :-1, :-1])
 
 
 def dilate(module: nn.Module, rate: int) -> None:
-    """Lets every convolution in ``module`` keep the resolution and see as far as at a ``rate`` times coarser one."""
+    """Set every convolution in ``module`` to stride 1 and dilation ``rate``, padded to keep the resolution."""
     for conv in module.modules():
         if isinstance(conv, nn.Conv2d):
             reach = rate * (conv.kernel_size[0] // 2)
@@ -158,7 +158,7 @@ def dilate(module: nn.Module, rate: int) -> None:
 
 
 def init_weights(module: nn.Module) -> None:
-    """Truncated normal (0.02) for linear layers, as for vision transformers; everything else keeps torch's defaults."""
+    """Initialise linear layers as in vision transformers: truncated normal with std 0.02, zero bias."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
@@ -166,32 +166,32 @@ def init_weights(module: nn.Module) -> None:
 
 
 class Encoder(nn.Module):
-    """Base of the encoders: ``(B, C, H, W)`` to a list of five maps ``(B, C_i, ceil(H / 2^i), ceil(W / 2^i))``."""
+    """Base class of encoders: ``(B, C, H, W)`` to five feature maps ``(B, C_i, ceil(H / 2^i), ceil(W / 2^i))``."""
 
     def __init__(self) -> None:
         super().__init__()
         self.in_channels = 3
         """Channels of the image."""
         self.out_channels: list[int] = []
-        """Channels C_i of the five maps, i = 1 .. 5."""
+        """Channels C_i of the five feature maps, i = 1 .. 5."""
         self.num_heads: tuple[int, ...] = ()
-        """Attention heads of the last four maps, for decoders with attention; empty leaves it to them."""
+        """Attention heads of the last four feature maps, for attention decoders; if empty, the decoder chooses."""
 
 
 class MLLAEncoder(Encoder):
-    """The hierarchical encoder: five feature maps at strides 2, 4, 8, 16 and 32.
+    """Hierarchical MLLA encoder with five feature maps at strides 2, 4, 8, 16 and 32.
 
     Args:
         in_channels: Channels of the image.
-        embed_dim: Channels E at stride 4; the five maps have E/2, E, 2E, 4E and 8E.
-        depths: Blocks per stage; with fewer than four stages there are as many maps fewer.
+        embed_dim: Channels E at stride 4; the five feature maps have E/2, E, 2E, 4E and 8E channels.
+        depths: Blocks per stage; with fewer than four stages, the coarsest feature maps are missing.
         num_heads: Attention heads per stage.
-        mlp_ratio: Hidden width of the MLPs over their input's.
-        drop_path_rate: Stochastic depth of the last block; earlier blocks have linearly less.
-        norm_outputs: Pass the stage outputs through a LayerNorm each, as the authors' dense-prediction backbone.
-        stage_inputs: Return the input of all stages but the last instead of their output, as MLLA-UNet's skips do.
-        mixer: Token mixer, a name in ``MIXERS``.
-        output_stride: Coarsest resolution: 32, or 16 or 8, where later stages are dilated instead (arXiv 1706.05587).
+        mlp_ratio: Ratio of MLP hidden width to input width.
+        drop_path_rate: Stochastic-depth rate of the last block; the rate increases linearly from 0 at the first.
+        norm_outputs: Apply a LayerNorm to each stage output, as in the authors' dense-prediction backbone.
+        stage_inputs: Return the input of every stage but the last instead of its output, for MLLA-UNet's skips.
+        mixer: Token mixer, a key of ``MIXERS``.
+        output_stride: Stride of the coarsest feature map: 32, or 16 or 8 with dilated later stages (arXiv 1706.05587).
     """
 
     def __init__(
@@ -209,10 +209,11 @@ class MLLAEncoder(Encoder):
     ) -> None:
         super().__init__()
         if output_stride not in (8, 16, 32):
-            raise ValueError(f"output_stride of an MLLA encoder is 8, 16 or 32, got {output_stride}.")
+            raise ValueError(f"output_stride of an MLLA encoder must be 8, 16 or 32, got {output_stride}.")
         if not len(depths) == len(num_heads) <= 4:
             raise ValueError(
-                f"MLLA has up to four stages, each with its heads: got {len(depths)} depths, {len(num_heads)} heads."
+                f"MLLA has up to four stages, and depths and num_heads need one entry for each: "
+                f"got {len(depths)} and {len(num_heads)}."
             )
         dims = [embed_dim * 2**i for i in range(len(depths))]
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
@@ -234,11 +235,11 @@ class MLLAEncoder(Encoder):
                     dilate(module, 2 ** (i + 2) // output_stride)
 
     def forward(self, x: Tensor, maps: int = 5) -> list[Tensor]:
-        """Maps an image ``(B, C, H, W)`` to five maps ``(B, C_i, ceil(H / 2^i), ceil(W / 2^i))``, i = 1 .. 5.
+        """Return feature maps ``(B, C_i, ceil(H / 2^i), ceil(W / 2^i))``, i = 1 .. 5, of images ``(B, C, H, W)``.
 
-        With fewer ``maps`` only the finest are computed.
+        Only the ``maps`` finest are computed.
         """
-        # Pixel by pixel in memory: the blocks compute so, and convolutions no slower.
+        # Channels-last memory suits the blocks, and convolutions are no slower.
         half, x = self.stem(x.contiguous(memory_format=torch.channels_last))
         features = [half]
         for downsample, stage, norm in zip(self.downsamples, self.stages, self.norms):  # noqa: B905 - TorchScript
@@ -252,7 +253,7 @@ class MLLAEncoder(Encoder):
 
 
 class MLLA(nn.Module):
-    """The classifier: encoder, LayerNorm, mean over tokens, linear head; ``(B, C, H, W)`` to ``(B, num_classes)``."""
+    """MLLA classifier: encoder, LayerNorm, mean over tokens, linear head; ``(B, C, H, W)`` to ``(B, num_classes)``."""
 
     def __init__(
         self,

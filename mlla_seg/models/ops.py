@@ -1,6 +1,6 @@
-"""The mathematics of MLLA as functions: tensors in, tensors out, no parameters.
+"""Operations of MLLA as functions on tensors, without parameters.
 
-Source: "Demystify Mamba in Vision: A Linear Attention Perspective" (arXiv 2405.16605). Letters: B batch, N tokens (the
+Source: "Demystify Mamba in Vision: A Linear Attention Perspective" (arXiv 2405.16605). Notation: B batch, N tokens (the
 product of the spatial sizes), C channels, h heads, d = C / h channels per head, K = C / (2 A) rotation frequencies per
 spatial axis, where A is the number of spatial axes (2 for images).
 """
@@ -14,30 +14,30 @@ import torch
 from torch import Tensor
 
 EPSILON = 1e-6
-"""Added to the attention's normaliser q . mean(k), as in the authors' networks."""
+"""Added to the attention normaliser q . mean(k), as in the authors' code."""
 
 ROPE_BASE = 10000.0
 """Frequencies of the rotary position encoding are ROPE_BASE ** (-t / K), t = 0 .. K - 1."""
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """A context without autocast, for sums that half precision would spoil; none where a device knows no autocast."""
-    if device.type in ("cpu", "cuda") or torch.amp.is_autocast_available(device.type):  # compilers cannot ask
+    """Return a context that disables autocast, for sums that need float32; a no-op on devices without autocast."""
+    if device.type in ("cpu", "cuda") or torch.amp.is_autocast_available(device.type):  # not traceable by compilers
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision becomes float32; float32 and float64 stay."""
+    """Cast half precision to float32; float32 and float64 are unchanged."""
     return x.float() if x.dtype == torch.float16 or x.dtype == torch.bfloat16 else x
 
 
 def elu_plus_one(x: Tensor) -> Tensor:
-    """The positive feature map ELU(x) + 1, exact in every precision.
+    """Positive feature map ELU(x) + 1, accurate in every precision.
 
     ``elu(x) + 1`` rounds to 0 below -6.25 in bfloat16 and below -16.6 in float32, which would make attention divide
-    zero by epsilon. Taken by branches (x + 1 above zero, exp(x) below, one of the two terms being 0 or 1) it keeps its
-    relative precision. For the backward pass the result is kept, and nothing else.
+    zero by epsilon. Computed as max(x, 0) + exp(min(x, 0)), where one term is always 0 or 1, it keeps its relative
+    precision. Only the result is stored for the backward pass.
     """
     if torch.jit.is_scripting():
         return elu_plus_one_reference(x)
@@ -47,13 +47,13 @@ def elu_plus_one(x: Tensor) -> Tensor:
 
 
 def elu_plus_one_reference(x: Tensor) -> Tensor:
-    """The definition of :func:`elu_plus_one`."""
+    """Reference implementation of :func:`elu_plus_one`."""
     positive = torch.relu(x)
-    return positive + torch.exp(x - positive)  # not clamp for min(x, 0): its gradient at 0 differs between versions
+    return positive + torch.exp(x - positive)  # not clamp: its gradient at 0 differs between torch versions
 
 
 class _EluPlusOne(torch.autograd.Function):
-    """Its derivative, 1 above zero and exp(x) below, is the smaller one of the result and 1."""
+    """ELU(x) + 1, whose derivative (1 above zero, exp(x) below) is the minimum of the result and 1."""
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
@@ -70,19 +70,19 @@ class _EluPlusOne(torch.autograd.Function):
 
 
 def rope_table(spatial: list[int], dim: int, device: torch.device | None = None, base: float = ROPE_BASE) -> Tensor:
-    """Cosines and sines of the rotary position encoding on a grid of any size.
+    """Return the cosines and sines of the rotary position encoding on a grid of any size.
 
-    Channel pairs (0, 1), (2, 3), ... are rotated; the first K pairs turn by (index along axis 0) * theta, the next K by
+    Channel pairs (0, 1), (2, 3), ... are rotated: the first K pairs by (index along axis 0) * theta, the next K by
     (index along axis 1) * theta, and so on. Always float32: in bfloat16 the angles are off by half a radian at row 256.
 
     Args:
-        spatial: Sizes of the grid's axes, such as ``[H, W]``.
+        spatial: Sizes of the grid axes, such as ``[H, W]``.
         dim: Channels C, a multiple of twice the number of axes.
-        device: Where the tables are made.
-        base: Of the frequencies.
+        device: Device of the table.
+        base: Base of the frequencies.
 
     Returns:
-        ``(*spatial, dim / 2, 2)``: cosine and sine.
+        Cosines and sines, ``(*spatial, dim / 2, 2)``.
 
     Raises:
         ValueError: ``dim`` cannot be divided into pairs for every axis.
@@ -103,10 +103,10 @@ def rope_table(spatial: list[int], dim: int, device: torch.device | None = None,
 
 
 def rotate_pairs(x: Tensor, rope: Tensor) -> Tensor:
-    """Rotates the channel pairs (0, 1), (2, 3), ... of ``x``, ``(..., C)``, by a table ``(..., C / 2, 2)``.
+    """Rotate the channel pairs (0, 1), (2, 3), ... of ``x``, ``(..., C)``, by a table ``(..., C / 2, 2)``.
 
-    Pairs are complex numbers, whose product is one operation; where a graph is recorded, which compilers and engines
-    take better without them, it is written out.
+    Eager mode uses a single complex product; recorded graphs use real arithmetic, which compilers and inference engines
+    support better.
     """
     if torch.jit.is_scripting():
         return rotate_pairs_reference(x, rope)
@@ -117,33 +117,33 @@ def rotate_pairs(x: Tensor, rope: Tensor) -> Tensor:
 
 
 def rotate_pairs_reference(x: Tensor, rope: Tensor) -> Tensor:
-    """The definition of :func:`rotate_pairs`, number by number."""
+    """Reference implementation of :func:`rotate_pairs`, in real arithmetic."""
     cos, sin = rope.unbind(-1)
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
 
 
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, rope: Tensor, num_heads: int) -> Tensor:
-    """MLLA's linear attention with rotary position encoding, at a cost linear in the number of tokens.
+    """MLLA's linear attention with rotary position encoding, linear in the number of tokens.
 
-    With phi = ELU + 1 and rotated phi~, for each head:
+    For each head, with phi = ELU + 1 and rotated features phi~:
     ``y_i = phi~(q_i) (sum_j phi~(k_j)^T v_j / N) / (phi(q_i) . mean_j phi(k_j) + 1e-6)``. The rotation spans all C
-    channels before they are split into heads; the normaliser uses the un-rotated features.
+    channels before they are split into heads; the normaliser uses the unrotated features.
 
-    The sums over tokens run in float32 whatever the inputs' precision: accumulated in bfloat16 they lose a constant
-    fraction, and in float16 they overflow.
+    Sums over tokens run in float32 for inputs of any precision: in bfloat16 they would lose a constant fraction, and in
+    float16 they would overflow.
 
     Args:
         q: Queries before the feature map, ``(B, N, C)``.
         k: Keys before the feature map, ``(B, N, C)``.
         v: Values, ``(B, N, C)``.
-        rope: From :func:`rope_table`, flattened to ``(N, C / 2, 2)``.
-        num_heads: Heads h, a divisor of C.
+        rope: Table of :func:`rope_table`, flattened to ``(N, C / 2, 2)``.
+        num_heads: Number of heads h, a divisor of C.
 
     Returns:
-        ``(B, N, C)`` in the dtype of ``v``.
+        Output ``(B, N, C)`` in the dtype of ``v``.
     """
-    if torch.jit.is_scripting():  # which knows no autocast to leave
+    if torch.jit.is_scripting():  # no autocast to disable
         state, mean = attention_state(k, v, rope, num_heads, v.shape[1])
         return attend(q, state, mean, rope, num_heads).to(v.dtype)
     with full_precision(v.device):
@@ -152,7 +152,7 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, rope: Tensor, num_heads: i
 
 
 def attention_state(k: Tensor, v: Tensor, rope: Tensor, num_heads: int, total: int) -> tuple[Tensor, Tensor]:
-    """What attention keeps of ``n`` of the ``total`` tokens; of parts of an image it adds up to that of the whole.
+    """Summarise ``n`` of the ``total`` tokens for attention; the sums over parts of an image are those of the whole.
 
     Returns:
         ``sum_j phi~(k_j)^T v_j / total``, ``(B, h, d, d)``, and ``sum_j phi(k_j) / total``, ``(B, 1, C)``; float32.
@@ -163,8 +163,8 @@ def attention_state(k: Tensor, v: Tensor, rope: Tensor, num_heads: int, total: i
 
 
 def attend(q: Tensor, state: Tensor, mean: Tensor, rope: Tensor, num_heads: int, epsilon: float = EPSILON) -> Tensor:
-    """The output ``(B, n, C)``, float32, of ``n`` queries for the state and mean of :func:`attention_state`."""
-    q = elu_plus_one(at_least_float32(q))  # transposed without .mT, which torch's older ONNX exporter does not know
+    """Return the output ``(B, n, C)``, float32, of ``n`` queries, given the results of :func:`attention_state`."""
+    q = elu_plus_one(at_least_float32(q))  # below, no .mT, which torch's older ONNX exporter does not support
     normaliser = _heads(q, num_heads) @ _heads(mean, num_heads).transpose(-1, -2) + epsilon  # (B, h, n, 1)
     y = _heads(rotate_pairs(q, rope), num_heads) @ state / normaliser
     return y.transpose(1, 2).flatten(2)
@@ -175,17 +175,17 @@ def _heads(x: Tensor, num_heads: int) -> Tensor:
 
 
 def linear_attention_reference(q: Tensor, k: Tensor, v: Tensor, spatial: tuple[int, ...], num_heads: int) -> Tensor:
-    """The definition of :func:`linear_attention`: all N x N weights in float64, rotations as complex numbers.
+    """Reference implementation of :func:`linear_attention`: all N x N weights in float64, complex rotations.
 
     Args:
         q: Queries before the feature map, ``(B, N, C)``.
         k: Keys before the feature map, ``(B, N, C)``.
         v: Values, ``(B, N, C)``.
-        spatial: The grid that the N tokens are the row-major order of.
-        num_heads: Heads h.
+        spatial: Sizes of the grid whose points, in row-major order, are the N tokens.
+        num_heads: Number of heads h.
 
     Returns:
-        ``(B, N, C)`` in float64.
+        Output ``(B, N, C)`` in float64.
     """
     q, k, v = (x.double() for x in (q, k, v))
     n, dim = q.shape[1:]
@@ -209,9 +209,9 @@ def linear_attention_reference(q: Tensor, k: Tensor, v: Tensor, spatial: tuple[i
 
 
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
-    """Stochastic depth (arXiv 1603.09382): drops whole samples of a residual branch and rescales the rest."""
+    """Stochastic depth (arXiv 1603.09382): drop a residual branch for whole samples and rescale the rest."""
     if rate == 0.0 or not training:
         return x
     keep = 1.0 - rate
-    mask = x.new_empty([x.shape[0]] + [1] * (x.ndim - 1)).bernoulli_(keep)  # TorchScript has no unpacking
+    mask = x.new_empty([x.shape[0]] + [1] * (x.ndim - 1)).bernoulli_(keep)  # no unpacking in TorchScript
     return x * mask / keep

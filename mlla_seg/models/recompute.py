@@ -1,6 +1,6 @@
-"""Parts of a network that are computed again in the backward pass instead of keeping what is inside them.
+"""Gradient checkpointing: recompute parts of a network in the backward pass instead of storing activations.
 
-Source: arXiv 1604.06174. The networks know nothing of it: :func:`set_checkpointing` puts methods over theirs.
+Source: arXiv 1604.06174. Network classes are unaffected: :func:`set_checkpointing` overrides methods of instances.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mlla_seg.models.segmenter import Segmenter
 from mlla_seg.models.whole import WholeNetwork
 
 CHECKPOINTING = ("none", "blocks", "all")
-"""What is computed again: nothing; MLLA blocks; blocks, stem, changes of resolution, and decoder."""
+"""What is recomputed: nothing; MLLA blocks; or blocks, stem, resolution changes and decoder."""
 
 PARTS: dict[type[nn.Module], str] = {
     Stage: "forward",
@@ -36,25 +36,25 @@ PARTS: dict[type[nn.Module], str] = {
     WholeNetwork: "forward",
     Segmenter: "classify",
 }
-"""Which method of which module is computed again; of a stage, its blocks one by one."""
+"""Recomputed methods by module class; stages are recomputed block by block."""
 
 
 def set_checkpointing(network: nn.Module, what: str = "all") -> None:
-    """Trades time for memory in training; results, gradients and batch norms stay the same.
+    """Trade time for memory in training; results, gradients and batch-norm statistics are unchanged.
 
     Args:
         network: A segmenter or a part of one.
-        what: ``none``, ``blocks`` or ``all``, see ``CHECKPOINTING``.
+        what: ``none``, ``blocks`` or ``all``; see ``CHECKPOINTING``.
 
     Raises:
-        InputError: An unknown name, or a network without such parts.
+        InputError: Unknown name, or a network without such parts.
     """
     if what not in CHECKPOINTING:
-        raise InputError(f"checkpoint_stages is one of {', '.join(CHECKPOINTING)}, got {what!r}.")
+        raise InputError(f"checkpoint_stages must be one of {', '.join(CHECKPOINTING)}, got {what!r}.")
     parts = [(module, kind) for module in network.modules() for kind in PARTS if isinstance(module, kind)]
     chosen = [part for part in parts if what == "all" or (what == "blocks" and part[1] is Stage)]
     if what != "none" and not chosen:
-        raise InputError(f"checkpoint_stages {what}: this network has no MLLA blocks; say all or none.")
+        raise InputError(f"checkpoint_stages {what}: this network has no MLLA blocks; use all or none.")
     for module, kind in parts:
         vars(module).pop(PARTS[kind], None)
     for module, kind in chosen:
@@ -63,7 +63,7 @@ def set_checkpointing(network: nn.Module, what: str = "all") -> None:
 
 
 def _by_blocks(stage: Stage, x: Tensor) -> Tensor:
-    """The blocks of a stage, each with position tables of its own: none has to be kept for the backward pass."""
+    """Run a stage block by block, each with its own RoPE table, so that none is stored for the backward pass."""
     for block in stage.blocks:
         x = _recomputed(_with_rope, block, x)
     return x
@@ -74,7 +74,7 @@ def _with_rope(block: Block, x: Tensor) -> Tensor:
 
 
 def _recomputed(method: Callable[..., Any], module: Any, *inputs: Any) -> Any:
-    """``method(module, *inputs)``, of which only the inputs are kept; batch norms count each image once."""
+    """Call ``method(module, *inputs)`` and store only the inputs; batch norms count each image once."""
     norms = [child for child in module.modules() if isinstance(child, _BatchNorm)]
     if not norms:
         return checkpoint(method, module, *inputs, use_reentrant=False)
@@ -87,10 +87,10 @@ def _recomputed(method: Callable[..., Any], module: Any, *inputs: Any) -> Any:
 
 @contextmanager
 def _without_counting(norms: list[_BatchNorm]) -> Iterator[None]:
-    """Batch norms see the same batch again: their running mean and variance stay."""
+    """Freeze batch-norm statistics while the same batch is processed again."""
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.momentum = 0.0  # not track_running_stats, without which other tensors are kept than the first time
+        norm.momentum = 0.0  # not track_running_stats=False, which would save other tensors than the first pass
         norm.num_batches_tracked = None
     try:
         yield

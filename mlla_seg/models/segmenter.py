@@ -1,4 +1,4 @@
-"""The segmenter: normalise, pad, encoder, decoder, head, crop. Images in raw units in, logits of the same size out."""
+"""Segmenter: normalise, pad, encode, decode, classify, crop; images in raw units in, logits of the same size out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mlla_seg.data.framing import at_least, margin, normalise, pad
+from mlla_seg.data.framing import at_least, margin, pad
+from mlla_seg.data.normalisation import normalise
 from mlla_seg.errors import InputError
 from mlla_seg.models.decoders import Decoder, MLLAUNetDecoder
 from mlla_seg.models.hub import HubMixin
@@ -18,22 +19,22 @@ from mlla_seg.models.mlla import Encoder, MLLAEncoder
 from mlla_seg.models.ops import at_least_float32
 
 STRIDE = 32
-"""Stride of the encoder's last map; images are padded to multiples of it inside the network."""
+"""Stride of the encoder's coarsest feature map; the network pads images to multiples of it."""
 
 
 class Normalise(nn.Module):
-    """Clips intensities to a window and standardises them; the numbers are buffers, so they travel with the weights.
+    """Clip intensities to a window and standardise them; the parameters are buffers, saved with the weights.
 
     Args:
         in_channels: Channels of the image.
-        mean: Mean per channel, after clipping; one number stands for all channels.
+        mean: Mean per channel after clipping; a single number applies to all channels.
         std: Standard deviation per channel, likewise.
-        window: ``(low, high)`` to which values are clipped first, in raw units, such as HU for CT.
-        per_image: Standardise each channel of each image by its own mean and standard deviation, for units that mean
-            nothing from one scan to the next, as in MR; ``mean`` and ``std`` are then not used.
+        window: Intensity window ``(low, high)`` to which values are clipped first, in raw units, such as HU for CT.
+        per_image: Standardise each channel of each image by its own mean and standard deviation, for uncalibrated
+            units, as in MR; ``mean`` and ``std`` are then ignored.
     """
 
-    if TYPE_CHECKING:  # TorchScript cannot read annotations that are text
+    if TYPE_CHECKING:  # TorchScript cannot read string annotations
         mean: Tensor
         std: Tensor
         window: Tensor
@@ -63,19 +64,19 @@ class Normalise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = at_least_float32(x)
         x = normalise(x, self.mean, self.std, self.window, self.clips, self.per_image)
-        return x.to(self.mean.dtype)  # of the network
+        return x.to(self.mean.dtype)  # dtype of the network
 
 
 class Segmenter(nn.Module, HubMixin):
-    """A segmentation network for images of any size, ``(B, C, H, W)`` in raw units to logits ``(B, K, H, W)``.
+    """Segmentation network for images of any size: ``(B, C, H, W)`` in raw units to logits ``(B, K, H, W)``.
 
     Args:
-        encoder: Returns five maps at strides 2 to 32 and lists their channels in ``out_channels``.
-        decoder: See the contract in :mod:`mlla_seg.models.decoders`.
-        num_classes: Classes K, background included.
+        encoder: Returns five feature maps at strides 2 to 32 and lists their channels in ``out_channels``.
+        decoder: Follows the contract in :mod:`mlla_seg.models.decoders`.
+        num_classes: Number of classes K, including background.
         in_channels: Channels of the image.
-        normalisation: Arguments of :class:`Normalise`; none leaves the image as it is.
-        frame: ``(height, width)`` of the training samples, in which smaller images are centred; none for their own.
+        normalisation: Arguments of :class:`Normalise`; ``None`` leaves images unchanged.
+        frame: ``(height, width)`` of the training patches, in which smaller images are centred; ``None`` disables this.
     """
 
     def __init__(
@@ -98,20 +99,20 @@ class Segmenter(nn.Module, HubMixin):
         self.head = nn.Conv2d(decoder.out_channels, num_classes, kernel_size=1, bias=False)
 
     def classify(self, x: Tensor) -> Tensor:
-        """Logits, at the decoder's stride, of what it has decoded."""
+        """Return logits of decoded features, at the decoder's stride."""
         return self.head(self.decoder.enlarge(x))
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1] != self.in_channels:
-            raise InputError(f"The network takes images of {self.in_channels} channels, got {x.shape[1]}.")
+            raise InputError(f"The network expects images of {self.in_channels} channels, got {x.shape[1]}.")
         return self.segment(self.normalise(x))
 
     def segment(self, x: Tensor) -> Tensor:
-        """Logits of images that are normalised already, as training augments them."""
+        """Return logits of images that are already normalised, as augmented training images are."""
         height, width = x.shape[-2:]
-        # The crop at the end is a negative padding: with a slice, exported graphs would hold only for sizes that are
-        # cropped, or for those that are not. Written as multiples, sizes stay short expressions in graphs of any size:
-        # these are recorded in half the time.
+        # The final crop is a negative padding, because a slice would restrict exported graphs either to sizes that are
+        # cropped or to sizes that are not. Padded sizes are written as multiples, which keeps symbolic sizes short and
+        # halves the time to record graphs of dynamic size.
         above, left = margin(height, self.frame[0]), margin(width, self.frame[1])
         rows = (at_least(height, self.frame[0]) + self.stride - 1) // self.stride
         columns = (at_least(width, self.frame[1]) + self.stride - 1) // self.stride
@@ -125,9 +126,9 @@ class Segmenter(nn.Module, HubMixin):
 
 
 class MLLAUNet(Segmenter):
-    """MLLA-UNet as published (arXiv 2410.23738), for images of any size and any number of channels.
+    """MLLA-UNet as published (arXiv 2410.23738), for images of any size and number of channels.
 
-    The defaults are the published network: 28,505,312 parameters with nine classes.
+    The defaults give the published network: 28,505,312 parameters with nine classes.
     """
 
     def __init__(

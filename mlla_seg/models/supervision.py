@@ -1,6 +1,6 @@
-"""Deep supervision: in training, coarser levels of a decoder are asked for the classes too (arXiv 1409.5185).
+"""Deep supervision: auxiliary heads on the coarser levels of a decoder, used in training (arXiv 1409.5185).
 
-The heads for it are no part of the network: what predicts, is exported or saved on the Hub is the same without them.
+The heads are not part of the network, so prediction, exports and Hub folders are the same without them.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from mlla_seg.models.segmenter import Segmenter
 
 
 class AuxiliaryHeads(nn.Module):
-    """A 1 x 1 convolution to the classes for each level of a decoder but its finest: strides 8 and 16.
+    """1 x 1 convolutions to the classes, one per decoder level except the finest: strides 8 and 16.
 
     Args:
-        network: The network that is trained; it stays as it is.
+        network: The network to train; it is not changed.
 
     Raises:
-        InputError: Its decoder has no such levels.
+        InputError: The decoder has no such levels.
     """
 
     def __init__(self, network: Segmenter) -> None:
         super().__init__()
         if not isinstance(network.decoder, BlockDecoder):
             raise InputError(
-                f"deep_supervision belongs to the decoder {' or '.join(OF_BLOCKS)}; this one has no levels: "
+                f"deep_supervision applies to the decoder {' or '.join(OF_BLOCKS)}; for other decoders, "
                 "set it to false."
             )
         coarse: list[Any] = list(reversed(network.decoder.levels[:-1]))
@@ -40,7 +40,7 @@ class AuxiliaryHeads(nn.Module):
 
     @contextmanager
     def watch(self, network: Segmenter) -> Iterator[list[Tensor]]:
-        """While the network runs once, collects the logits ``(B, K, H / s, W / s)`` of its levels, s = 8 and 16."""
+        """Collect the logits ``(B, K, H / s, W / s)`` of the levels, s = 8 and 16, during one forward pass."""
         levels = list(reversed(network.decoder.levels[:-1]))  # type: ignore[index]  # of a BlockDecoder
         maps: dict[int, Tensor] = {}
         logits: list[Tensor] = []

@@ -1,9 +1,9 @@
-"""Weights from elsewhere: the one place that knows the parameter names of others.
+"""Loading of weights from other sources; the only module that knows their parameter names.
 
-The authors' files hold the state dict itself or under the key ``model`` (or ``state_dict``); RoPE tables in them can be
-derived and are dropped. Whatever library an MLLA encoder sits in, its parameters have the same names behind a prefix:
-they are brought to ``encoder.``, and those beside it (``decoder.``, ``norm.``, ``head.``) lose what the two share.
-Encoders of other libraries keep these libraries' names, see :func:`mlla_seg.models.foreign.names_in`.
+The authors' files hold the state dict directly or under ``model`` (or ``state_dict``); their RoPE tables are derivable
+and dropped. In any library, the parameters of an MLLA encoder have the same names behind a prefix. This prefix becomes
+``encoder.``, and the part of it shared with other parameters (``decoder.``, ``norm.``, ``head.``) is removed from them.
+Encoders of other libraries keep their libraries' names, see :func:`mlla_seg.models.foreign.names_in`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mlla_seg.errors import InputError
 from mlla_seg.models.foreign import find_foreign, names_in
 
-# The authors' names to ours, applied in order to every name.
+# From the authors' names to ours; all patterns are applied to every name, in order.
 RENAMES = [
     (r"^patch_embed\.conv1\.", r"encoder.stem.conv1."),
     (r"^patch_embed\.conv2\.0\.", r"encoder.stem.conv2."),
@@ -29,7 +29,7 @@ RENAMES = [
     (r"^patch_embed\.conv3\.0\.", r"encoder.stem.conv4."),
     (r"^patch_embed\.conv3\.1\.", r"encoder.stem.conv5."),
     (r"^layers\.(\d)\.blocks\.", r"encoder.stages.\1.blocks."),
-    (r"^layers\.0\.downsample\.", r"encoder.downsamples.1."),  # ours stands before its stage, theirs after
+    (r"^layers\.0\.downsample\.", r"encoder.downsamples.1."),  # ours precedes its stage, theirs ends the previous one
     (r"^layers\.1\.downsample\.", r"encoder.downsamples.2."),
     (r"^layers\.2\.downsample\.", r"encoder.downsamples.3."),
     (r"^(encoder\.downsamples\.\d)\.conv\.0\.conv\.", r"\1.expand."),
@@ -60,28 +60,28 @@ RENAMES = [
     (r"\.mlp\.fc2\.", r".mlp.2."),
 ]
 FIRST_PARAMETER = "stem.conv1.0.weight"
-"""Of every MLLA encoder; what stands before it is where the encoder lies."""
+"""First parameter of every MLLA encoder; its prefix locates the encoder in a network."""
 ENCODER_BLOCK = re.compile(r"^encoder\.stages\.(\d)\.blocks\.(\d+)\.")
 DECODER_BLOCKS = re.compile(r"^decoder\.levels\.(\d)\.stage\.(.+)$")
 DERIVABLE = re.compile(r"(\.rope\.rotations|\.num_batches_tracked)$")
 FILE_KEYS = ("state_dict_ema", "model_ema", "model", "state_dict")
-"""Where files keep their weights; the first that is there counts: averaged ones before others, as in timm."""
+"""Keys under which files keep weights; the first one present is used, averaged weights before others, as in timm."""
 
 
 @dataclass
 class LoadReport:
-    """What :func:`load_pretrained` did, by parameter names of the module."""
+    """Result of :func:`load_pretrained`, by parameter names of the module."""
 
     loaded: list[str] = field(default_factory=list)
-    """Taken over as they are."""
+    """Loaded unchanged."""
     adapted: list[str] = field(default_factory=list)
-    """Taken over changed: a first convolution for other channels, decoder blocks copied from the encoder."""
+    """Loaded with changes: a first convolution for other channels, decoder blocks copied from the encoder."""
     left_out: list[str] = field(default_factory=list)
-    """In the file but not used, such as the head for another number of classes; by the names of ours."""
+    """In the file but not used, such as a head for another number of classes; by our names."""
     missing: list[str] = field(default_factory=list)
-    """In the module but not in the file: as they were before."""
+    """In the module but not in the file; left unchanged."""
     file_key: str = ""
-    """Under which key the file kept them, such as ``state_dict_ema`` for averaged ones; empty for none."""
+    """Key of the weights in the file, such as ``state_dict_ema`` for averaged ones; empty if none."""
 
     def __str__(self) -> str:
         lines = [f"{len(self.loaded)} parameters loaded" + (f" from {self.file_key!r}" if self.file_key else "")]
@@ -96,34 +96,35 @@ def _first(names: list[str]) -> str:
 
 
 def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], str]:
-    """Reads a state dict, without running any code stored in the file.
+    """Read a state dict without executing code stored in the file.
 
     Args:
-        path: A ``.safetensors`` or torch file (a Lightning or timm checkpoint too), or a folder of ``save_pretrained``.
+        path: A ``.safetensors`` or torch file (including Lightning and timm checkpoints), or a folder of
+            ``save_pretrained``.
 
     Returns:
-        The state dict, and the key under which the file kept it, of ``FILE_KEYS``; empty for none.
+        The state dict and its key in the file, one of ``FILE_KEYS`` or empty.
 
     Raises:
-        InputError: No such file, not a file of weights, or one that only loads by running code.
+        InputError: No such file, not a weights file, or one that cannot be read without executing code.
     """
     path = Path(path).expanduser()
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.is_file():
         raise InputError(
-            f"No weights at {path}. Download the file first and give its path; nothing is fetched from here."
+            f"No weights at {path}. Download the file first and give its path; mlla_seg downloads nothing."
         )
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path), ""
-        with torch.serialization.safe_globals([argparse.Namespace]):  # the options in timm's checkpoints; plain data
+        with torch.serialization.safe_globals([argparse.Namespace]):  # options in timm checkpoints; plain data
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whose words may be a number, or advise to run the code
+    except Exception as error:  # its text may be a bare number, or advise executing the code
         stored = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"only running code could read the {stored[1]} in it" if stored else "it is damaged or of another kind"
+        reason = f"its {stored[1]} would execute code" if stored else "it is damaged or not a weights file"
         raise InputError(
             f"{path} cannot be read as weights: {reason}. Expected .safetensors, or a torch file of plain tensors."
         ) from error
@@ -131,25 +132,25 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], str]:
     while isinstance(content, dict) and (key := next((k for k in FILE_KEYS if isinstance(content.get(k), dict)), "")):
         taken, content = taken or key, content[key]
     if not content or not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise InputError(f"{path} holds no state dict. Expected parameter names and tensors, plain or under 'model'.")
+        raise InputError(f"{path} holds no state dict. Expected tensors by name, at the top level or under 'model'.")
     return content, taken
 
 
 def rename(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Brings the authors' parameter names to ours (those of a classifier or segmenter); ours stay as they are."""
+    """Rename the authors' parameters to ours (of a classifier or segmenter); our own names are unchanged."""
     renamed = {}
     for name, value in state_dict.items():
         for pattern, replacement in RENAMES:
             name = re.sub(pattern, replacement, name)
         renamed[name] = value
     if "norm.weight" in renamed and "head.weight" in renamed and renamed["head.weight"].ndim == 4:
-        for kind in ("weight", "bias"):  # MLLA-UNet's last norm of the encoder has the classifier's name
+        for kind in ("weight", "bias"):  # MLLA-UNet's last encoder norm is named like the classifier's
             renamed[f"decoder.norm.{kind}"] = renamed.pop(f"norm.{kind}")
     return renamed
 
 
 def common_names(names: Iterable[str]) -> dict[str, str]:
-    """Parameter names of anything that holds an MLLA encoder, keyed by those of :class:`MLLA` and ``Segmenter``."""
+    """Return a network's parameter names, keyed by those that :class:`MLLA` or ``Segmenter`` would use."""
     names = [name for name in names if not DERIVABLE.search(name)]
     places = [name.removesuffix(FIRST_PARAMETER) for name in names if name.endswith(FIRST_PARAMETER)]
     if len(places) != 1:
@@ -163,13 +164,13 @@ def common_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def count_blocks(names: Iterable[str]) -> Counter[str]:
-    """Blocks in each stage of the encoder."""
+    """Count the blocks in each encoder stage."""
     blocks = {match.groups() for name in names if (match := ENCODER_BLOCK.match(name))}
     return Counter(stage for stage, _ in blocks)
 
 
 def copy_encoder_blocks(targets: Iterable[str], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Blocks of MLLA-UNet's decoder as copies of the encoder's of the same width, as the authors start it."""
+    """Return encoder blocks as initial weights of MLLA-UNet decoder blocks of the same width, as the authors do."""
     copies = {}
     for target in targets:
         if match := DECODER_BLOCKS.match(target):
@@ -180,9 +181,10 @@ def copy_encoder_blocks(targets: Iterable[str], weights: Mapping[str, Tensor]) -
 
 
 def adapt_channels(weight: Tensor, in_channels: int) -> Tensor:
-    """A first convolution ``(O, I, k, k)`` for other channels, with the same response to an image equal in all.
+    """Adapt a first convolution ``(O, I, k, k)`` to other channels, keeping its response to images equal in all.
 
-    One channel takes the sum, exactly as if it were repeated; more take the old ones in turn, scaled.
+    A single channel gets the sum of the weights, as if it were repeated; more channels cycle through the old weights,
+    rescaled.
     """
     if in_channels == 1:
         return weight.sum(dim=1, keepdim=True)
@@ -192,30 +194,30 @@ def adapt_channels(weight: Tensor, in_channels: int) -> Tensor:
 
 
 def _but_channels(weight: Tensor) -> tuple[int, ...]:
-    """The shape of a convolution's weight but for the channels of its input."""
+    """Return the shape of a convolution weight without its input channels."""
     return (weight.shape[0], *weight.shape[2:])
 
 
 def load_pretrained(module: nn.Module, source: str | Path | Mapping[str, Tensor]) -> LoadReport:
-    """Loads weights into whatever holds an MLLA encoder: ours, or a network of smp, timm, MONAI or torchgeo with it.
+    """Load weights into a network with an MLLA encoder: ours, or one of smp, timm, MONAI or torchgeo.
 
-    Networks of ours with an encoder of timm or smp take the files of these libraries and of torchvision, such as
-    ImageNet classifiers, and what holds the same encoder.
+    The weights may be the authors' or come from any of these networks. When a classifier is loaded into an MLLA-UNet,
+    decoder blocks start as copies of the encoder blocks of the same width. A first convolution for another number of
+    channels is adapted; a head for other classes, or another decoder, is left out; normalisation stays the module's.
 
-    The weights may be the authors', or come from any of these in turn. From a classifier into an MLLA-UNet, decoder
-    blocks start as copies of the encoder's blocks of the same width. A first convolution for another number of channels
-    is adapted; a head for other classes, or another kind of decoder, is left out; normalisation stays the module's own.
+    Our networks with a timm or smp encoder accept files of these libraries and of torchvision, such as ImageNet
+    classifiers, and of other networks with the same encoder.
 
     Args:
         module: The network; changed in place.
         source: Path of a file (see :func:`read_state_dict`), or a state dict.
 
     Returns:
-        What was loaded, adapted, left out and is missing.
+        Report of the loaded, adapted, left-out and missing parameters.
 
     Raises:
-        InputError: The file cannot be read, or fits the module nowhere or with another size. Later stages may be
-            missing on either side.
+        InputError: The file cannot be read, or its weights do not fit the module or are of another size. Later stages
+            may be missing on either side.
     """
     name = "the state dict" if isinstance(source, Mapping) else str(source)
     state_dict, file_key = (source, "") if isinstance(source, Mapping) else read_state_dict(source)
@@ -236,7 +238,7 @@ def load_pretrained(module: nn.Module, source: str | Path | Mapping[str, Tensor]
         if theirs[stage] != ours[stage]:
             raise InputError(
                 f"Stage {stage} in {name} has {theirs[stage]} blocks, in this network {ours[stage]}: "
-                "the weights are of another size. Create the network of that size."
+                "the weights are for a network of another size. Create the network in that size."
             )
     fitting: dict[str, Tensor] = {}
     adapted: dict[str, Tensor] = {}
@@ -262,7 +264,7 @@ def load_pretrained(module: nn.Module, source: str | Path | Mapping[str, Tensor]
         else:
             raise InputError(
                 f"{key} in {name} has shape {tuple(value.shape)}, this network expects {tuple(target.shape)}: "
-                "the weights are of another size. Create the network of that size."
+                "the weights are for a network of another size. Create the network in that size."
             )
     if not any(key.startswith("encoder.") for key in fitting):
         raise InputError(

@@ -1,7 +1,7 @@
-"""Whole networks of MONAI by name, as what MLLA-UNet is compared with under one recipe and one scoring.
+"""Whole networks of MONAI by name, as baselines with the same training recipe and scoring as MLLA-UNet.
 
-``--model.encoder monai/dynunet --model.decoder none``: such a network is taken up to the maps before its last layer, at
-the image's size, and the segmenter's head stands in for that. Weights start random.
+``--model.encoder monai/dynunet --model.decoder none``: the network is used up to the full-resolution feature map before
+its last layer, which the segmenter's head replaces. Weights start random.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from mlla_seg.models.decoders import Decoder
 from mlla_seg.models.mlla import Encoder
 
 NO_DECODER = "none"
-"""The decoder's name where the encoder is a whole network."""
+"""Decoder name to use with a whole network."""
 
 CHANNELS = 32
-"""Of the maps that these networks end with, at the image's size."""
+"""Channels of the full-resolution feature map that these networks end with."""
 
 
 def _dynunet(in_channels: int, frame: Sequence[int]) -> nn.Module:
-    """nnU-Net's plain U-Net in two dimensions: 32 to 512 channels, down to 4 pixels or stride 32."""
+    """nnU-Net's plain 2-D U-Net: 32 to 512 channels, down to 4 pixels or stride 32."""
     from monai.networks.nets import DynUNet
 
     levels = int(math.log2(min(128, max(32, min(frame))) / 4)) + 1
     filters = [min(512, CHANNELS * 2**level) for level in range(levels)]
     strides = [1, *[2] * (levels - 1)]
     network = DynUNet(2, in_channels, 1, [3] * levels, strides, strides[1:], filters=filters)
-    return network.skip_layers  # all but the output block; DynUNet lists its parts twice
+    return network.skip_layers  # all but the output block; DynUNet registers its parts twice
 
 
 def _segresnet(in_channels: int, frame: Sequence[int]) -> nn.Module:
@@ -46,22 +46,22 @@ WHOLE: dict[str, Callable[[int, Sequence[int]], nn.Module]] = {
     "monai/dynunet": _dynunet,
     "monai/segresnet": _segresnet,
 }
-"""Builders by channels of the image and size ``(height, width)`` of the training samples."""
+"""Builders by name, called with the image channels and the size ``(height, width)`` of the training patches."""
 
 UNKNOWN_FRAME = (256, 256)
-"""The size of the samples where nothing says it."""
+"""Patch size assumed if none is given."""
 
 
 class WholeNetwork(Encoder):
-    """A network of another library: ``(B, C, H, W)`` to one map of features ``(B, D, H, W)``, multiples of 32.
+    """Network of another library: ``(B, C, H, W)`` to one feature map ``(B, D, H, W)``, H and W multiples of 32.
 
     Args:
-        name: A name in ``WHOLE``.
+        name: A key of ``WHOLE``.
         in_channels: Channels of the image.
-        frame: ``(height, width)`` of the training samples, by which a network may choose its depth.
+        frame: ``(height, width)`` of the training patches, from which a network may choose its depth.
 
     Raises:
-        InputError: An unknown name.
+        InputError: Unknown name.
     """
 
     def __init__(self, name: str, in_channels: int = 3, frame: Sequence[int] | None = None) -> None:
@@ -77,16 +77,16 @@ class WholeNetwork(Encoder):
 
 
 class NoDecoder(Decoder):
-    """Hands on the one map of a whole network.
+    """Decoder that passes on the feature map of a whole network.
 
     Raises:
-        InputError: The encoder is none.
+        InputError: The encoder is not a whole network.
     """
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         if not isinstance(encoder, WholeNetwork):
-            raise InputError(f"The decoder {NO_DECODER} belongs to whole networks: {', '.join(WHOLE)}.")
+            raise InputError(f"The decoder {NO_DECODER} works only with whole networks: {', '.join(WHOLE)}.")
         self.out_channels = encoder.out_channels[0]
 
     def decode(self, image: Tensor, features: list[Tensor]) -> Tensor:

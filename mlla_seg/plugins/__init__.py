@@ -1,1 +1,1 @@
-"""Adapters for other libraries: importing one registers the MLLA encoders in that library's own registry."""
+"""Adapters for other libraries; importing one registers the MLLA encoders in that library's registry."""

@@ -1,4 +1,4 @@
-"""What all plug-ins hand to other libraries' decoders: an MLLA encoder with a LayerNorm on each map."""
+"""MLLA encoder with a LayerNorm on each feature map, as the plug-ins provide it to other libraries' decoders."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mlla_seg.progress import note
 
 
 class DenseEncoder(MLLAEncoder):
-    """The authors' backbone for dense prediction; the map at stride 2, which theirs does not give, has no norm.
+    """The authors' dense-prediction backbone, plus a feature map at stride 2 without a norm.
 
-    Networks that were saved with version 0.1 had none of these norms: loading one takes them off, so that it computes
-    what it did. Weights of a classifier come through ``load_pretrained``, which leaves them in place.
+    Networks saved with version 0.1 had no norms, so loading one removes them here and keeps its outputs unchanged.
+    Weights of a classifier are loaded with ``load_pretrained``, which keeps the norms.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -25,5 +25,5 @@ class DenseEncoder(MLLAEncoder):
         has_norms = any(name.startswith(f"{prefix}norms.") for name in state_dict)
         if len(self.norms) and not has_norms and f"{prefix}{FIRST_PARAMETER}" in state_dict:
             self.norms = nn.ModuleList(nn.Identity() for _ in self.norms)
-            note("note: these weights are of version 0.1, without a LayerNorm on each map: it is taken off here too.")
+            note("note: these weights are from version 0.1, without a LayerNorm on each feature map; it is removed.")
         super()._load_from_state_dict(state_dict, prefix, *args)

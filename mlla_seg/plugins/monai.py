@@ -1,7 +1,7 @@
-"""MLLA encoders in MONAI: ``import mlla_seg.plugins.monai``, then ``FlexibleUNet(backbone="mlla_tiny", ...)``.
+"""MLLA encoders for MONAI: ``import mlla_seg.plugins.monai``, then ``FlexibleUNet(backbone="mlla_tiny", ...)``.
 
-Images of two axes whose sizes are multiples of 32, as for the encoders that MONAI has itself. Nothing is downloaded: a
-local file of released weights is loaded with ``mlla_seg.load_pretrained(model, "mlla_t.pth")``.
+Images are 2-D with sides that are multiples of 32, as for MONAI's own encoders. Nothing is downloaded; load a local
+file of released weights with ``mlla_seg.load_pretrained(model, "mlla_t.pth")``.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from mlla_seg.plugins.dense import DenseEncoder
 
 
 class MonaiEncoder(nn.Module, BaseEncoder):
-    """An MLLA encoder behind MONAI's contract: ``(B, C, H, W)`` to five maps, number i at 1 / 2^(i + 1).
+    """MLLA encoder with MONAI's interface: ``(B, C, H, W)`` to five feature maps at strides 2 to 32.
 
     Args:
-        spatial_dims: 2; slices of a volume go through it one by one.
+        spatial_dims: Must be 2; volumes are processed slice by slice.
         in_channels: Channels of the image.
-        pretrained: ``False``; see the top of this file for weights.
-        embed_dim: As :class:`~mlla_seg.plugins.dense.DenseEncoder`, and so the rest.
-        depths: Blocks of all four stages.
-        num_heads: Heads of all four stages.
-        drop_path_rate: Stochastic depth.
+        pretrained: Must be ``False``; for weights see the module docstring.
+        embed_dim: Channels at stride 4; see :class:`~mlla_seg.plugins.dense.DenseEncoder`.
+        depths: Blocks of the four stages.
+        num_heads: Attention heads of the four stages.
+        drop_path_rate: Stochastic-depth rate.
 
     Raises:
-        ValueError: Other spatial axes, or weights to be downloaded.
+        ValueError: ``spatial_dims`` is not 2, or ``pretrained`` is true.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class MonaiEncoder(nn.Module, BaseEncoder):
         drop_path_rate: float = 0.0,
     ) -> None:
         if spatial_dims != 2:
-            raise ValueError(f"MLLA encoders see images of 2 spatial axes, got spatial_dims={spatial_dims}.")
+            raise ValueError(f"MLLA encoders need images with 2 spatial axes, got spatial_dims={spatial_dims}.")
         if pretrained:
             raise ValueError(
-                "MLLA encoders download nothing: give pretrained=False, then "
-                'mlla_seg.load_pretrained(model, "mlla_t.pth") with a file of released weights.'
+                "MLLA encoders download nothing: set pretrained=False, then load a file of released weights with "
+                'mlla_seg.load_pretrained(model, "mlla_t.pth").'
             )
         super().__init__()
         self.mlla = DenseEncoder(in_channels, embed_dim, depths, num_heads, drop_path_rate=drop_path_rate)
@@ -62,22 +62,22 @@ class MonaiEncoder(nn.Module, BaseEncoder):
 
     @classmethod
     def get_encoder_names(cls) -> list[str]:
-        """The sizes, as MONAI's registry asks for them."""
+        """Return the names of the sizes, for MONAI's registry."""
         return list(SIZES)
 
     @classmethod
     def num_outputs(cls) -> list[int]:
-        """Five maps for every size."""
+        """Return the number of feature maps of every size: five."""
         return [5] * len(SIZES)
 
     @classmethod
     def num_channels_per_output(cls) -> list[tuple[int, ...]]:
-        """Channels of the five maps for every size."""
+        """Return the channels of the five feature maps of every size."""
         return [tuple(size["embed_dim"] * 2**i // 2 for i in range(5)) for size in SIZES.values()]
 
     @classmethod
     def get_encoder_parameters(cls) -> list[dict[str, Any]]:
-        """Arguments for every size; new dictionaries each time, as FlexibleUNet writes into them."""
+        """Return the arguments of every size; new dictionaries each time, because FlexibleUNet modifies them."""
         return [{"spatial_dims": 2, "in_channels": 3, "pretrained": False, **size} for size in SIZES.values()]
 
 

@@ -1,9 +1,9 @@
-"""MLLA encoders in segmentation_models_pytorch: ``import mlla_seg.plugins.smp``, then ``smp.Unet("mlla_tiny", ...)``.
+"""MLLA encoders for segmentation_models_pytorch: ``import mlla_seg.plugins.smp``, then ``smp.Unet("mlla_tiny", ...)``.
 
-Every decoder, depths 1 to 5, any number of channels, output strides 8 and 16 where a decoder dilates. Nothing is
-downloaded: ``encoder_weights`` stays ``None``, and a local file of released weights is loaded with
-``mlla_seg.load_pretrained(model, "mlla_t.pth")``. torchgeo builds its tasks on smp: with this import,
-``SemanticSegmentationTask(model="unet", backbone="mlla_tiny", ...)`` knows the encoders too.
+Supports every decoder, depths 1 to 5, any number of channels, and output strides 8 and 16 for dilating decoders.
+Nothing is downloaded; leave ``encoder_weights`` at ``None`` and load a local file of released weights with
+``mlla_seg.load_pretrained(model, "mlla_t.pth")``. torchgeo builds its tasks on smp, so this import also enables
+``SemanticSegmentationTask(model="unet", backbone="mlla_tiny", ...)``.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from mlla_seg.plugins.dense import DenseEncoder
 
 
 class SmpEncoder(nn.Module, EncoderMixin):
-    """An MLLA encoder behind smp's contract: ``forward`` gives depth + 1 maps, the first is the image itself.
+    """MLLA encoder with smp's interface: ``forward`` returns the image followed by ``depth`` feature maps.
 
     Args:
-        depth: Number of maps below the image; only their stages are built.
-        output_stride: Smallest resolution, 32, or 16 and 8 by dilation.
-        embed_dim: As :class:`~mlla_seg.plugins.dense.DenseEncoder`, and so the rest.
-        depths: Blocks of all four stages.
-        num_heads: Heads of all four stages.
-        drop_path_rate: Stochastic depth.
+        depth: Number of feature maps; only their stages are built.
+        output_stride: Stride of the coarsest feature map: 32, or 16 or 8 by dilation.
+        embed_dim: Channels at stride 4; see :class:`~mlla_seg.plugins.dense.DenseEncoder`.
+        depths: Blocks of the four stages.
+        num_heads: Attention heads of the four stages.
+        drop_path_rate: Stochastic-depth rate.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class SmpEncoder(nn.Module, EncoderMixin):
         drop_path_rate: float = 0.0,
     ) -> None:
         if not 1 <= depth <= 5:
-            raise ValueError(f"depth of an MLLA encoder is 1 to 5, got {depth}.")
+            raise ValueError(f"depth of an MLLA encoder must be 1 to 5, got {depth}.")
         super().__init__()
         stages = depth - 1
         self.mlla = DenseEncoder(3, embed_dim, depths[:stages], num_heads[:stages], drop_path_rate=drop_path_rate)
@@ -62,13 +62,13 @@ class SmpEncoder(nn.Module, EncoderMixin):
 
     @torch.jit.unused
     def get_stages(self) -> dict[int, Sequence[nn.Module]]:
-        """The modules from which each stride on could be dilated instead."""
+        """Return the modules of each stride, which smp dilates for smaller output strides."""
         pairs = list(zip(self.mlla.downsamples, self.mlla.stages, strict=True))
         return {2 ** (i + 2): pair for i, pair in enumerate(pairs) if i > 0}
 
 
 def register() -> None:
-    """Adds every size to smp's registry; once or often makes no difference."""
+    """Add every size to smp's registry; idempotent."""
     for name, size in SIZES.items():
         params: dict[str, Any] = {**size, "depths": tuple(size["depths"])}
         smp.encoders.encoders[name] = {"encoder": SmpEncoder, "pretrained_settings": {}, "params": params}

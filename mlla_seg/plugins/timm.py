@@ -1,8 +1,8 @@
-"""MLLA in timm: ``import mlla_seg.plugins.timm``, then ``timm.create_model("mlla_tiny", num_classes=10)``.
+"""MLLA for timm: ``import mlla_seg.plugins.timm``, then ``timm.create_model("mlla_tiny", num_classes=10)``.
 
-Classifiers, ``features_only=True`` and so ``smp.Unet("tu-mlla_tiny", ...)``; these maps have a LayerNorm each, as in
-the authors' backbone for dense prediction, unless ``norm_outputs=False``. Nothing is downloaded: a local file of
-released weights is loaded with ``mlla_seg.load_pretrained(model, "mlla_t.pth")``, or in timm's own ways:
+Supports classifiers and ``features_only=True``, hence also ``smp.Unet("tu-mlla_tiny", ...)``. Each feature map has a
+LayerNorm, as in the authors' dense-prediction backbone, unless ``norm_outputs=False``. Nothing is downloaded; load a
+local file of released weights with ``mlla_seg.load_pretrained(model, "mlla_t.pth")`` or through timm:
 ``checkpoint_path="mlla_t.pth"``, or ``pretrained=True, pretrained_cfg_overlay={"file": "mlla_t.pth"}``.
 """
 
@@ -38,29 +38,29 @@ from mlla_seg.models.recompute import set_checkpointing
 from mlla_seg.models.weights import common_names, rename
 from mlla_seg.plugins.dense import DenseEncoder
 
-__all__: list[str] = []  # timm adds the names of the models
+__all__: list[str] = []  # timm adds the model names
 
-# To torch.fx these are single nodes: they read sizes, or flip coins, while they run.
+# Leaf nodes for torch.fx, because they depend on sizes or random numbers at run time.
 register_notrace_module(LinearAttention)
 register_notrace_function(rope_for)
 register_notrace_function(drop_path)
 
 
 class MLLAClassifier(nn.Module):
-    """:class:`mlla_seg.MLLA` behind timm's contract for models, with the same parameter names.
+    """:class:`mlla_seg.MLLA` with timm's model interface and the same parameter names.
 
     Args:
-        embed_dim: As :class:`~mlla_seg.models.mlla.MLLAEncoder`, and so the rest not named here.
-        depths: Blocks of all four stages.
-        num_heads: Heads of all four stages.
-        num_classes: Classes of the head; 0 for none.
+        embed_dim: Channels at stride 4; see :class:`~mlla_seg.models.mlla.MLLAEncoder`.
+        depths: Blocks of the four stages.
+        num_heads: Attention heads of the four stages.
+        num_classes: Number of classes; 0 for no head.
         in_chans: Channels of the image.
-        global_pool: Pooling before the head, as timm names it; ``""`` for none.
-        mlp_ratio: Hidden width of the MLPs over their input's.
-        drop_rate: Dropout before the head.
-        drop_path_rate: Stochastic depth.
-        output_stride: Smallest resolution, 32, or 16 and 8 by dilation.
-        norm_outputs: A LayerNorm on each map; by default with ``features_only``, where maps are all there is.
+        global_pool: timm's name of the pooling before the head; ``""`` for none.
+        mlp_ratio: Ratio of MLP hidden width to input width.
+        drop_rate: Dropout rate before the head.
+        drop_path_rate: Stochastic-depth rate.
+        output_stride: Stride of the coarsest feature map: 32, or 16 or 8 by dilation.
+        norm_outputs: Apply a LayerNorm to each feature map; ``create_model`` does so with ``features_only``.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class MLLAClassifier(nn.Module):
             in_chans, embed_dim, depths, num_heads, mlp_ratio, drop_path_rate, output_stride=output_stride
         )
         self.num_features = self.encoder.out_channels[-1]
-        # Their outputs are the maps, for hooks and fx.
+        # Modules whose outputs are the feature maps, for hooks and fx.
         modules = ["encoder.stem.residual", *(f"encoder.norms.{i}" for i in range(len(depths)))]
         self.feature_info = [
             dict(num_chs=channels, reduction=min(2 ** (i + 1), output_stride), module=module)
@@ -96,12 +96,12 @@ class MLLAClassifier(nn.Module):
         self.register_load_state_dict_pre_hook(_rename_authors)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Maps ``(B, C, H, W)`` to the last map, normalised: ``(B, 8 E, H / 32, W / 32)``."""
+        """Return the last feature map, normalised: ``(B, C, H, W)`` to ``(B, 8 E, H / 32, W / 32)``."""
         x = self.encoder(x)[-1]
         return self.norm(x.movedim(1, -1)).movedim(-1, 1)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Maps :meth:`forward_features` to logits ``(B, num_classes)``, or what the head is given."""
+        """Return logits ``(B, num_classes)`` of the result of :meth:`forward_features`, or the input of the head."""
         x = self.head_drop(self.global_pool(x))
         return x if pre_logits else self.head(x)
 
@@ -118,18 +118,18 @@ class MLLAClassifier(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The maps at strides 2 to 32, finest first, and the final features before them unless ``intermediates_only``.
+        """Return the final features and the feature maps at strides 2 to 32, finest first.
 
         Args:
             x: Images ``(B, C, H, W)``.
-            indices: Which maps: a list, the last n, or none for all.
-            norm: Normalise the last stage's map.
-            stop_early: Do not compute stages after the last map asked for.
-            output_fmt: ``NCHW``.
-            intermediates_only: Return only the maps.
+            indices: Feature maps to return: a list of indices, the number of last ones, or ``None`` for all.
+            norm: Normalise the last stage's feature map.
+            stop_early: Skip stages after the last requested feature map.
+            output_fmt: Must be ``NCHW``.
+            intermediates_only: Return only the feature maps.
         """
         if output_fmt != "NCHW":
-            raise ValueError(f"MLLA gives its maps as NCHW, not {output_fmt}.")
+            raise ValueError(f"MLLA returns feature maps only as NCHW, got {output_fmt}.")
         take, last = feature_take_indices(len(self.feature_info), indices)
         maps = self.encoder(x, last + 1 if stop_early else len(self.feature_info))
         x = maps[-1]
@@ -141,7 +141,7 @@ class MLLAClassifier(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Removes what comes after the last of the maps ``indices``; returns their positive indices."""
+        """Remove everything after the last feature map of ``indices``; return the indices as non-negative numbers."""
         take, last = feature_take_indices(len(self.feature_info), indices)
         shortened = last < len(self.feature_info) - 1
         if shortened:
@@ -160,12 +160,12 @@ class MLLAClassifier(nn.Module):
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
-        """The linear head."""
+        """Return the linear head."""
         return self.head
 
     @torch.jit.ignore
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Puts a new head in place; no head with 0 classes, and the pooling as it is unless given."""
+        """Replace the head; 0 classes remove it, and the pooling is kept unless given."""
         self.num_classes = num_classes
         if global_pool is not None:
             self.pool_type = global_pool
@@ -173,23 +173,23 @@ class MLLAClassifier(nn.Module):
         self.global_pool, self.head_drop, self.head = create_classifier(
             self.num_features, num_classes, self.pool_type, drop_rate=self.drop_rate
         )
-        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()  # catavgmax pools twice
+        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()  # catavgmax doubles it
         init_weights(self.head)
         self.head.to(reference.device, reference.dtype)
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Computes blocks again in the backward pass instead of keeping what is inside them."""
+        """Recompute blocks in the backward pass instead of storing their activations."""
         set_checkpointing(self.encoder, "blocks" if enable else "none")
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """Parameters without weight decay, beyond the biases and norms that timm leaves out itself."""
+        """Return parameters exempt from weight decay, besides the biases and norms that timm exempts itself."""
         return set()
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Parameters by depth, for learning rates that decay from layer to layer."""
+        """Return patterns that group parameters by depth, for layer-wise learning-rate decay."""
         stages = r"^encoder\.(?:stages|downsamples)\.(\d+)"
         blocks = [
             (r"^encoder\.downsamples\.(\d+)", (0,)),
@@ -200,7 +200,7 @@ class MLLAClassifier(nn.Module):
 
 
 class FeatureMaps(nn.Module):
-    """``features_only=True``: the chosen maps of ``(B, C, H, W)`` as a list; stages after the last are not kept."""
+    """Model for ``features_only=True``: ``(B, C, H, W)`` to the selected feature maps, without any later stages."""
 
     def __init__(self, model: MLLAClassifier, out_indices: list[int]) -> None:
         super().__init__()
@@ -210,7 +210,7 @@ class FeatureMaps(nn.Module):
         self.encoder = model.encoder
         for i in range(len(self.encoder.norms)):
             if i + 1 not in self.out_indices:
-                self.encoder.norms[i] = nn.Identity()  # parameters without a gradient would stop DDP
+                self.encoder.norms[i] = nn.Identity()  # DDP fails on parameters without a gradient
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = self.encoder(x)
@@ -218,12 +218,12 @@ class FeatureMaps(nn.Module):
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Computes blocks again in the backward pass instead of keeping what is inside them."""
+        """Recompute blocks in the backward pass instead of storing their activations."""
         set_checkpointing(self.encoder, "blocks" if enable else "none")
 
 
 def _rename_authors(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Lets ``load_state_dict``, and so timm's ``checkpoint_path``, take the authors' files."""
+    """Make ``load_state_dict``, and hence timm's ``checkpoint_path``, accept the authors' files."""
     if not prefix and any(name.startswith("patch_embed.") for name in state_dict):
         weights = checkpoint_filter_fn(state_dict, model)
         state_dict.clear()
@@ -231,7 +231,7 @@ def _rename_authors(model: nn.Module, state_dict: dict[str, Tensor], prefix: str
 
 
 def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The authors' weights, or those of any network that holds an MLLA encoder, by the names used here."""
+    """Rename the authors' weights, or those of any network with an MLLA encoder, to the names used here."""
     weights = rename(state_dict)
     kept = ("encoder.", "norm.", "head.")
     norms = {name: value for name, value in model.state_dict().items() if name.startswith("encoder.norms.")}
@@ -279,5 +279,5 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
 
 
 for _name in SIZES:
-    if not timm.models.is_model(_name):  # reloading this module is harmless
+    if not timm.models.is_model(_name):  # this module may be reloaded
         globals()[_name] = register_model(_entrypoint(_name))

@@ -1,8 +1,8 @@
-"""MLLA in torchgeo: ``import mlla_seg.plugins.torchgeo``, then any task of torchgeo by the name of the encoder.
+"""MLLA for torchgeo: ``import mlla_seg.plugins.torchgeo``, then name the encoder in any torchgeo task.
 
-torchgeo looks its networks up in segmentation_models_pytorch, as in
-``SemanticSegmentationTask(model="unet", backbone="mlla_tiny", ...)``, and in timm, as in
-``ClassificationTask(model="mlla_tiny", ...)``: this registers both. A local file of released weights is loaded with
+torchgeo takes its networks from segmentation_models_pytorch, as in
+``SemanticSegmentationTask(model="unet", backbone="mlla_tiny", ...)``, and from timm, as in
+``ClassificationTask(model="mlla_tiny", ...)``; this import registers both. Load a local file of released weights with
 ``mlla_seg.load_pretrained(task, "mlla_t.pth")``.
 """
 
@@ -14,4 +14,4 @@ if find_spec("torchgeo") is None:
     raise ImportError("mlla_seg.plugins.torchgeo needs torchgeo: pip install 'mlla_seg[torchgeo]'")
 
 import mlla_seg.plugins.smp
-import mlla_seg.plugins.timm  # noqa: F401 - imported for what it registers
+import mlla_seg.plugins.timm  # noqa: F401 - imported for its registrations

@@ -1,4 +1,4 @@
-"""Exported segmenters without torch; see :mod:`mlla_seg.runtime.predictor`."""
+"""Prediction with exported segmenters, without torch; see :mod:`mlla_seg.runtime.predictor`."""
 
 from mlla_seg.runtime.predictor import Segmenter
 

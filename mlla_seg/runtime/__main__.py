@@ -1,4 +1,4 @@
-"""``python -m mlla_seg.runtime model.onnx image.nii.gz mask.nii.gz``: the command line of the runtime."""
+"""Command line of the runtime: ``python -m mlla_seg.runtime model.onnx image.nii.gz mask.nii.gz``."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from mlla_seg.runtime.predictor import Segmenter
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command line; a mistake of the user ends with its message and status 2, without a traceback."""
+    """Run the command line; an InputError exits with its message and status 2, without a traceback."""
     parser = ArgumentParser("python -m mlla_seg.runtime", description="Segment images with an exported network.")
-    parser.add_argument("model", help="the .onnx, or OpenVINO's .xml, of python cli.py export")
-    parser.add_argument("image", help="an image, a folder of them, or a list of them (.txt)")
-    parser.add_argument("output", help="the mask of a single image, or a folder")
+    parser.add_argument("model", help="an .onnx, or OpenVINO's .xml, written by export")
+    parser.add_argument("image", help="an image, a folder of images, or a list of images (.txt)")
+    parser.add_argument("output", help="the mask of a single image, or a folder for masks")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda with onnxruntime-gpu")
-    parser.add_argument("--precision", default="fp32", help="fp32, or for an .xml bf16, where the processor knows it")
-    parser.add_argument("--batch_size", type=int, default=4, help="slices or windows at once; decides the memory")
-    parser.add_argument("--window", type=int, help="side of the windows of rasters, by default that of the training")
-    parser.add_argument("--overlap", type=float, default=0.5, help="of these windows, as a fraction")
-    parser.add_argument("--blend", default="gaussian", help="of these windows: gaussian or cosine")
-    parser.add_argument("--cog", action="store_true", help="write maps of rasters as Cloud Optimized GeoTIFF")
-    parser.add_argument("--polygons", help="also write the regions of maps: gpkg or geojson")
-    parser.add_argument("--probabilities", action="store_true", help="also write those of every class beside the mask")
-    parser.add_argument("--format", help="of the masks of volumes: nii.gz, nrrd, seg.nrrd, ...")
+    parser.add_argument("--precision", default="fp32", help="fp32, or bf16 for an .xml on CPUs that support it")
+    parser.add_argument("--batch_size", type=int, default=4, help="slices or windows at once; determines memory use")
+    parser.add_argument("--window", type=int, help="side of the sliding window; default: training patch size")
+    parser.add_argument("--overlap", type=float, default=0.5, help="overlap of these windows, as a fraction")
+    parser.add_argument("--blend", default="gaussian", help="weighting of overlapping windows: gaussian or cosine")
+    parser.add_argument("--cog", action="store_true", help="write masks of rasters as Cloud Optimized GeoTIFF")
+    parser.add_argument("--polygons", help="also write the regions of raster masks as polygons: gpkg or geojson")
+    parser.add_argument("--probabilities", action="store_true", help="also write the probabilities of every class")
+    parser.add_argument("--format", help="format of volume masks: nii.gz, nrrd, seg.nrrd, ...")
     given = vars(parser.parse_args(argv))
     try:
         options = MapOptions(**{field.name: given[field.name] for field in fields(MapOptions) if field.name in given})

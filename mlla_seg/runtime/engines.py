@@ -1,4 +1,4 @@
-"""Engines that run an exported network: onnxruntime for ``.onnx``, OpenVINO for ``.xml``; neither needs torch."""
+"""Engines for exported networks, without torch: onnxruntime for ``.onnx``, OpenVINO for ``.xml``."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from mlla_seg.data.formats.picture import Array
 from mlla_seg.errors import InputError, lookup, program
 
 Run = Callable[[Array], Array]
-"""Maps images ``(B, C, H, W)`` float32 in raw units to what the file gives."""
+"""Maps images ``(B, C, H, W)`` float32 in raw units to the output of the file."""
 
 PROVIDERS = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider"]}
-"""Devices, and onnxruntime's names for them."""
+"""onnxruntime providers by device."""
 HINTS = {"fp32": "f32", "bf16": "bf16"}
-"""Names of precisions, and OpenVINO's for them."""
+"""OpenVINO precision hints by precision."""
 
 
 def open_engine(path: Path, device: str = "cpu", threads: int = 0, precision: str = "fp32") -> tuple[Run, DataSpec]:
-    """Loads an exported network.
+    """Load an exported network.
 
     Args:
-        path: An ``.onnx``, or the ``.xml`` of OpenVINO beside its ``.bin``.
+        path: An ``.onnx``, or OpenVINO's ``.xml`` with its ``.bin`` beside it.
         device: ``cpu`` or, with onnxruntime-gpu, ``cuda``.
-        threads: Threads of the engine, by default one per core.
-        precision: ``fp32``, or for OpenVINO ``bf16``: faster on processors that know it.
+        threads: Threads of the engine; one per core by default.
+        precision: ``fp32``, or with OpenVINO ``bf16``, which is faster on CPUs that support it.
 
     Returns:
-        What gives logits, and what the file knows of its data.
+        A function from images to logits, and the spec stored in the file.
 
     Raises:
-        InputError: No such file, not one of this program, one that gives labels, or a missing package.
+        InputError: No such file, not exported by this program, an export of labels, or a missing package.
     """
     lookup(PROVIDERS, device, "device")
     lookup(HINTS, precision, "precision")
@@ -46,17 +46,17 @@ def open_engine(path: Path, device: str = "cpu", threads: int = 0, precision: st
         raise InputError(f"{path}: no such file. {program()} export --format {known} writes one.")
     if path.suffix == ".xml":
         if device != "cpu":
-            raise InputError(f"{path}: OpenVINO runs on the cpu here; for cuda export an ONNX.")
+            raise InputError(f"{path}: OpenVINO is supported only on cpu; for cuda, export an ONNX.")
         run, content = _openvino(path, threads, precision)
     else:
         if precision != "fp32":
-            raise InputError(f"{path}: an ONNX has its precision; export with --format openvino, and run that in bf16.")
+            raise InputError(f"{path}: ONNX precision is fixed at export; for bf16, export with --format openvino.")
         run, content = _onnxruntime(path, device, threads)
     if "mlla_seg_version" not in content:
-        raise InputError(f"{path}: was not written by {program()} export: it does not say its classes.")
+        raise InputError(f"{path}: was not written by {program()} export: its classes are missing.")
     facts = {}
     for key, value in content.items():
-        with suppress(json.JSONDecodeError):  # which other programs that changed the file have added
+        with suppress(json.JSONDecodeError):  # metadata added by other programs
             facts[key] = json.loads(value)
     spec = DataSpec.from_dict({key: value for key, value in facts.items() if key in KEYS}, str(path))
     return _logits_of(run, facts["outputs"], path), spec
@@ -68,13 +68,13 @@ def _onnxruntime(path: Path, device: str, threads: int) -> tuple[Run, dict[str, 
     except ModuleNotFoundError as error:
         raise InputError("onnxruntime is missing: pip install onnxruntime") from error
     if not set(PROVIDERS[device]) <= set(onnxruntime.get_available_providers()):
-        raise InputError(f"This onnxruntime cannot use {device}: pip install onnxruntime-gpu, or take the cpu.")
+        raise InputError(f"This onnxruntime cannot use {device}: pip install onnxruntime-gpu, or use cpu.")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(path, options, PROVIDERS[device])
-    except Exception as error:  # of onnxruntime's own kinds
+    except Exception as error:  # onnxruntime has its own exception types
         raise InputError(f"{path}: cannot be loaded as ONNX. Is it complete? Export it again.") from error
     name = session.get_inputs()[0].name
     return lambda images: session.run(None, {name: images})[0], session.get_modelmeta().custom_metadata_map
@@ -95,7 +95,7 @@ def _openvino(path: Path, threads: int, precision: str) -> tuple[Run, dict[str, 
 
 @cache
 def _core() -> Any:
-    """One for the process: what it has loaded stays as long as networks use it."""
+    """Return OpenVINO's core, one per process."""
     try:
         import openvino
     except ModuleNotFoundError as error:
@@ -104,10 +104,10 @@ def _core() -> Any:
 
 
 def _logits_of(run: Run, outputs: str, path: Path) -> Run:
-    """Logits of what a file gives; logarithms of probabilities are logits as well."""
+    """Make an exported network return logits; those of probabilities are their logarithms."""
     if outputs == "labels":
         raise InputError(
-            f"{path}: gives labels, which cannot be blended over windows. Export it with --outputs logits."
+            f"{path}: returns labels, which cannot be blended over windows. Export it with --outputs logits."
         )
     if outputs == "logits":
         return run

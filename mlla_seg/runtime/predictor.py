@@ -1,8 +1,8 @@
-"""Exported segmenters without torch: images to masks with NumPy and an engine, by the same steps as in training.
+"""Prediction with exported segmenters, without torch, by the same steps as in training.
 
-``python -m mlla_seg.runtime model.onnx image.nii.gz mask.nii.gz``, or in Python ``Segmenter("model.onnx")(image)``.
-The file says what the steps are: channels, neighbouring slices, sizes, windows. An ``.onnx`` needs onnxruntime, an
-``.xml`` OpenVINO; formats need what reads them: nibabel for NIfTI, SimpleITK, h5py, Pillow, rasterio.
+``python -m mlla_seg.runtime model.onnx image.nii.gz mask.nii.gz``, or in Python ``Segmenter("model.onnx")(image)``. The
+file stores the parameters of these steps: channels, neighbouring slices, sizes, windows. An ``.onnx`` needs
+onnxruntime, an ``.xml`` OpenVINO; formats need their readers: nibabel for NIfTI, SimpleITK, h5py, Pillow, rasterio.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mlla_seg.runtime.engines import Run, open_engine
 
 
 class ArrayEngine(Engine):
-    """An exported network and NumPy.
+    """Engine for an exported network, with NumPy.
 
     Args:
         run: Maps images ``(B, C, H, W)`` float32 in raw units to logits.
@@ -67,16 +67,16 @@ class ArrayEngine(Engine):
 
 
 class Segmenter(CaseSegmenter):
-    """An exported segmenter.
+    """Exported segmenter.
 
     Args:
-        path: An ONNX or OpenVINO's ``.xml``, written by ``python cli.py export``, with logits or probabilities.
+        path: ONNX file or OpenVINO's ``.xml``, exported by this program with logits or probabilities.
         device: ``cpu`` or, with onnxruntime-gpu, ``cuda``.
-        threads: Threads of the engine, by default one per core.
+        threads: Threads of the engine; one per core by default.
         precision: ``fp32``, or with OpenVINO ``bf16``.
 
     Raises:
-        InputError: No such file, not one of this program, or one that gives labels.
+        InputError: No such file, not exported by this program, or an export of labels.
     """
 
     def __init__(self, path: str | Path, device: str = "cpu", threads: int = 0, precision: str = "fp32") -> None:

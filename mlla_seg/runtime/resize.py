@@ -1,4 +1,4 @@
-"""Images and logits as arrays at another size, as :mod:`mlla_seg.data.resampling` and torch do it: for the runtime."""
+"""Resizing in NumPy for the runtime, equivalent to :mod:`mlla_seg.data.resampling` and torch."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
 CUBIC = -0.5
-"""Keys' coefficient of the cubic kernel that torch's antialiased interpolation uses."""
+"""Coefficient of the Keys cubic kernel, as in torch's antialiased interpolation."""
 
 
 def resize_images(images: Array, size: tuple[int, int]) -> Array:
-    """Resizes ``(..., H, W)`` by cubic interpolation, smoothed where it shrinks."""
+    """Resize ``(..., H, W)`` by cubic interpolation, antialiased when shrinking."""
     if images.shape[-2:] == size:
         return images
     height, width = images.shape[-2:]
@@ -21,7 +21,7 @@ def resize_images(images: Array, size: tuple[int, int]) -> Array:
 
 
 def resize_logits(logits: Array, size: tuple[int, int]) -> Array:
-    """Resizes ``(..., H, W)`` by linear interpolation along both axes."""
+    """Resize ``(..., H, W)`` by bilinear interpolation."""
     if logits.shape[-2:] == size:
         return logits
     height, width = logits.shape[-2:]
@@ -29,7 +29,7 @@ def resize_logits(logits: Array, size: tuple[int, int]) -> Array:
 
 
 def fill_gaps(images: Array) -> Array:
-    """Puts the mean of its channel in place of NaN in ``(..., C, H, W)``, 0 in channels without any value."""
+    """Replace NaN in ``(..., C, H, W)`` by the mean of its channel, or by 0 in channels without data."""
     gaps = np.isnan(images)
     if not gaps.any():
         return images
@@ -40,8 +40,8 @@ def fill_gaps(images: Array) -> Array:
 
 @lru_cache(maxsize=16)
 def cubic_weights(stored: int, wanted: int) -> Array:
-    """Weights ``(wanted, stored)`` of the pixels of an axis, of a kernel as wide as two pixels of the coarser grid."""
-    scale = np.float32(stored) / np.float32(wanted)  # torch finds places in this precision, and differs by it
+    """Return cubic weights ``(wanted, stored)`` along an axis; the kernel radius is two pixels of the coarser grid."""
+    scale = np.float32(stored) / np.float32(wanted)  # torch computes positions in this precision
     wide = max(scale, np.float32(1))
     centres = scale * (np.arange(wanted, dtype=np.float32) + np.float32(0.5))
     first = np.maximum((centres - 2 * wide + 0.5).astype(int), 0)
@@ -57,7 +57,7 @@ def cubic_weights(stored: int, wanted: int) -> Array:
 
 @lru_cache(maxsize=16)
 def linear_weights(stored: int, wanted: int) -> Array:
-    """Weights ``(wanted, stored)`` of the two pixels around each place; beyond the outer ones their values go on."""
+    """Return linear weights ``(wanted, stored)`` along an axis; values beyond the outer pixels are replicated."""
     scale = np.float32(stored) / np.float32(wanted)
     places = (scale.astype(np.float64) * (np.arange(wanted) + 0.5) - 0.5).astype(np.float32)  # fused, as in torch
     places = np.clip(places, 0, stored - 1)

@@ -1,4 +1,4 @@
-"""fit, validate and test: LightningCLI with this project's module, data module and habits."""
+"""The commands fit, validate and test: LightningCLI with this project's module, data module and defaults."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mlla_seg._version import __version__
 from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.dataset import CaseDataset
 from mlla_seg.data.dataspec import DataSpec
-from mlla_seg.data.splits import number_of_folds
+from mlla_seg.data.folds import number_of_folds
 from mlla_seg.errors import InputError
 from mlla_seg.evaluation import plots
 from mlla_seg.evaluation.report import Scored, score_table, write_results
@@ -42,7 +42,7 @@ from mlla_seg.training.resume import (
     resume_spec,
 )
 
-# Said by Lightning about choices that are deliberate here.
+# Lightning warnings about choices that are deliberate here.
 QUIET = (
     ".*does not have many workers.*",
     ".*is smaller than the logging interval.*",
@@ -53,29 +53,27 @@ QUIET = (
     ".*callbacks used to create the checkpoint need to be provided.*",
     ".*Total length of `list` across ranks is zero.*",
     ".*The dirpath has changed from.*",
+    ".*args parameter is intended to run from within Python.*",  # expanded: shipped configs and recipes
     ".*Checkpoint directory .* exists and is not empty.*",
 )
 
 
 class BatchNormOverProcesses(LayerSync):
-    """Lightning's hook for batch-norm over the global batch, also on CPU."""
+    """Lightning plugin that synchronises batch norm across processes, also on CPU."""
 
     def apply(self, model: torch.nn.Module) -> torch.nn.Module:
         return convert_batch_norm(model)
 
     def revert(self, model: torch.nn.Module) -> torch.nn.Module:
-        return model  # evaluation and checkpoints are the same with and without
+        return model  # synchronisation changes neither evaluation nor checkpoints
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps the best epoch as the data are judged: maps by the IoU of all their pixels, other cases by their mean Dice.
-
-    Maps are where every case of the validation split is a single slice.
-    """
+    """Checkpoint of the best epoch: by pooled IoU if all validation cases are single slices, otherwise by mean Dice."""
 
     @property
     def state_key(self) -> str:
-        """That of Lightning's own, by which checkpoints of version 0.1 know it."""
+        """Key of Lightning's ModelCheckpoint, under which version 0.1 saved this callback's state."""
         return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -85,7 +83,7 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class SegmentationCLI(LightningCLI):
-    """LightningCLI whose network learns from the card what its data are."""
+    """LightningCLI that passes the data spec of the card to the module."""
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -95,10 +93,10 @@ class SegmentationCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data", "model.spec", compute_fn=lambda data: data.spec.to_dict(), apply_on="instantiate")
         parser.add_class_arguments(Scoring)
-        parser.add_argument("--recipe", type=str | None, default=None, help="in a config: the recipe it starts from")
+        parser.add_argument("--recipe", type=str | None, default=None, help="in a config: the recipe that it extends")
 
     def _parse_ckpt_path(self) -> None:
-        """Leaves the configuration alone: Lightning would let the checkpoint's settings override the command line."""
+        """Do nothing: Lightning would let the checkpoint's settings override the command line."""
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
@@ -108,15 +106,15 @@ class SegmentationCLI(LightningCLI):
             config["ckpt_path"] = str(find_checkpoint(config["ckpt_path"], config, self.subcommand == "fit"))
         elif self.subcommand != "fit":
             raise InputError(
-                f"{self.subcommand} needs --ckpt_path: best, last or the path of a .ckpt file that fit wrote."
+                f"{self.subcommand} needs --ckpt_path: best, last or the path of a .ckpt file written by fit."
             )
         if self.subcommand != "fit":
-            config["verbose"] = False  # the table printed at the end says more
+            config["verbose"] = False  # the table printed at the end is more detailed
 
     def after_instantiate_classes(self) -> None:
-        """Tells the module how to score, and checks the data.
+        """Configure the module's scoring and check the data.
 
-        The data before other processes are started, so that a mistake in them is one message.
+        Runs before other processes are started, so that an error in the data is reported once.
         """
         config = self.config[self.subcommand]
         self.model.scoring = Scoring(**{field.name: config[field.name] for field in fields(Scoring)})
@@ -131,7 +129,7 @@ class SegmentationCLI(LightningCLI):
             if self.subcommand == "fit":
                 require_something_left(path, content, config.trainer)
                 resume_spec(path, content["hyper_parameters"]["spec"], self.model)
-                self.model.starts_from = None  # the checkpoint's weights would be put in their place
+                self.model.starts_from = None  # the checkpoint's weights would replace them
                 if os.environ.get("LOCAL_RANK", "0") == "0":
                     note_differences(content, self.model.hparams, options_of(config))
             else:
@@ -143,13 +141,13 @@ class SegmentationCLI(LightningCLI):
             self.model.members = load_members([path, *config.members])[1:]
         if os.environ.get("LOCAL_RANK", "0") == "0":
             splits = self.datamodule.splits
-            counts = f"{len(splits.train)} cases to train, {len(splits.val)} to validate, {len(splits.test)} to test"
+            counts = f"{len(splits.train)} training, {len(splits.val)} validation and {len(splits.test)} test cases"
             print(f"{self.datamodule.card.title}: {counts}", flush=True)
             if config.evaluation == "transunet" and self.datamodule.crop is not None:
                 height, width = self.model.published_size
                 print(
-                    f"note: the evaluation of TransUNet shows the network slices resized to {height} x {width}, but it "
-                    "learns from crops, which have another scale. To compare with papers train with --data.crop null "
+                    f"note: the TransUNet evaluation resizes slices to {height} x {width}, but this network is trained "
+                    "on crops at their original scale. To compare with papers train with --data.crop null "
                     f"--data.resize [{height},{width}].",
                     file=sys.stderr,
                 )
@@ -160,35 +158,35 @@ class SegmentationCLI(LightningCLI):
         callbacks = [*(config.get("callbacks") or [])]
         if self.subcommand == "fit":
             callbacks += [*self._checkpointing(), LearningRateMonitor()]
-        else:  # the checkpoint's weights are the averaged ones already
+        else:  # the checkpoint's weights are already averaged
             callbacks = [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]
         plugins = [*(config.get("plugins") or []), BatchNormOverProcesses()]
         if config.get("logger") in (None, True):
             kwargs["logger"] = CSVLogger(RUNS, name=self.datamodule.card.name)
         try:
             return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs)
-        except MisconfigurationException as error:  # such as a GPU that is not there
+        except MisconfigurationException as error:  # such as a missing GPU
             raise InputError(" ".join(str(error).split())) from error
 
     def _checkpointing(self) -> list[ModelCheckpoint]:
-        """Keeps the last epoch, and the best where the data have a validation split.
+        """Return callbacks that save the last epoch and, if there is a validation split, the best.
 
-        Two callbacks, as one with ``save_last`` leaves out epochs that are not among the best. ``--ckpt_path last``
-        goes on with the run's own checkpoints, so that its best so far stays the one to beat.
+        There are two callbacks because one with ``save_last`` skips epochs that are not among the best.
+        ``--ckpt_path last`` keeps writing to the resumed run's folder, so that its best score so far still counts.
         """
         plain: dict[str, Any] = {"auto_insert_metric_name": False, "enable_version_counter": False}
-        # Also epochs without a validation are the last; by default Lightning saves after validations alone.
+        # Save after every epoch, with or without validation; by default Lightning saves only after validation.
         whole_epochs = self.config_init[self.subcommand]["trainer"].get("val_check_interval") in (None, 1.0)
         callbacks = [ModelCheckpoint(filename="last", save_on_train_epoch_end=whole_epochs or None, **plain)]
         if self.datamodule.splits.val:
             callbacks.append(BestCheckpoint(filename="best", monitor="val/dice", mode="max", **plain))
-        if self.continues:  # set afterwards: given to the constructor it would become absolute and look like another
+        if self.continues:  # set afterwards: the constructor would make it absolute, and Lightning would see a change
             for callback in callbacks:
                 callback.dirpath = str(Path(self.config[self.subcommand].ckpt_path).parent)
         return callbacks
 
     def after_fit(self) -> None:
-        folder = Path(self.trainer.log_dir or ".")  # asked in every process: they agree on it together
+        folder = Path(self.trainer.log_dir or ".")  # log_dir is a collective call: every process must make it
         if self.trainer.is_global_zero:
             self._report_training(folder)
 
@@ -199,7 +197,7 @@ class SegmentationCLI(LightningCLI):
         self._report_scores("test", self.datamodule.test_set)
 
     def _report_scores(self, split: str, cases: CaseDataset) -> None:
-        folder = Path(self.trainer.log_dir or ".")  # asked in every process: they agree on it together
+        folder = Path(self.trainer.log_dir or ".")  # log_dir is a collective call: every process must make it
         if not self.trainer.is_global_zero:
             return
         config = self.config[self.subcommand]
@@ -220,9 +218,9 @@ class SegmentationCLI(LightningCLI):
             **({"transunet at": list(self.model.published_size)} if config.evaluation == "transunet" else {}),
             "version": __version__,
         }
-        saved = folder / "config.yaml"  # without a logger there is none
+        saved = folder / "config.yaml"  # absent without a logger
         text = saved.read_text() if saved.is_file() else ""
-        module = self.model.eval()  # Lightning has put it back into the mode of training
+        module = self.model.eval()  # Lightning has switched it back to training mode
         scored = Scored(module.evaluation, module.spec, cases, module.predict_case, module.predict_slice)
         files = write_results(folder, scored, split, about, text)
         print("\n" + "\n".join(f"{path.name:<13} {path}" for path in files))
@@ -240,7 +238,10 @@ class SegmentationCLI(LightningCLI):
 
 
 def folders_of_masks(data: SegmentationDataModule, split: str) -> list[str]:
-    """Where the masks lie by which a split is scored, below the root: with boundaries and without are two scores."""
+    """Return the folders, relative to the root, of the masks that a split is scored against.
+
+    Potsdam and Vaihingen, for example, have masks with and without boundaries, which give different scores.
+    """
     cases = getattr(data.splits, split)
     return sorted({path.parent.relative_to(data.root).as_posix() for case in cases for path in case.masks})
 
@@ -250,7 +251,7 @@ def _is_not_advertising(record: logging.LogRecord) -> bool:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Runs ``fit``, ``validate`` or ``test`` with its options."""
+    """Run ``fit``, ``validate`` or ``test`` with its options."""
     for message in QUIET:
         warnings.filterwarnings("ignore", message)
     torch.set_float32_matmul_precision("high")
@@ -269,7 +270,7 @@ def run(argv: Sequence[str]) -> None:
                 **{name: {"exit_on_error": False} for name in SegmentationCLI.subcommands()},
             },
         )
-    except ValueError as error:  # jsonargparse wraps what goes wrong while the data are read
+    except ValueError as error:  # jsonargparse wraps errors raised while the data are read
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None
         raise

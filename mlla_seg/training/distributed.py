@@ -1,6 +1,6 @@
-"""What processes tell each other: sums that gradients flow through, so that N devices train exactly as one would.
+"""Communication between training processes: differentiable sums, synchronised batch norm and seeds.
 
-That is with the same global batch.
+With the same global batch, which ``data/batches.py`` divides among them, N devices train exactly as one would.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ class _SumOverProcesses(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        # Each process's input reached the loss of every process.
+        # Each process's input contributed to the loss of every process.
         grad = grad.clone(memory_format=torch.contiguous_format)
         distributed.all_reduce(grad)
         return grad
 
 
 def sum_over_processes(x: Tensor) -> Tensor:
-    """The sum of ``x`` over all processes, in each of them; ``x`` itself where there is only one.
+    """Return the sum of ``x`` over all processes (all-reduce); differentiable, and ``x`` itself with a single process.
 
-    A loss made of such sums is the loss of the global batch in every process, and DDP's mean over processes of its
-    gradients is its exact gradient.
+    A loss computed from such sums is the loss of the global batch in every process, and DDP's mean of the gradients
+    over processes is its exact gradient.
     """
     if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
         return _SumOverProcesses.apply(x)
@@ -42,7 +42,7 @@ def sum_over_processes(x: Tensor) -> Tensor:
 
 
 def gathered(values: Sequence[Any]) -> list[Any]:
-    """The values of all processes together, in each of them; every process must ask."""
+    """Return the concatenated values of all processes; a collective call that every process must make."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return list(values)
     parts: list[Any] = [None] * distributed.get_world_size()
@@ -51,7 +51,7 @@ def gathered(values: Sequence[Any]) -> list[Any]:
 
 
 class CpuSyncBatchNorm(nn.BatchNorm2d):
-    """Batch-norm over the global batch on CPU, where torch.nn.SyncBatchNorm does not run."""
+    """Synchronised batch norm on CPU, which torch.nn.SyncBatchNorm does not support."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not distributed.is_initialized():
@@ -74,18 +74,18 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
 
 
 def convert_batch_norm(module: nn.Module) -> nn.Module:
-    """Replaces every batch-norm by one over the global batch: torch's own on accelerators, ours on CPU."""
+    """Replace every batch norm by a synchronised one: torch's on accelerators, :class:`CpuSyncBatchNorm` on CPU."""
     if next(module.parameters()).device.type != "cpu":
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     for child in module.modules():
         if type(child) is nn.BatchNorm2d:
-            child.__class__ = CpuSyncBatchNorm  # same parameters and buffers, another forward
+            child.__class__ = CpuSyncBatchNorm  # same parameters and buffers, different forward
     return module
 
 
 def step_seed(seed: int, rank: int, epoch: int, batch: int) -> int:
-    """A seed for what is drawn at random in one step of one process, such as dropped paths.
+    """Return a seed for the random draws of one step in one process, such as stochastic depth.
 
-    The same for the same four numbers, so that a run goes on after a stop as it would have; else as good as unrelated.
+    It depends on these four numbers alone, so that a resumed run continues exactly as the uninterrupted run would.
     """
     return int(np.random.SeedSequence((seed, rank, epoch, batch)).generate_state(1, np.uint64)[0] >> 1)

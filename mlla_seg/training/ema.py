@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights that is right from the first step on."""
+"""Exponential moving average of the weights with a warm-up of its decay."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 class WarmEMA(WeightAveraging):
-    """Averages the weights; validation, checkpoints and prediction use the average.
+    """Moving average of the weights, used by validation, checkpoints and prediction.
 
-    Lightning's own EMA remembers the initial weights for about ``1 / (1 - decay)`` steps, or validates them until it
-    starts; this one begins with a short memory, ``min(decay, (1 + n) / (10 + n))`` after n steps.
+    Lightning's EMA is biased towards the initial weights for about ``1 / (1 - decay)`` steps, or validates them until
+    it starts. Here the decay after n steps is ``min(decay, (1 + n) / (10 + n))``.
 
     Args:
-        decay: Memory in the long run; 0.99 averages about the last 100 steps.
+        decay: Final decay; 0.99 averages over about the last 100 steps.
     """
 
     def __init__(self, decay: float = 0.99) -> None:

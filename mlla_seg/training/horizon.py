@@ -1,4 +1,4 @@
-"""When a training ends: after so many steps, or so much time, as Lightning's trainer was told."""
+"""Length of a training run in optimiser steps or time, as set by the trainer's options."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from mlla_seg.errors import InputError
 
 
 def total_steps(trainer: Trainer) -> float:
-    """Optimiser steps of a whole training, infinite where only time ends it.
+    """Return the number of optimiser steps of the whole training; infinite if only ``max_time`` limits it.
 
     Raises:
-        InputError: Nothing ends it.
+        InputError: The training has no limit.
     """
     total = trainer.estimated_stepping_batches
     if total == math.inf and not limits_time(trainer):
         raise InputError(
-            "Nothing ends the training: set --trainer.max_epochs, --trainer.max_steps or --trainer.max_time."
+            "The training has no end: set --trainer.max_epochs, --trainer.max_steps or --trainer.max_time."
         )
     return total
 
 
 def limits_time(trainer: Trainer) -> bool:
-    """Whether time may end the training."""
+    """Return whether ``max_time`` is set."""
     return _timer(trainer) is not None
 
 
 def steps_left(trainer: Trainer) -> float:
-    """Optimiser steps from the restored state of a checkpoint to the end, whatever its batches were; or infinite."""
+    """Return the optimiser steps left after restoring a checkpoint, whatever its batch size was; may be infinite."""
     left, each, loop = math.inf, trainer.accumulate_grad_batches, trainer.fit_loop
     if trainer.max_epochs not in (None, -1):
         epochs: Any = loop.epoch_progress.current
         batches = loop.epoch_loop.batch_progress
         progress: Any = batches.current
-        # Lightning goes on in an epoch that was left in its middle, by steps, or begins a new one.
+        # Lightning either resumes an epoch that was interrupted midway or starts a new one.
         goes_on = not batches.is_last_batch and (loop.restarted_mid_epoch or trainer.max_steps != -1)
         done = progress.processed // each if goes_on else 0
         left = (trainer.max_epochs - epochs.processed) * math.ceil(trainer.num_training_batches / each) - done
@@ -47,9 +47,9 @@ def steps_left(trainer: Trainer) -> float:
 
 
 def time_used(trainer: Trainer) -> float:
-    """How much of ``max_time`` is used, 0 to 1, the same in every process; 0 where time does not end the training.
+    """Return the fraction of ``max_time`` that is used, in 0..1, the same in every process; 0 without ``max_time``.
 
-    Of a resumed training the time before counts too, as Lightning's timer remembers it.
+    In a resumed run the time before the interruption counts too: Lightning's timer saves it.
     """
     timer = _timer(trainer)
     if timer is None:
@@ -59,7 +59,7 @@ def time_used(trainer: Trainer) -> float:
 
 
 def _timer(trainer: Trainer) -> Timer | None:
-    """The callback that ends the training after some time."""
+    """Return the callback that enforces ``max_time``, if any."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by the trainer's connector
     timers = (callback for callback in callbacks if isinstance(callback, Timer))
     return next((timer for timer in timers if timer.time_remaining() is not None), None)

@@ -1,7 +1,7 @@
-"""Cross-entropy plus soft Dice over the global batch, both blind to ignored pixels.
+"""Cross-entropy and soft Dice loss over the global batch, without ignored pixels.
 
-Own code because the libraries' Dice losses average over devices what is not a mean (Dice is a ratio of sums), give NaN
-or a constant on batches of nothing but ignored pixels, or lack the squared denominators of published Synapse recipes.
+Existing Dice losses average per-device ratios (Dice is a ratio of sums over the global batch), give NaN or a constant
+on batches in which every pixel is ignored, or lack the squared denominators of published Synapse recipes.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mlla_seg.data.formats.classes import IGNORE_INDEX
 from mlla_seg.models.ops import at_least_float32, full_precision
 from mlla_seg.training.distributed import sum_over_processes
 
 SMOOTH = 1e-5
-"""Added to Dice's numerator and denominator: a class that is neither there nor predicted costs nothing."""
+"""Added to numerator and denominator of Dice, so that a class absent from truth and prediction adds no loss."""
 
 
 def segmentation_loss(
@@ -26,21 +27,21 @@ def segmentation_loss(
     dice_weight: float = 1.0,
     class_weights: Tensor | None = None,
     squared_dice: bool = False,
-    ignore_index: int = 255,
+    ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
     """``ce_weight`` x cross-entropy + ``dice_weight`` x (1 - soft Dice, averaged over classes).
 
-    All sums run over the whole batch, and over all processes, before any ratio is taken. A batch of only ignored pixels
-    gives 0, with gradients of 0.
+    All sums run over the whole batch and all processes before any ratio is taken. If every pixel is ignored, the loss
+    and its gradients are 0.
 
     Args:
         logits: ``(B, K, H, W)``.
-        mask: ``(B, H, W)`` class indices, ``ignore_index`` where the truth is not known.
+        mask: ``(B, H, W)`` class indices, ``ignore_index`` where the class is unknown.
         ce_weight: Weight of the cross-entropy.
         dice_weight: Weight of the Dice loss.
-        class_weights: ``(K,)`` weights in both terms; a weighted mean is taken, so their scale does not matter.
-        squared_dice: Square probabilities in Dice's denominator, as V-Net and TransUNet do.
-        ignore_index: Class index that is not counted.
+        class_weights: ``(K,)`` weights in both terms; both are weighted means, so the scale does not matter.
+        squared_dice: Square the probabilities in the denominator of Dice, as V-Net and TransUNet do.
+        ignore_index: Class index of ignored pixels.
 
     Returns:
         A scalar in at least float32, the same in every process.
@@ -84,7 +85,7 @@ class SegmentationLoss(nn.Module):
         dice_weight: float = 1.0,
         class_weights: Sequence[float] | None = None,
         squared_dice: bool = False,
-        ignore_index: int = 255,
+        ignore_index: int = IGNORE_INDEX,
     ) -> None:
         super().__init__()
         self.ce_weight = ce_weight
@@ -101,16 +102,19 @@ class SegmentationLoss(nn.Module):
 
 
 def deeply_supervised(loss: SegmentationLoss, logits: Tensor, coarser: Sequence[Tensor], mask: Tensor) -> Tensor:
-    """The loss of a network's logits and of those of its coarser levels, in nnU-Net's proportions 1, 1/2, 1/4, ...
+    """Deep supervision: the loss at full resolution and coarser levels, weighted 1, 1/2, 1/4, ... as in nnU-Net.
 
-    A coarse pixel is asked for the class at its centre. Maps cover the image and what the network pads it by, below and
-    to the right, which is not counted.
+    The target of a coarse pixel is the class at its centre. Coarse logits also cover the network's padding below and
+    to the right, which is ignored.
 
     Args:
-        loss: Of each.
+        loss: Loss of each level.
         logits: ``(B, K, H, W)``.
-        coarser: ``(B, K, H / s, W / s)``, each half the size of the one before, the first at s = 8.
-        mask: ``(B, H, W)``.
+        coarser: ``(B, K, H / s, W / s)``, each half the size of the previous one, the first at s = 8.
+        mask: ``(B, H, W)`` class indices.
+
+    Returns:
+        A scalar: the weighted mean of the losses.
     """
     total, weights = loss(logits, mask), 1.0
     for i, part in enumerate(coarser):

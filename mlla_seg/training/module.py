@@ -1,4 +1,4 @@
-"""The LightningModule: network, loss, metrics and optimiser, nothing else."""
+"""LightningModule of a segmenter: network, loss, metrics, optimiser and schedule."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from mlla_seg.training.horizon import limits_time, steps_left, time_used, total_
 from mlla_seg.training.losses import SegmentationLoss, deeply_supervised
 from mlla_seg.training.optim import PARTS, SCHEDULES, learning_rate_factor, parameter_groups, regrouped
 
-# Of the tables, so that --help lists them.
+# Literals built from the registries, so that --help lists the choices.
 ProtocolName: TypeAlias = Literal[tuple(PROTOCOLS)]  # type: ignore[valid-type]
 DecoderName: TypeAlias = Literal[(*DECODERS, NO_DECODER)]  # type: ignore[valid-type]
 MixerName: TypeAlias = Literal[tuple(MIXERS)]  # type: ignore[valid-type]
@@ -49,16 +49,15 @@ Checkpointing: TypeAlias = Literal[CHECKPOINTING]  # type: ignore[valid-type]
 
 @dataclass
 class Scoring:
-    """How ``validate`` and ``test`` score; nothing of it is learned, so it is not in checkpoints.
+    """Options of ``validate`` and ``test``; they do not affect training and are not saved in checkpoints.
 
     Args:
-        evaluation: ``native``, or ``transunet`` to add the evaluation of the papers on Synapse and ACDC.
-        distances: Whether to measure HD95, ASSD and NSD as well, which takes time and says little of maps.
-        nsd_tolerance: Distance up to which surfaces agree, in millimetres, or voxels where the spacing is not known.
-        boundary_width: Pixels from the edge of a region that count for the boundary IoU of images of one slice.
-        tta: Mean over the four mirror images of each slice.
-        members: Further checkpoints, whose probabilities are averaged with those of ``ckpt_path``;
-            ``--ckpt_path a.ckpt b.ckpt`` is short for it.
+        evaluation: ``native``, or ``transunet`` to add the evaluation protocol of papers on Synapse and ACDC.
+        distances: Compute HD95, ASSD and NSD as well; slow, and of little use for aerial images.
+        nsd_tolerance: Tolerance of NSD in millimetres, or in voxels if the spacing is unknown.
+        boundary_width: Width in pixels of the boundaries compared by boundary IoU (single-slice images only).
+        tta: Test-time augmentation: average over the four flips of each slice.
+        members: Further checkpoints of an ensemble; ``--ckpt_path a.ckpt b.ckpt`` is the short form.
     """
 
     evaluation: ProtocolName = "native"
@@ -71,45 +70,44 @@ class Scoring:
     def __post_init__(self) -> None:
         lookup(PROTOCOLS, self.evaluation, "evaluation")
         if self.evaluation == "transunet" and not self.distances:
-            raise InputError("--evaluation transunet is made of distances: leave out --distances false.")
+            raise InputError("--evaluation transunet needs distances: remove --distances false.")
         if self.boundary_width < 1:
-            raise InputError(f"--boundary_width is a number of pixels, 1 or more, got {self.boundary_width}.")
+            raise InputError(f"--boundary_width must be 1 pixel or more, got {self.boundary_width}.")
         if self.nsd_tolerance < 0:
-            raise InputError(f"--nsd_tolerance is a distance, 0 or more, got {self.nsd_tolerance}.")
+            raise InputError(f"--nsd_tolerance must be 0 or more, got {self.nsd_tolerance}.")
 
 
 def single_slices(cases: Sequence[StoredCase]) -> bool:
-    """Whether cases are maps or photos, which are judged by all their pixels together, and not volumes."""
+    """Return whether all cases are single images, which are scored by pooled IoU, rather than volumes."""
     return all(case.shape[0] == 1 for case in cases)
 
 
 class SegmentationModule(LightningModule):
-    """Trains a segmenter and scores it case by case.
+    """LightningModule that trains a segmenter and scores it case by case.
 
     Args:
-        encoder: Name of the encoder, such as ``mlla_tiny``; ``timm/NAME`` or ``smp/NAME`` to compare with, or a whole
-            network, ``monai/dynunet`` or ``monai/segresnet``.
-        decoder: Name of the decoder, such as ``mlla_unet``; ``none`` for whole networks.
+        encoder: Name of the encoder, such as ``mlla_tiny``; ``timm/NAME`` or ``smp/NAME`` for other libraries'
+            encoders, or ``monai/dynunet`` or ``monai/segresnet`` for a complete network.
+        decoder: Name of the decoder, such as ``mlla_unet``; ``none`` for complete networks.
         decoder_depths: Blocks per level of the MLLA-UNet decoder, from coarse to fine.
-        drop_path_rate: Stochastic depth; by default what the encoder's size was published with.
-        mixer: Token mixer of the MLLA blocks: ``linear_attention``, or a control: ``identity``, ``lepe`` (the local
-            convolution alone), ``lepe_matched`` (that with as many parameters as attention).
-        norm_outputs: A LayerNorm on each map of an MLLA encoder before a decoder of smp; see ``create_model``.
-        pretrained: File of released weights to start from; see ``load_pretrained``.
+        drop_path_rate: Stochastic depth rate; by default the published rate of the encoder's size.
+        mixer: Token mixer of the MLLA blocks: ``linear_attention``, or for ablations ``identity``, ``lepe`` (local
+            convolution only) or ``lepe_matched`` (the same with as many parameters as attention).
+        norm_outputs: LayerNorm on each feature map of an MLLA encoder before an smp decoder; see ``create_model``.
+        pretrained: File of pretrained weights to start from; see ``load_pretrained``.
         lr: Peak learning rate of AdamW.
-        encoder_lr_factor: Learning rate of the encoder as a factor of ``lr``: below 1 for pretrained ones.
-        weight_decay: Decay of weights, none on norms and biases.
-        schedule: ``cosine``, ``poly`` or ``constant``.
-        warmup: Fraction of the training, in steps or time, in which the learning rate rises.
-        ce_weight: Weight of the cross-entropy.
+        encoder_lr_factor: Learning rate of the encoder relative to ``lr``; below 1 for pretrained encoders.
+        weight_decay: Weight decay; not applied to norms and biases.
+        schedule: Learning-rate schedule: ``cosine``, ``poly`` or ``constant``.
+        warmup: Fraction of the training, in steps or time, with linear warm-up of the learning rate.
+        ce_weight: Weight of the cross-entropy loss.
         dice_weight: Weight of the Dice loss.
-        class_weights: One weight per class in both losses.
-        squared_dice: Squared probabilities in Dice's denominator, as in TransUNet's recipe.
-        deep_supervision: Ask the levels of MLLA-UNet's decoder at strides 8 and 16 for the classes too, in training.
-        checkpoint_stages: Memory for time in training: ``none``, or what is computed again in the backward pass instead
-            of being kept: MLLA ``blocks``, or ``all`` of the network.
-        eval_batch_size: Slices of a case that go through the network at once in validation and test.
-        spec: What the data are: ``SegmentationDataModule(...).spec``, or a plain dict with channels and classes.
+        class_weights: One weight per class, used in both losses.
+        squared_dice: Square the probabilities in the denominator of Dice, as TransUNet does.
+        deep_supervision: Add auxiliary losses at strides 8 and 16 of the MLLA-UNet decoder during training.
+        checkpoint_stages: Activation checkpointing: ``none``, MLLA ``blocks`` or ``all`` of the network.
+        eval_batch_size: Slices per forward pass in validation and test.
+        spec: Description of the data: ``SegmentationDataModule(...).spec``, or a dict with channels and classes.
     """
 
     def __init__(
@@ -140,7 +138,7 @@ class SegmentationModule(LightningModule):
             raise InputError("SegmentationModule needs the spec of its data: SegmentationDataModule(...).spec.")
         lookup(SCHEDULES, schedule, "schedule")
         if encoder_lr_factor < 0:
-            raise InputError(f"--model.encoder_lr_factor is a factor of the learning rate, got {encoder_lr_factor}.")
+            raise InputError(f"--model.encoder_lr_factor must be 0 or more, got {encoder_lr_factor}.")
         self.spec = DataSpec.of(spec)
         classes = self.spec.class_names
         if class_weights is not None and len(class_weights) != len(classes):
@@ -155,11 +153,11 @@ class SegmentationModule(LightningModule):
         self.supervision = AuxiliaryHeads(self.network) if deep_supervision else None
         self.scoring = Scoring()
         self.starts_from = pretrained
-        self.options: dict[str, Any] = {}  # of data and trainer, for the checkpoint
-        self.time_used = 0.0  # of the time that the training may take, a fraction
-        self.watched: tuple[Tensor, Sequence[str]]  # loss and cases of the latest batch
+        self.options: dict[str, Any] = {}  # options of data and trainer, saved in checkpoints
+        self.time_used = 0.0  # fraction of max_time
+        self.watched: tuple[Tensor, Sequence[str]]  # loss and case names of the latest batch
         self.tables: dict[str, CaseTable] = {}
-        self.members: list[Segmenter] = []  # averaged with the network where an ensemble is scored
+        self.members: list[Segmenter] = []  # further members of an ensemble, for scoring
 
     def setup(self, stage: str) -> None:
         set_checkpointing(self.network, self.hparams["checkpoint_stages"] if stage == "fit" else "none")
@@ -170,31 +168,31 @@ class SegmentationModule(LightningModule):
         set_checkpointing(self.network, "none")
 
     def forward(self, image: Tensor) -> Tensor:
-        """Maps images ``(B, C, H, W)`` in raw units to logits ``(B, K, H, W)``."""
+        """Map images ``(B, C, H, W)`` in raw units to logits ``(B, K, H, W)``."""
         return self.network(image)
 
     def on_fit_start(self) -> None:
         self.seed = torch.initial_seed()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Lets every process drop other paths, which are those of the seed, the process and the step alone."""
+        """Seed stochastic depth by process and step, so that a resumed run repeats the same draws."""
         torch.manual_seed(step_seed(self.seed, self.global_rank, self.current_epoch, batch_idx))
-        if limits_time(self.trainer):  # validation may have taken some since the scheduler's step
+        if limits_time(self.trainer):  # validation may have used some since the last scheduler step
             self._set_rates()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         watch = self.supervision.watch(self.network) if self.supervision else nullcontext(())
         with watch as coarser:
-            logits = self.network.segment(batch["image"])  # normalised before the augmentation
+            logits = self.network.segment(batch["image"])  # already normalised by the data set
         loss = deeply_supervised(self.loss, logits, coarser, batch["mask"])
         self.watched = loss.detach(), batch.get("name", [])
         self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["image"]))
         return loss
 
     def on_after_backward(self) -> None:
-        """Stops before the optimiser's step where the loss is no number; it is the same in every process.
+        """Stop before the optimiser step if the loss is NaN or infinite; the loss is the same in every process.
 
-        Asked here and not before the backward pass, so that a GPU has work while it is waited for.
+        Checked after the backward pass, so that the GPU is busy while the host waits for the value.
         """
         loss, names = self.watched
         if not loss.isfinite():
@@ -219,14 +217,14 @@ class SegmentationModule(LightningModule):
         self._conclude("test", self.trainer.test_dataloaders)
 
     def predict_case(self, image: Tensor, spacing_mm: Sequence[float] | None = None) -> Tensor:
-        """Label map ``(S, H, W)`` of a case ``(S, C, H, W)`` in raw units."""
+        """Return labels ``(S, H, W)`` of a case ``(S, C, H, W)`` in raw units."""
         batch_size = self.hparams["eval_batch_size"]
         return predict_case(self._scorer(), image, self.spec.view, spacing_mm, self.device, batch_size)
 
     def predict_slice(self, image: Tensor, position: int, spacing_mm: Sequence[float] | None = None) -> Tensor:
-        """Labels ``(H, W)`` of one slice of a case, without predicting the others where they do not matter."""
+        """Return labels ``(H, W)`` of one slice, predicting as few of the other slices as possible."""
         view = self.spec.view
-        resampled = view.grid((len(image), *image.shape[-2:]), spacing_mm)[0] != len(image)  # between slices
+        resampled = view.grid((len(image), *image.shape[-2:]), spacing_mm)[0] != len(image)  # along the slice axis
         if resampled or view.per_case:
             return self.predict_case(image, spacing_mm)[position]
         first = max(0, position - view.context)
@@ -235,17 +233,17 @@ class SegmentationModule(LightningModule):
 
     @property
     def published_size(self) -> Sequence[int]:
-        """Height and width at which the evaluation of TransUNet shows slices to the network."""
+        """Height and width to which the TransUNet evaluation resizes slices."""
         return self.spec.resize if isinstance(self.spec.resize, tuple) else SIZE
 
     def _scorer(self) -> torch.nn.Module:
-        """What is scored: the network, with its other members and mirror images where they were asked for."""
+        """Return the network to score, as an ensemble and with test-time augmentation if requested."""
         others = [member.to(self.device).eval() for member in self.members]
         network = Ensemble([self.network, *others]) if others else self.network
         return Flips(network) if self.scoring.tta else network
 
     def _begin(self, loader: Any) -> None:
-        """Makes a table for everything that is measured: between epochs of training only what overlaps."""
+        """Create a table per measure; during training only the confusion matrices are collected."""
         cases, classes = loader.dataset.cases, len(self.class_names)
         self.unit = "mm" if all(case.spacing_mm for case in cases) else "voxel"
         self.tables = {"confusion": CaseTable(len(cases), classes, classes)}
@@ -279,7 +277,7 @@ class SegmentationModule(LightningModule):
             self.tables["published"].update(index, transunet_scores(labels, mask, classes))
 
     def _conclude(self, split: str, loader: Any) -> None:
-        tables = {name: table.compute().cpu() for name, table in self.tables.items()}  # the same in every process
+        tables = {name: table.compute().cpu() for name, table in self.tables.items()}  # identical in every process
         seen = seen_cases(tables["confusion"])
         cases = [loader.dataset.cases[i] for i in seen.tolist()]
         self.evaluation = Evaluation(
@@ -304,7 +302,7 @@ class SegmentationModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def rate(self, step: int) -> float:
-        """Factor of the learning rate at an optimiser step; where time ends the training, what is further on counts."""
+        """Return the learning-rate factor at a step; progress is the larger of that in steps and in ``max_time``."""
         total: float = self.total_steps
         if total == math.inf:
             step, total = 0, PARTS
@@ -312,7 +310,7 @@ class SegmentationModule(LightningModule):
         return learning_rate_factor(at, int(total), round(self.hparams["warmup"] * total), self.hparams["schedule"])
 
     def on_train_start(self) -> None:
-        """Puts the rates, decay and schedule of the present options in place of those that came with a checkpoint."""
+        """Apply the current learning rates, weight decay and schedule instead of those restored from a checkpoint."""
         (optimizer,), scheduler = self.trainer.optimizers, self.trainer.lr_scheduler_configs[0].scheduler
         if scheduler.last_epoch:
             self.total_steps = scheduler.last_epoch + steps_left(self.trainer)
@@ -323,10 +321,10 @@ class SegmentationModule(LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.trainer.global_step == self.trainer.max_steps:
-            self.trainer.should_stop = True  # has the last weights validated, also in the middle of an epoch
+            self.trainer.should_stop = True  # validates the final weights, even in the middle of an epoch
 
     def _set_rates(self) -> None:
-        """Brings the learning rates to what they are now; the scheduler does it after each step."""
+        """Update the learning rates to the current progress, as the scheduler does after each step."""
         self.time_used = time_used(self.trainer)
         (optimizer,), scheduler = self.trainer.optimizers, self.trainer.lr_scheduler_configs[0].scheduler
         factor = self.rate(scheduler.last_epoch)
@@ -335,7 +333,7 @@ class SegmentationModule(LightningModule):
         scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Divides the optimiser's state into the groups of the present options, which may be more or fewer."""
+        """Split the saved optimiser state into the parameter groups of the current options."""
         sizes = [len(group["params"]) for group in self._groups()]
         for state in checkpoint.get("optimizer_states", ()):
             state["param_groups"] = regrouped(state["param_groups"], sizes)
@@ -345,10 +343,8 @@ class SegmentationModule(LightningModule):
         return parameter_groups(self.network, **how, further=self.supervision.parameters() if self.supervision else ())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        for key in (
-            "state_dict",
-            "current_model_state",
-        ):  # the average, then, and the last step's weights
-            require_finite_weights("Nothing is saved", checkpoint.get(key, {}), LOWER_RATE)
+        # With weight averaging, state_dict holds the average and current_model_state the weights of the last step.
+        for key in ("state_dict", "current_model_state"):
+            require_finite_weights("No checkpoint is saved", checkpoint.get(key, {}), LOWER_RATE)
         checkpoint[CHECKPOINT_KEY] = __version__
         checkpoint["options"] = self.options

@@ -1,4 +1,4 @@
-"""Optimiser and learning rate: no decay on norms and biases, warm-up, then cosine or polynomial decay."""
+"""Parameter groups of the optimiser and learning-rate schedules with linear warm-up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from mlla_seg.errors import lookup
 
 PARTS = 10_000
-"""Steps of a schedule into which a training is divided that only time ends."""
+"""Resolution of the schedule of a training that is limited by ``max_time`` alone."""
 
 
 def parameter_groups(
@@ -22,17 +22,17 @@ def parameter_groups(
     encoder_lr_factor: float = 1.0,
     further: Iterable[nn.Parameter] = (),
 ) -> list[dict[str, Any]]:
-    """Groups of an optimiser: weights of two or more axes with decay, norms and biases (one axis) without.
+    """Return parameter groups: weight decay for tensors of two or more axes, none for norms and biases.
 
     Args:
-        network: With an ``encoder``, whose parameters are two groups of their own where the factor is not 1.
+        network: Network with an ``encoder``, which gets groups of its own unless ``encoder_lr_factor`` is 1.
         lr: Peak learning rate.
-        weight_decay: Of the weights.
-        encoder_lr_factor: Learning rate of the encoder, as a factor of ``lr``.
-        further: Parameters that are trained with it, such as auxiliary heads.
+        weight_decay: Weight decay of parameters with two or more axes.
+        encoder_lr_factor: Learning rate of the encoder relative to ``lr``.
+        further: Parameters outside the network, such as auxiliary heads.
 
     Returns:
-        Two groups or four, in which the parameters stand in the same order if the encoder is the network's first part.
+        Two or four groups; both give the same order of parameters if the encoder is the network's first submodule.
     """
     parameters = [parameter for parameter in (*network.parameters(), *further) if parameter.requires_grad]
     kinds = [([p for p in parameters if p.ndim > 1], weight_decay), ([p for p in parameters if p.ndim <= 1], 0.0)]
@@ -47,7 +47,7 @@ def parameter_groups(
 
 
 def regrouped(groups: Sequence[dict[str, Any]], sizes: Sequence[int]) -> list[dict[str, Any]]:
-    """Saved groups of an optimiser, divided anew: the same parameters in the same order, in groups of ``sizes``."""
+    """Return saved parameter groups split into groups of ``sizes``, with the parameters in the same order."""
     order = [index for group in groups for index in group["params"]]
     ends = list(accumulate(sizes))
     return [{**groups[0], "params": order[end - size : end]} for size, end in zip(sizes, ends, strict=True)]
@@ -58,13 +58,13 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "poly": lambda progress: (1 - progress) ** 0.9,
     "constant": lambda progress: 1.0,
 }
-"""Factor of the learning rate by progress from 0 (end of warm-up) to 1 (end of training)."""
+"""Learning-rate factor as a function of progress, from 0 (end of warm-up) to 1 (end of training)."""
 
 
 def learning_rate_factor(
     step: float, total_steps: int, warmup_steps: int, schedule: str = "cosine", final: float = 0.0
 ) -> float:
-    """Factor of the peak learning rate at ``step``: a linear rise, then a fall to the fraction ``final``."""
+    """Return the factor of the peak learning rate at ``step``: linear warm-up, then decay to ``final``."""
     decay = lookup(SCHEDULES, schedule, "schedule")
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)

@@ -1,4 +1,4 @@
-"""``python cli.py preview``: training samples with their masks, as the network gets them, on one picture to look at."""
+"""The command preview: a contact sheet of augmented training samples with their masks."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from mlla_seg.data.datamodule import SegmentationDataModule
-from mlla_seg.data.labels import IGNORED
+from mlla_seg.data.formats.classes import IGNORE_INDEX
 from mlla_seg.errors import InputError, program
 from mlla_seg.evaluation.plots import plot_samples
 
 
 def preview(argv: Sequence[str]) -> None:
-    """Reads the command line, draws samples of the first epoch and says where the picture is."""
+    """Parse the command line, draw samples of the first epoch and print the path of the image."""
     options = parse(argv[1:])
     data = SegmentationDataModule(**options.data.as_dict())
     data.prepare_data()
     data.setup("fit")
     count = len(data.train_set)
     if count == 0:
-        raise InputError(f"{data.card.name} has no training case in {data.root}, so there is nothing to preview.")
+        raise InputError(f"{data.card.name} has no training cases in {data.root}, so there is nothing to preview.")
     samples = [data.train_set[0, k * count // options.samples] for k in range(min(options.samples, count))]
     intensity = f"intensity {data.intensity:g}, balance {float(data.balance):g}"
     plot_samples(
@@ -36,32 +36,32 @@ def preview(argv: Sequence[str]) -> None:
         title=f"{data.card.title}: augment {data.augment}, {intensity}",
     )
     masks = torch.stack([sample["mask"] for sample in samples])
-    known = masks != IGNORED
+    known = masks != IGNORE_INDEX
     held = (known & (masks != data.spec.background)).any(dim=(1, 2)).sum()
     print(
-        f"{len(samples)} of {count} samples, {held} with a class besides the background; {(~known).float().mean():.0%} "
-        f"of their pixels are ignored. Written: {options.output}"
+        f"{len(samples)} of {count} samples, {held} with foreground classes; {(~known).float().mean():.0%} "
+        f"of all pixels are ignored. Written: {options.output}"
     )
 
 
 def parse(argv: Sequence[str]) -> Namespace:
-    """The options; of config files the part about the data."""
+    """Parse the options; of config files only the section ``data`` is used."""
     parser = ArgumentParser(prog=f"{program()} preview", exit_on_error=False)
-    parser.add_argument("--config", help="a config of fit; several are merged")
-    parser.add_argument("--output", default="preview.png", help="the picture, a PNG")
-    parser.add_argument("--samples", type=int, default=16, help="how many samples it shows")
+    parser.add_argument("--config", help="config file of fit; several are merged")
+    parser.add_argument("--output", default="preview.png", help="PNG file to write")
+    parser.add_argument("--samples", type=int, default=16, help="number of samples to draw")
     parser.add_class_arguments(SegmentationDataModule, "data")
     configs, rest = _split(argv)
     for path in configs:
         parser.set_defaults({f"data.{key}": value for key, value in _data_of(Path(path)).items()})
     options = parser.parse_args(rest)
     if options.samples < 1:
-        raise InputError(f"--samples is a number of samples, 1 or more, got {options.samples}.")
+        raise InputError(f"--samples must be 1 or more, got {options.samples}.")
     return options
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Config files, and all other words."""
+    """Split arguments into config files and the rest."""
     configs, rest, words = [], [], iter(argv)
     for word in words:
         if word == "--config":
@@ -82,5 +82,5 @@ def _data_of(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     data = content.get("data") if isinstance(content, dict) else None
     if not isinstance(data, dict):
-        raise InputError(f"{path}: has no section data, as configs of fit do.")
+        raise InputError(f"{path}: has no section 'data'. Give a config of fit.")
     return data

@@ -1,4 +1,4 @@
-"""From which checkpoint a command goes on, and what becomes of options that differ from those it was trained with."""
+"""Find the checkpoint to resume or score, and compare its options with those of the command."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from mlla_seg.models.checkpoint import SHARED_BY_MEMBERS, read_checkpoint
 from mlla_seg.training.module import SegmentationModule
 
 UNNAMED = "lightning_logs"
-"""Lightning's name of runs that have none."""
+"""Lightning's default name of runs."""
 RUNS = "runs"
-"""Where runs are logged unless the config says otherwise, by the name of the card."""
+"""Default folder of runs, which are named after the card."""
 
 REFUSED, USED, PAST, KEPT = "refused", "used", "past", "kept"
-"""What becomes of another value: the checkpoint does not fit it; it is used from here on; it mattered only at first,
-so it is refused; the checkpoint's stays, as configs of version 0.1 do not say it."""
+"""How a value that differs from the checkpoint's is handled: refused, because the weights would not fit; used from now
+on; refused, because it only matters at the start of training; or replaced by the checkpoint's, because configs of
+version 0.1 lack the option."""
 
 ON_RESUME = {
     "encoder": REFUSED,
@@ -47,25 +48,25 @@ ON_RESUME = {
     "checkpoint_stages": USED,
     "eval_batch_size": USED,
 }
-"""What becomes of each option of the module that is not as the checkpoint has it."""
+"""How a changed value of each module option is handled on resume."""
 PLACES = ("root", "cache_dir", "num_workers")
-"""Options of the data that say where and how they are read; all others decide what is learned."""
+"""Data options that only affect where and how data are read; all others affect training."""
 TRAINER = (
     *("max_epochs", "max_steps", "max_time", "precision", "accumulate_grad_batches", "limit_train_batches"),
     *("gradient_clip_val", "gradient_clip_algorithm"),
 )
-"""Options of the trainer that decide what is learned. As those of the data, they are used as they are given."""
+"""Trainer options that affect training. Like those of the data, changed values are used from now on."""
 
 
 def name_runs(config: Any) -> None:
-    """Gives runs the name of the card where the config gives their logger none."""
+    """Name runs after the card unless the config names them."""
     arguments = config.trainer.logger.get("init_args", {}) if hasattr(config.trainer.get("logger"), "get") else {}
     if arguments.get("name") == UNNAMED:
         arguments["name"] = card_of(config.data.card, config.data.root).name
 
 
 def run_folder(config: Any) -> Path:
-    """Where the configured logger keeps the versions of this experiment."""
+    """Return the folder in which the configured logger keeps the versions of this experiment."""
     logger = config.trainer.get("logger")
     if not hasattr(logger, "get"):
         return Path(RUNS) / card_of(config.data.card, config.data.root).name
@@ -74,15 +75,15 @@ def run_folder(config: Any) -> Path:
 
 
 def find_checkpoint(name: str, config: Any, to_train: bool = False) -> Path:
-    """A checkpoint by path, or the newest ``best`` or ``last`` one of this experiment.
+    """Return the path of a checkpoint, given directly or as the newest ``best`` or ``last`` of this experiment.
 
     Args:
         name: ``best``, ``last`` or a path.
         config: The options of the command.
-        to_train: Whether the training goes on from it.
+        to_train: Whether training is resumed from it.
 
     Raises:
-        InputError: There is none, it was not written by this program, or it holds another network than the config.
+        InputError: There is no checkpoint, it was not written by this program, or its network differs from the config.
     """
     folder = run_folder(config)
     path = Path(name)
@@ -93,7 +94,7 @@ def find_checkpoint(name: str, config: Any, to_train: bool = False) -> Path:
         if not chosen:
             of_fold = "" if config.data.fold is None else f" of fold {config.data.fold}"
             raise InputError(
-                f"No checkpoint{of_fold} below {folder.absolute()} yet. Run fit first, or give the path of a .ckpt."
+                f"No checkpoint{of_fold} below {folder.absolute()}. Run fit first, or give the path of a .ckpt file."
             )
         path = chosen[-1]
     content = read_checkpoint(path)
@@ -105,35 +106,35 @@ def find_checkpoint(name: str, config: Any, to_train: bool = False) -> Path:
 
 
 def _fold_in(config: Any) -> tuple[int, int] | None:
-    """Fold and number of folds that the options ask for."""
+    """Return fold and number of folds of the options, if any."""
     return None if config.data.fold is None else (config.data.fold, config.data.folds)
 
 
 def _fold_of(content: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Fold and number of folds that a checkpoint was trained with."""
+    """Return fold and number of folds that a checkpoint was trained with, if any."""
     saved = content.get(SegmentationDataModule.__qualname__, {})
     return None if saved.get("fold") is None else (saved["fold"], saved["folds"])
 
 
 def require_unseen(path: str | Path, content: Mapping[str, Any], cases: Sequence[Case]) -> None:
-    """Refuses to score a network on patients that it has learned from.
+    """Check that a checkpoint is not scored on patients of its training data.
 
     Raises:
-        InputError: Says how many and one of them.
+        InputError: It was trained on some of them; the message gives their number and one name.
     """
     learned = set(content.get(SegmentationDataModule.__qualname__, {}).get("patients", ()))
     if seen := sorted({case.patient for case in cases} & learned):
         raise InputError(
-            f"{path}: has learned from {len(seen)} of the patients it would be scored on, such as {seen[0]}. "
+            f"{path}: was trained on {len(seen)} of the patients to be scored, such as {seen[0]}. "
             "Use the checkpoint of the same --data.fold, data and splits."
         )
 
 
 def require_same_view(path: str | Path, saved: Mapping[str, Any], spec: DataSpec) -> None:
-    """Refuses to score a network on data that are brought to it in another way than in training and prediction.
+    """Check that scoring preprocesses data as training and prediction do.
 
     Raises:
-        InputError: Says what differs.
+        InputError: An option or the normalisation differs.
     """
     was, now = DataSpec.from_dict(saved, str(path)), spec
     before, after = was.to_dict(), now.to_dict()
@@ -141,28 +142,28 @@ def require_same_view(path: str | Path, saved: Mapping[str, Any], spec: DataSpec
         if before[key] != after[key]:
             value = [None] * 3 if key == "spacing_mm" and before[key] is None else before[key]
             value = f"'{json.dumps(value)}'" if isinstance(value, list) else "null" if value is None else value
-            option = f"say --data.{'crop' if key == 'patch_size' else key} {value}"
+            option = f"set --data.{'crop' if key == 'patch_size' else key} {value}"
             raise InputError(
-                f"{path}: was trained with {key} {before[key]}, the options and the card say {after[key]}. Score it as "
-                f"predict would use it: {'with its own card' if key == 'array_units' else option}."
+                f"{path}: was trained with {key} {before[key]}, but the options and the card give "
+                f"{after[key]}. To score it, {'use the card of its training' if key == 'array_units' else option}."
             )
     if was.normalisation.kind != now.normalisation.kind:
         raise InputError(
-            f"{path}: was trained with normalisation {before['normalisation']}, the card says "
-            f"{after['normalisation']}. Score it as predict would use it: with its own card."
+            f"{path}: was trained with normalisation {before['normalisation']}, but the card gives "
+            f"{after['normalisation']}. To score it, use the card of its training."
         )
 
 
 def _keep(path: Path, saved: Mapping[str, Any], config: Any) -> None:
-    """Gives the config what stays as the checkpoint has it."""
+    """Set the options that follow the checkpoint rather than the config."""
     for key, rule in ON_RESUME.items():
         if rule == KEPT and (was := _saved(saved, key)) != config.model[key]:
-            print(f"note: {key} is {was}, as {path} has it", file=sys.stderr)
+            print(f"note: {key} is {was}, as in {path}", file=sys.stderr)
             config.model[key] = was
 
 
 def _require_same_network(path: Path, saved: Mapping[str, Any], config: Any) -> None:
-    """Refuses a checkpoint whose weights cannot fit the network that the config describes."""
+    """Check that the weights of a checkpoint fit the network of the config."""
     card = card_of(config.data.card, config.data.root, config.data.channels)
     both = {key: (_saved(saved, key), config.model[key]) for key, rule in ON_RESUME.items() if rule == REFUSED}
     spec = DataSpec.from_dict(saved["spec"], str(path))
@@ -172,57 +173,57 @@ def _require_same_network(path: Path, saved: Mapping[str, Any], config: Any) -> 
     for key, (was, now) in both.items():
         if was != now:
             raise InputError(
-                f"{path}: was trained with {key} {was}, the config says {now}. Give the config it was trained with: "
-                f"{path.parent.parent / 'config.yaml'} where it still lies there."
+                f"{path}: was trained with {key} {was}, but the config gives {now}. Use the config of its training: "
+                f"{path.parent.parent / 'config.yaml'}, unless the checkpoint was moved."
             )
 
 
 def _require_same_start(path: Path, saved: Mapping[str, Any], config: Any) -> None:
-    """Refuses other options that only matter before the first step."""
+    """Check that options which only matter at the start of training are unchanged."""
     for key, rule in ON_RESUME.items():
         if rule == PAST and (was := _saved(saved, key)) != (now := config.model[key]):
             raise InputError(
-                f"{path}: its training began with {key} {was}, the config says {now}. Leave --model.{key} as it "
-                "was, or train anew without --ckpt_path."
+                f"{path}: its training started with {key} {was}, but the config gives {now}. Leave --model.{key} "
+                "unchanged, or start a new training without --ckpt_path."
             )
 
 
 def _saved(hparams: Mapping[str, Any], key: str) -> Any:
-    """An option as a checkpoint has it: what older versions did not know was what is the default today."""
+    """Return an option of a checkpoint; one that older versions lacked has today's default."""
     return hparams[key] if key in hparams else signature(SegmentationModule).parameters[key].default
 
 
 def require_something_left(path: str | Path, content: Mapping[str, Any], trainer: Any) -> None:
-    """Refuses to go on beyond the end of the training, and says where it is reached already.
+    """Check that a checkpoint is not beyond the end of the training; print a note if it is exactly there.
 
     Raises:
-        InputError: Says how far the checkpoint is.
+        InputError: The checkpoint was trained for longer than the options allow.
     """
     epochs = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     for key, done, what in (("max_epochs", epochs, "epochs"), ("max_steps", content["global_step"], "steps")):
         wanted = trainer.get(key)
         if wanted is None or wanted < 0 or done < wanted:
             continue
-        message = f"{path}: has been trained for {done} {what}, --trainer.{key} is {wanted}"
+        message = f"{path}: has been trained for {done} {what}, and --trainer.{key} is {wanted}"
         if done > wanted:
-            raise InputError(f"{message}. Give a larger one to go on.")
+            raise InputError(f"{message}. Increase it to resume.")
         print(f"note: {message}, so nothing is left to train.", file=sys.stderr)
 
 
 def resume_spec(path: str | Path, saved: Mapping[str, Any], module: SegmentationModule) -> None:
-    """Keeps the numbers by which the checkpoint's network normalises, which come with its weights.
+    """Keep the checkpoint's normalisation constants, which belong to its weights.
 
-    They differ where they are measured on the training data, and where a card was changed.
+    They differ from the current ones if they are computed from training data that changed, or if the card was edited.
 
     Raises:
-        InputError: It normalises in another way.
+        InputError: The kind of normalisation differs.
     """
     was, now = DataSpec.from_dict(saved, str(path)).normalisation, module.spec.normalisation
     before, after = was.to_dict(), now.to_dict()
     if was.kind != now.kind:
         raise InputError(
-            f"{path}: was trained with normalisation {before}, the card says {after}. Give the card it was "
-            "trained with, or train anew without --ckpt_path."
+            f"{path}: was trained with normalisation {before}, but the card gives {after}. Use the card it was "
+            "trained with, or start a new training without --ckpt_path."
         )
     if was != now:
         print(f"note: the checkpoint's normalisation is kept: {before} instead of {after}", file=sys.stderr)
@@ -231,7 +232,7 @@ def resume_spec(path: str | Path, saved: Mapping[str, Any], module: Segmentation
 
 
 def options_of(config: Any) -> dict[str, Any]:
-    """Options of data and trainer that decide what is learned, as plain values, for the checkpoint."""
+    """Return the data and trainer options that affect training, as plain values for the checkpoint."""
     given = {key: value for key, value in config.data.items() if key not in PLACES}
     given |= {key: config.trainer.get(key) for key in TRAINER}
     plain = (bool, int, float, str, list, type(None))
@@ -239,7 +240,7 @@ def options_of(config: Any) -> dict[str, Any]:
 
 
 def note_differences(content: Mapping[str, Any], hparams: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    """Says in one line which options are not those of the checkpoint and are used from here on."""
+    """Print a note of all options that differ from the checkpoint's and are used from now on."""
     saved = content["hyper_parameters"]
     both = {key: (_saved(saved, key), hparams[key]) for key, rule in ON_RESUME.items() if rule == USED}
     both |= {key: (was, options[key]) for key, was in content.get("options", {}).items() if key in options}

@@ -1,4 +1,4 @@
-"""The published sequence of operations gives what our own forms give, and is what it says."""
+"""The published sequence of operations matches our implementation and is what it claims to be."""
 
 from __future__ import annotations
 

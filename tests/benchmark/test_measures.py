@@ -1,4 +1,4 @@
-"""What is measured is what can be counted by hand."""
+"""Benchmark measurements against values counted by hand."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from mlla_seg.data.card import Card, CardClass, CardNormalisation, CardSplits, Layout
-from mlla_seg.data.card_file import find_card, load_card, schema
+from mlla_seg.data.card import Card, find_card, load_card, schema
+from mlla_seg.data.card_sections import CardClass, CardNormalisation, CardSplits, Layout
 from mlla_seg.data.formats.planes import plane_in_words
 from mlla_seg.errors import InputError
 from samples import write_card
@@ -48,7 +48,7 @@ def test_shipped_card_names_the_schema_and_obeys_it(path):
 
 def test_schema_in_the_repository_is_that_of_the_code():
     saved = json.loads((CARDS[0].parents[1] / "card.schema.json").read_text())
-    assert saved == schema(), "write it again: python -m mlla_seg.data.card_file > datasets/card.schema.json"
+    assert saved == schema(), "write it again: python -m mlla_seg.data.card > datasets/card.schema.json"
 
 
 def test_schema_refuses_what_the_program_refuses(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlla_seg.data.card_file import load_card
+from mlla_seg.data.card import load_card
 from mlla_seg.data.labels import class_indices, refuse_unknown
 from mlla_seg.errors import InputError
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 import layouts
-from mlla_seg.data.card_file import load_card
+from mlla_seg.data.card import load_card
 from mlla_seg.data.cases import Case
 from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.layouts import find_cases

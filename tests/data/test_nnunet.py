@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import layouts
-from mlla_seg.data.card import CardNormalisation
+from mlla_seg.data.card_sections import CardNormalisation
 from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.formats.registry import write_mask
 from mlla_seg.data.nnunet import nnunet_card

@@ -11,7 +11,7 @@ from rasterio.transform import Affine
 
 from layouts import PLACE, away, write_scene
 from mlla_seg.data import reading, sampling
-from mlla_seg.data.card_file import load_card
+from mlla_seg.data.card import load_card
 from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.layouts import find_cases
 from mlla_seg.data.store import build_store, open_store

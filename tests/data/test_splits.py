@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from mlla_seg.data.card_file import load_card
+from mlla_seg.data.card import load_card
 from mlla_seg.data.cases import Case
-from mlla_seg.data.splits import fold_cases, number_of_folds
+from mlla_seg.data.folds import fold_cases, number_of_folds
 from mlla_seg.errors import InputError
 
 CASES = [Case(f"p{n:02d}_{frame}", f"p{n:02d}", ()) for n in range(11) for frame in "ab"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import layouts
-from mlla_seg.data.card_file import load_card
+from mlla_seg.data.card import load_card
 from mlla_seg.data.layouts import find_cases
 from mlla_seg.data.store import build_store, check_class_sizes, open_store
 from mlla_seg.data.synthetic import ORGANS, phantom_volume

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from mlla_seg.data.card_file import load_card
+from mlla_seg.data.card import load_card
 from mlla_seg.data.layouts import find_cases
 from mlla_seg.data.splits import split_cases
 from mlla_seg.data.synthetic import ORGANS, phantom, phantom_volume, write_synapse_layout

@@ -1,4 +1,4 @@
-"""Boundary IoU: the published construction, and what is not known makes no edge."""
+"""Boundary IoU: the published construction; unlabelled pixels create no edge."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def random_regions(height=37, width=52, classes=3):
 
 @pytest.mark.parametrize("width", [1, 3, 60])
 def test_boundary_is_what_repeated_erosion_takes_away(width):
-    """As the paper makes it: eroded by 3 x 3, ``width`` times, zeros beyond the image."""
+    """As in the paper: ``width`` erosions by 3 x 3, with zeros outside the image."""
     cv2 = pytest.importorskip("cv2")
     region = random_regions()[0] == 1
     padded = np.pad(region, 1).astype(np.uint8)
@@ -25,7 +25,7 @@ def test_boundary_is_what_repeated_erosion_takes_away(width):
 
 
 def test_counts_by_hand():
-    """A square of 6 pixels, found one pixel to the right: rings of 20 pixels that share 10."""
+    """A 6 x 6 square predicted one pixel to the right: rings of 20 pixels that share 10."""
     mask, prediction = torch.zeros(2, 1, 10, 10, dtype=torch.uint8)
     mask[0, 2:8, 2:8] = 1
     prediction[0, 2:8, 3:9] = 1
@@ -48,7 +48,7 @@ def test_what_is_ignored_is_not_counted_and_makes_no_edge():
 
 
 def test_far_from_edges_mistakes_do_not_hide():
-    """A large region with a frayed edge has a high IoU, and a low boundary IoU."""
+    """A large region with a frayed edge has a high IoU and a low boundary IoU."""
     truth, prediction = torch.zeros(2, 1, 200, 200, dtype=torch.uint8)
     truth[0, 20:180, 20:180] = 1
     prediction[0, 24:176, 24:176] = 1

@@ -1,4 +1,4 @@
-"""Scores per case: right, and the same for any grouping of the cases."""
+"""Overlap scores per case: correct, and independent of how cases are grouped."""
 
 from __future__ import annotations
 

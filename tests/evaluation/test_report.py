@@ -1,4 +1,4 @@
-"""What validate and test leave behind: every case once, both protocols, a page that needs nothing else."""
+"""Output of ``validate`` and ``test``: every case once, both protocols, a self-contained report."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_scoring_that_cannot_be_is_refused(changes, message):
 
 @pytest.mark.slow
 def test_two_processes_score_as_one(tmp_path, phantom_root, checkpoint):
-    """Three cases for two processes: one of them is given to both."""
+    """Three cases over two processes: one case goes to both."""
     root = shutil.copytree(phantom_root, tmp_path / "phantom")
     (root / "test_vol_h5/case0016.npy.h5").unlink()
     written = []
@@ -177,7 +177,7 @@ def test_two_processes_score_as_one(tmp_path, phantom_root, checkpoint):
 
 
 def changed(checkpoint, output, noise=0.0, **spec):
-    """A copy of a checkpoint that says other things of its data, or predicts others."""
+    """A copy of a checkpoint with a changed data description or changed predictions."""
     content = torch.load(checkpoint, weights_only=True)
     content["hyper_parameters"]["spec"] |= spec
     torch.manual_seed(0)
@@ -209,14 +209,14 @@ def test_mirror_images_are_refused_where_training_showed_none(cli, capsys, optio
     for command in (["test", *options], ["predict", "--input=x", "--output=y"]):
         with pytest.raises(SystemExit):
             cli(*command, "--ckpt_path", checkpoint, "--tta=true")
-        assert "learned from no mirror images, so --tta would make it worse" in capsys.readouterr().err
+        assert "was trained without flips, so --tta would degrade its results" in capsys.readouterr().err
 
 
 def test_members_must_have_learned_the_same(cli, capsys, options, checkpoint, tmp_path):
     for spec, message in (
-        ({"context": 1}, "not those of this network"),  # a network for three slices has another stem
+        ({"context": 1}, "do not fit this network"),  # a network for three slices has another stem
         ({"plane": "coronal"}, "was trained with plane coronal"),
-        ({"patch_size": [8, 8]}, "need the same data options"),
+        ({"patch_size": [8, 8]}, "must share their data options"),
         ({"normalisation": {"per_case": True}}, "was trained with per_case True, "),
     ):
         other = changed(checkpoint, tmp_path / "other.ckpt", **spec)
@@ -233,11 +233,11 @@ def test_a_checkpoint_of_another_version_is_answered_in_a_line(cli, capsys, opti
     for command in (["test", *options], ["predict", "--input=x", "--output=y"]):
         with pytest.raises(SystemExit):
             cli(*command, "--ckpt_path", tmp_path / "old.ckpt")
-        assert "2 of its weights are not those of this network, such as head.weight" in capsys.readouterr().err
+        assert "2 of its weights do not fit this network, such as head.weight" in capsys.readouterr().err
 
 
 def test_every_option_of_scoring_is_read_back_above():
-    """A new option fails until a test sees its effect through the command line."""
+    """A new option fails until a test observes its effect through the command line."""
     seen = {
         "evaluation": test_scores_of_both_protocols_are_those_of_the_files,
         "distances": test_maps_are_scored_at_boundaries_and_without_distances,

@@ -1,4 +1,4 @@
-"""What was measured, as rows, means and tables: nothing is dropped and a miss never helps."""
+"""Scores as rows, means and tables: no value is dropped, and a miss never helps."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_rows_say_what_was_found_missed_hallucinated_and_absent(masks):
 
 
 def test_a_network_that_misses_more_never_scores_better(masks):
-    """Case after case loses its liver and then its spleen; every mean gets worse, none better."""
+    """Case after case loses its liver and then its spleen; means get worse and never better."""
     predictions = masks.clone()
     before = evaluate(predictions, masks).means()
     for i in range(4):
@@ -147,7 +147,7 @@ def test_boundary_iou_is_that_of_all_boundaries_together(masks):
 
 
 def test_rows_count_the_voxels_once_however_many_cases_there_are(monkeypatch):
-    """Counting them for every row made the time grow with the square of the cases."""
+    """Counting them for every row took time quadratic in the number of cases."""
     from mlla_seg.evaluation import scores as module
 
     asked = []

@@ -1,4 +1,4 @@
-"""Surface distances: against brute force, SimpleITK and medpy, in millimetres, and where there is no surface."""
+"""Surface distances against brute force, SimpleITK and medpy, in millimetres, and without a surface."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SPACINGS = [(1.0, 1.0, 1.0), (5.0, 0.8, 0.7), (0.5, 2.0, 3.0)]
 
 
 def blobs(seed, shape=(9, 24, 31)):
-    """Two overlapping regions of several pieces, some of them at the border."""
+    """Two overlapping regions of several components, some at the border."""
     rng = np.random.default_rng(seed)
     first, second = (gaussian_filter(rng.normal(size=shape), 2) for _ in range(2))
     return first > 0.06, 0.7 * first + 0.3 * second > 0.05
 
 
 def brute_force(prediction, truth, spacing):
-    """From every surface voxel to the nearest of the other surface, by all pairs."""
+    """Distance from every surface voxel to the nearest one of the other surface, over all pairs."""
 
     def surface(region):
         return np.argwhere(region & ~binary_erosion(region)) * spacing

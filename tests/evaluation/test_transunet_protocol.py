@@ -1,4 +1,4 @@
-"""The published evaluation, against its steps written out with scipy and medpy."""
+"""The TransUNet protocol against its steps written out with scipy and medpy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlla_seg.evaluation.transunet_protocol import transunet_labels, transunet_s
 
 
 def published_scores(prediction, truth):
-    """What the papers' script does with one class of one volume."""
+    """Scores of one class of one volume by the papers' script."""
     if prediction.sum() > 0 and truth.sum() > 0:
         return medpy.dc(prediction, truth), medpy.hd95(prediction, truth)
     if prediction.sum() > 0 and truth.sum() == 0:
@@ -23,7 +23,7 @@ def published_scores(prediction, truth):
 
 
 class Bands(nn.Module):
-    """Three classes by the value of the pixel."""
+    """Three classes by pixel value."""
 
     def forward(self, x):
         return torch.cat((-x.abs(), -(x - 1).abs(), -(x - 2).abs()), dim=1)

@@ -1,4 +1,4 @@
-"""MONAI bundles: verified and run by MONAI's own commands, where this package cannot be imported, on NIfTI files."""
+"""MONAI bundles, verified and run on NIfTI files by MONAI's own commands where this package cannot be imported."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ AFFINE = np.array([[0, -0.8, 0.1, 10], [0.7, 0, 0, -20], [0, 0.1, 5, 30], [0, 0,
 
 
 def monai(folder, *command):
-    """Runs ``python -m monai.bundle`` where this package cannot be imported."""
+    """Run ``python -m monai.bundle`` where this package cannot be imported."""
     (folder / "block").mkdir(exist_ok=True)
     (folder / "block/sitecustomize.py").write_text("import sys\nsys.modules['mlla_seg'] = None\n")
     environment = {**os.environ, "PYTHONPATH": str(folder / "block"), "CUDA_VISIBLE_DEVICES": ""}
@@ -132,7 +132,7 @@ def test_the_volume_standardises_whole_cases_as_prediction_does():
 
 
 class Mixing(torch.nn.Module):
-    """A network that sees around every pixel."""
+    """A network with a receptive field of more than one pixel."""
 
     def __init__(self, channels):
         super().__init__()
@@ -153,10 +153,12 @@ def test_a_bundle_of_another_network_is_found_out(tmp_path):
 
 
 def test_a_network_that_torchscript_cannot_take_is_named(tmp_path):
-    with pytest.raises(InputError, match="TorchScript cannot take this network"):
+    with pytest.raises(InputError, match="TorchScript does not support this network"):
         write_bundle(Job(segmenter("unetplusplus"), spec_of(), "labels"), tmp_path / "bundle")
 
 
 def test_volumes_in_the_plane_of_their_acquisition_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"\(plane: acquired\); MONAI turns all to one\. Export onnx for mlla_seg"):
+    with pytest.raises(
+        InputError, match=r"\(plane: acquired\); MONAI reorients all to one plane\. Export onnx for mlla_seg"
+    ):
         write_bundle(Job(segmenter("segformer"), spec_of(plane="acquired"), "labels"), tmp_path / "bundle")

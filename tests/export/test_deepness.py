@@ -1,4 +1,4 @@
-"""ONNX for QGIS Deepness, read as its code reads it."""
+"""ONNX files for QGIS Deepness, read as the plug-in reads them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mlla_seg.export.exportable import Job
 
 
 class Deepness:
-    """What the plugin does with a model: loads it, asks its metadata, and shows it a batch of tiles of bytes."""
+    """The plug-in's use of a model: load it, read its metadata, run it on a batch of uint8 tiles."""
 
     def __init__(self, path):
         self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -61,7 +61,7 @@ def test_the_tile_is_the_users_or_that_of_the_training_or_512(tmp_path):
 
 
 def test_what_deepness_cannot_show_is_refused(tmp_path):
-    with pytest.raises(InputError, match="this one was trained on neighbouring slices"):
+    with pytest.raises(InputError, match="this network was trained on neighbouring slices"):
         write_deepness(small_job(context=1), tmp_path / "m.onnx")
-    with pytest.raises(InputError, match="this one was trained on images that were resized"):
+    with pytest.raises(InputError, match="this network was trained on resized images"):
         write_deepness(small_job(resize=0.5), tmp_path / "m.onnx")

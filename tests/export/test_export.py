@@ -1,4 +1,4 @@
-"""The command: what it writes and says, and what it refuses before and after the work."""
+"""The ``export`` command: files, messages, and errors before and after the export."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_averaged_weights_are_what_is_exported(cli, phantom_root):
 
 @pytest.fixture
 def quick(monkeypatch, tmp_path):
-    """The command with a network whose export takes a moment, in an empty folder."""
+    """The command with a network that exports quickly, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(mlla_seg.export, "load_network", lambda paths, tta: (Pixelwise().eval(), spec_of()))
     return tmp_path
@@ -91,7 +91,7 @@ def test_a_file_that_differs_is_not_written(quick, cli, capsys, monkeypatch):
 
     monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], write=wrong))
     message = refused(capsys, cli, "--ckpt_path=a.ckpt", "--output=m.onnx")
-    assert "m.onnx: not written, as it is not what the checkpoint gives: logits at 64 x 64 differ by 0.001" in message
+    assert "m.onnx: not written, because it differs from the checkpoint: logits at 64 x 64 differ by 0.001" in message
     assert not list(quick.iterdir())
 
 
@@ -115,33 +115,33 @@ def test_mistakes_are_answered_before_any_work(quick, cli, capsys):
     message = said("--format=onx", "--output=m.onnx")
     assert "Unknown --format 'onx'. Did you mean onnx" in message
     assert all(name in message for name in FORMATS)
-    assert "ends with .onnx" in said("--output=m.pt2")
+    assert "must end with .onnx" in said("--output=m.pt2")
     assert "Unknown --outputs 'scores'. Known: logits, probabilities, labels" in said(
         "--output=m.onnx", "--outputs=scores"
     )
-    assert "--outputs labels: --format deepness has probabilities" in said(
+    assert "--outputs labels: --format deepness supports probabilities" in said(
         "--format=deepness", "--output=m.onnx", "--outputs=labels"
     )
     assert "Unknown --precision 'int4'. Did you mean int8? Known: float32" in said(
         "--output=m.onnx", "--precision=int4"
     )
-    assert "--precision int8: --format torchscript has" in said(
+    assert "--precision int8: --format torchscript supports" in said(
         "--format=torchscript", "--output=m.ts", "--precision=int8"
     )
     assert "go together" in said("--output=m.onnx", "--precision=int8")
     assert "go together" in said("--output=m.onnx", "--calibration=images")
-    assert "--opset is 18 or more, got 11" in said("--output=m.onnx", "--opset=11")
-    assert "--tile belongs to --format deepness; onnx does not" in said("--output=m.onnx", "--tile=64")
-    assert "--tile is a number of pixels, 1 or more, got 0" in said("--format=deepness", "--output=m.onnx", "--tile=0")
-    assert "--pixel_size_m is a length above zero, got -1.0" in said(
+    assert "--opset must be 18 or more, got 11" in said("--output=m.onnx", "--opset=11")
+    assert "--tile is an option of --format deepness, not of onnx" in said("--output=m.onnx", "--tile=64")
+    assert "--tile must be 1 pixel or more, got 0" in said("--format=deepness", "--output=m.onnx", "--tile=0")
+    assert "--pixel_size_m must be above zero, got -1.0" in said(
         "--format=deepness", "--output=m.onnx", "--pixel_size_m=-1"
     )
     Path("m.onnx").mkdir()
     assert "m.onnx: is a folder" in said("--output=m.onnx")
     Path("full").mkdir()
     Path("full/file").write_text("")
-    assert "full: is there already" in said("--format=monai_bundle", "--output=full")
-    assert "nothing can be written to full/file" in said("--output=full/file/m.onnx")
+    assert "full: already exists" in said("--format=monai_bundle", "--output=full")
+    assert "cannot write to full/file" in said("--output=full/file/m.onnx")
 
 
 def test_checkpoints_that_cannot_be_loaded_are_named(cli, capsys, checkpoint, tmp_path):
@@ -168,12 +168,12 @@ def test_a_folder_is_a_network_of_its_own(tmp_path):
     image = torch.randn(1, 2, 40, 50) * 20 + 40
     np.testing.assert_array_equal(engine.run(image.numpy()), network(image).numpy())
     assert Segmenter.from_pretrained(tmp_path / "liver").spec == network.spec
-    with pytest.raises(InputError, match="A folder holds one network as it is"):
+    with pytest.raises(InputError, match="A safetensors folder holds one network"):
         write_safetensors(Job(Pixelwise(), spec_of()), tmp_path / "other")
 
 
 class Brighter:
-    """An engine that is off by a constant."""
+    """An engine whose results are off by a constant."""
 
     def __init__(self, network, outputs, by):
         self.network, self.outputs, self.by = network, outputs, by

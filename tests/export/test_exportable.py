@@ -1,4 +1,4 @@
-"""The network as it is exported gives what it gave, with its batch norms folded, in every output and precision."""
+"""The exportable network equals the original with batch norms folded, for every output and precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every decoder in the formats that hold graphs: loaded by engines of their own, they give the checkpoint's logits."""
+"""Every decoder in every graph format: run by independent engines, the files give the checkpoint's logits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlla_seg.export.exportable import Exportable, Job
 
 SIZES = ((64, 64), (224, 224), (224, 352), (225, 257))
 ANY_SIZE = [("mlla_unet", 4), ("unet", 1)]
-"""Decoders whose graphs are recorded for any size, which takes torch a minute each."""
+"""Decoders whose graphs are traced for any size, which takes torch a minute each."""
 ONE_SIZE = [("mlla_unet_fine", 1), ("upernet", 4), ("segformer", 1), ("deeplabv3plus", 4)]
 ALONE = """
 import sys
@@ -36,7 +36,7 @@ np.savez(output, *results)
 
 @pytest.fixture
 def recorded_once(monkeypatch):
-    """One recording of a network serves all formats of a test: each takes its time."""
+    """Trace a network once for all formats of a test, since tracing is slow."""
     programs_of, record = {}, programs.exported_program
 
     def once(job, module, size=None, multiple=1):
@@ -50,7 +50,7 @@ def recorded_once(monkeypatch):
 
 
 def run_alone(kind, path, inputs, tmp_path):
-    """Results of a file in a process where this package cannot be imported."""
+    """Results of a file, run in a process where this package cannot be imported."""
     np.savez(tmp_path / "in.npz", *[image.numpy() for image in inputs])
     command = [sys.executable, "-W", "ignore", "-c", ALONE, kind, path, tmp_path / "in.npz", tmp_path / "out.npz"]
     subprocess.run(list(map(str, command)), check=True, cwd=tmp_path)
@@ -124,7 +124,7 @@ def test_compiled_code_gives_the_logits_of_torch(tmp_path):
 
 def test_no_compiler_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(InputError, match="needs a C\\+\\+ compiler; there is no no-such-compiler"):
+    with pytest.raises(InputError, match="needs a C\\+\\+ compiler; no-such-compiler was not found"):
         programs.write_aoti(small_job(), tmp_path / "m.pt2")
 
 
@@ -170,7 +170,7 @@ def test_files_say_what_the_network_knows(format, tmp_path):
 
 def test_what_torchscript_cannot_take_is_named(tmp_path):
     job = Job(segmenter("unetplusplus"), spec_of())
-    with pytest.raises(InputError, match=r"TorchScript cannot take this network \(.+\)\. Export it with"):
+    with pytest.raises(InputError, match=r"TorchScript does not support this network \(.+\)\. Export it with"):
         programs.write_torchscript(job, tmp_path / "m.ts")
 
 

@@ -1,4 +1,4 @@
-"""ONNX: what the file says, its precisions, and weights beyond what a file can hold."""
+"""ONNX: metadata, precisions, and weights beyond the size limit of a file."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_weights_that_a_file_cannot_hold_lie_beside_it(tmp_path, monkeypatch):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Photos as bright as the jobs expect."""
+    """Photos in the value range that the jobs expect."""
     folder = tmp_path / "photos"
     folder.mkdir()
     draw = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The commands and code of docs/exports.md run as they are written, with a network whose export takes a moment."""
+"""The commands and code of docs/exports.md run as written, with a network that exports quickly."""
 
 from __future__ import annotations
 

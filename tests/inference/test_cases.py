@@ -1,4 +1,4 @@
-"""The one path from slices to labels."""
+"""The common path from slices to labels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlla_seg.inference.steps import image_logits
 
 
 class Threshold(nn.Module):
-    """A pixel-wise network: class 1 where the image is above zero; remembers the sizes it saw."""
+    """A pixel-wise network: class 1 where the image is above zero; records the input sizes."""
 
     def __init__(self):
         super().__init__()
@@ -91,7 +91,7 @@ def test_grid_of_the_network(shape, spacing, how, grid):
 @pytest.mark.parametrize("slices", [3, 7, 11, 28])
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
 def test_logits_of_resampled_slices_come_back_linearly(volume, slices, batch_size):
-    """Against resampling the whole volume and all logits at once."""
+    """Compared with resampling the whole volume and all logits at once."""
 
     def network(x):
         return torch.cat((x, x.square()), dim=1)

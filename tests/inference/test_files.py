@@ -1,4 +1,4 @@
-"""One volume, however it is given: path, nibabel, SimpleITK, array with affine, get the labels of predict_file."""
+"""A volume given as path, nibabel or SimpleITK image, or array with affine gets the labels of ``predict_file``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TILTED = np.array([[C, -S, 0, 7], [S, C, 0, 8], [0, 0, 1, 9], [0, 0, 0, 1]]) * [
 
 
 class Around(nn.Module):
-    """A network that tells up from down: it sees 3 x 5 pixels, and any neighbouring slices."""
+    """A network sensitive to orientation: it sees 3 x 5 pixels and any neighbouring slices."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Around(nn.Module):
 
 
 def segmenters(tmp_path, channels=1, **more):
-    """One network as its checkpoint and its export run it."""
+    """One network, run from its checkpoint and from its export."""
     spec = spec_of(channels, **{"context": 1, **more})
     network = Around(channels * 3).eval()
     write_onnx(Job(network, spec, "logits"), tmp_path / "m.onnx")
@@ -49,7 +49,7 @@ def volume(channels=1, seed=0):
 
 
 def as_itk(image):
-    """A nibabel image as SimpleITK's, by an independent way: signs of two axes change, axes are reversed."""
+    """Independent conversion of a nibabel image to SimpleITK: two axes change sign, the order is reversed."""
     affine = np.diag([-1, -1, 1, 1]) @ image.affine
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     array = np.asarray(image.dataobj)
@@ -114,7 +114,7 @@ def test_spacing_is_that_of_the_image(tmp_path):
 def test_a_volume_as_a_bare_array_is_told_how_it_must_lie(tmp_path, plane):
     words = "slices along each volume's coarsest axis" if plane == "acquired" else "slices to superior, rows to post"
     for one in segmenters(tmp_path, plane=plane):
-        with pytest.raises(InputError, match=rf"has 9 channels; .*on 1 .*those of volumes have {words}.*affine="):
+        with pytest.raises(InputError, match=rf"has 9 channels; .*on 1 .*volumes must have {words}.*affine="):
             one(volume())
 
 
@@ -145,7 +145,8 @@ def test_what_contradicts_itself_in_a_header_is_said(tmp_path, capsys):
     one.predict_file((tmp_path / "ct.nii",), tmp_path / "mask.nii")
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note")]
     assert said == [
-        f"note: {name}: lengths are in microns and become millimetres." for name in ("the image", tmp_path / "ct.nii")
+        f"note: {name}: lengths are in microns and are converted to millimetres."
+        for name in ("the image", tmp_path / "ct.nii")
     ]
 
 
@@ -153,7 +154,7 @@ def test_bare_array_without_spacing_is_said_where_it_matters(tmp_path, capsys):
     array = np.zeros((3, 1, 8, 8), np.float32)
     for one in segmenters(tmp_path, spacing_mm=[None, 1.0, 1.0]):
         one(array)
-        assert "note: this network was trained at [None, 1.0, 1.0] mm, and a bare array does" in capsys.readouterr().err
+        assert "note: this network was trained at [None, 1.0, 1.0] mm; a bare array has no" in capsys.readouterr().err
         one(array, spacing_mm=(5, 1, 1))
         assert capsys.readouterr().err == ""
 
@@ -165,16 +166,16 @@ def test_what_cannot_be_taken_is_answered(tmp_path):
     broken = volume()
     broken[0, 0, 0] = np.nan
     for given, how, problem in (
-        (image, {"affine": np.eye(4)}, "affine is for arrays; a Nifti1Image says where its voxels lie"),
-        (image, {"spacing_mm": (1, 1, 1)}, "spacing_mm is for bare arrays; all else says its own spacing"),
+        (image, {"affine": np.eye(4)}, "affine is only for arrays; a Nifti1Image has its own"),
+        (image, {"spacing_mm": (1, 1, 1)}, "spacing_mm is only for bare arrays; other images carry their own spacing"),
         (volume(), {"affine": np.zeros((4, 4))}, "the array: its affine is singular"),
         (volume(), {"affine": np.eye(3)}, r"the array: its affine has the shape \(3, 3\), not \(4, 4\)"),
-        (volume()[0], {"affine": np.eye(4)}, r"is \(I, J, K\) or \(I, J, K, C\), found shape \(14, 11\)"),
+        (volume()[0], {"affine": np.eye(4)}, r"must be \(I, J, K\) or \(I, J, K, C\), found shape \(14, 11\)"),
         (broken, {"affine": np.eye(4)}, "the array: 1 of 1386 values are NaN"),
         (volume(2), {"affine": np.eye(4)}, "the array: has 2 channels; this network was trained on 1"),
-        (scene, {}, "scene.tif: a scene of any size becomes a map"),
+        (scene, {}, "scene.tif: a raster is segmented block by block"),
         (tmp_path / "absent.nii", {}, "absent.nii: no such file"),
-        (5, {}, "Cannot segment a int. Give a path, an image of nibabel or SimpleITK, or an array"),
+        (5, {}, "Cannot segment a int. Give a path, a nibabel or SimpleITK image, or an array"),
         ([], {}, "Cannot segment a list"),
     ):
         with pytest.raises(InputError, match=problem):

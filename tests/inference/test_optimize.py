@@ -1,4 +1,4 @@
-"""What users run is what was trained: folded, in strips and in half precision, against the plain network."""
+"""Optimised networks (folded, in strips, in half precision) against the network as trained."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlla_seg.models.mixers import MIXERS
 
 
 def trained(*args, **kwargs):
-    """A network whose batch norms and position encodings do something."""
+    """A network whose batch norms and position encodings are not trivial."""
     torch.manual_seed(0)
     network = create_model(*args, num_classes=3, in_channels=2, **kwargs).eval()
     for module in network.modules():

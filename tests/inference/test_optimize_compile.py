@@ -1,4 +1,4 @@
-"""Machine code gives what the network gives: linear layers as convolutions, then compiled, for one size of image."""
+"""Compiled networks equal the original: linear layers as convolutions, compiled for one image size."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_other_sizes_go_through_uncompiled(capsys):
     for x in (first, large, large, odd):
         torch.testing.assert_close(fast(x), network(x), atol=1e-5, rtol=0)
     assert (fast(large) == strips(large)).all()
-    assert capsys.readouterr().err.count("note: images of other sizes go through uncompiled.") == 1
+    assert capsys.readouterr().err.count("note: images of other sizes run uncompiled.") == 1
 
 
 @torch.no_grad()
@@ -139,7 +139,7 @@ def test_batches_are_taken_in_equal_parts(shape, count):
 
 def test_no_compiler_is_said_in_a_line(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(InputError, match=r"--compile needs a C\+\+ compiler; there is no no-such-compiler\."):
+    with pytest.raises(InputError, match=r"--compile needs a C\+\+ compiler; no-such-compiler was not found\."):
         for_inference(Pixelwise(), compile=True)
 
 
@@ -163,5 +163,5 @@ def test_a_broken_compiler_is_said_in_a_line(tmp_path):
     environment = {**os.environ, "CXX": str(compiler), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-c", BROKEN]
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    assert said.startswith("This network cannot be compiled here; leave --compile out: ")
+    assert said.startswith("This network cannot be compiled here; run without --compile: ")
     assert said.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Prediction from a checkpoint alone: format and geometry of the source come back, bad input is refused by name."""
+"""Prediction from a checkpoint alone: masks keep the source's format and geometry, bad input is refused by name."""
 
 from __future__ import annotations
 
@@ -135,13 +135,13 @@ def test_bad_images_are_refused(capsys, cli, checkpoint, phantom_root, tmp_path)
     assert "colour.png: has 3 channels; this network was trained on 1 (CT in HU)" in run("colour.png")
     assert "no such file or folder" in run("absent")
     (tmp_path / "empty").mkdir()
-    assert "holds no image" in run("empty")
+    assert "contains no image" in run("empty")
     (tmp_path / "text.nii.gz").write_text("hello")
     assert "text.nii.gz: cannot be read as .nii.gz" in run("text.nii.gz")
     (tmp_path / "notes.md").write_text("hello")
     assert "notes.md: unknown format .md" in run("notes.md")
     (tmp_path / "list.txt").write_text("hello.png\n")
-    assert re.search(r"list\.txt: lists .*hello\.png, which is not there", run("list.txt"))
+    assert re.search(r"list\.txt: lists .*hello\.png, which does not exist", run("list.txt"))
     (tmp_path / "list.txt").write_text("\n")
     assert "list.txt: lists no image" in run("list.txt")
     shutil.copytree(phantom_root / "test_vol_h5", tmp_path / "here")
@@ -221,7 +221,7 @@ def test_probabilities_of_two_images_do_not_overwrite_each_other(cli, capsys, ch
         "--probabilities=true",
     )
     assert Path("masks/x.probabilities.h5").is_file()
-    assert "--batch_size is a number" in refused(capsys, cli, *rest, "--batch_size=0")
+    assert "--batch_size must be 1 or more" in refused(capsys, cli, *rest, "--batch_size=0")
 
 
 def test_values_that_are_no_number_are_refused(cli, capsys, checkpoint, tmp_path):

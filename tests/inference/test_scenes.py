@@ -1,4 +1,4 @@
-"""Scenes of any size: the same map for any stripes, in the same place, and after being killed half-way."""
+"""Scenes of any size: maps independent of the stripes, correctly georeferenced, resumed after an interruption."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def noise(*shape, dtype=np.uint8):
 
 
 class Bright(nn.Module):
-    """Three classes by the mean of the bands, the sort of network that sees a single pixel."""
+    """A pixel-wise network: three classes by the mean of the bands."""
 
     def forward(self, x):
         x = x.mean(dim=1, keepdim=True)
@@ -96,7 +96,7 @@ class Killed(Exception):
 
 
 class Mortal(Bright):
-    """Dies after some batches."""
+    """Raises after some batches."""
 
     def __init__(self, lives):
         super().__init__()
@@ -185,7 +185,7 @@ def test_scenes_that_cannot_be_used_are_named(tmp_path):
     )
     with pytest.raises(InputError, match=r"scene\.tif: has 3 bands; this network was trained on 4 \(band 0, band 1"):
         make_map(Bright(), spec_of(4), source, tmp_path / "map.tif")
-    with pytest.raises(InputError, match=r"--overlap is a fraction .* got 1"):
+    with pytest.raises(InputError, match=r"--overlap must be a fraction .* got 1"):
         make_map(Bright(), spec_of(3), source, tmp_path / "map.tif", overlap=1)
     data = bytearray(source.read_bytes())
     data[len(data) // 2 : len(data) // 2 + 2000] = b"x" * 2000
@@ -371,8 +371,8 @@ def test_a_network_that_sees_half_the_resolution_sees_it_in_a_map_as_in_the_test
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"overlap": 0.95}, "--overlap is a fraction of the window from 0 to 0.9, got 0.95"),
-        ({"window": 0}, "--window is a number of pixels, 1 or more, got 0"),
+        ({"overlap": 0.95}, "--overlap must be a fraction of the window from 0 to 0.9, got 0.95"),
+        ({"window": 0}, "--window must be 1 or more pixels, got 0"),
         ({"blend": "linear"}, "Unknown blend 'linear'"),
     ],
 )
@@ -383,7 +383,7 @@ def test_options_out_of_range_are_named(options, message):
 
 def test_windows_smaller_than_the_training_samples_are_refused(tmp_path):
     source = write_scene(tmp_path / "scene.tif", noise(3, 90, 90))
-    with pytest.raises(InputError, match=r"--window 63: is smaller than the samples of the training, 64 x 64"):
+    with pytest.raises(InputError, match=r"--window 63: is smaller than the training patches, 64 x 64"):
         make_map(Bright(), spec_of(3), source, tmp_path / "map.tif", window=63)
     assert not list(tmp_path.glob(".*.partial"))
     for window in (64, 80):

@@ -1,4 +1,4 @@
-"""The sliding window: MONAI's result, for any stripe and any band to begin with, and each window seen once."""
+"""Sliding window: equal to MONAI's for any stripe and starting row band, each window computed once."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def by_windows(network, scene, **how):
 
 
 class Counting(nn.Module):
-    """Logits from single pixels; counts the windows that it saw."""
+    """Pixel-wise logits; counts the windows it receives."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Checkpoints of earlier versions give the networks that they were, in Python and on the command line."""
+"""Checkpoints of earlier versions restore the same networks, in Python and on the command line."""
 
 from __future__ import annotations
 

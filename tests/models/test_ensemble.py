@@ -1,4 +1,4 @@
-"""Mirror images and several networks as one network."""
+"""Test-time augmentation and ensembles as one network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoders of timm and smp by name, with every decoder of ours."""
+"""Encoders of timm and smp by name, with every decoder."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def test_every_decoder_takes_encoders_of_other_libraries(encoder, decoder):
     torch.manual_seed(0)
     has_stride_2, dilates = ENCODERS[encoder]
     if decoder == "unetplusplus" and not has_stride_2:
-        with pytest.raises(ValueError, match="a map at stride 2, which this encoder does not have"):
+        with pytest.raises(ValueError, match="a feature map at stride 2, which this encoder does not have"):
             create_model(encoder, decoder)
     elif decoder == "deeplabv3plus" and not dilates:
-        with pytest.raises(ValueError, match=f"{encoder} cannot be an encoder dilated to stride 16 here"):
+        with pytest.raises(ValueError, match=f"{encoder} cannot be used as an encoder dilated to stride 16: "):
             create_model(encoder, decoder)
     else:
         model = create_model(encoder, decoder, num_classes=3, in_channels=4)
@@ -53,12 +53,12 @@ def test_maps_have_the_strides_and_channels_it_says():
 
 
 def test_networks_that_are_no_pyramid_are_refused():
-    with pytest.raises(ValueError, match="timm/vit_tiny_patch16_224 cannot be an encoder here: Unsupported"):
+    with pytest.raises(ValueError, match="timm/vit_tiny_patch16_224 cannot be used as an encoder: Unsupported"):
         create_model("timm/vit_tiny_patch16_224", "unet")
 
 
 def test_windows_that_fit_no_multiple_of_32_are_named():
-    with pytest.raises(ValueError, match=r"here: height \(16\) must be divisible by window \(7\).*tried 64 x 96"):
+    with pytest.raises(ValueError, match=r"encoder: height \(16\) must be divisible by window \(7\).*tried 64 x 96"):
         create_model("timm/maxvit_tiny_rw_224", "unet")
 
 
@@ -86,7 +86,7 @@ LIBRARIES = [
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("encoder", ["smp/resnet18", "timm/resnet18", *LIBRARIES])
 def test_files_of_the_library_itself_load_completely(encoder, suffix, tmp_path):
-    """The resnet18 of timm, and of torchvision, has the names that smp's has."""
+    """resnet18 has the same parameter names in timm, torchvision and smp."""
     torch.manual_seed(0)
     classifier = timm.create_model(encoder.split("/")[1])
     for buffer in classifier.buffers():
@@ -145,7 +145,7 @@ def test_whatever_holds_the_encoder_gives_its_weights(tmp_path):
 def test_weights_of_other_networks_are_refused():
     small, large = (timm.create_model(name).state_dict() for name in ("resnet18", "resnet34"))
     with pytest.raises(
-        ValueError, match=r"state dict has 8 blocks that timm/resnet18 has not, such as layer1\.2: .*size"
+        ValueError, match=r"state dict has 8 blocks that timm/resnet18 lacks, such as layer1\.2: .*size"
     ):
         load_pretrained(create_model("timm/resnet18", "fpn"), large)
     with pytest.raises(

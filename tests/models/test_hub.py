@@ -1,4 +1,4 @@
-"""Folders and repositories of the Hugging Face Hub: what is saved comes back, and the card says what it is."""
+"""Hugging Face Hub folders and repositories: networks are restored as saved, and the model card describes them."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_numbers_of_numpy_are_saved_and_no_classes_are_made_up(tmp_path):
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of the Hub's own protocol as one commit and its download need, on this machine."""
+    """A local server with as much of the Hub's protocol as one commit and its download need."""
 
     files: ClassVar[dict[str, bytes]] = {}
 

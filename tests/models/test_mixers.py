@@ -1,4 +1,4 @@
-"""Mixers against their formulas, pixel by pixel; each control differs from MLLA's mixer in one thing."""
+"""Token mixers against their formulas, pixel by pixel; each ablation differs from MLLA's mixer in one thing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mlla_seg.models.mixers import MIXERS, rope_for
 
 
 def local(conv, x):
-    """The 3 x 3 depthwise convolution with zeros around the map ``(H, W, C)``, in float64."""
+    """3 x 3 depthwise convolution of a zero-padded feature map ``(H, W, C)``, in float64."""
     height, width, _ = x.shape
     y = conv.bias.expand_as(x).clone()
     for i in range(height):

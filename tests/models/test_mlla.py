@@ -1,4 +1,4 @@
-"""Encoder and classifier: equal to the authors' networks, for any size, precision and way of running."""
+"""Encoder and classifier: equal to the authors' networks, for any size, precision and execution mode."""
 
 from __future__ import annotations
 

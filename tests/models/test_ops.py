@@ -1,4 +1,4 @@
-"""The fast forms of the mathematics against their plain definitions in float64."""
+"""Fast operations against their plain definitions in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is computed again in the backward pass: the same gradients and batch norms, in a fraction of the memory."""
+"""Activation checkpointing: the same gradients and batch norms in a fraction of the memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlla_seg.models.recompute import set_checkpointing
 
 
 def train_step(network, image, what):
-    """Logits, gradients and buffers after a step in training."""
+    """Logits, gradients and buffers after a training step."""
     set_checkpointing(network, what)
     torch.manual_seed(1)
     logits = network(image)

@@ -1,4 +1,4 @@
-"""Whole networks: MLLA-UNet as published, any encoder with any decoder, images of any size in raw units."""
+"""Complete networks: MLLA-UNet as published, any encoder with any decoder, images of any size in raw units."""
 
 from __future__ import annotations
 

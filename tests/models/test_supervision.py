@@ -1,4 +1,4 @@
-"""Heads on coarser levels: they see the levels that they should, and leave the network as it is."""
+"""Auxiliary heads: they read the intended decoder levels and leave the network unchanged."""
 
 from __future__ import annotations
 
@@ -32,6 +32,6 @@ def test_levels_at_strides_8_and_16_are_asked_for_the_classes(decoder, checkpoin
 
 def test_decoders_without_levels_are_refused():
     with pytest.raises(
-        ValueError, match=r"deep_supervision belongs to the decoder mlla_unet or mlla_unet_fine; .* set it to false"
+        ValueError, match=r"deep_supervision applies to the decoder mlla_unet or mlla_unet_fine; .* set it to false"
     ):
         AuxiliaryHeads(create_model("mlla_test", "unet"))

@@ -1,4 +1,4 @@
-"""Loading weights from elsewhere: what fits is loaded, what does not is said, and no code in a file is run."""
+"""Loading foreign weights: what fits is loaded, the rest is reported, and no code in a file is executed."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_wrong_files_are_refused_with_their_name(classifier, tmp_path):
     for name in (*cases, "evil.pth"):
         with pytest.raises(ValueError, match=f"{name} cannot be read as weights: ") as answer:
             load_pretrained(classifier, tmp_path / name)
-        expected = "only running code could read the io.open in it" if name == "evil.pth" else "damaged or of another"
+        expected = "its io.open would execute code" if name == "evil.pth" else "damaged or not a weights file"
         assert expected in str(answer.value)
         assert len(str(answer.value).splitlines()) == 1
         assert "weights_only" not in str(answer.value)

@@ -1,4 +1,4 @@
-"""Whole networks of MONAI: sizes, depth by the frame, what they go with, and the network that MONAI itself builds."""
+"""Complete MONAI networks: sizes, depth by patch size, valid combinations, and equality with MONAI's own build."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlla_seg.models.whole import WHOLE
 
 
 def of_monai(name, levels):
-    """The same network, built in full."""
+    """The same network, built directly with MONAI."""
     if name == "monai/segresnet":
         return SegResNet(2, 32, 2, 3)
     strides = [1] + [2] * (levels - 1)

@@ -1,4 +1,4 @@
-"""MLLA in MONAI: FlexibleUNet with our encoders, and our segmenter in MONAI's sliding window."""
+"""MLLA in MONAI: ``FlexibleUNet`` with our encoders, and our segmenter in MONAI's sliding window."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all plug-ins share: one encoder, one call that loads weights, an import that registers; nothing else does."""
+"""Common to all plug-ins: one encoder, one call to load weights, and registration only on import."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_head_comes_along_where_it_fits():
 
 
 def test_the_authors_file_loads_everywhere(golden):
-    """Their names, as recorded from a network of theirs; see tests/models/test_mlla.py for its outputs."""
+    """Parameter names recorded from the authors' network; tests/models/test_mlla.py compares its outputs."""
     from safetensors.torch import load_file
 
     tensors = load_file(golden / "mlla_unet.safetensors")

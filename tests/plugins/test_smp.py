@@ -1,4 +1,4 @@
-"""MLLA in segmentation_models_pytorch: what smp asks of its own encoders and models, asked of ours."""
+"""MLLA in segmentation_models_pytorch: smp's requirements for its own encoders and models, applied to ours."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_networks_saved_with_version_0_1_compute_what_they_did(tmp_path, capsys)
     before.norms = torch.nn.ModuleList(torch.nn.Identity() for _ in range(4))
     saved.save_pretrained(tmp_path)
     torch.testing.assert_close(smp.from_pretrained(tmp_path).eval()(x), saved(x))
-    assert "weights are of version 0.1, without a LayerNorm on each map" in capsys.readouterr().err
+    assert "weights are from version 0.1, without a LayerNorm on each feature map" in capsys.readouterr().err
     load_pretrained(build("Unet"), saved.state_dict())  # what is missing stays
     assert not capsys.readouterr().err
 

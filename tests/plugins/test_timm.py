@@ -1,4 +1,4 @@
-"""MLLA in timm: what timm asks of its own models, asked of ours."""
+"""MLLA in timm: timm's requirements for its own models, applied to ours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrays are resized as torch resizes tensors."""
+"""NumPy resizing against torch's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exported segmenters without torch: the same masks as from the checkpoint, on volumes, photos and scenes."""
+"""Exported segmenters without torch: masks equal to the checkpoint's, on volumes, photos and scenes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SPEC = {
 
 
 class Around(nn.Module):
-    """A network that sees 5 x 5 pixels, and any neighbouring slices."""
+    """A network that sees 5 x 5 pixels and any neighbouring slices."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Around(nn.Module):
 
 
 def both(tmp_path, outputs="logits", **more):
-    """The checkpoint's way and the runtime's, of one network."""
+    """One network as checkpoint predictor and as runtime segmenter."""
     spec = DataSpec.from_dict({**SPEC, **more})
     network = Around(spec.in_channels).eval()
     write_onnx(Job(network, spec, outputs), tmp_path / "m.onnx")
@@ -167,7 +167,7 @@ def test_mistakes_are_answered_in_a_line(capsys, tmp_path):
     np.savez(tmp_path / "image.npz", image=np.zeros((8, 8), np.float32))
     image = tmp_path / "image.npz"
     assert "absent.onnx: no such file" in refused(capsys, tmp_path / "absent.onnx", image, tmp_path / "out")
-    assert "gives labels" in refused(capsys, tmp_path / "labels.onnx", image, tmp_path / "out")
+    assert "returns labels" in refused(capsys, tmp_path / "labels.onnx", image, tmp_path / "out")
     assert "cannot be loaded as ONNX" in refused(capsys, image, image, tmp_path / "out")
     assert "Unknown device 'tpu'" in refused(capsys, tmp_path / "m.onnx", image, tmp_path / "o", "--device", "tpu")
     assert "cannot use cuda" in refused(capsys, tmp_path / "m.onnx", image, tmp_path / "o", "--device", "cuda")
@@ -187,7 +187,7 @@ def test_mistakes_are_answered_in_a_line(capsys, tmp_path):
     model = onnx.load(tmp_path / "m.onnx")
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "bare.onnx")
-    assert "does not say its classes" in refused(capsys, tmp_path / "bare.onnx", image, tmp_path / "out")
+    assert "its classes are missing" in refused(capsys, tmp_path / "bare.onnx", image, tmp_path / "out")
 
 
 def test_what_other_programs_add_to_a_file_is_no_harm(tmp_path):

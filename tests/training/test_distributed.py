@@ -1,4 +1,4 @@
-"""Two processes train exactly as one with the same global batch, through the real command line."""
+"""Two processes train exactly like one with the same global batch, through the real command line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlla_seg.training.distributed import convert_batch_norm, sum_over_processes
 
 
 def fit(folder: Path, root: Path, devices: int, *options: str) -> dict:
-    """Trains three steps without anything random, in float64; returns the checkpoint's contents."""
+    """Train three deterministic steps in float64 and return the contents of the checkpoint."""
     folder.mkdir()
     command = [sys.executable, ROOT / "cli.py", "fit", "--config", ROOT / "configs/demo.yaml"]
     command += [f"--data.root={root}", "--data.crop=[32,32]", "--data.augment=none", "--data.intensity=0", *TINY]

@@ -1,4 +1,4 @@
-"""The course of the learning rate in real runs: by steps, by time, resumed, accumulated, and in two processes."""
+"""Learning-rate schedules in real runs: by steps, by time, resumed, accumulated, and in two processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LAST = "runs/demo/version_0/checkpoints/last.ckpt"
 
 @pytest.fixture
 def options(phantom_root):
-    """Five batches an epoch."""
+    """Options with five batches per epoch."""
     options = ["--config", ROOT / "configs/demo.yaml", f"--data.root={phantom_root}", "--data.crop=[32,32]", *TINY]
     return [*options, "--data.seed=1", "--trainer.limit_val_batches=1", "--trainer.log_every_n_steps=1"]
 
@@ -34,7 +34,7 @@ def recorded(name="lr", rank=0, group=0, folder=Path()):
 
 
 def expected(lr, steps, total, warmup=0.05, schedule="cosine"):
-    """The rate of each of ``steps``, of a training of ``total`` steps."""
+    """Learning rate at each of ``steps``, in a run of ``total`` steps."""
     return [lr * learning_rate_factor(step, total, round(warmup * total), schedule) for step in steps]
 
 

@@ -1,4 +1,4 @@
-"""The loss against its formula, and its promises about ignored pixels and class weights."""
+"""The loss against its formula, with ignored pixels and class weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def example(num_classes=3, ignored=0.2, seed=0):
 
 
 def plain_dice(logits, mask, squared):
-    """One class at a time, over the pixels that are not ignored, in float64."""
+    """Dice per class over the pixels that are not ignored, in float64."""
     p = logits.double().softmax(1).movedim(1, -1)[mask != 255]
     t = mask[mask != 255]
     terms = []

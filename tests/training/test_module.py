@@ -1,4 +1,4 @@
-"""The module and data module from Python, with Lightning's Trainer and nothing of the command line."""
+"""Module and data module from Python with Lightning's ``Trainer``, without the command line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def data(phantom_root, tmp_path):
 
 @pytest.mark.slow
 def test_a_training_finds_what_no_background_or_untrained_network_does(tmp_path):
-    """Without the command line; an empty prediction has Dice 0 in every organ."""
+    """Without the command line; an empty prediction has Dice 0 for every organ."""
     write_synapse_layout(tmp_path / "phantom", range(1, 13), range(13, 15), slices=8, size=32)
     data = SegmentationDataModule(
         "phantom", str(tmp_path / "phantom"), 8, crop=[32, 32], num_workers=0, cache_dir=str(tmp_path / "cache")

@@ -1,7 +1,7 @@
-"""Every option of the module goes through the real command line and is read back from the object that must obey it.
+"""Every option of the module, given on the real command line and read back from the object that uses it.
 
-``READERS`` has a line for each: an unusual value, and what is to be seen of it after ``cli fit``. A new option without
-a line fails, and so does one whose effect on a resumed run nobody has decided.
+``READERS`` has an entry for each: an unusual value, and its observable effect after ``cli fit``. A new option without
+an entry fails, and so does one whose effect on a resumed run is not specified.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def drop_rates(run: Any) -> float:
 
 
 def rates(run: Any) -> list[float]:
-    """Of the first group, the decayed weights of the encoder; of the second, those of the rest."""
+    """Learning rates of the decayed encoder weights (first group) and of the remaining decayed weights (second)."""
     return [step["lr"][1] for step in run.steps]
 
 
@@ -80,7 +80,7 @@ def levels(run: Any) -> list[torch.nn.Module]:
 
 
 def first_of(weights: dict[str, torch.Tensor]) -> float:
-    """A weight that the released file has, as the network began with."""
+    """A weight of the released file, as initialised in the network."""
     return weights[next(name for name in weights if name.endswith("blocks.0.norm1.weight"))][0].item()
 
 
@@ -106,7 +106,7 @@ def options(phantom_root):
 
 @pytest.fixture(scope="module")
 def unusual(folder, options):
-    """A training in which every option has an unusual value."""
+    """A run in which every option has an unusual value."""
     size = {key: SIZES["mlla_test"][key] for key in ("embed_dim", "depths", "num_heads")}
     released = MLLA(**size).state_dict()
     for name, value in released.items():
@@ -180,7 +180,7 @@ OTHERS = {
     "checkpoint_stages": "none",
     "eval_batch_size": 2,
 }
-"""A second value of each option, for the resumed run."""
+"""Second value of each option, for the resumed run."""
 
 
 @pytest.mark.parametrize("option", [name for name, rule in ON_RESUME.items() if rule in (REFUSED, PAST)])

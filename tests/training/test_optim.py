@@ -1,4 +1,4 @@
-"""Parameter groups and the course of the learning rate."""
+"""Parameter groups and learning-rate schedules."""
 
 from __future__ import annotations
 

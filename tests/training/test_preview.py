@@ -1,4 +1,4 @@
-"""The sheet of training samples: drawn by the command from a config, its options overridden, mistakes in a line."""
+"""``preview``: training samples drawn from a config, overridden options, one-line errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints that are scored: only as they were trained, and the answer names the option."""
+"""Checkpoints are scored only with their training options; the error names the option that differs."""
 
 from __future__ import annotations
 

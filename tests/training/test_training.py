@@ -1,4 +1,4 @@
-"""The command line of training: overrides, resuming, scoring, and mistakes answered in a line."""
+"""The training command line: overrides, resuming, scoring, and one-line errors."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_places_that_cannot_be_written_are_named(cli, capsys, options, tmp_path)
     (tmp_path / "file").touch()
     message = refused(capsys, cli, "fit", *options, "--data.cache_dir", tmp_path / "file")
     assert str(tmp_path / "file") in message
-    assert "Choose another place" in message
+    assert "Choose another path" in message
 
 
 def test_without_a_logger_runs_are_named_after_the_card(cli, options):
@@ -225,7 +225,7 @@ def test_mistakes_are_answered_in_a_line(cli, capsys, options, checkpoint, tmp_p
     assert "--data.crop takes two numbers" in fit("--data.crop=[32]")
     assert "set --data.crop or --data.resize" in fit("--data.crop=null")
     assert "crops must be square" in fit("--data.crop=[32,64]", "--data.augment=aerial")
-    assert "--data.context is a number" in fit("--data.context=-1")
+    assert "--data.context must be 0 or more, got -1" in fit("--data.context=-1")
     assert "class_weights has 2 entries for 9 classes" in fit("--model.class_weights=[1,2]")
     assert "--model.lrr" in fit("--model.lrr=1")
     assert "no such checkpoint" in fit("--ckpt_path=absent.ckpt")

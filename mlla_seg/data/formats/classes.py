@@ -10,6 +10,9 @@ import numpy as np
 
 from mlla_seg.data.formats.picture import Array
 
+IGNORE_INDEX = 255
+"""Class index of pixels that are excluded from training and scores, whatever value they have in a data set's files."""
+
 
 @dataclass(frozen=True)
 class ClassInfo:

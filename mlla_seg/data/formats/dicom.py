@@ -1,4 +1,7 @@
-"""DICOM series: a folder with one series is a volume; checks its orientation, spacing and completeness."""
+"""DICOM series: a folder with one series is a volume; checks its orientation, spacing and completeness.
+
+Reorientation to a plane is in ``volumes.py``, as for all volumes.
+"""
 
 from __future__ import annotations
 

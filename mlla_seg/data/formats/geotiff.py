@@ -1,7 +1,8 @@
 """Georeferenced rasters through rasterio, read by windows, so that scenes may exceed memory.
 
 A raster has bands, rows and columns; a coordinate reference system (CRS) and a geotransform locate its pixels on the
-ground. Pixels without data are those with the file's nodata value, outside its mask or alpha band, or not finite.
+ground. Pixels without data are those with the file's nodata value, outside its mask or alpha band, or not finite. They
+are read as NaN, which ``data/reading.py`` turns into the ignore index of masks.
 """
 
 from __future__ import annotations

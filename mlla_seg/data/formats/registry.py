@@ -2,6 +2,9 @@
 
 Images are ``(S, C, H, W)`` and masks ``(S, H, W)``, with S slices of a volume, or 1 for a photo or tile. Volumes with
 orientation are reoriented to a plane, and masks are reoriented back; see ``volumes.py``.
+
+To add a format, write a reader and a writer in a file of this folder and list both in ``READERS`` and ``WRITERS``; a
+suffix with two dots must also be known to :func:`suffix_of`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 from test_registry import AXIS_CODES, CLASSES, PATIENT, SEEN, scan, tilt
 
-from mlla_seg.data.card_file import load_card
+from mlla_seg.data.card import load_card
 from mlla_seg.data.cases import Case
 from mlla_seg.data.formats.picture import require_same_grid
 from mlla_seg.data.formats.planes import ACQUIRED_PLANES

@@ -1,4 +1,4 @@
-"""Cross-validation: the scores of every fold in one table."""
+"""The command folds: combine the scores of all folds of a cross-validation."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from mlla_seg.errors import InputError, program
 from mlla_seg.evaluation import tables
 
 SAME_IN_ALL = ("card", "folds", "unit", "nsd_tolerance", "background", "protocols", "test-time augmentation")
-"""What the summaries of all folds must agree on."""
+"""Keys on which the summaries of all folds must agree."""
 POOLED = ("dice", "iou", "hd95", "assd", "nsd", "precision", "recall")
 
 
 def folds(runs: str, output: str = "") -> None:
-    """Gather the folds of a cross-validation into one table.
+    """Combine the scores of all folds of a cross-validation into one table.
 
-    Each fold was trained with `fit --data.fold K` and scored with `validate --data.fold K`; of several scorings of a
-    fold the newest counts.
+    Train each fold with `fit --data.fold K` and score it with `validate --data.fold K`. If a fold was scored more than
+    once, the newest scores are used.
 
     Args:
         runs: Folder of the runs, such as runs/hippocampus.
-        output: Folder for folds.csv and per_case.csv with every case of all folds; the folder of the runs by default.
+        output: Folder for folds.csv and for per_case.csv with the cases of all folds; by default the runs folder.
     """
     found = newest_by_fold(Path(runs))
     rows = {fold: _read_rows(folder / "per_case.csv") for fold, (folder, _) in found.items()}
@@ -40,14 +40,14 @@ def folds(runs: str, output: str = "") -> None:
     cases = sum(len({row["case"] for row in part}) for part in rows.values())
     distances = f", distances in {first['unit']}" if first["unit"] else ""
     print(f"{cases} cases in {len(rows)} folds{distances}; the last columns are means over all cases.")
-    print(f"\nTable:      {folder / 'folds.csv'}\nEvery case: {folder / 'per_case.csv'}")
+    print(f"\nTable:     {folder / 'folds.csv'}\nAll cases: {folder / 'per_case.csv'}")
 
 
 def newest_by_fold(runs: Path) -> dict[int, tuple[Path, dict[str, Any]]]:
-    """The newest scored folder of each fold below ``runs``, and its summary.
+    """Return the folder of the newest scores of each fold below ``runs``, with its summary.
 
     Raises:
-        InputError: There is none, folds are missing, or they were not scored in the same way.
+        InputError: No fold was scored, folds are missing, or they were scored with different options.
     """
     found: dict[int, tuple[Path, dict[str, Any]]] = {}
     for path in sorted(runs.glob("**/summary.json"), key=lambda path: path.stat().st_mtime):
@@ -59,7 +59,7 @@ def newest_by_fold(runs: Path) -> dict[int, tuple[Path, dict[str, Any]]]:
             found[content["fold"]] = (path.parent, content)
     how = f"score each with: {program()} validate --config ... --ckpt_path last --data.fold K"
     if not found:
-        raise InputError(f"{runs.absolute()}: no scored fold below it; {how}")
+        raise InputError(f"{runs.absolute()}: contains no scored folds; {how}")
     folder, first = next(iter(found.values()))
     if missing := sorted(set(range(first["folds"])) - set(found)):
         raise InputError(f"{runs}: folds {', '.join(map(str, missing))} of {first['folds']} are not scored; {how}")
@@ -67,14 +67,14 @@ def newest_by_fold(runs: Path) -> dict[int, tuple[Path, dict[str, Any]]]:
         for key in SAME_IN_ALL:
             if content.get(key) != first.get(key):
                 raise InputError(
-                    f"{other}: {key} is {content.get(key)}, in {folder} it is {first.get(key)}. "
+                    f"{other}: {key} is {content.get(key)}, but in {folder} it is {first.get(key)}. "
                     "Score all folds with the same options."
                 )
     return dict(sorted(found.items()))
 
 
 def fold_table(rows: Mapping[int, Sequence[Mapping[str, Any]]], background: str | None) -> list[dict[str, Any]]:
-    """A row per class but the background, and their mean: Dice by fold, its deviation, every score over all cases."""
+    """Return a row per foreground class and their mean: Dice per fold, its deviation, and scores over all cases."""
     every = [row for part in rows.values() for row in part]
     classes = [name for name in dict.fromkeys(row["class"] for row in every) if name != background]
     table = []
@@ -96,15 +96,15 @@ def _require_each_case_once(found: Mapping[int, Any], rows: Mapping[int, Sequenc
         for case in {row["case"] for row in part}:
             if case in seen:
                 raise InputError(
-                    f"{found[fold][0]}: {case} is also in fold {seen[case]}. Were the folds drawn with the same "
-                    "--data.folds and the same data?"
+                    f"{found[fold][0]}: {case} is also in fold {seen[case]}. Train and score all folds with the same "
+                    "--data.folds and the same data."
                 )
             seen[case] = fold
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
-        raise InputError(f"{path} is missing beside its summary.json. Score the fold again.")
+        raise InputError(f"{path} is missing, although its summary.json exists. Score the fold again.")
     with path.open(newline="") as file:
         return [dict(row) for row in csv.DictReader(file)]
 

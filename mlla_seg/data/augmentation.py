@@ -2,7 +2,8 @@
 
 Geometric transforms move image and mask in raw units. Intensity transforms change normalised images, so that a strength
 means the same for HU, reflectances and bytes, and the normalisation does not undo them. Outside the image its border is
-replicated, as in prediction, and ignored in the mask.
+replicated, as in prediction, and ignored in the mask. Strengths are options of the data module: ``--data.intensity``,
+``--data.elastic``, ``--data.mirror``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from mlla_seg.data.boxes import Box, cut
 from mlla_seg.data.dataspec import Normalisation
 from mlla_seg.data.formats.picture import Array
-from mlla_seg.data.framing import normalise
+from mlla_seg.data.normalisation import normalise
 from mlla_seg.errors import lookup
 
 # albumentations looks for a newer version online when it is imported.

@@ -1,4 +1,4 @@
-"""The folds of a cross-validation in one table, and what keeps them from being mixed up."""
+"""Cross-validation folds in one table, and the checks against mixing them up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from conftest import ROOT, TINY
 from mlla_seg import SegmentationDataModule
 from mlla_seg.errors import InputError
 from mlla_seg.evaluation import tables
-from mlla_seg.evaluation.cross_validation import folds
+from mlla_seg.evaluation.fold_summary import folds
 
 DICE = {0: {"a": 0.9, "b": 0.7}, 1: {"c": 0.5}, 2: {"d": math.nan, "e": 0.8}}
 
@@ -78,7 +78,7 @@ def test_folds_that_cannot_be_put_together_are_refused(runs, tmp_path):
 
 
 def test_cross_validation_from_the_command_line(cli, capsys, phantom_root):
-    """Every patient outside the test split is held out once, each by a network that never saw it."""
+    """Every patient outside the test split is held out once, by a network that was not trained on it."""
     options = ["--config", ROOT / "configs/demo.yaml", f"--data.root={phantom_root}", "--data.crop=[32,32]", *TINY]
     options += ["--data.folds=2"]
     for fold in (0, 1):
@@ -111,7 +111,7 @@ def test_cross_validation_from_the_command_line(cli, capsys, phantom_root):
 
 
 def test_a_case_that_moved_to_the_test_split_is_not_scored(cli, capsys, tmp_path):
-    """The draw of a split depends on who is there; a checkpoint remembers whom it learned from."""
+    """A random split depends on the patients present; a checkpoint records those it was trained on."""
     layouts.nnunet(tmp_path / "data")
     options = ["--data.root=data", "--data.crop=[32,32]", *TINY]
 

@@ -1,0 +1,171 @@
+"""Sections of a data set card: classes, normalisation, layout of the files, splits.
+
+The docstring of each field serves as the expected value in error messages and as the description in the JSON schema.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from string import Formatter
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+from pydantic import ConfigDict, Strict, model_validator
+from pydantic.dataclasses import dataclass
+
+from mlla_seg.data.dataspec import Normalisation
+from mlla_seg.errors import InputError
+
+SPLITS = ("train", "val", "test")
+MEDIAN = "median"
+"""Spacing value that stands for the median over all cases."""
+
+Flag = Annotated[bool, Strict()]
+Name = Annotated[str, Strict()]
+Whole = Annotated[int, Strict()]
+Number = Annotated[int, Strict()] | Annotated[float, Strict()]
+Level = Annotated[int, Strict(), Ge(0), Le(255)]
+Colour = tuple[Level, Level, Level]
+Id = Annotated[int, Strict(), Ge(0), Lt(2**16)]
+Fraction = Annotated[float, Strict(), Ge(0), Lt(1)]
+Step = Annotated[float, Strict(), Gt(0)] | Literal["median"] | None
+CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+@dataclass(frozen=True, config=CONFIG)
+class CardClass:
+    """A class of a card."""
+
+    name: Name
+    """a name, quoted if YAML would read it as another type (such as no)"""
+    colour: Colour
+    """[red, green, blue], each from 0 to 255"""
+    id: Id | Annotated[tuple[Id, ...], MinLen(1)] | None = None
+    """its value in the masks or a list of values, from 0 to 65535; by default its position in classes"""
+
+
+@dataclass(frozen=True, config=CONFIG)
+class CardNormalisation:
+    """Standardisation of images in raw units, by given, per-image, per-volume or measured statistics."""
+
+    mean: Number | tuple[Number, ...] = 0.0
+    """a number, or one per channel"""
+    std: Number | tuple[Number, ...] = 1.0
+    """a number above zero, or one per channel"""
+    window: tuple[Number, Number] | None = None
+    """the intensity window [low, high] to which values are clipped, in raw units"""
+    per_image: Flag = False
+    """true to standardise each slice by its own mean and standard deviation"""
+    per_case: Flag = False
+    """true to standardise each volume by its own mean and standard deviation"""
+    foreground: Flag = False
+    """true to measure window, mean and std under the training masks"""
+    measured: Flag = False
+    """true to measure mean and std per channel over the training images"""
+
+    @model_validator(mode="after")
+    def _check(self) -> CardNormalisation:
+        if self.window is not None and self.window[0] >= self.window[1]:
+            raise InputError(f"window of normalisation must be [low, high] with low < high, found {list(self.window)}.")
+        said = [entry.name for entry in fields(self) if getattr(self, entry.name) != entry.default]
+        for key in ("foreground", "measured", "per_case"):
+            if getattr(self, key) and len(said) > 1:
+                raise InputError(f"{key} of normalisation excludes all other keys, found {' and '.join(said)}.")
+        return self
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the statistics are measured on the training data."""
+        return self.foreground or self.measured
+
+    def given(self) -> Normalisation:
+        """Return the statistics given in the card."""
+        return Normalisation(self.mean, self.std, self.window, self.per_image, self.per_case)
+
+
+@dataclass(frozen=True, config=CONFIG)
+class Layout:
+    """Layout of a data set's files below its root."""
+
+    format: Literal["files", "nnunet"]
+    """files (found by patterns) or nnunet (nnU-Net raw folders and Decathlon tasks)"""
+    tree: Name
+    """the folder structure, shown if the data are missing"""
+    patterns: tuple[Name, ...] = ()
+    """a list of regular expressions for paths below the root, each with a group (?P<case>...)"""
+    mask: Name | tuple[Name, ...] = ()
+    """where to find the mask below the root: a template of the pattern's groups, or a list of templates to try"""
+    test_mask: Name | tuple[Name, ...] = ()
+    """where to find a separate mask for testing, in the same form as mask"""
+    extra_channels: dict[Name, Name] | None = None
+    """names of additional channels, each with a template of the pattern's groups for its file"""
+    split_folders: dict[Name, Literal["train", "val", "test"]] | None = None
+    """names of folders, each with the split it stands for: train, val or test"""
+    patient: Name | None = None
+    """a regular expression that finds the patient in the name of a case"""
+    coloured_masks: Flag = False
+    """true if masks store the colours of the classes"""
+    ignored_colours: tuple[Colour, ...] = ()
+    """a list of colours [red, green, blue] to exclude from training and scores"""
+    mask_threshold: Number | None = None
+    """a number; pixels of a grey mask above it belong to the second of two classes"""
+
+    @model_validator(mode="after")
+    def _check(self) -> Layout:
+        if self.format == "files" and not self.patterns:
+            raise InputError("layout with format files needs patterns: one regular expression per kind of file.")
+        for pattern in self.patterns:
+            try:
+                groups = re.compile(pattern).groupindex
+            except re.error as error:
+                raise InputError(f"the pattern {pattern!r} is not a valid regular expression ({error}).") from error
+            if "case" not in groups:
+                raise InputError(f"the pattern {pattern!r} needs a group (?P<case>...), which names the case.")
+            for key, template in self._templates():
+                used = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+                if unknown := sorted(used - set(groups)):
+                    raise InputError(f"{key} uses {unknown}, which the pattern {pattern!r} lacks.")
+        return self
+
+    def _templates(self) -> list[tuple[str, str]]:
+        """Return every template with its key."""
+        found = [(f"extra_channels {name}", template) for name, template in (self.extra_channels or {}).items()]
+        return found + [(key, template) for key in ("mask", "test_mask") for template in self.places(key)]
+
+    def places(self, key: str) -> tuple[str, ...]:
+        """Return the templates of ``mask`` or ``test_mask`` in the order to try; empty if not given."""
+        value: str | tuple[str, ...] = getattr(self, key)
+        return (value,) if isinstance(value, str) else value
+
+
+@dataclass(frozen=True, config=CONFIG)
+class CardSplits:
+    """Splits by patient: lists in files, or fractions drawn once from a seed."""
+
+    seed: Whole | None = None
+    """a whole number; with a seed, val and test are fractions of the patients"""
+    train: Name | None = None
+    """a file beside the card with one patient per line"""
+    val: Name | Fraction | None = None
+    """a file beside the card with one patient per line; with a seed, a fraction from 0 to 1"""
+    test: Name | Fraction | None = None
+    """a file beside the card with one patient per line; with a seed, a fraction from 0 to 1"""
+
+    @model_validator(mode="after")
+    def _check(self) -> CardSplits:
+        if self.seed is None and self.train is None:
+            raise InputError("splits needs train: a file, or a seed with val and test fractions.")
+        for name in SPLITS:
+            value = getattr(self, name)
+            if self.seed is None and not isinstance(value, str | None):
+                raise InputError(f"without a seed, the split {name} must be a file, found {value}.")
+            if self.seed is not None and isinstance(value, str):
+                raise InputError(f"with a seed, the split {name} must be a fraction from 0 to 1, found {value!r}.")
+        return self
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Files with the patients of each split; empty with a seed."""
+        named = {name: getattr(self, name) for name in SPLITS}
+        return {name: value for name, value in named.items() if isinstance(value, str)}
