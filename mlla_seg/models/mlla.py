@@ -108,6 +108,7 @@ class Stem(nn.Module):
     def __init__(self, in_channels: int, embed_dim: int, tokens: bool = True) -> None:
         super().__init__()
         half = embed_dim // 2
+        self.tokens = tokens
         self.conv1 = ConvBN(in_channels, half, 3, stride=2)
         self.conv2 = ConvBN(half, half, 3)
         self.conv3 = ConvBN(half, half, 3)
@@ -118,6 +119,8 @@ class Stem(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = F.relu(self.conv1(x), inplace=True)
         half = self.residual(x + self.conv3(F.relu(self.conv2(x), inplace=True)))
+        if not self.tokens:
+            return half, half
         return half, self.conv5(F.relu(self.conv4(half), inplace=True))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from mlla_seg.errors import InputError
 from mlla_seg.inference.files import segment_files
 from mlla_seg.inference.scenes import MapOptions
+from mlla_seg.inference.sliding_window import BLENDS
 from mlla_seg.runtime.predictor import Segmenter
 
 
@@ -25,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch_size", type=int, default=4, help="slices or windows at once; determines memory use")
     parser.add_argument("--window", type=int, help="side of the sliding window; default: training patch size")
     parser.add_argument("--overlap", type=float, default=0.5, help="overlap of these windows, as a fraction")
-    parser.add_argument("--blend", default="gaussian", help="weighting of overlapping windows: gaussian or cosine")
+    parser.add_argument("--blend", choices=BLENDS, default="gaussian", help="weighting of overlapping windows")
     parser.add_argument("--cog", action="store_true", help="write masks of rasters as Cloud Optimized GeoTIFF")
     parser.add_argument("--polygons", help="also write the regions of raster masks as polygons: gpkg or geojson")
     parser.add_argument("--probabilities", action="store_true", help="also write the probabilities of every class")

@@ -263,6 +263,16 @@ def test_dilated_encoder_keeps_the_resolution_and_the_reach(stride):
         MLLAEncoder(output_stride=4)
 
 
+def test_an_encoder_without_stages_gives_the_same_first_map():
+    whole = MLLAEncoder(**TINIEST).eval()
+    stem = MLLAEncoder(embed_dim=8, depths=(), num_heads=()).eval()
+    stem.load_state_dict({name: value for name, value in whole.state_dict().items() if name in stem.state_dict()})
+    image = torch.randn(1, 3, 32, 48)
+    (half,) = stem(image)
+    assert half.min() < 0  # no ReLU of a further convolution
+    torch.testing.assert_close(half, whole(image)[0])
+
+
 def test_checkpointed_blocks_give_the_same_gradients_and_keep_less():
     def train(enable):
         torch.manual_seed(0)
