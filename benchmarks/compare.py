@@ -5,7 +5,7 @@ learning-rate schedule spans the time limit, so a faster network takes more step
 values per seed. Runs are kept below --output; existing runs with the same options are not repeated, so seeds can be
 added later.
 
-    python benchmarks/compare.py configs/hippocampus.yaml --rows fine resnet34 dynunet --minutes 10 --seeds 0 1 2
+    python benchmarks/compare.py configs/hippocampus.yaml --rows config resnet34 dynunet --minutes 10 --seeds 0 1 2
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ ROOT = Path(__file__).parents[1]
 ROWS: dict[str, tuple[str, list[str]]] = {
     "config": ("as the config says", []),
     "published": ("MLLA-UNet", ["--model.decoder=mlla_unet"]),
-    "fine": ("MLLA-UNet, fine decoder", ["--model.decoder=mlla_unet_fine"]),
-    "deep": ("MLLA-UNet, deep supervision", ["--model.deep_supervision=true"]),
     "unet": ("MLLA encoder, smp Unet", ["--model.decoder=unet"]),
     "unet_bare": ("the same without norms", ["--model.decoder=unet", "--model.norm_outputs=false"]),
     "lepe": ("mixer lepe", ["--model.mixer=lepe"]),

@@ -159,7 +159,7 @@ def test_mistakes_in_options_are_answered_in_a_line(cli, capsys, words, answer):
         ("fit", "{native,transunet}"),
         ("predict", "{gaussian,cosine}"),
         ("export", "onnx,torch_export"),
-        ("benchmark", "mlla_unet,mlla_unet_fine"),
+        ("benchmark", "mlla_unet,unet,unetplusplus"),
     ],
 )
 def test_help_lists_the_choices(cli, capsys, command, choices):

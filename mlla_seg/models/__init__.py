@@ -40,7 +40,7 @@ def create_model(
     Args:
         encoder: A key of ``ENCODERS``, such as ``"mlla_tiny"``; an encoder of another library with random weights, such
             as ``"timm/convnext_tiny"`` or ``"smp/resnet34"``; or a whole network, such as ``"monai/dynunet"``.
-        decoder: A key of ``DECODERS``, such as ``"mlla_unet"`` (as published), ``"mlla_unet_fine"`` or ``"upernet"``;
+        decoder: A key of ``DECODERS``, such as ``"mlla_unet"`` (as published) or ``"upernet"``;
             ``"none"`` for whole networks.
         num_classes: Number of classes K, including background.
         in_channels: Channels of the image.

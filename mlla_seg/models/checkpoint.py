@@ -19,7 +19,7 @@ from mlla_seg.models.segmenter import Segmenter
 
 CHECKPOINT_KEY = "mlla_seg_version"
 """Checkpoint key that marks files written by this program."""
-BEFORE_0_2 = {"norm_outputs": False, "deep_supervision": False}
+BEFORE_0_2 = {"norm_outputs": False}
 """Hyper-parameters that version 0.1 did not have, with the values that reproduce its networks."""
 SHARED_BY_MEMBERS = ("channels", "plane", "context", "resize", "patch_size", "spacing_mm", "array_units")
 """Data options that the members of an ensemble must share, besides their classes."""

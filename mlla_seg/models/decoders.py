@@ -164,70 +164,6 @@ class MLLAUNetDecoder(BlockDecoder):
         return self.norm_out(x).movedim(-1, 1)
 
 
-class Refine(nn.Module):
-    """Double the resolution of ``(B, C, h, w)`` and fuse a skip at that resolution: ``(B, D, 2h, 2w)``."""
-
-    def __init__(self, dim: int, skip_dim: int, out_dim: int) -> None:
-        super().__init__()
-        self.expand = nn.Conv2d(dim, 4 * out_dim, 1)
-        self.fuse = ConvBN(out_dim + skip_dim, out_dim, 3)
-
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        x = torch.cat((F.pixel_shuffle(self.expand(x), 2), skip), dim=1)
-        return F.relu(self.fuse(x), inplace=True)
-
-
-class FineStep(nn.Module):
-    """Upsampling from stride 4 to 1 in two steps, with skips at strides 2 and 1 from a small convolutional stem.
-
-    Full resolution is expensive, so channels are few: E / 2 at stride 2 and E / 4 at stride 1, but at least 8. The stem
-    reads the image itself, because transformers of other libraries have no feature map at stride 2.
-
-    Args:
-        in_channels: Channels of the image.
-        embed_dim: Channels E of the feature map at stride 4.
-    """
-
-    def __init__(self, in_channels: int, embed_dim: int) -> None:
-        super().__init__()
-        half, full = max(8, embed_dim // 2), max(8, embed_dim // 4)
-        self.out_channels = full
-        self.see = ConvBN(in_channels, full, 3)
-        self.shrink = ConvBN(full, half, 3, stride=2)
-        self.norm = nn.LayerNorm(embed_dim)
-        self.to_half = Refine(embed_dim, half, half)
-        self.to_full = Refine(half, full, full)
-
-    def forward(self, image: Tensor, x: Tensor) -> Tensor:
-        """Map the image and ``(B, H / 4, W / 4, E)`` to ``(B, D, H, W)``."""
-        full = F.relu(self.see(image), inplace=True)
-        half = F.relu(self.shrink(full), inplace=True)
-        return self.to_full(self.to_half(self.norm(x).movedim(-1, 1), half), full)
-
-
-class FineMLLAUNetDecoder(BlockDecoder):
-    """MLLA-UNet decoder with skips at strides 2 and 1 instead of the x4 expansion, which misses fine edges.
-
-    Args:
-        channels: Channels of the five encoder feature maps.
-        num_heads: See :class:`BlockDecoder`.
-        in_channels: Channels of the image.
-        options: Arguments of :class:`BlockDecoder`.
-    """
-
-    def __init__(
-        self, channels: Sequence[int], num_heads: Sequence[int] = (), in_channels: int = 3, **options: Any
-    ) -> None:
-        super().__init__(channels, num_heads, **options)
-        self.fine = FineStep(in_channels, self.embed_dim)
-        self.out_channels = self.fine.out_channels
-        self.apply(init_weights)
-
-    def decode(self, image: Tensor, features: list[Tensor]) -> Tensor:
-        """Decode feature maps ``(B, C_i, H / 2^i, W / 2^i)`` to ``(B, D, H, W)``."""
-        return self.fine(image, self.ascend(features))
-
-
 class SmpDecoder(Decoder):
     """Adapter of a segmentation_models_pytorch decoder to the contract of this module.
 
@@ -258,11 +194,6 @@ def mlla_unet(encoder: Encoder, **options: Any) -> MLLAUNetDecoder:
     return MLLAUNetDecoder(encoder.out_channels, encoder.num_heads, **options)
 
 
-def mlla_unet_fine(encoder: Encoder, **options: Any) -> FineMLLAUNetDecoder:
-    """Build the fine MLLA-UNet decoder for an encoder."""
-    return FineMLLAUNetDecoder(encoder.out_channels, encoder.num_heads, encoder.in_channels, **options)
-
-
 def from_smp(path: str, out_channels: int, /, **fixed: object) -> Callable[..., SmpDecoder]:
     """Return a builder of an smp decoder with fixed arguments."""
 
@@ -282,7 +213,6 @@ NEED_STRIDE_2 = {"unetplusplus.decoder:UnetPlusPlusDecoder"}
 
 DECODERS: dict[str, Callable[..., Decoder]] = {
     "mlla_unet": mlla_unet,
-    "mlla_unet_fine": mlla_unet_fine,
     "unet": from_smp("unet.decoder:UnetDecoder", 16, decoder_channels=UNET_CHANNELS),
     "unetplusplus": from_smp("unetplusplus.decoder:UnetPlusPlusDecoder", 16, decoder_channels=UNET_CHANNELS),
     "manet": from_smp("manet.decoder:MAnetDecoder", 16, decoder_channels=UNET_CHANNELS),
@@ -302,7 +232,7 @@ DECODERS: dict[str, Callable[..., Decoder]] = {
     ),
 }
 
-OF_BLOCKS = ("mlla_unet", "mlla_unet_fine")
+OF_BLOCKS = ("mlla_unet",)
 """Decoders of MLLA blocks: they have depths, a mixer and stochastic depth, and use encoder stage inputs as skips."""
 
 OUTPUT_STRIDES = {"deeplabv3plus": 16}

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mlla_seg.errors import InputError
-from mlla_seg.models.decoders import FineStep, Level, SmpDecoder
+from mlla_seg.models.decoders import Level, SmpDecoder
 from mlla_seg.models.foreign import ForeignEncoder
 from mlla_seg.models.mixers import rope_for
 from mlla_seg.models.mlla import Block, Downsample, Stage, Stem
@@ -30,7 +30,6 @@ PARTS: dict[type[nn.Module], str] = {
     Stem: "forward",
     Downsample: "forward",
     Level: "join",
-    FineStep: "forward",
     SmpDecoder: "decode",
     ForeignEncoder: "forward",
     WholeNetwork: "forward",

@@ -99,28 +99,3 @@ class SegmentationLoss(nn.Module):
         return segmentation_loss(
             logits, mask, self.ce_weight, self.dice_weight, self.class_weights, self.squared_dice, self.ignore_index
         )
-
-
-def deeply_supervised(loss: SegmentationLoss, logits: Tensor, coarser: Sequence[Tensor], mask: Tensor) -> Tensor:
-    """Deep supervision: the loss at full resolution and coarser levels, weighted 1, 1/2, 1/4, ... as in nnU-Net.
-
-    The target of a coarse pixel is the class at its centre. Coarse logits also cover the network's padding below and
-    to the right, which is ignored.
-
-    Args:
-        loss: Loss of each level.
-        logits: ``(B, K, H, W)``.
-        coarser: ``(B, K, H / s, W / s)``, each half the size of the previous one, the first at s = 8.
-        mask: ``(B, H, W)`` class indices.
-
-    Returns:
-        A scalar: the weighted mean of the losses.
-    """
-    total, weights = loss(logits, mask), 1.0
-    for i, part in enumerate(coarser):
-        stride, weight = 8 * 2**i, 0.5 ** (i + 1)
-        below, right = (stride * n - size for n, size in zip(part.shape[-2:], mask.shape[-2:], strict=True))
-        padded = F.pad(mask, (0, right, 0, below), value=loss.ignore_index)
-        total = total + weight * loss(part, padded[:, stride // 2 :: stride, stride // 2 :: stride])
-        weights += weight
-    return total / weights

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -31,12 +30,11 @@ from mlla_seg.models.ensemble import Ensemble, Flips
 from mlla_seg.models.mixers import MIXERS
 from mlla_seg.models.recompute import CHECKPOINTING, set_checkpointing
 from mlla_seg.models.segmenter import Segmenter
-from mlla_seg.models.supervision import AuxiliaryHeads
 from mlla_seg.models.weights import load_pretrained
 from mlla_seg.models.whole import NO_DECODER
 from mlla_seg.training.distributed import gathered, step_seed
 from mlla_seg.training.horizon import limits_time, steps_left, time_used, total_steps
-from mlla_seg.training.losses import SegmentationLoss, deeply_supervised
+from mlla_seg.training.losses import SegmentationLoss
 from mlla_seg.training.optim import PARTS, SCHEDULES, learning_rate_factor, parameter_groups, regrouped
 
 # Literals built from the registries, so that --help lists the choices.
@@ -104,7 +102,6 @@ class SegmentationModule(LightningModule):
         dice_weight: Weight of the Dice loss.
         class_weights: One weight per class, used in both losses.
         squared_dice: Square the probabilities in the denominator of Dice, as TransUNet does.
-        deep_supervision: Add auxiliary losses at strides 8 and 16 of the MLLA-UNet decoder during training.
         checkpoint_stages: Activation checkpointing: ``none``, MLLA ``blocks`` or ``all`` of the network.
         eval_batch_size: Slices per forward pass in validation and test.
         spec: Description of the data: ``SegmentationDataModule(...).spec``, or a dict with channels and classes.
@@ -128,7 +125,6 @@ class SegmentationModule(LightningModule):
         dice_weight: float = 1.0,
         class_weights: list[float] | None = None,
         squared_dice: bool = False,
-        deep_supervision: bool = False,
         checkpoint_stages: Checkpointing = "none",
         eval_batch_size: int = 16,
         spec: DataSpec | dict[str, Any] | None = None,
@@ -150,7 +146,6 @@ class SegmentationModule(LightningModule):
         self.class_names = classes
         self.network = build_network(dict(self.hparams))
         self.loss = SegmentationLoss(ce_weight, dice_weight, class_weights, squared_dice)
-        self.supervision = AuxiliaryHeads(self.network) if deep_supervision else None
         self.scoring = Scoring()
         self.starts_from = pretrained
         self.options: dict[str, Any] = {}  # options of data and trainer, saved in checkpoints
@@ -181,10 +176,8 @@ class SegmentationModule(LightningModule):
             self._set_rates()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        watch = self.supervision.watch(self.network) if self.supervision else nullcontext(())
-        with watch as coarser:
-            logits = self.network.segment(batch["image"])  # already normalised by the data set
-        loss = deeply_supervised(self.loss, logits, coarser, batch["mask"])
+        logits = self.network.segment(batch["image"])  # already normalised by the data set
+        loss = self.loss(logits, batch["mask"])
         self.watched = loss.detach(), batch.get("name", [])
         self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["image"]))
         return loss
@@ -340,7 +333,7 @@ class SegmentationModule(LightningModule):
 
     def _groups(self) -> list[dict[str, Any]]:
         how = {key: self.hparams[key] for key in ("lr", "weight_decay", "encoder_lr_factor")}
-        return parameter_groups(self.network, **how, further=self.supervision.parameters() if self.supervision else ())
+        return parameter_groups(self.network, **how)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # With weight averaging, state_dict holds the average and current_model_state the weights of the last step.

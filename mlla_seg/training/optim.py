@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -20,7 +20,6 @@ def parameter_groups(
     lr: float,
     weight_decay: float,
     encoder_lr_factor: float = 1.0,
-    further: Iterable[nn.Parameter] = (),
 ) -> list[dict[str, Any]]:
     """Return parameter groups: weight decay for tensors of two or more axes, none for norms and biases.
 
@@ -29,12 +28,11 @@ def parameter_groups(
         lr: Peak learning rate.
         weight_decay: Weight decay of parameters with two or more axes.
         encoder_lr_factor: Learning rate of the encoder relative to ``lr``.
-        further: Parameters outside the network, such as auxiliary heads.
 
     Returns:
         Two or four groups; both give the same order of parameters if the encoder is the network's first submodule.
     """
-    parameters = [parameter for parameter in (*network.parameters(), *further) if parameter.requires_grad]
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     kinds = [([p for p in parameters if p.ndim > 1], weight_decay), ([p for p in parameters if p.ndim <= 1], 0.0)]
     if encoder_lr_factor == 1:
         return [{"params": some, "weight_decay": decay, "lr": lr} for some, decay in kinds]

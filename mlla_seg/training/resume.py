@@ -44,7 +44,6 @@ ON_RESUME = {
     "dice_weight": USED,
     "class_weights": USED,
     "squared_dice": USED,
-    "deep_supervision": REFUSED,
     "checkpoint_stages": USED,
     "eval_batch_size": USED,
 }

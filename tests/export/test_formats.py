@@ -17,7 +17,7 @@ from mlla_seg.export.exportable import Exportable, Job
 SIZES = ((64, 64), (224, 224), (224, 352), (225, 257))
 ANY_SIZE = [("mlla_unet", 4), ("unet", 1)]
 """Decoders whose graphs are traced for any size, which takes torch a minute each."""
-ONE_SIZE = [("mlla_unet_fine", 1), ("upernet", 4), ("segformer", 1), ("deeplabv3plus", 4)]
+ONE_SIZE = [("upernet", 4), ("segformer", 1), ("deeplabv3plus", 4)]
 ALONE = """
 import sys
 sys.modules["mlla_seg"] = None  # cannot be imported

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mlla_seg.training.losses import SegmentationLoss, deeply_supervised, segmentation_loss
+from mlla_seg.training.losses import SegmentationLoss, segmentation_loss
 
 
 def example(num_classes=3, ignored=0.2, seed=0):
@@ -76,15 +76,3 @@ def test_large_logits_do_not_overflow():
     logits, mask = example()
     loss = segmentation_loss((logits * 1e4).requires_grad_(), mask)
     assert torch.isfinite(loss)
-
-
-def test_coarser_levels_weigh_as_in_nnunet_and_see_the_class_at_their_centre():
-    torch.manual_seed(0)
-    loss, mask = SegmentationLoss(), torch.full((2, 20, 32), 255)
-    logits, coarser = torch.randn(2, 3, 20, 32), [torch.randn(2, 3, 3, 4), torch.randn(2, 3, 2, 2)]
-    at_8, at_16 = torch.randint(3, (2, 3, 4)), torch.randint(3, (2, 2, 2))
-    at_8[:, 2] = at_16[:, 1] = 255  # of rows 20 and 24, in what the network adds below
-    mask[:, 4::8, 4::8], mask[:, 8::16, 8::16] = at_8[:, :2], at_16[:, :1]
-    expected = (4 * loss(logits, mask) + 2 * loss(coarser[0], at_8) + loss(coarser[1], at_16)) / 7
-    torch.testing.assert_close(deeply_supervised(loss, logits, coarser, mask), expected)
-    torch.testing.assert_close(deeply_supervised(loss, logits, [], mask), loss(logits, mask))

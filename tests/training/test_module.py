@@ -10,7 +10,6 @@ from lightning.pytorch import Trainer
 
 from mlla_seg import SegmentationDataModule, SegmentationModule
 from mlla_seg.data.synthetic import write_synapse_layout
-from mlla_seg.models.checkpoint import load_segmenter
 from mlla_seg.training.module import Scoring
 
 
@@ -81,30 +80,6 @@ def test_training_lowers_the_loss_on_one_batch(data):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
-
-
-def test_deep_supervision_trains_heads_that_the_network_does_not_keep(data, tmp_path):
-    torch.manual_seed(0)
-    module = SegmentationModule("mlla_test", decoder_depths=[1, 1, 1], deep_supervision=True, spec=data.spec)
-    plain = SegmentationModule("mlla_test", decoder_depths=[1, 1, 1], spec=data.spec)
-    before = [parameter.clone() for parameter in module.supervision.parameters()]
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    trainer = Trainer(accelerator="cpu", max_steps=2, limit_val_batches=0, **quiet)
-    trainer.fit(module, data)
-    assert all((a != b).any() for a, b in zip(before, module.supervision.parameters(), strict=True))
-    trainer.save_checkpoint(tmp_path / "deep.ckpt")
-    loaded = load_segmenter(tmp_path / "deep.ckpt")
-    assert loaded.state_dict().keys() == plain.network.state_dict().keys()
-    torch.testing.assert_close(loaded.state_dict(), module.network.state_dict())
-    batch = {"image": torch.randn(2, 1, 32, 32), "mask": torch.randint(9, (2, 32, 32))}
-    plain.network.load_state_dict(loaded.state_dict())
-    plain.log = module.log = lambda *_, **__: None
-    assert module.training_step(batch, 0) != plain.training_step(batch, 0)
 
 
 def test_dropped_paths_are_decided_by_seed_process_and_step_also_after_a_stop(data, tmp_path, monkeypatch):

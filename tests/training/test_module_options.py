@@ -69,7 +69,6 @@ READERS: dict[str, tuple[Any, Callable[[Any], Any], Any]] = {
     "dice_weight": (1.9, lambda run: run.module.loss.dice_weight, 1.9),
     "class_weights": (WEIGHTS, lambda run: run.module.loss.class_weights.tolist(), WEIGHTS),
     "squared_dice": (True, lambda run: run.module.loss.squared_dice, True),
-    "deep_supervision": (True, lambda run: len(run.module.supervision.heads), 2),
     "checkpoint_stages": ("blocks", lambda run: any("stages" in name for name in run.checkpointed), True),
     "eval_batch_size": (3, lambda run: sorted(set(run.shown)), [1, 3]),  # four slices a case
 }
@@ -176,7 +175,6 @@ OTHERS = {
     "dice_weight": 0.2,
     "class_weights": None,
     "squared_dice": False,
-    "deep_supervision": False,
     "checkpoint_stages": "none",
     "eval_batch_size": 2,
 }
