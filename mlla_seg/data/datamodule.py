@@ -14,7 +14,6 @@ from lightning.pytorch import LightningDataModule
 from pydantic import ValidationError
 from torch.utils.data import DataLoader
 
-from mlla_seg.data.augmentation import AUGMENTATIONS, MIRRORS, MOST_CHANNELS, Augment
 from mlla_seg.data.batches import cases_in_turn, training_batches
 from mlla_seg.data.card import Card, load_card
 from mlla_seg.data.card_sections import MEDIAN, SPLITS
@@ -39,6 +38,7 @@ from mlla_seg.data.store import (
     note_warped,
     open_store,
 )
+from mlla_seg.data.transforms import AUGMENTATIONS, MIRRORS, MOST_CHANNELS, Augment
 from mlla_seg.errors import InputError, lookup
 
 # Literal types, so that --help lists the choices.

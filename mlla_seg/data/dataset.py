@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from mlla_seg.data.augmentation import Augment
 from mlla_seg.data.boxes import Box, draw_box, whole
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.resampling import fill_gaps, resize_images, resize_masks
 from mlla_seg.data.slices import Grid, View, nearest_slice, seen_by_network, slices_at, standardised
 from mlla_seg.data.store import StoredCase
+from mlla_seg.data.transforms import Augment
 
 
 class SliceDataset(Dataset[dict[str, Any]]):

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from mlla_seg.data.augmentation import Augment
 from mlla_seg.data.batches import EpochSampler
 from mlla_seg.data.dataset import CaseDataset, SliceDataset
 from mlla_seg.data.resampling import resize_images
 from mlla_seg.data.sampling import class_places
 from mlla_seg.data.slices import View
 from mlla_seg.data.store import StoredCase
+from mlla_seg.data.transforms import Augment
 
 SLICES = (3, 1, 4)
 TOTAL = sum(SLICES)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from mlla_seg.data.augmentation import AUGMENTATIONS, MOST_CHANNELS, Augment, change_intensity
 from mlla_seg.data.boxes import Box, whole
 from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.dataspec import Normalisation
+from mlla_seg.data.transforms import AUGMENTATIONS, MOST_CHANNELS, Augment, change_intensity
 from mlla_seg.errors import InputError
 from mlla_seg.models.segmenter import Normalise
 
