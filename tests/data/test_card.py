@@ -269,3 +269,8 @@ def test_planes_in_words():
         "slices along each volume's coarsest axis (slices to superior, rows to posterior, columns to left; or slices "
         "to posterior, rows to inferior, columns to left; or slices to right, rows to inferior, columns to posterior)"
     )
+
+
+@pytest.mark.parametrize(("key", "measured"), [("foreground", True), ("measured", True), ("per_image", False)])
+def test_normalisation_knows_whether_it_must_be_measured(key, measured):
+    assert CardNormalisation(**{key: True}).is_measured is measured

@@ -1,0 +1,34 @@
+"""Slices as the network sees them: neighbours beyond the ends, and moments of whole cases."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mlla_seg.data.slices import case_moments, slices_at, standardised
+
+RAMP = np.arange(6, dtype=np.float32)[:, None, None, None]  # (S, C, H, W)
+
+
+@pytest.mark.parametrize("wrap", [np.asarray, torch.as_tensor], ids=["array", "tensor"])
+@pytest.mark.parametrize(
+    ("slices", "expected"), [(None, [[0, 0, 1], [4, 5, 5]]), (3, [[0.5, 0.5, 2.5], [2.5, 4.5, 4.5]])]
+)
+def test_outer_slices_are_their_own_neighbours(wrap, slices, expected):
+    seen = slices_at(wrap(RAMP), [0, (slices or 6) - 1], context=1, slices=slices)
+    np.testing.assert_allclose(np.asarray(seen)[:, :, 0, 0], expected)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_cases_are_standardised_whatever_their_scale(scale):
+    volume = np.random.default_rng(0).normal(3, 1, (5, 2, 16, 16)).astype(np.float32) * np.float32(scale)
+    volume[0, 0, 0, 0] = np.nan
+    values = standardised(volume, case_moments(volume))
+    np.testing.assert_allclose(np.nanmean(values, axis=(0, 2, 3)), 0, atol=1e-3)
+    np.testing.assert_allclose(np.nanstd(values, axis=(0, 2, 3)), 1, atol=1e-3)
+
+
+def test_a_constant_case_is_zero():
+    volume = np.full((2, 1, 4, 4), 7, np.int16)
+    assert not standardised(volume.astype(np.float32), case_moments(volume)).any()
