@@ -146,3 +146,14 @@ def test_one_slice_is_a_case_too():
     image = 50 + 9 * torch.randn(1, 1, 40, 40, generator=torch.Generator().manual_seed(0))
     labels = predict_case(Threshold(), image, View(patch_size=(32, 32), per_case=True))
     assert torch.equal(labels[0], (image[0, 0] > image.mean()).to(torch.uint8))
+
+
+@pytest.mark.parametrize("resize", [None, 1.5, (40, 40)])
+def test_gaps_are_filled_before_anything_is_resized(resize):
+    image = torch.rand(2, 1, 32, 48, generator=torch.Generator().manual_seed(0))
+    image[0, 0, 4:9, 5:20] = torch.nan
+    filled = image.clone()
+    filled[0, 0][image[0, 0].isnan()] = image[0, 0].nanmean()
+    network, view = torch.nn.Conv2d(1, 2, 3, padding=1), View(resize=resize)
+    found, expected = (torch.cat(list(case_logits(network, case, view))) for case in (image, filled))
+    torch.testing.assert_close(found, expected)
