@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from mlla_seg import SegmentationDataModule, SegmentationModule
+from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.synthetic import write_synapse_layout
 from mlla_seg.training.module import Scoring
 
@@ -63,6 +65,14 @@ def test_checkpoint_stages_train_to_the_same_weights(phantom_root, tmp_path, wha
         return module.network.double().state_dict()
 
     torch.testing.assert_close(weights(what), weights("none"), atol=1e-9, rtol=1e-7)
+
+
+def test_hyperparameters_hold_the_whole_spec(data):
+    spec = replace(data.spec, mirrored=True, context=1, resize=1.5, spacing_mm=(None, 1.0, 1.0), array_units=None)
+    module = SegmentationModule("mlla_test", spec=spec)
+    saved = json.loads(json.dumps(module.hparams["spec"]))  # plain types, as in a checkpoint
+    assert DataSpec.from_dict(saved) == spec == module.network.spec
+    assert SegmentationModule("mlla_test", spec=saved).spec == spec
 
 
 def test_training_lowers_the_loss_on_one_batch(data):
