@@ -2,7 +2,7 @@
 
 Geometric transforms move image and mask in raw units. Intensity transforms change normalised images, so that a strength
 means the same for HU, reflectances and bytes, and the normalisation does not undo them. Outside the image its border is
-replicated, as in prediction, and ignored in the mask. Strengths are options of the data module: ``--data.intensity``,
+replicated, as in prediction, and ignored in the mask. Strengths are options of ``datamodule.py``: ``--data.intensity``,
 ``--data.elastic``, ``--data.mirror``.
 """
 

@@ -8,13 +8,11 @@ distances of :mod:`mlla_seg.evaluation.surface_distance` its cost does not grow 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from mlla_seg.data.formats.classes import IGNORE_INDEX
-
-Array = npt.NDArray[np.bool_]
+from mlla_seg.data.formats.picture import Array
 
 WIDTH = 5
 """Default width of a boundary in pixels."""

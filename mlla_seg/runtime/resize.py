@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[np.float32]
+from mlla_seg.data.formats.picture import Array
+
 CUBIC = -0.5
 """Coefficient of the Keys cubic kernel, as in torch's antialiased interpolation."""
 

@@ -13,11 +13,11 @@ from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES
 from mlla_seg.data.formats.headers import require_affine, sheared
 from mlla_seg.data.formats.picture import Array, Picture
 from mlla_seg.data.formats.registry import PHOTO_SUFFIXES, read_channels, suffix_of
-from mlla_seg.data.formats.volume_masks import grid_of
+from mlla_seg.data.formats.volume_masks import geometry_of
 from mlla_seg.data.formats.volumes import (
-    Grid,
-    grid_of_itk,
-    grid_of_nibabel,
+    Geometry,
+    geometry_of_itk,
+    geometry_of_nibabel,
     picture_of_itk,
     picture_of_nibabel,
     turn_back,
@@ -64,12 +64,12 @@ def read_given(
         raise InputError(f"affine is only for arrays; a {type(image).__name__} has its own.")
     if _is_nibabel(image):
         name = image.get_filename() or "the image"
-        grid = grid_of_nibabel(image, name)
+        grid = geometry_of_nibabel(image, name)
         shape = image.shape[:3]
         return _turned(name, picture_of_nibabel(image, plane, name), grid, lambda labels: labels.reshape(shape))
     if _is_itk(image):
         shape = image.GetSize()[:3][::-1]
-        grid = grid_of_itk(image, "the image")
+        grid = geometry_of_itk(image, "the image")
         picture = picture_of_itk(image, plane, "the image")
         return _turned("the image", picture, grid, lambda labels: labels.transpose(2, 1, 0).reshape(shape))
     files = [image] if isinstance(image, (str, Path)) else image
@@ -94,7 +94,7 @@ def _placed(array: Array, plane: str, affine: Array | None) -> Given:
     affine = np.asarray(affine, np.float64)
     require_affine("the array", affine)
     i, j, k = array.shape[:3]
-    grid = Grid((i, j, k), affine, sheared(affine))
+    grid = Geometry((i, j, k), affine, sheared(affine))
     return _turned("the array", turn_to_plane(array, grid, plane), grid, lambda labels: labels)
 
 
@@ -105,9 +105,9 @@ def _read(files: Sequence[Path], plane: str, array_units: Mapping[str, float] | 
     picture = read_channels(files, plane, array_units)
     if picture.axes is None:
         return Given(str(first), picture, lambda labels: labels[0] if suffix in PHOTO_SUFFIXES else labels)
-    return _turned(str(first), picture, grid_of(first), lambda labels: labels)
+    return _turned(str(first), picture, geometry_of(first), lambda labels: labels)
 
 
-def _turned(name: str, picture: Picture, grid: Grid, shaped: Callable[[Array], Array]) -> Given:
+def _turned(name: str, picture: Picture, grid: Geometry, shaped: Callable[[Array], Array]) -> Given:
     axes = str(picture.axes)
     return Given(name, picture, lambda labels: shaped(turn_back(labels, grid, axes)))

@@ -14,9 +14,9 @@ from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.formats.volumes import (
     ITK_SUFFIXES,
     NIFTI_SUFFIXES,
-    Grid,
-    grid_of_itk,
-    grid_of_nibabel,
+    Geometry,
+    geometry_of_itk,
+    geometry_of_nibabel,
     itk_geometry,
     simple_itk,
     turn_back,
@@ -24,19 +24,19 @@ from mlla_seg.data.formats.volumes import (
 from mlla_seg.errors import InputError
 
 
-def grid_of(source: Path) -> Grid:
+def geometry_of(source: Path) -> Geometry:
     """Return the grid of a volume's file, from its header where possible."""
     if source.is_dir():
-        return grid_of_itk(read_series(source), str(source))
+        return geometry_of_itk(read_series(source), str(source))
     if source.name.lower().endswith(NIFTI_SUFFIXES):
         import nibabel as nib
 
-        return grid_of_nibabel(nib.load(source), str(source))
+        return geometry_of_nibabel(nib.load(source), str(source))
     if source.name.lower().endswith(ITK_SUFFIXES):
         reader = simple_itk(source).ImageFileReader()
         reader.SetFileName(str(source))
         reader.ReadImageInformation()
-        return grid_of_itk(reader, str(source))
+        return geometry_of_itk(reader, str(source))
     raise InputError(f"{source}: has no voxel geometry, so its mask cannot be a volume. Omit --format.")
 
 
@@ -44,7 +44,7 @@ def write_nifti(path: Path, mask: Array, classes: Sequence[ClassInfo], source: P
     """Write a NIfTI on the source's grid; the header of a NIfTI source is kept, with its qform and sform."""
     import nibabel as nib
 
-    grid = grid_of(source)
+    grid = geometry_of(source)
     array = turn_back(mask, grid, plane)
     affine: Array | None = grid.affine
     header = None
@@ -68,7 +68,7 @@ def write_itk(path: Path, mask: Array, classes: Sequence[ClassInfo], source: Pat
 
 def write_segmentation(path: Path, mask: Array, classes: Sequence[ClassInfo], source: Path, plane: str) -> None:
     """Write a ``.seg.nrrd``, a label map with the names and colours of the classes for 3D Slicer."""
-    extent = " ".join(f"0 {n - 1}" for n in grid_of(source).shape)
+    extent = " ".join(f"0 {n - 1}" for n in geometry_of(source).shape)
     facts = {
         "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
         "Segmentation_MasterRepresentation": "Binary labelmap",
@@ -93,7 +93,7 @@ def write_segmentation(path: Path, mask: Array, classes: Sequence[ClassInfo], so
 
 def _itk_mask(mask: Array, source: Path, plane: str, path: Path, facts: Mapping[str, str]) -> None:
     sitk = simple_itk(path)
-    grid = grid_of(source)
+    grid = geometry_of(source)
     image = sitk.GetImageFromArray(turn_back(mask, grid, plane).transpose(2, 1, 0))
     origin, spacing, direction = itk_geometry(grid)
     image.SetOrigin(origin)
@@ -116,7 +116,9 @@ def write_dicom_seg(path: Path, mask: Array, classes: Sequence[ClassInfo], sourc
     from pydicom.sr.codedict import codes
 
     images = [pydicom.dcmread(file, stop_before_pixels=True) for file in series_files(source)]
-    frames = turn_back(mask, grid_of_itk(read_series(source), str(source)), plane).transpose(2, 1, 0).astype(np.uint8)
+    frames = (
+        turn_back(mask, geometry_of_itk(read_series(source), str(source)), plane).transpose(2, 1, 0).astype(np.uint8)
+    )
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name="mlla_seg", version=__version__, family=codes.cid7162.ArtificialIntelligence
     )

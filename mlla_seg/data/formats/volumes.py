@@ -28,7 +28,7 @@ COARSER = 1.05
 
 
 @dataclass(frozen=True)
-class Grid:
+class Geometry:
     """Voxel grid of a file."""
 
     shape: tuple[int, int, int]
@@ -41,12 +41,12 @@ class Grid:
     """Affine that other programs read from the same header, if it differs."""
 
 
-def turn_to_plane(array: Array, grid: Grid, plane: str) -> Picture:
+def turn_to_plane(array: Array, grid: Geometry, plane: str) -> Picture:
     """Reorient a file's voxels to slices of a plane.
 
     Args:
         array: ``(I, J, K)``, or ``(I, J, K, C)`` with channels last.
-        grid: Grid of the file.
+        grid: Geometry of the file.
         plane: See :func:`axes_of`.
     """
     from nibabel import orientations
@@ -62,7 +62,7 @@ def turn_to_plane(array: Array, grid: Grid, plane: str) -> Picture:
     return Picture(compact(array), (slices, rows, columns), turned, axes, notes=grid.notes, stored=stored)
 
 
-def turn_back(mask: Array, grid: Grid, plane: str) -> Array:
+def turn_back(mask: Array, grid: Geometry, plane: str) -> Array:
     """Reorient a mask ``(S, H, W)`` of a plane to the axes of its source file, ``(I, J, K)``."""
     from nibabel import orientations
 
@@ -72,11 +72,11 @@ def turn_back(mask: Array, grid: Grid, plane: str) -> Array:
     return np.ascontiguousarray(orientations.apply_orientation(mask, back)).reshape(grid.shape)
 
 
-def axes_of(grid: Grid, plane: str) -> str:
+def axes_of(grid: Geometry, plane: str) -> str:
     """Return the directions of slices, rows and columns of a plane in a volume, such as ``SPL``.
 
     Args:
-        grid: Grid of the volume.
+        grid: Geometry of the volume.
         plane: A name in ``PLANES``; ``acquired`` for slices along the coarsest axis, or axial ones if there is none; or
             the directions themselves.
     """
@@ -118,7 +118,7 @@ def picture_of_nibabel(image: Any, plane: str, name: str) -> Picture:
         array = array[:, :, None]
     if array.ndim not in (3, 4):
         raise InputError(f"{name}: expected a volume with 3 axes, or 4 with channels last, found shape {array.shape}.")
-    return turn_to_plane(array, grid_of_nibabel(image, name), plane)
+    return turn_to_plane(array, geometry_of_nibabel(image, name), plane)
 
 
 def read_itk(path: Path, plane: str, keys: Sequence[str]) -> Picture:
@@ -135,20 +135,20 @@ def picture_of_itk(image: Any, plane: str, name: str) -> Picture:
         array = np.moveaxis(array, -1, 0)
     array = array.reshape((-1, 1, *array.shape[-2:]) if image.GetDimension() == 2 else (-1, *array.shape[-3:]))
     array = array.transpose(3, 2, 1, 0)  # (I, J, K, C)
-    return turn_to_plane(array, grid_of_itk(image, name), plane)
+    return turn_to_plane(array, geometry_of_itk(image, name), plane)
 
 
-def grid_of_nibabel(image: Any, name: str) -> Grid:
+def geometry_of_nibabel(image: Any, name: str) -> Geometry:
     """Return the grid of a nibabel image; an image with two axes gets a third."""
     i, j, k = (*image.shape, 1)[:3]
     if not hasattr(image.header, "get_sform"):  # not a NIfTI, with a single affine
         require_affine(name, image.affine)
-        return Grid((i, j, k), image.affine, sheared(image.affine))
+        return Geometry((i, j, k), image.affine, sheared(image.affine))
     affine, notes = nifti_affine(name, image.header)
-    return Grid((i, j, k), affine, notes, None if np.array_equal(affine, image.affine) else image.affine)
+    return Geometry((i, j, k), affine, notes, None if np.array_equal(affine, image.affine) else image.affine)
 
 
-def grid_of_itk(image: Any, name: str) -> Grid:
+def geometry_of_itk(image: Any, name: str) -> Geometry:
     """Return the grid of a SimpleITK image or reader; an image with two axes gets a third axis with 1 mm spacing."""
     axes = image.GetDimension()
     count = min(axes, 3)
@@ -159,10 +159,10 @@ def grid_of_itk(image: Any, name: str) -> Grid:
     affine[:count, 3] = image.GetOrigin()[:count]
     i, j, k = (*image.GetSize()[:count], 1)[:3]
     require_affine(name, affine)
-    return Grid((i, j, k), LPS @ affine, sheared(affine))
+    return Geometry((i, j, k), LPS @ affine, sheared(affine))
 
 
-def itk_geometry(grid: Grid) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
+def itk_geometry(grid: Geometry) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
     """Return origin, spacing and direction for SimpleITK."""
     affine = LPS @ grid.affine
     spacing = steps_of(affine)
