@@ -38,6 +38,8 @@ def _with_configs(argv: Sequence[str]) -> list[str]:
     words = iter([part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])])
     expanded: list[str] = []
     for word in words:
+        if word.split("=")[0] == "--recipe":
+            raise InputError("recipe is a key of configs: set it there, or use --config configs/recipes/NAME.yaml.")
         if word == "--config":
             for path in with_recipe(next(words, "")):
                 expanded += ["--config", path]

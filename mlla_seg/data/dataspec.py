@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mlla_seg.data.formats.classes import ClassInfo, class_colour
+from mlla_seg.data.formats.planes import ACQUIRED, PLANES
 from mlla_seg.data.slices import View
 from mlla_seg.errors import InputError, lookup
 
@@ -53,8 +54,10 @@ class Normalisation:
         return {} if self.per_case else {**repeated, "window": self.window, "per_image": self.per_image}
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Normalisation:
+    def from_dict(cls, content: Mapping[str, Any], where: str = "spec") -> Normalisation:
         """Read the output of :meth:`to_dict`."""
+        for key in content:
+            lookup({entry.name: None for entry in fields(cls)}, key, f"key of normalisation in {where}:")
         return cls(**{key: _tuple(value) for key, value in content.items()})
 
     def to_dict(self) -> dict[str, Any]:
@@ -151,10 +154,21 @@ class DataSpec:
                 f"{where}: lacks {' and '.join(missing)}. Give at least the names of channels and classes, such as "
                 '{"channels": ["CT"], "classes": ["background", "liver"]}.'
             )
+        for key in ("channels", "classes"):
+            if not isinstance(content[key], (list, tuple)):
+                raise InputError(f"{where}: {key} is {content[key]!r}, expected a list.")
+        if not all(isinstance(name, str) for name in content["channels"]):
+            raise InputError(f"{where}: channels is {content['channels']!r}, expected a list of names.")
         classes = tuple(_class_info(entry, k, where) for k, entry in enumerate(content["classes"]))
         values = {**content, "patch_size": content.get("patch_size", content.get("window"))}
+        if (size := values["patch_size"]) is not None and (not isinstance(size, (list, tuple)) or len(size) != 2):
+            raise InputError(f"{where}: patch_size is {size!r}, expected [height, width].")
+        lookup(dict.fromkeys((*PLANES, ACQUIRED)), content.get("plane", "axial"), f"plane in {where}:")
         values["background"] = content["background"] if "background" in content else _background(classes)
-        values |= {"classes": classes, "normalisation": Normalisation.from_dict(content.get("normalisation", {}))}
+        values |= {
+            "classes": classes,
+            "normalisation": Normalisation.from_dict(content.get("normalisation") or {}, where),
+        }
         return cls(**{entry.name: _tuple(values[entry.name]) for entry in fields(cls) if entry.name in values})
 
     @classmethod
@@ -168,10 +182,13 @@ KEYS = (*(entry.name for entry in fields(DataSpec)), *OTHER_KEYS)
 
 
 def _class_info(entry: Any, index: int, where: str) -> ClassInfo:
-    given: dict[str, Any] = {"name": entry} if isinstance(entry, str) else dict(entry)
-    if not isinstance(given.get("name"), str):
+    given: Mapping[str, Any] = {"name": entry} if isinstance(entry, str) else entry
+    if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
         raise InputError(f"{where}: class {index} has no name, found {entry!r}.")
-    red, green, blue = given.get("colour") or class_colour(index)
+    colour = given.get("colour") or class_colour(index)
+    if not isinstance(colour, (list, tuple)) or len(colour) != 3:
+        raise InputError(f"{where}: the colour of {given['name']} is {colour!r}, expected [red, green, blue].")
+    red, green, blue = colour
     return ClassInfo(given["name"], (red, green, blue), given.get("id", index))
 
 

@@ -1,4 +1,4 @@
-"""Splits by folder, patient list, random draw or cross-validation fold; each patient is in one split only."""
+"""Splits by folder, patient list or random draw; each patient is in one split only. Folds are in ``folds.py``."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def transunet_labels(
     """Return labels ``(S, H, W)`` uint8 of a case ``(S, C, H, W)``: spline of order 3 to ``size``, order 0 back.
 
     Only the neighbouring slices and the per-case standardisation of the view are used. For the other arguments see
-    :func:`mlla_seg.inference.cases.case_logits`.
+    :func:`mlla_seg.inference.steps.case_logits`.
     """
     from scipy.ndimage import zoom
 

@@ -26,7 +26,8 @@ from mlla_seg.export.exportable import Exportable, Job, example_image
 from mlla_seg.export.parity import Engine
 from mlla_seg.export.programs import scripted
 from mlla_seg.export.volume import Volume
-from mlla_seg.inference.cases import case_logits
+from mlla_seg.inference.cases import TorchEngine
+from mlla_seg.inference.steps import case_logits
 from mlla_seg.progress import quiet
 
 NETWORK = "models/model.ts"
@@ -195,7 +196,7 @@ def _engine(job: Job, path: Path, values: list[int]) -> Engine:
 
     def expected(image: Tensor) -> Tensor:
         view = replace(spec.view, spacing_mm=None)  # MONAI resamples before the network
-        return torch.cat(list(case_logits(job.network, image, view)))
+        return torch.cat(list(case_logits(TorchEngine(job.network), image, view)))
 
     sizes = ((5, 70, 90), (6, 225, 257))
     images = [example_image(spec, (n, len(spec.channels), height, width), n) for n, height, width in sizes]

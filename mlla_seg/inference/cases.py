@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,7 @@ from mlla_seg.data import resampling
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.slices import View, seen_by_network, slices_at
 from mlla_seg.finite import require_finite_logits
-from mlla_seg.inference import steps
-from mlla_seg.inference.steps import OVERLAP, Engine, window_logits
+from mlla_seg.inference.steps import OVERLAP, Engine, case_logits, reader, window_logits
 
 
 class TorchEngine(Engine):
@@ -83,18 +82,6 @@ def labels_of(logits: Tensor, dim: int) -> Tensor:
     return indices.to(torch.uint8)
 
 
-def case_logits(
-    network: nn.Module,
-    image: Tensor,
-    view: View,
-    spacing_mm: Sequence[float] | None = None,
-    device: torch.device | str = "cpu",
-    batch_size: int = 16,
-) -> Iterator[Tensor]:
-    """Yield logits of a case from a torch network; see :func:`mlla_seg.inference.steps.case_logits`."""
-    return steps.case_logits(TorchEngine(network, device), image, view, spacing_mm, batch_size)
-
-
 def predict_case(
     network: nn.Module,
     image: Tensor,
@@ -106,21 +93,14 @@ def predict_case(
     """Return the mask ``(S, H, W)``, uint8 on the CPU, of a case ``(S, C, H, W)``; for arguments see
     :func:`mlla_seg.inference.steps.case_logits`.
     """
+    engine = TorchEngine(network, device)
     if len(image) > 1 or view.patch_size is None or view.per_case:
-        blocks = case_logits(network, image, view, spacing_mm, device, batch_size)
+        blocks = case_logits(engine, image, view, spacing_mm, batch_size)
         return torch.cat([labels_of(logits, dim=1).cpu() for logits in blocks])
     # For a scene keep only labels, which need far less memory than logits.
     shape = (image.shape[-2], image.shape[-1])
     _, *grid = view.grid((1, *shape), spacing_mm)
     seen, size = seen_by_network(shape, grid, view.patch_size)
-    scene = slices_at(image, [0], view.context)[0]
-    bands = window_logits(
-        TorchEngine(network, device),
-        lambda top, left, rows, columns: scene[:, top : top + rows, left : left + columns].float(),
-        shape,
-        seen,
-        size,
-        overlap=OVERLAP,
-        batch_size=batch_size,
-    )
+    read = reader(slices_at(image, [0], view.context)[0])
+    bands = window_logits(engine, read, shape, seen, size, overlap=OVERLAP, batch_size=batch_size)
     return torch.cat([labels_of(logits, dim=0).cpu() for _, logits in bands])[None]

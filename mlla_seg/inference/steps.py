@@ -121,12 +121,13 @@ def image_logits(
     patch = (min(patch_size[0], height), min(patch_size[1], width))
     blocks = []
     for image in images:
-        bands = window_logits(engine, _reader(image), (height, width), patch, overlap=OVERLAP, batch_size=batch_size)
+        bands = window_logits(engine, reader(image), (height, width), patch, overlap=OVERLAP, batch_size=batch_size)
         blocks.append(engine.join([logits for _, logits in bands]))
     return engine.resize_logits(engine.load(blocks), original)
 
 
-def _reader(image: Any) -> Read:
+def reader(image: Any) -> Read:
+    """Return a function that reads parts of an image ``(C, H, W)`` in memory."""
     return lambda top, left, height, width: image[:, top : top + height, left : left + width]
 
 

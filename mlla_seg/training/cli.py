@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import warnings
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -93,7 +94,7 @@ class SegmentationCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data", "model.spec", compute_fn=lambda data: data.spec.to_dict(), apply_on="instantiate")
         parser.add_class_arguments(Scoring)
-        parser.add_argument("--recipe", type=str | None, default=None, help="in a config: the recipe that it extends")
+        parser.add_argument("--recipe", type=str | None, default=None, help=SUPPRESS)  # a key of configs, see cli.py
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would let the checkpoint's settings override the command line."""

@@ -182,3 +182,21 @@ def test_nothing_of_a_spec_can_be_changed(part):
     (name, *_) = vars(part)
     with pytest.raises(FrozenInstanceError):
         setattr(part, name, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"channels": "CT"}, "channels is 'CT', expected a list"),
+        ({"channels": [1]}, "expected a list of names"),
+        ({"classes": "ab"}, "classes is 'ab', expected a list"),
+        ({"classes": [3]}, "class 0 has no name, found 3"),
+        ({"classes": [{"name": "a", "colour": 3}]}, "the colour of a is 3, expected [red, green, blue]"),
+        ({"normalisation": {"meen": 1}}, "Unknown key of normalisation in here: 'meen'. Did you mean mean?"),
+        ({"plane": "axal"}, "Unknown plane in here: 'axal'. Did you mean axial?"),
+        ({"patch_size": 64}, "patch_size is 64, expected [height, width]"),
+    ],
+)
+def test_mistakes_of_a_spec_by_hand_are_named(change, problem):
+    with pytest.raises(InputError, match=re.escape(problem)):
+        DataSpec.from_dict({**BY_HAND, **change}, "here")

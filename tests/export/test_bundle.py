@@ -22,9 +22,10 @@ from mlla_seg.export.exportable import Job
 from mlla_seg.export.parity import compare
 from mlla_seg.export.programs import scripted
 from mlla_seg.export.volume import Volume
-from mlla_seg.inference.cases import case_logits
+from mlla_seg.inference.cases import TorchEngine
 from mlla_seg.inference.files import segment_files
 from mlla_seg.inference.scenes import MapOptions
+from mlla_seg.inference.steps import case_logits
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 AFFINE = np.array([[0, -0.8, 0.1, 10], [0.7, 0, 0, -20], [0, 0.1, 5, 30], [0, 0, 0, 1.0]])
@@ -111,7 +112,7 @@ def test_the_volume_does_what_prediction_does(context, resize, patch_size):
     network = Mixing(2 * (2 * context + 1))
     case = torch.randn(6, 2, 33, 47, generator=torch.Generator().manual_seed(0))
     view = View(resize=resize, patch_size=patch_size, context=context)
-    expected = torch.cat(list(case_logits(network, case, view)))
+    expected = torch.cat(list(case_logits(TorchEngine(network), case, view)))
     volume = case.permute(1, 2, 3, 0)[None]
     probabilities = scripted(Volume(network, view))(volume)
     torch.testing.assert_close(probabilities[0].permute(3, 0, 1, 2), expected.softmax(dim=1), atol=1e-5, rtol=1e-4)
@@ -126,7 +127,7 @@ def test_the_volume_standardises_whole_cases_as_prediction_does():
     network = Mixing(3 * 2)
     case = 300 + 50 * torch.randn(6, 2, 33, 47, generator=torch.Generator().manual_seed(0))
     view = View(context=1, per_case=True)
-    expected = torch.cat(list(case_logits(network, case, view)))
+    expected = torch.cat(list(case_logits(TorchEngine(network), case, view)))
     found = scripted(Volume(network, view))(case.permute(1, 2, 3, 0)[None])
     torch.testing.assert_close(found[0].permute(3, 0, 1, 2), expected.softmax(dim=1), atol=1e-5, rtol=1e-4)
 

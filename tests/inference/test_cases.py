@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from mlla_seg.data.slices import View, slices_at
-from mlla_seg.inference.cases import TorchEngine, case_logits, predict_case
-from mlla_seg.inference.steps import image_logits
+from mlla_seg.inference.cases import TorchEngine, predict_case
+from mlla_seg.inference.steps import case_logits, image_logits
 
 
 class Threshold(nn.Module):
@@ -104,7 +104,7 @@ def test_logits_of_resampled_slices_come_back_linearly(volume, slices, batch_siz
     expected = resample(network(resample(volume, slices)), 7)
     view = View(spacing_mm=(7 / slices, None, None))
     assert view.grid((7, 33, 47), (1.0, 1.0, 1.0)) == (slices, 33, 47)
-    blocks = list(case_logits(network, volume, view, (1.0, 1.0, 1.0), batch_size=batch_size))
+    blocks = list(case_logits(TorchEngine(network), volume, view, (1.0, 1.0, 1.0), batch_size=batch_size))
     torch.testing.assert_close(torch.cat(blocks), expected)
 
 
@@ -155,5 +155,5 @@ def test_gaps_are_filled_before_anything_is_resized(resize):
     filled = image.clone()
     filled[0, 0][image[0, 0].isnan()] = image[0, 0].nanmean()
     network, view = torch.nn.Conv2d(1, 2, 3, padding=1), View(resize=resize)
-    found, expected = (torch.cat(list(case_logits(network, case, view))) for case in (image, filled))
+    found, expected = (torch.cat(list(case_logits(TorchEngine(network), case, view))) for case in (image, filled))
     torch.testing.assert_close(found, expected)
