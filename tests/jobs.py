@@ -8,9 +8,9 @@ from torch import nn
 from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.export.exportable import Job
 from mlla_seg.models import create_model
+from mlla_seg.models.blocks import Block
 from mlla_seg.models.decoders import OF_BLOCKS
 from mlla_seg.models.mixers import rope_for
-from mlla_seg.models.mlla import Block
 
 CLASSES = [
     {"name": "background", "colour": [0, 0, 0], "id": 0},
@@ -60,11 +60,11 @@ class Pixelwise(nn.Module):
 class OneBlock(nn.Module):
     """A network with one MLLA block, which compiles in a fraction of the time of a complete one."""
 
-    def __init__(self) -> None:
+    def __init__(self, mixer: str = "linear_attention") -> None:
         super().__init__()
         torch.manual_seed(0)
         self.down = nn.Conv2d(1, 8, 4, stride=4)
-        self.block = Block(8, num_heads=2)
+        self.block = Block(8, num_heads=2, mixer=mixer)
         self.head = nn.ConvTranspose2d(8, 3, 4, stride=4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from mlla_seg.models.mlla import Block
+from mlla_seg.models.blocks import BLOCKS
 
 
 class Recorder(Callback):
@@ -34,7 +34,7 @@ class Recorder(Callback):
         self.calls: Counter[str] = Counter()
         self.batches = 0
         for name, part in module.network.named_modules():
-            if isinstance(part, Block):
+            if isinstance(part, tuple(BLOCKS.values())):
                 part.register_forward_pre_hook(partial(self.count, name))
 
         def note(_: object, inputs: tuple[torch.Tensor, ...]) -> None:

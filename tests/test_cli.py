@@ -138,6 +138,7 @@ def test_messages_name_the_command_that_was_typed(monkeypatch, tmp_path, called,
         (["fit", "--data.mirror=[row]"], "Unknown --data.mirror 'row'. Did you mean rows?"),
         (["fit", "--evaluation=natve"], "Unknown --evaluation 'natve'. Did you mean native?"),
         (["fit", "--data.batch_size=many"], "--data.batch_size takes a whole number, got many."),
+        (["fit", "--model.block=mambo"], "Unknown --model.block 'mambo'. Did you mean mamba?"),
         (["fit", "--data.no_such=1"], "--data.no_such"),
         (["fit", "--recipe=organs"], "recipe is a key of configs"),
         (["predict", "--ckpt_path=a", "--input=b", "--output=c", "--blend=cosin"], "Unknown --blend 'cosin'. Did you"),
@@ -156,7 +157,7 @@ def test_mistakes_in_options_are_answered_in_a_line(cli, capsys, words, answer):
 @pytest.mark.parametrize(
     ("command", "choices"),
     [
-        ("fit", "{linear_attention,identity,lepe,lepe_matched}"),
+        ("fit", "{mlla,transformer,mamba}"),
         ("fit", "{native,transunet}"),
         ("predict", "{gaussian,cosine}"),
         ("export", "onnx,torch_export"),

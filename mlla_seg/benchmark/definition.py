@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mlla_seg.models.blocks import Block
 from mlla_seg.models.decoders import Upsample
 from mlla_seg.models.mixers import LinearAttention
-from mlla_seg.models.mlla import Block, Downsample, Stem
+from mlla_seg.models.mlla import Downsample, Stem
 from mlla_seg.models.ops import EPSILON, ROPE_BASE
 
 

@@ -14,6 +14,7 @@ from mlla_seg.errors import InputError
 from mlla_seg.export.exportable import Exportable, Job, example_image
 from mlla_seg.export.parity import Engine
 from mlla_seg.inference.optimize_compile import require_compiler
+from mlla_seg.models.mixers import scanning
 from mlla_seg.models.segmenter import STRIDE
 from mlla_seg.progress import quiet
 
@@ -31,7 +32,15 @@ def exported_program(
         module: Maps ``(B, C, H, W)``.
         size: Fixed height and width, for batch size 1.
         multiple: Number of which heights and widths must be multiples.
+
+    Raises:
+        InputError: A mixer of the network visits pixels in turn.
     """
+    if found := scanning(module):
+        raise InputError(
+            f"Token mixer {found[0]} visits pixels in turn, which a graph cannot express for every image size: "
+            "export --format torchscript or safetensors."
+        )
     dim = torch.export.Dim
     if size:
         shape, sizes = (1, size, size), None

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlla_seg.errors import InputError
+from mlla_seg.models.blocks import Block
 from mlla_seg.models.decoders import Upsample
 from mlla_seg.models.mixers import DepthwiseConv
-from mlla_seg.models.mlla import Block
 from mlla_seg.models.ops import at_least_float32, full_precision
 from mlla_seg.models.segmenter import Segmenter
 from mlla_seg.progress import note, quiet

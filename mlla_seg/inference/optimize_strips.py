@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mlla_seg.models.blocks import Block
 from mlla_seg.models.decoders import MLLAUNetDecoder, Upsample
 from mlla_seg.models.mixers import LinearAttention
-from mlla_seg.models.mlla import Block, Downsample
+from mlla_seg.models.mlla import Downsample
 from mlla_seg.models.ops import at_least_float32, attend, attention_state, full_precision
 from mlla_seg.models.segmenter import Segmenter
 

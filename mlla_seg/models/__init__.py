@@ -34,6 +34,7 @@ def create_model(
     mixer: str = "linear_attention",
     frame: Sequence[int] | None = None,
     norm_outputs: bool = True,
+    block: str = "mlla",
 ) -> Segmenter:
     """Build a segmenter from the names of its parts.
 
@@ -47,10 +48,12 @@ def create_model(
         normalisation: Arguments of :class:`~mlla_seg.models.segmenter.Normalise`; ``None`` leaves images unchanged.
         drop_path_rate: Stochastic-depth rate of MLLA blocks; defaults to that of the encoder size.
         decoder_depths: Blocks per level of the MLLA-UNet decoder, coarse to fine; defaults to (2, 2, 2).
-        mixer: Token mixer, a key of :data:`mlla_seg.models.mixers.MIXERS`.
+        mixer: Token mixer of MLLA blocks, a key of :data:`mlla_seg.models.mixers.MIXERS` and its switches, such as
+            ``"linear+rope+lepe"``.
         frame: ``(height, width)`` of the training patches, in which smaller images are centred; ``None`` disables this.
         norm_outputs: Apply a LayerNorm to each feature map that an smp decoder reads from an MLLA encoder, as in the
             authors' dense-prediction backbone. Version 0.1 had none; MLLA-UNet has its own norms.
+        block: Block design around the mixer, a key of :data:`mlla_seg.models.blocks.BLOCKS`.
 
     Raises:
         InputError: Unknown name, or an option that the encoder or decoder does not have.
@@ -61,11 +64,12 @@ def create_model(
     if whole and decoder != NO_DECODER:
         raise InputError(f"{encoder} is a whole network: set --model.decoder {NO_DECODER}, got {decoder}.")
     shape = {"in_channels": in_channels, "output_stride": OUTPUT_STRIDES.get(decoder, 32)}
-    blocks = {"drop_path_rate": drop_path_rate or 0.0, "mixer": mixer}
+    blocks = {"drop_path_rate": drop_path_rate or 0.0, "mixer": mixer, "block": block}
     network: Encoder
     if "/" in encoder:
-        for name, value, plain in (("drop_path_rate", drop_path_rate, None), ("mixer", mixer, "linear_attention")):
-            if value and value != plain and decoder not in OF_BLOCKS:
+        plain = {"mixer": "linear_attention", "block": "mlla"}
+        for name, value in {**blocks, "drop_path_rate": drop_path_rate}.items():
+            if value and value != plain.get(name) and decoder not in OF_BLOCKS:
                 raise InputError(f"{name} applies to MLLA blocks, which {encoder} with {decoder} lacks: leave it out.")
         network = WholeNetwork(encoder, in_channels, frame) if whole else ForeignEncoder(encoder, **shape)
     else:

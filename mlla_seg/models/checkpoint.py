@@ -15,12 +15,11 @@ from mlla_seg.errors import InputError
 from mlla_seg.finite import LOWER_RATE, require_finite_weights
 from mlla_seg.models import create_model
 from mlla_seg.models.ensemble import Ensemble, Flips
+from mlla_seg.models.hub import BEFORE_0_2
 from mlla_seg.models.segmenter import Segmenter
 
 CHECKPOINT_KEY = "mlla_seg_version"
 """Checkpoint key that marks files written by this program."""
-BEFORE_0_2 = {"norm_outputs": False}
-"""Hyper-parameters that version 0.1 did not have, with the values that reproduce its networks."""
 SHARED_BY_MEMBERS = ("channels", "plane", "context", "resize", "patch_size", "spacing_mm", "array_units")
 """Data options that the members of an ensemble must share, besides their classes."""
 USE_ANOTHER = f"Use an earlier checkpoint, or train again. {LOWER_RATE}"
@@ -63,6 +62,7 @@ def build_network(hparams: Mapping[str, Any]) -> Segmenter:
         mixer=hparams["mixer"],
         frame=spec.patch_size,
         norm_outputs=hparams["norm_outputs"],
+        block=hparams["block"],
     )
     network.spec = spec
     return network

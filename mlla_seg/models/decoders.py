@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlla_seg.errors import InputError
-from mlla_seg.models.mlla import ConvBN, Encoder, Stage, init_weights
+from mlla_seg.models.blocks import Stage
+from mlla_seg.models.mlla import ConvBN, Encoder, init_weights
 
 
 class Decoder(nn.Module):
@@ -73,11 +74,12 @@ class Level(nn.Module):
         drop_path_rates: Sequence[float],
         mlp_ratio: float,
         mixer: str,
+        block: str,
     ) -> None:
         super().__init__()
         self.up = Upsample(2 * dim)
         self.fuse = nn.Linear(dim + skip_dim, dim)
-        self.stage = Stage(dim, num_heads, drop_path_rates, mlp_ratio, mixer)
+        self.stage = Stage(dim, num_heads, drop_path_rates, mlp_ratio, mixer, block)
 
     def join(self, x: Tensor, skip: Tensor) -> Tensor:
         """Upsample, concatenate the skip and reduce the channels."""
@@ -100,7 +102,8 @@ class BlockDecoder(Decoder):
         depths: Blocks per level, coarse to fine.
         mlp_ratio: Ratio of MLP hidden width to input width.
         drop_path_rate: Stochastic-depth rate of the coarsest block; the rate decreases linearly to 0 at the finest.
-        mixer: Token mixer, a key of ``MIXERS``.
+        mixer: Token mixer, see :func:`~mlla_seg.models.mixers.parse_mixer`.
+        block: Block design, a key of :data:`~mlla_seg.models.blocks.BLOCKS`.
     """
 
     def __init__(
@@ -111,6 +114,7 @@ class BlockDecoder(Decoder):
         mlp_ratio: float = 4.0,
         drop_path_rate: float = 0.0,
         mixer: str = "linear_attention",
+        block: str = "mlla",
     ) -> None:
         super().__init__()
         if len(depths) != 3:
@@ -125,7 +129,7 @@ class BlockDecoder(Decoder):
         self.norm = nn.LayerNorm(channels[4])
         self.enter = nn.Identity() if channels[4] == dims[3] else nn.Linear(channels[4], dims[3])
         self.levels = nn.ModuleList(
-            Level(dims[i], channels[i + 1], heads[i], [next(rates) for _ in range(depth)], mlp_ratio, mixer)
+            Level(dims[i], channels[i + 1], heads[i], [next(rates) for _ in range(depth)], mlp_ratio, mixer, block)
             for i, depth in zip((2, 1, 0), depths, strict=True)
         )
 

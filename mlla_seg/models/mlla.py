@@ -1,4 +1,4 @@
-"""MLLA (Mamba-Like Linear Attention, also MILA): block, stage, encoder, classifier and model sizes.
+"""MLLA (Mamba-Like Linear Attention, also MILA): stem, encoder, classifier and model sizes.
 
 Source: arXiv 2405.16605 and the authors' code. Feature maps are channels-last ``(B, H, W, C)`` inside and
 ``(B, C, H, W)`` at every public boundary. Shapes are read from the input, so any image of at least one pixel works.
@@ -13,9 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mlla_seg.errors import lookup
-from mlla_seg.models.mixers import MIXERS, DepthwiseConv, rope_for
-from mlla_seg.models.ops import drop_path
+from mlla_seg.models.blocks import Stage
 
 # drop_path_rate as trained by the authors; the last three sizes are ours, for CPUs, quick trials and tests.
 SIZES: dict[str, dict[str, Any]] = {
@@ -26,65 +24,6 @@ SIZES: dict[str, dict[str, Any]] = {
     "mlla_nano": dict(embed_dim=32, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8), drop_path_rate=0.0),
     "mlla_test": dict(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), drop_path_rate=0.0),
 }
-
-
-class Mlp(nn.Sequential):
-    """Two-layer MLP with hidden width ``ratio * C`` and exact GELU."""
-
-    def __init__(self, dim: int, ratio: float) -> None:
-        hidden = int(dim * ratio)
-        super().__init__(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
-
-
-class Block(nn.Module):
-    """MLLA block: a token mixer in Mamba's macro design, then an MLP, each preceded by a position encoding."""
-
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        mlp_ratio: float = 4.0,
-        drop_path_rate: float = 0.0,
-        mixer: str = "linear_attention",
-    ) -> None:
-        super().__init__()
-        self.drop_path_rate = drop_path_rate
-        self.cpe1 = DepthwiseConv(dim)
-        self.norm1 = nn.LayerNorm(dim)
-        self.gate_proj = nn.Linear(dim, dim)
-        self.in_proj = nn.Linear(dim, dim)
-        self.conv = DepthwiseConv(dim)
-        self.mixer = lookup(MIXERS, mixer, "token mixer")(dim, num_heads)
-        self.out_proj = nn.Linear(dim, dim)
-        self.cpe2 = DepthwiseConv(dim)
-        self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, mlp_ratio)
-
-    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
-        x = x + self.cpe1(x)
-        u = self.norm1(x)
-        gate = F.silu(self.gate_proj(u))
-        u = F.silu(self.conv(self.in_proj(u)))
-        u = self.out_proj(self.mixer(u, rope) * gate)
-        x = x + drop_path(u, self.drop_path_rate, self.training)
-        x = x + self.cpe2(x)
-        return x + drop_path(self.mlp(self.norm2(x)), self.drop_path_rate, self.training)
-
-
-class Stage(nn.Module):
-    """Blocks at one resolution, ``(B, H, W, C)`` to the same shape; ``drop_path_rates`` has one rate per block."""
-
-    def __init__(
-        self, dim: int, num_heads: int, drop_path_rates: Sequence[float], mlp_ratio: float, mixer: str
-    ) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(Block(dim, num_heads, mlp_ratio, rate, mixer) for rate in drop_path_rates)
-
-    def forward(self, x: Tensor) -> Tensor:
-        rope = rope_for(x)
-        for block in self.blocks:
-            x = block(x, rope)
-        return x
 
 
 class ConvBN(nn.Sequential):
@@ -193,7 +132,8 @@ class MLLAEncoder(Encoder):
         drop_path_rate: Stochastic-depth rate of the last block; the rate increases linearly from 0 at the first.
         norm_outputs: Apply a LayerNorm to each stage output, as in the authors' dense-prediction backbone.
         stage_inputs: Return the input of every stage but the last instead of its output, for MLLA-UNet's skips.
-        mixer: Token mixer, a key of ``MIXERS``.
+        mixer: Token mixer, see :func:`~mlla_seg.models.mixers.parse_mixer`.
+        block: Block design, a key of :data:`~mlla_seg.models.blocks.BLOCKS`.
         output_stride: Stride of the coarsest feature map: 32, or 16 or 8 with dilated later stages (arXiv 1706.05587).
     """
 
@@ -208,6 +148,7 @@ class MLLAEncoder(Encoder):
         norm_outputs: bool = False,
         stage_inputs: bool = False,
         mixer: str = "linear_attention",
+        block: str = "mlla",
         output_stride: int = 32,
     ) -> None:
         super().__init__()
@@ -226,7 +167,7 @@ class MLLAEncoder(Encoder):
         self.stage_inputs = stage_inputs
         self.stem = Stem(in_channels, embed_dim, tokens=len(depths) > 0)
         self.stages = nn.ModuleList(
-            Stage(dim, heads, [next(rates) for _ in range(depth)], mlp_ratio, mixer)
+            Stage(dim, heads, [next(rates) for _ in range(depth)], mlp_ratio, mixer, block)
             for dim, heads, depth in zip(dims, num_heads, depths, strict=True)
         )
         self.downsamples = nn.ModuleList([nn.Identity(), *(Downsample(dim) for dim in dims[:-1])])

@@ -158,20 +158,21 @@ def attention_state(k: Tensor, v: Tensor, rope: Tensor, num_heads: int, total: i
         ``sum_j phi~(k_j)^T v_j / total``, ``(B, h, d, d)``, and ``sum_j phi(k_j) / total``, ``(B, 1, C)``; float32.
     """
     k, v = elu_plus_one(at_least_float32(k)), at_least_float32(v)
-    state = _heads(rotate_pairs(k, rope), num_heads).transpose(-1, -2) @ (_heads(v, num_heads) / total)
+    state = heads(rotate_pairs(k, rope), num_heads).transpose(-1, -2) @ (heads(v, num_heads) / total)
     return state, k.sum(dim=1, keepdim=True) / total
 
 
 def attend(q: Tensor, state: Tensor, mean: Tensor, rope: Tensor, num_heads: int, epsilon: float = EPSILON) -> Tensor:
     """Return the output ``(B, n, C)``, float32, of ``n`` queries, given the results of :func:`attention_state`."""
     q = elu_plus_one(at_least_float32(q))  # below, no .mT, which torch's older ONNX exporter does not support
-    normaliser = _heads(q, num_heads) @ _heads(mean, num_heads).transpose(-1, -2) + epsilon  # (B, h, n, 1)
-    y = _heads(rotate_pairs(q, rope), num_heads) @ state / normaliser
+    normaliser = heads(q, num_heads) @ heads(mean, num_heads).transpose(-1, -2) + epsilon  # (B, h, n, 1)
+    y = heads(rotate_pairs(q, rope), num_heads) @ state / normaliser
     return y.transpose(1, 2).flatten(2)
 
 
-def _heads(x: Tensor, num_heads: int) -> Tensor:
-    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)  # (B, N, C) to (B, h, N, d)
+def heads(x: Tensor, num_heads: int) -> Tensor:
+    """Split the channels of tokens into heads: ``(B, N, C)`` to ``(B, h, N, d)``."""
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
 def linear_attention_reference(q: Tensor, k: Tensor, v: Tensor, spatial: tuple[int, ...], num_heads: int) -> Tensor:

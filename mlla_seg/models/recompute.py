@@ -15,10 +15,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mlla_seg.errors import InputError
+from mlla_seg.models.blocks import Stage
 from mlla_seg.models.decoders import Level, SmpDecoder
 from mlla_seg.models.foreign import ForeignEncoder
 from mlla_seg.models.mixers import rope_for
-from mlla_seg.models.mlla import Block, Downsample, Stage, Stem
+from mlla_seg.models.mlla import Downsample, Stem
 from mlla_seg.models.segmenter import Segmenter
 from mlla_seg.models.whole import WholeNetwork
 
@@ -63,12 +64,17 @@ def set_checkpointing(network: nn.Module, what: str = "all") -> None:
 
 def _by_blocks(stage: Stage, x: Tensor) -> Tensor:
     """Run a stage block by block, each with its own RoPE table, so that none is stored for the backward pass."""
+    x = _recomputed(_placed, stage, x) if stage.ape else x
     for block in stage.blocks:
         x = _recomputed(_with_rope, block, x)
     return x
 
 
-def _with_rope(block: Block, x: Tensor) -> Tensor:
+def _placed(stage: Stage, x: Tensor) -> Tensor:
+    return stage.place(x, rope_for(x))
+
+
+def _with_rope(block: nn.Module, x: Tensor) -> Tensor:
     return block(x, rope_for(x))
 
 

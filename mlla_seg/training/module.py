@@ -24,10 +24,10 @@ from mlla_seg.evaluation.surface_distance import case_surface_scores
 from mlla_seg.evaluation.transunet_protocol import SIZE, transunet_labels, transunet_scores
 from mlla_seg.finite import LOWER_RATE, require_finite_loss, require_finite_weights
 from mlla_seg.inference.cases import predict_case
+from mlla_seg.models.blocks import BLOCKS
 from mlla_seg.models.checkpoint import CHECKPOINT_KEY, build_network
 from mlla_seg.models.decoders import DECODERS
 from mlla_seg.models.ensemble import Ensemble, Flips
-from mlla_seg.models.mixers import MIXERS
 from mlla_seg.models.recompute import CHECKPOINTING, set_checkpointing
 from mlla_seg.models.segmenter import Segmenter
 from mlla_seg.models.weights import load_pretrained
@@ -40,7 +40,7 @@ from mlla_seg.training.optim import PARTS, SCHEDULES, learning_rate_factor, para
 # Literals built from the registries, so that --help lists the choices.
 ProtocolName: TypeAlias = Literal[tuple(PROTOCOLS)]  # type: ignore[valid-type]
 DecoderName: TypeAlias = Literal[(*DECODERS, NO_DECODER)]  # type: ignore[valid-type]
-MixerName: TypeAlias = Literal[tuple(MIXERS)]  # type: ignore[valid-type]
+BlockName: TypeAlias = Literal[tuple(BLOCKS)]  # type: ignore[valid-type]
 ScheduleName: TypeAlias = Literal[tuple(SCHEDULES)]  # type: ignore[valid-type]
 Checkpointing: TypeAlias = Literal[CHECKPOINTING]  # type: ignore[valid-type]
 
@@ -89,8 +89,12 @@ class SegmentationModule(LightningModule):
         decoder: Name of the decoder, such as ``mlla_unet``; ``none`` for complete networks.
         decoder_depths: Blocks per level of the MLLA-UNet decoder, from coarse to fine.
         drop_path_rate: Stochastic depth rate; by default the published rate of the encoder's size.
-        mixer: Token mixer of the MLLA blocks: ``linear_attention``, or for ablations ``identity``, ``lepe`` (local
-            convolution only) or ``lepe_matched`` (the same with as many parameters as attention).
+        mixer: Token mixer of the MLLA blocks: ``linear_attention`` (MLLA's), ``linear`` (the paper's baseline),
+            ``softmax``, ``selective_ssm``, ``inline``, ``rala``, ``nc_ssd``, or a control: ``identity``, ``lepe``
+            (local convolution) or ``lepe_matched`` (with as many parameters as MLLA's). Switches follow the name:
+            ``linear`` takes ``+input_gate``, ``+forget_gate``, ``+shortcut``, ``-normalisation`` and ``-heads``; it and
+            ``softmax`` take ``+rope`` and ``+lepe``; all take ``+ape``, and ``+cpe`` in other blocks than ``mlla``.
+        block: Block around the mixer: ``mlla``, ``transformer`` or ``mamba``.
         norm_outputs: LayerNorm on each feature map of an MLLA encoder before an smp decoder; see ``create_model``.
         pretrained: File of pretrained weights to start from; see ``load_pretrained``.
         lr: Peak learning rate of AdamW.
@@ -113,7 +117,8 @@ class SegmentationModule(LightningModule):
         decoder: DecoderName = "mlla_unet",
         decoder_depths: list[int] | None = None,
         drop_path_rate: float | None = None,
-        mixer: MixerName = "linear_attention",
+        mixer: str = "linear_attention",
+        block: BlockName = "mlla",
         norm_outputs: bool = True,
         pretrained: str | None = None,
         lr: float = 5e-4,

@@ -33,6 +33,7 @@ ON_RESUME = {
     "decoder_depths": REFUSED,
     "drop_path_rate": USED,
     "mixer": REFUSED,
+    "block": REFUSED,
     "norm_outputs": KEPT,
     "pretrained": PAST,
     "lr": USED,

@@ -7,7 +7,7 @@ import torch
 
 from mlla_seg import create_model
 from mlla_seg.benchmark.definition import DefinitionalBlock, definitional, rotations
-from mlla_seg.models.mlla import Block
+from mlla_seg.models.blocks import Block
 from mlla_seg.models.ops import rope_table
 
 

@@ -112,6 +112,34 @@ def test_other_decoders_give_the_logits_of_torch(decoder, channels, tmp_path, re
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+@pytest.mark.parametrize("mixer", ["linear+rope", "softmax", "inline", "rala", "nc_ssd"])
+@torch.no_grad()
+def test_every_mixer_gives_the_logits_of_torch(mixer, tmp_path):
+    network = OneBlock(mixer).eval()
+    onnx.write_onnx(Job(network, spec_of()), tmp_path / "m.onnx")
+    engine, script = onnx.checked(tmp_path / "m.onnx"), programs.scripted(Exportable(network))
+    for image in [*images(sizes=((64, 64), (40, 32))), *images(sizes=((96, 32),), batch=3)]:
+        np.testing.assert_allclose(engine.run(image.numpy()), network(image).numpy(), atol=1e-4, rtol=0)
+        torch.testing.assert_close(script(image), network(image), atol=1e-4, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+@pytest.mark.parametrize(("mixer", "name"), [("selective_ssm", "selective_ssm"), ("+forget_gate", "linear")])
+@torch.no_grad()
+def test_mixers_that_visit_pixels_in_turn_are_exported_as_torchscript_alone(mixer, name, tmp_path):
+    network = OneBlock(mixer).eval()
+    job = Job(network, spec_of())
+    for write in (onnx.write_onnx, openvino.write_openvino, programs.write_torch_export, programs.write_aoti):
+        with pytest.raises(InputError, match=f"^Token mixer {name} visits pixels in turn, .* --format torchscript"):
+            write(job, tmp_path / "m")
+    programs.write_torchscript(job, tmp_path / "m.ts")
+    script = torch.jit.load(tmp_path / "m.ts")
+    for image in images(sizes=((64, 64), (40, 32))):
+        torch.testing.assert_close(script(image), network(image), atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
 @torch.no_grad()
 def test_compiled_code_gives_the_logits_of_torch(tmp_path):
     network = OneBlock().eval()

@@ -19,8 +19,9 @@ import torch
 
 from conftest import ROOT, TINY, run_main
 from mlla_seg import MLLA, SegmentationModule
+from mlla_seg.models.blocks import BLOCKS, TransformerBlock
 from mlla_seg.models.mixers import MIXERS
-from mlla_seg.models.mlla import SIZES, Block
+from mlla_seg.models.mlla import SIZES
 from mlla_seg.training.optim import learning_rate_factor
 from mlla_seg.training.resume import KEPT, ON_RESUME, PAST, REFUSED, USED
 from recorder import Recorder
@@ -30,9 +31,12 @@ WEIGHTS = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]
 STEPS, WARMUP, RATE = 6, 0.4, 0.02
 
 
+def blocks(part: torch.nn.Module) -> list[Any]:
+    return [module for module in part.modules() if isinstance(module, tuple(BLOCKS.values()))]
+
+
 def drop_rates(run: Any) -> float:
-    blocks = [block for block in run.module.network.modules() if isinstance(block, Block)]
-    return max(block.drop_path_rate for block in blocks)
+    return max(block.drop_path_rate for block in blocks(run.module.network))
 
 
 def rates(run: Any) -> list[float]:
@@ -49,15 +53,16 @@ READERS: dict[str, tuple[Any, Callable[[Any], Any], Any]] = {
     "decoder": ("mlla_unet", lambda run: type(run.module.network.decoder).__name__, "MLLAUNetDecoder"),
     "decoder_depths": (
         [1, 2, 1],
-        lambda run: sorted(sum(isinstance(m, Block) for m in part.modules()) for part in levels(run)),
+        lambda run: sorted(len(blocks(part)) for part in levels(run)),
         [1, 1, 2],
     ),
     "drop_path_rate": (0.37, drop_rates, 0.37),
     "mixer": (
         "identity",
-        lambda run: {type(m.mixer) for m in run.module.network.modules() if isinstance(m, Block)},
+        lambda run: {type(block.mixer) for block in blocks(run.module.network)},
         {MIXERS["identity"]},
     ),
+    "block": ("transformer", lambda run: {type(block) for block in blocks(run.module.network)}, {TransformerBlock}),
     "norm_outputs": (False, lambda run: run.module.network.built_by[1]["norm_outputs"], False),  # see below
     "pretrained": ("released.pth", lambda run: first_of(run.initial), 0.125),
     "lr": (RATE, lambda run: max(rates(run)), RATE),
@@ -164,6 +169,7 @@ OTHERS = {
     "decoder_depths": [1, 1, 1],
     "drop_path_rate": 0.11,
     "mixer": "linear_attention",
+    "block": "mlla",
     "norm_outputs": True,
     "pretrained": None,
     "lr": 0.01,

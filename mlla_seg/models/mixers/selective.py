@@ -1,0 +1,78 @@
+"""Selective state space model (Mamba, arXiv 2312.00752) on images, in plain torch.
+
+Source: the cross-scan of VMamba (arXiv 2401.10166): one model per scan direction, whose outputs are added.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mlla_seg.models.mixers.directions import DIRECTIONS, merged, sequences
+from mlla_seg.models.ops import at_least_float32, full_precision
+from mlla_seg.models.recurrence import selective_ssm
+
+STATE = 16
+"""State size d of Mamba and of the paper."""
+SHORTEST, LONGEST = 1e-3, 1e-1
+"""Range of the initial time steps, drawn evenly on a logarithmic scale, as in Mamba."""
+
+
+def initial_steps(*shape: int) -> Tensor:
+    """Return biases whose softplus is a time step from ``SHORTEST`` to ``LONGEST``."""
+    steps = torch.exp(torch.rand(shape) * math.log(LONGEST / SHORTEST) + math.log(SHORTEST))
+    return steps + torch.log(-torch.expm1(-steps))  # inverse of softplus
+
+
+def initial_decays(*shape: int) -> Tensor:
+    """Return log(-A) for A = -1, -2, ... along the last axis (S4D-real), flattened.
+
+    One axis, because weight decay leaves parameters of one axis out, as Mamba's training does for A.
+    """
+    return torch.log(torch.arange(1.0, shape[-1] + 1)).expand(shape).flatten().clone()
+
+
+class SelectiveSSM(nn.Module):
+    """Selective SSM along four scan directions, followed by a LayerNorm, as in VMamba; ``num_heads`` has no effect."""
+
+    scans = True
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        rank = -(-dim // 16)
+        self.select = nn.Parameter(torch.randn(DIRECTIONS, dim, rank + 2 * STATE) * 0.02)
+        self.step = nn.Parameter(torch.randn(DIRECTIONS, rank, dim) * rank**-0.5)
+        self.step_bias = nn.Parameter(initial_steps(DIRECTIONS * dim))
+        self.decay = nn.Parameter(initial_decays(DIRECTIONS, dim, STATE))
+        self.shortcut = nn.Parameter(torch.ones(dim))
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            y = self.scan(at_least_float32(x))
+        else:
+            with full_precision(x.device):
+                y = self.scan(at_least_float32(x))
+        return self.norm(y.to(x.dtype))
+
+    def scan(self, x: Tensor) -> Tensor:
+        """Run the model along all directions, ``(B, H, W, C)`` to the same shape, in the precision of ``x``."""
+        batch, height, width, dim = x.shape
+        directions, rank, _ = self.step.shape
+        tokens = sequences(x)  # (B, 4, N, C)
+        size = self.decay.shape[0] // (directions * dim)
+        chosen = tokens @ self.select.to(x.dtype)
+        steps = chosen[..., :rank] @ self.step.to(x.dtype) + self.step_bias.view(directions, 1, dim)
+        a = -torch.exp(self.decay.to(x.dtype)).view(directions, 1, dim, size).repeat(batch, 1, 1, 1)
+        y = selective_ssm(
+            tokens.flatten(0, 1),
+            F.softplus(steps).flatten(0, 1),
+            a,
+            chosen[..., rank : rank + size].flatten(0, 1),
+            chosen[..., rank + size :].flatten(0, 1),
+            self.shortcut.to(x.dtype),
+        )
+        return merged(y.unflatten(0, (batch, directions)), height, width)
