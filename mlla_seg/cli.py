@@ -78,6 +78,10 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
         "Segment files with a checkpoint: --ckpt_path ... --input FILE_OR_FOLDER --output FOLDER",
         _tool("mlla_seg.inference.predictor:predict"),
     ),
+    "explain": (
+        "Draw attention and receptive field of a checkpoint: --ckpt_path ... --input FILE",
+        _tool("mlla_seg.explain.command:explain"),
+    ),
     "export": (
         "Export a checkpoint: --ckpt_path ... --format onnx --output model.onnx",
         _tool("mlla_seg.export:export"),

@@ -23,7 +23,7 @@ FLOORS = (
     {"models", "evaluation"},
     {"inference", "plugins"},
     {"runtime"},
-    {"training", "export"},
+    {"training", "export", "explain"},
     {"cli", "benchmark"},
     {"__main__"},
 )

@@ -33,7 +33,7 @@ def plot_training(metrics_csv: Path, output: Path) -> None:
     axis.set_xlabel("epoch")
     axis.xaxis.get_major_locator().set_params(integer=True)
     curves[1][3].set_ylim(0, 1)
-    _save(figure, output)
+    save_figure(figure, output)
 
 
 def plot_boxes(values: Mapping[str, Sequence[float]], colours: Sequence[Sequence[int]], label: str, to: Any) -> None:
@@ -56,7 +56,7 @@ def plot_boxes(values: Mapping[str, Sequence[float]], colours: Sequence[Sequence
     axis.set_yticks(list(places), [f"{name} ({len(column)})" for name, column in zip(values, known, strict=True)])
     axis.set_xlabel(label)
     axis.grid(axis="x", alpha=0.3)
-    _save(figure, to)
+    save_figure(figure, to)
 
 
 def plot_confusion(confusion: Array, names: Sequence[str], to: Any) -> None:
@@ -82,7 +82,7 @@ def plot_confusion(confusion: Array, names: Sequence[str], to: Any) -> None:
     axis.set_ylabel("truth")
     axis.set_xlabel("prediction")
     figure.colorbar(picture, ax=axis, label="% of the true class", shrink=0.8)
-    _save(figure, to)
+    save_figure(figure, to)
 
 
 def plot_overlay(
@@ -130,7 +130,7 @@ def plot_overlay(
             handles=handles, loc="outside lower center", ncols=min(len(handles), 5), fontsize=8, frameon=False
         )
     figure.suptitle(title, fontsize=10)
-    _save(figure, output)
+    save_figure(figure, output)
 
 
 def plot_samples(
@@ -176,7 +176,7 @@ def plot_samples(
     figure.suptitle(title, fontsize=10)
     figure.legend(handles=handles, loc="lower center", ncols=6, fontsize=8, frameon=False)
     figure.tight_layout(rect=(0, 0.05, 1, 0.98))
-    _save(figure, output)
+    save_figure(figure, output)
 
 
 def plot_costs(rows: Sequence[Mapping[str, Any]], title: str, output: Path) -> None:
@@ -204,10 +204,16 @@ def plot_costs(rows: Sequence[Mapping[str, Any]], title: str, output: Path) -> N
     handles = {label: line for axis in axes[0] for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside right upper")
     figure.suptitle(title, fontsize=10)
-    _save(figure, output)
+    save_figure(figure, output)
 
 
-def _save(figure: Any, output: Any) -> None:
+def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+    """Return a figure of ``size`` inches and its axes, an array ``(rows, columns)``."""
+    return _pyplot().subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+
+
+def save_figure(figure: Any, output: Any) -> None:
+    """Write a figure as PNG to a path, atomically, or to an open file, and close it."""
     if isinstance(output, Path):
         with renamed_when_done(output) as temporary:
             figure.savefig(temporary, dpi=110, format="png")

@@ -90,18 +90,29 @@ class Linear(nn.Module):
         if self.decay is None:
             y = self.of_all(q, k, turned_q, turned_k, values).unflatten(1, (height, width))
         else:
-            decay = self.decay.to(v.dtype).view(v.shape[-1], -1)
             q, k, turned_q, turned_k, values, steps = [
                 sequences(part.unflatten(1, (height, width))).flatten(0, 1)
                 for part in (q, k, turned_q, turned_k, values, steps)
             ]
-            kept = torch.exp(-steps.unsqueeze(2) * torch.exp(decay).T)
+            kept = self.kept(steps)
             y = recurrence(turned_q, turned_k, values, self.num_heads, None, kept, None, False)
             y = y / causal_normaliser(q, k, self.num_heads, y.shape[-1]) if self.normalisation else y / y.shape[1]
             y = merged(y.unflatten(0, (-1, 4)), height, width) / 4
         if self.shortcut is not None:
             y = y + (self.shortcut * v).unflatten(1, (height, width))
         return y
+
+    def kept(self, steps: Tensor) -> Tensor:
+        """Return the forget gates ``(B, N, d, C)`` of time steps ``(B, N, C)``."""
+        assert self.decay is not None
+        decay = torch.exp(self.decay.to(steps.dtype)).view(steps.shape[-1], -1)
+        return torch.exp(-steps.unsqueeze(2) * decay.T)
+
+    @torch.jit.ignore
+    def forget_gates(self, x: Tensor) -> Tensor:
+        """Return the forget gates ``(B, N, d, C)`` of ``(B, H, W, C)``."""
+        assert self.gates is not None
+        return self.kept(self.gates(x.flatten(1, 2)))
 
     def of_all(self, q: Tensor, k: Tensor, turned_q: Tensor, turned_k: Tensor, v: Tensor) -> Tensor:
         """Return attention ``(B, N, C)`` to all tokens."""

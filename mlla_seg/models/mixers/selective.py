@@ -60,19 +60,29 @@ class SelectiveSSM(nn.Module):
 
     def scan(self, x: Tensor) -> Tensor:
         """Run the model along all directions, ``(B, H, W, C)`` to the same shape, in the precision of ``x``."""
-        batch, height, width, dim = x.shape
-        directions, rank, _ = self.step.shape
         tokens = sequences(x)  # (B, 4, N, C)
-        size = self.decay.shape[0] // (directions * dim)
-        chosen = tokens @ self.select.to(x.dtype)
-        steps = chosen[..., :rank] @ self.step.to(x.dtype) + self.step_bias.view(directions, 1, dim)
-        a = -torch.exp(self.decay.to(x.dtype)).view(directions, 1, dim, size).repeat(batch, 1, 1, 1)
+        steps, a, b, c = self.selected(tokens)
         y = selective_ssm(
             tokens.flatten(0, 1),
-            F.softplus(steps).flatten(0, 1),
-            a,
-            chosen[..., rank : rank + size].flatten(0, 1),
-            chosen[..., rank + size :].flatten(0, 1),
+            steps.flatten(0, 1),
+            a.repeat(len(x), 1, 1, 1),
+            b.flatten(0, 1),
+            c.flatten(0, 1),
             self.shortcut.to(x.dtype),
         )
-        return merged(y.unflatten(0, (batch, directions)), height, width)
+        return merged(y.unflatten(0, tokens.shape[:2]), x.shape[1], x.shape[2])
+
+    def selected(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return time steps ``(B, 4, N, C)``, A ``(4, 1, C, d)``, and B and C ``(B, 4, N, d)``, of ``(B, 4, N, C)``."""
+        directions, rank, dim = self.step.shape
+        size = self.decay.shape[0] // (directions * dim)
+        chosen = tokens @ self.select.to(tokens.dtype)
+        steps = chosen[..., :rank] @ self.step.to(tokens.dtype) + self.step_bias.view(directions, 1, dim)
+        a = -torch.exp(self.decay.to(tokens.dtype)).view(directions, 1, dim, size)
+        return F.softplus(steps), a, chosen[..., rank : rank + size], chosen[..., rank + size :]
+
+    @torch.jit.ignore
+    def forget_gates(self, x: Tensor) -> Tensor:
+        """Return the forget gates ``(B, 4, N, d, C)`` of ``(B, H, W, C)``."""
+        steps, a, _, _ = self.selected(sequences(at_least_float32(x)))
+        return torch.exp(steps.unsqueeze(3) * a.mT)
