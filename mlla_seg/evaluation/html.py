@@ -34,6 +34,11 @@ def note(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>'
 
 
+def paragraph(text: str) -> str:
+    """Return a paragraph."""
+    return f"<p>{escape(text)}</p>"
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]], last: bool = False) -> str:
     """Return a table, its first column left-aligned, the others right-aligned; ``last`` highlights the last row."""
     lines = ["<tr>" + "".join(f"<th>{escape(name)}</th>" for name in header) + "</tr>"]
@@ -47,9 +52,14 @@ def picture(draw: Callable[[io.BytesIO], None], caption: str) -> str:
     """Return an embedded image; ``draw`` writes a PNG to the file object it is given."""
     file = io.BytesIO()
     draw(file)
-    data = base64.b64encode(file.getvalue()).decode()
-    text = escape(caption)
-    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
+    return figure(file.getvalue(), caption)
+
+
+def figure(image: bytes | str, caption: str) -> str:
+    """Return an embedded image: bytes of a PNG, or the text of an SVG."""
+    kind, data = ("png", image) if isinstance(image, bytes) else ("svg+xml", image.encode())
+    source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return f'<figure><img alt="{escape(caption)}" src="{source}"><figcaption>{escape(caption)}</figcaption></figure>'
 
 
 def folded(title: str, content: str) -> str:

@@ -1,4 +1,4 @@
-"""Plots: training curves, scores per class, confusion matrices, overlays, training samples, benchmarks."""
+"""Plots: training curves, scores per class, confusion matrices, overlays, training samples, benchmarks, studies."""
 
 from __future__ import annotations
 
@@ -205,6 +205,36 @@ def plot_costs(rows: Sequence[Mapping[str, Any]], title: str, output: Path) -> N
     figure.legend(handles.values(), handles.keys(), loc="outside right upper")
     figure.suptitle(title, fontsize=10)
     save_figure(figure, output)
+
+
+def plot_forest(rows: Sequence[Mapping[str, Any]], label: str, title: str, to: Any) -> None:
+    """Draw differences to a reference with their intervals, a row each from top to bottom.
+
+    Filled squares are differences that are shown, hollow ones are not; what was not sampled enough to tell is grey.
+
+    Args:
+        rows: ``{"name": str, "value", "low", "high": float, "runs": differences of single runs, drawn as dots,
+            "shown", "sampled": bool}``.
+        label: Label of the differences, with their reference.
+        title: Title of the figure.
+        to: A path or an open file for the PNG.
+    """
+    plt = _pyplot()
+    figure, axis = plt.subplots(figsize=(7.5, 1.5 + 0.45 * len(rows)), layout="constrained")
+    places = range(len(rows), 0, -1)
+    for place, row in zip(places, rows, strict=True):
+        colour = "tab:blue" if row["sampled"] else "grey"
+        axis.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2)
+        face = colour if row["shown"] else "white"
+        axis.plot(row["value"], place, "s", color=colour, markerfacecolor=face, markersize=8, zorder=3)
+        axis.scatter(row["runs"], [place - 0.25] * len(row["runs"]), s=10, color="black", alpha=0.6, linewidths=0)
+    axis.axvline(0, color="black", linewidth=1)
+    axis.set_yticks(list(places), [row["name"] for row in rows])
+    axis.set_ylim(0.4, len(rows) + 0.6)
+    axis.grid(axis="x", alpha=0.3)
+    axis.set_xlabel(label)
+    axis.set_title(title, fontsize=8)
+    save_figure(figure, to)
 
 
 def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ class Scored:
     """Maps a case ``(S, C, H, W)`` and its spacing to labels ``(S, H, W)``."""
     predict_slice: Callable[[Tensor, int, Spacing], Tensor]
     """Maps a case, the index of a slice and the spacing to labels ``(H, W)``."""
+    patients: Mapping[str, str] = field(default_factory=dict)
+    """The patient of each case, by name; a case without an entry is a patient of its own."""
 
 
 def score_table(evaluation: Evaluation) -> str:
@@ -86,7 +88,11 @@ def write_results(folder: Path, scored: Scored, split: str, about: Mapping[str, 
     """
     evaluation, cases = scored.evaluation, scored.cases
     files = [folder / name for name in ("per_case.csv", "summary.json", "report.html", "overlay.png")]
-    tables.write_csv(files[0], evaluation.rows())
+    patients = scored.patients
+    tables.write_csv(
+        files[0],
+        [{"case": row["case"], "patient": patients.get(row["case"], row["case"]), **row} for row in evaluation.rows()],
+    )
     tables.write_json(files[1], summary(evaluation, split, about))
     shown = chosen_cases(evaluation)
     pictures = []

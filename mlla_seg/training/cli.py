@@ -222,7 +222,8 @@ class SegmentationCLI(LightningCLI):
         saved = folder / "config.yaml"  # absent without a logger
         text = saved.read_text() if saved.is_file() else ""
         module = self.model.eval()  # Lightning has switched it back to training mode
-        scored = Scored(module.evaluation, module.spec, cases, module.predict_case, module.predict_slice)
+        patients = {case.name: case.patient for case in getattr(self.datamodule.splits, split)}
+        scored = Scored(module.evaluation, module.spec, cases, module.predict_case, module.predict_slice, patients)
         files = write_results(folder, scored, split, about, text)
         print("\n" + "\n".join(f"{path.name:<13} {path}" for path in files))
 
