@@ -51,7 +51,7 @@ def _with_configs(argv: Sequence[str]) -> list[str]:
 def _tool(path: str) -> Callable[[Sequence[str]], None]:
     """Return a command that calls ``module:function``; the function's typed arguments become options.
 
-    Lists may be given as several arguments.
+    Lists may be given as several arguments, ``true`` may be left out, and ``--config`` names a file with options.
     """
 
     def run(argv: Sequence[str]) -> None:
@@ -59,12 +59,33 @@ def _tool(path: str) -> Callable[[Sequence[str]], None]:
 
         module, name = path.split(":")
         function = getattr(import_module(module), name)
-        for option, parameter in signature(function).parameters.items():
+        parameters = signature(function).parameters
+        for option, parameter in parameters.items():
             if str(parameter.annotation).startswith("list["):
                 argv = gather(option, argv)
-        auto_cli(function, args=list(argv[1:]), as_positional=False, prog=f"{program()} {argv[0]}", exit_on_error=False)
+        words = _with_files(_with_true([k for k in parameters if parameters[k].annotation == "bool"], argv[1:]))
+        try:
+            auto_cli(function, args=words, as_positional=False, prog=f"{program()} {argv[0]}", exit_on_error=False)
+        except ArgumentError as error:
+            wrong = re.search(r"Option '([\w.]+)' is not accepted|unrecognized arguments: --(\w+)", str(error))
+            if wrong is None:
+                raise
+            raise InputError(unknown(parameters, wrong[1] or wrong[2], "option")) from error
 
     return run
+
+
+def _with_true(flags: Sequence[str], argv: Sequence[str]) -> list[str]:
+    """Write out ``--flag true`` where the flag stands alone."""
+    options, following = {f"--{flag}" for flag in flags}, [*argv[1:], "-"]
+    return [f"{word}=true" if word in options and following[i].startswith("-") else word for i, word in enumerate(argv)]
+
+
+def _with_files(argv: Sequence[str]) -> list[str]:
+    """Resolve the names of shipped configs to paths."""
+    from mlla_seg.data.shipped import find_config
+
+    return [find_config(word) if i and argv[i - 1] == "--config" else word for i, word in enumerate(argv)]
 
 
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word"}
@@ -89,6 +110,14 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
     "folds": (
         "Combine the folds of a cross-validation into one table: --runs runs/NAME",
         _tool("mlla_seg.evaluation.fold_summary:folds"),
+    ),
+    "study": (
+        "Train and compare variants of a config over several seeds: --config configs/study.yaml",
+        _tool("mlla_seg.study.command:study"),
+    ),
+    "compare": (
+        "Compare scored runs over patients and seeds: --runs FOLDER FOLDER ...",
+        _tool("mlla_seg.study.command:compare"),
     ),
     "benchmark": (
         "Compare time and memory with other networks: --encoder mlla_tiny --sizes 224 512 1024",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 
 import h5py
@@ -11,6 +12,7 @@ import yaml
 
 from mlla_seg.data.card import find_card
 from mlla_seg.data.formats.classes import ClassInfo, class_colour
+from mlla_seg.evaluation import tables
 
 
 def write_card(folder, base, **changes):
@@ -45,3 +47,19 @@ def write_array(path, **arrays):
             for key, array in arrays.items():
                 file[key] = array
     return path
+
+
+def write_scored(folder, scores, metric="dice", counts=None, single=False, patients=None, **changes):
+    """Write a folder as ``validate`` leaves it: scores ``{case: {class: value}}``, NaN where a class is absent."""
+    rows = []
+    for case, values in scores.items():
+        for name, value in {"background": 1.0, **values}.items():
+            tp, fp, fn = (counts or {}).get((case, name), (0, 0, 0) if math.isnan(value) else (10, 5, 5))
+            row = {"case": case, "patient": (patients or {}).get(case, case), "class": name, metric: value}
+            rows.append({**row, "tp": tp, "fp": fp, "fn": fn})
+    tables.write_csv(folder / "per_case.csv", rows)
+    about = {"card": "x", "split": "val", "background": "background", "masks": "labels", "fold": None, "unit": None}
+    about |= {"test-time augmentation": False, "checkpoint": f"{folder}/last.ckpt", "protocols": {"native": "..."}}
+    about |= {"pooled": {"boundary_iou": 0.5} if single else {}}
+    tables.write_json(folder / "summary.json", {**about, **changes})
+    return folder

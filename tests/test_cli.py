@@ -80,6 +80,7 @@ def test_configs_are_listed_and_copied(cli, capsys, tmp_path):
     listed = capsys.readouterr().out
     for path in shipped("configs").glob("*.yaml"):
         assert f"\n{path.stem} " in f"\n{listed}"
+    assert listed.endswith("Study: python cli.py study --config study\n")
     cli("configs", "--copy", "synapse", "acdc.yaml", "--output", tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["acdc.yaml", "synapse.yaml"]
     assert (tmp_path / "acdc.yaml").read_text() == (ROOT / "configs/acdc.yaml").read_text()
@@ -143,6 +144,13 @@ def test_messages_name_the_command_that_was_typed(monkeypatch, tmp_path, called,
         (["fit", "--recipe=organs"], "recipe is a key of configs"),
         (["predict", "--ckpt_path=a", "--input=b", "--output=c", "--blend=cosin"], "Unknown --blend 'cosin'. Did you"),
         (["predict", "--input=b", "--output=c"], "required: ckpt_path"),
+        (["predict", "--inptu=b", "--output=c"], "Unknown option 'inptu'. Did you mean input? Known: ckpt_path"),
+        (["fit", "--config=study"], "study.yaml is a study of many trainings: run it with python cli.py study"),
+        (
+            ["study", "--config", "studdy"],
+            "no shipped config with this name. Unknown config 'studdy'. Did you mean study",
+        ),
+        (["study", "--config", "hippocampus"], "Known: base, variants, options, seeds, steps"),
     ],
 )
 def test_mistakes_in_options_are_answered_in_a_line(cli, capsys, words, answer):

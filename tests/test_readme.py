@@ -25,7 +25,7 @@ STEPS = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer
 def workplace(cli, tmp_path):
     """A user's folder after downloading: configs, and every data set in its config's root."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    for config in sorted((ROOT / "configs").glob("*.yaml")):
+    for config in CONFIGS:
         root = tmp_path / layouts.root_of(config)
         if not root.exists() and root.name != "phantom":  # which a command of the README makes
             layouts.WRITERS[root.name](root)

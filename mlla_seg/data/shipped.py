@@ -39,6 +39,8 @@ def with_recipe(name: str) -> list[str]:
     """
     path = Path(find_config(name))
     content = _read(path)
+    if is_study(content):
+        raise InputError(f"{path} is a study of many trainings: run it with {program()} study --config {name}.")
     recipe = content.get("recipe") if isinstance(content, dict) else None
     if recipe is None:
         return [str(path)]
@@ -57,6 +59,11 @@ def read_config(name: str) -> dict[str, Any]:
     for path in with_recipe(name):
         merged = _merged(merged, _read(Path(path)))
     return merged
+
+
+def is_study(content: Any) -> bool:
+    """Return whether the content of a config describes a study, for the command ``study``, and no single training."""
+    return isinstance(content, dict) and "variants" in content
 
 
 def _read(path: Path) -> Any:
@@ -87,6 +94,8 @@ def configs(copy: list[str] | None = None, output: str = ".") -> None:
         for path in paths:
             print(f"{path.stem.ljust(width)}  {_first_comment(path)}")
         print(f"\nTrain: {program()} fit --config NAME   Copy: {program()} configs --copy NAME")
+        if studies := [path.stem for path in paths if is_study(_read(path))]:
+            print(f"Study: {program()} study --config {' or '.join(studies)}")
         return
     folder = Path(output)
     sources = [Path(find_config(name)) for name in copy]
