@@ -24,7 +24,8 @@ FLOORS = (
     {"inference", "plugins"},
     {"runtime"},
     {"training", "export", "explain"},
-    {"cli", "benchmark", "study"},
+    {"cli", "benchmark"},
+    {"study"},
     {"__main__"},
 )
 """Layers, lowest first: a subpackage imports only from itself and from lower layers, not from its own layer."""

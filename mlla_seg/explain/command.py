@@ -20,7 +20,7 @@ from mlla_seg.evaluation.tables import format_table
 from mlla_seg.explain.attention import attention_of
 from mlla_seg.explain.blocks import Seen, by_stage, observe
 from mlla_seg.explain.figures import Panel, draw_panels
-from mlla_seg.explain.part import Part, chosen_pixel, normalised, part_around
+from mlla_seg.explain.part import Part, chosen_pixel, normalised, on_map, part_around
 from mlla_seg.explain.receptive_field import reach, receptive_field
 from mlla_seg.inference.cases import TorchEngine, predict_case
 from mlla_seg.inference.files import find_images
@@ -156,11 +156,8 @@ def on_image(network: Segmenter, entry: Seen, image: Tensor, part: Part) -> Arra
     """Return a block's attention weights for the chosen pixel, averaged over heads, at the size of the image."""
     height, width = image.shape[-2:]
     above, left = margin(height, network.frame[0]), margin(width, network.frame[1])
-    rows = entry.inputs.shape[1]
-    stride = -(-max(height, network.frame[0]) // network.stride) * network.stride // rows
-    weights = attention_of(
-        entry.mixer, entry.inputs, entry.rope, (part.row + above) // stride, (part.column + left) // stride
-    )
+    row, column, stride = on_map(network, part, entry.inputs.shape[1])
+    weights = attention_of(entry.mixer, entry.inputs, entry.rope, row, column)
     if weights is None:
         return None
     large = F.interpolate(weights.mean(dim=0)[None, None], scale_factor=stride, mode="nearest")[0, 0]

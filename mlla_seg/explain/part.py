@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mlla_seg.data.formats.picture import Array
+from mlla_seg.data.framing import margin
 from mlla_seg.data.slices import View, case_moments, nearest_slice, slices_at, standardised
 from mlla_seg.inference.cases import TorchEngine
 from mlla_seg.models.segmenter import Segmenter
@@ -79,6 +80,14 @@ def chosen_pixel(labels: Array, background: int | None) -> tuple[int, int, int]:
     rows, columns = np.nonzero(foreground[position])
     nearest = np.hypot(rows - rows.mean(), columns - columns.mean()).argmin()
     return position, int(rows[nearest]), int(columns[nearest])
+
+
+def on_map(network: Segmenter, part: Part, rows: int) -> tuple[int, int, int]:
+    """Return row, column and stride of the chosen pixel on a feature map with ``rows`` rows of the padded part."""
+    height, width = part.image.shape[-2:]
+    stride = -(-max(height, network.frame[0]) // network.stride) * network.stride // rows
+    above, left = margin(height, network.frame[0]), margin(width, network.frame[1])
+    return (part.row + above) // stride, (part.column + left) // stride, stride
 
 
 def normalised(network: Segmenter, part: Part) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from mlla_seg.errors import InputError, lookup, program
 from mlla_seg.evaluation.tables import format_table
+from mlla_seg.progress import progress
 from mlla_seg.study import results
 from mlla_seg.study.conclusions import compared, explanation, sentence, table
 from mlla_seg.study.plan import Plan, check, chosen, make_variants, own_options, require_known_options
@@ -31,6 +32,7 @@ def study(
     only: list[str] | None = None,
     print_jobs: bool = False,
     gather: bool = False,
+    pictures: bool = True,
 ) -> None:
     """Train variants of a config over several seeds under one budget, and say which differ.
 
@@ -53,6 +55,8 @@ def study(
         only: Run these and no others, such as `--only mlla lepe/0`.
         print_jobs: Print the command of each run that is not done, for the array of a cluster, and run nothing.
         gather: Run nothing, and show the results of what is done.
+        pictures: Add receptive fields, attention, token norms, forget gates and costs to the page, about two seconds
+            for each variant.
     """
     if metric:
         lookup(METRICS, metric, "metric")
@@ -69,13 +73,36 @@ def study(
     failed = {} if gather else run_all(plan, runs)
     found = results.gather(plan)
     if found is not None:
-        files = results.write_study(plan, found)
+        files = results.write_study(plan, found, drawn(plan, found) if pictures else ())
         print(f"\n{results.report(plan, found)}\n")
         print("\n".join(f"{path.name:<10} {path}" for path in files))
     print(results.missing(plan))
     if failed:
         reasons = "\n".join(f"  {name}: {reason}" for name, reason in failed.items())
         raise InputError(f"{len(failed)} of {len(runs)} runs failed; the same command tries them again.\n{reasons}")
+
+
+def drawn(plan: Plan, found: results.Results) -> list[results.Section]:
+    """Return the pictures of the networks that are done; none, with a note, if they or the data cannot be read."""
+    from mlla_seg.study.pictures import sections
+    from mlla_seg.study.subjects import examples, subject, with_speed
+
+    first = {run.variant.name: run for run in reversed(plan.runs()) if run.done}
+    runs = [first[variant.name] for variant in plan.variants if variant.name in first]
+    scores: dict[str, list[float]] = {name: [] for name in first}
+    for row in found.runs:
+        scores[row["variant"]].append(row["score"])
+    try:
+        images = examples(plan)
+        with progress(len(runs), "pictures", "variant", leave=False) as bar:
+            subjects = []
+            for run in runs:
+                subjects.append(subject(run, images))
+                bar.update()
+        return sections(with_speed(subjects), scores, METRICS[found.metric])
+    except InputError as error:
+        print(f"note: the page has no pictures of the networks: {error}", file=sys.stderr)
+        return []
 
 
 def _command(run: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from mlla_seg.evaluation import html, plots, tables
+from mlla_seg.study.agreement import HEADER, agreement
 from mlla_seg.study.conclusions import Comparison, compared, explanation, sentence, table
 from mlla_seg.study.plan import Plan, Run, Variant
 from mlla_seg.study.scores import LOWER_IS_BETTER, METRICS, Scored, read_scored, require_alike, usual_metric
@@ -26,6 +27,11 @@ LEGEND = (
     "Dots: single runs. In brackets: number of seeds."
 )
 
+AGAINST = (
+    "Published figures and ours as differences to the published baseline, {}. They are of other data, networks and "
+    "budgets, so that only their signs are compared, and only where a difference is shown here."
+)
+
 
 @dataclass(frozen=True)
 class Results:
@@ -36,12 +42,14 @@ class Results:
         runs: A row per run that is done: variant, seed, score, steps, seconds, parameters_m.
         summary: Header and rows of the table: a row per variant with a run.
         comparisons: Each variant against the first one, if that has a run.
+        agreed: The published baseline, and rows of the comparison with published figures, if there are any.
     """
 
     metric: str
     runs: list[dict[str, Any]]
     summary: tuple[list[str], list[list[Any]]]
     comparisons: list[Comparison]
+    agreed: tuple[str, list[list[str]]] | None = None
 
 
 def gather(plan: Plan) -> Results | None:
@@ -59,13 +67,13 @@ def gather(plan: Plan) -> Results | None:
     rows = [row for variant in plan.variants for row in _rows(variant, done, scored, metric)]
     found = [variant for variant in plan.variants if any(run.variant is variant for run in done)]
     comparisons: list[Comparison] = []
+    designs = {v.name: [scored[str(run)] for run in done if run.variant is v] for v in found}
     if found[0] is plan.variants[0] and len(found) > 1:
-        designs = {v.name: [scored[str(run)] for run in done if run.variant is v] for v in found}
         comparisons = compared(designs, metric, {variant.name: variant.title for variant in found})
     papers = any(variant.paper is not None for variant in found)
     header = ["design", "runs", METRICS[metric], "deviation", "steps", "M parameters", *(["paper"] if papers else [])]
     lines = [_line(variant, [row for row in rows if row["variant"] == variant.name], papers) for variant in found]
-    return Results(metric, rows, (header, lines), comparisons)
+    return Results(metric, rows, (header, lines), comparisons, agreement(plan, designs, metric))
 
 
 def _rows(variant: Variant, done: Sequence[Run], scored: dict[str, Scored], metric: str) -> list[dict[str, Any]]:
@@ -107,6 +115,8 @@ def report(plan: Plan, results: Results) -> str:
     if results.comparisons:
         parts += ["", tables.format_table(*table(results.comparisons)), explanation(results.comparisons), ""]
         parts += [sentence(one) for one in results.comparisons]
+    if results.agreed:
+        parts += ["", AGAINST.format(results.agreed[0]), tables.format_table(HEADER, results.agreed[1])]
     return "\n".join(parts)
 
 
@@ -160,6 +170,9 @@ def write_study(plan: Plan, results: Results, sections: Sequence[Section] = ()) 
             html.heading("What follows"),
             *(html.paragraph(sentence(one)) for one in results.comparisons),
         ]
+    if results.agreed:
+        parts += [html.heading("Against the paper"), html.paragraph(AGAINST.format(results.agreed[0]))]
+        parts.append(html.table(HEADER, results.agreed[1]))
     for title, text, image in sections:
         parts += [html.heading(title), html.paragraph(text), html.figure(image, title)]
     header = list(results.runs[0])

@@ -88,7 +88,9 @@ def test_a_study_from_nothing_to_its_page(cli, capsys, trainer):
     assert [(row["variant"], row["seed"], row["steps"], row["parameters_m"]) for row in rows] == [
         (variant, seed, "3", "0.25") for variant in ("mlla", "lepe") for seed in "01"
     ]
-    printed = capsys.readouterr().out
+    said = capsys.readouterr()
+    printed = said.out
+    assert "note: the page has no pictures of the networks: " in said.err  # the data are not here
     line = next(line for line in printed.splitlines() if line.startswith("LePE <only>")).split()
     scores = [float(row["score"]) for row in rows if row["variant"] == "lepe"]
     assert line[2:] == ["2", f"{np.mean(scores):.4f}", f"{np.std(scores, ddof=1):.4f}", "3", "0.25", "82.1"]
@@ -251,6 +253,11 @@ def test_a_real_study(cli, capsys, phantom_root):
         assert float(row["score"]) == pytest.approx(summary["val/dice"], abs=1e-6)
         assert (row["steps"], summary["split"]) == ("3", "val")
     assert float(rows["resnet"]["parameters_m"]) > 11
+    page = Path("out/study.html").read_text()
+    for title in ("Accuracy and cost", "Effective receptive fields", "Attention of a pixel", "Token norms"):
+        assert f"<h2>{title}</h2>" in page
+    assert "Forget gates" not in page  # no variant has any
+    assert page.count("data:image/png;base64,") == 5  # with the forest plot
     before = Path("out/mlla/seed-0/done.json").stat().st_mtime_ns
     cli("study", "--config", config, "--only", "mlla")
     assert Path("out/mlla/seed-0/done.json").stat().st_mtime_ns == before

@@ -96,7 +96,8 @@ class Linear(nn.Module):
             ]
             kept = self.kept(steps)
             y = recurrence(turned_q, turned_k, values, self.num_heads, None, kept, None, False)
-            y = y / causal_normaliser(q, k, self.num_heads, y.shape[-1]) if self.normalisation else y / y.shape[1]
+            total = causal_normaliser(q, k, self.num_heads, y.shape[-1]) + ops.EPSILON
+            y = y / total if self.normalisation else y / y.shape[1]
             y = merged(y.unflatten(0, (-1, 4)), height, width) / 4
         if self.shortcut is not None:
             y = y + (self.shortcut * v).unflatten(1, (height, width))
