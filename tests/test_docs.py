@@ -1,4 +1,4 @@
-"""The code in docs/plugins.md runs as written, block by block."""
+"""The code in docs/plugins.md and docs/study.md runs as written, block by block."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from lightning.pytorch import Trainer
 from conftest import ROOT, TINY
 from layouts import WRITERS, root_of, write_landcover
 from mlla_seg import MLLA
+from mlla_seg.models.blocks import BLOCKS as DESIGNS
+from mlla_seg.models.mixers import MIXERS, build_mixer
 
 PAGE = (ROOT / "docs/plugins.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 COMMANDS = re.findall(r"^python cli\.py (.+)$", PAGE, flags=re.MULTILINE)
+STUDY = (ROOT / "docs/study.md").read_text()
 
 
 def test_each_integration_takes_at_most_six_lines():
@@ -61,3 +64,20 @@ def test_every_command_runs(command, cli, tmp_path):
     few = [f"--trainer.{option}" for option in ("max_epochs=1", "limit_train_batches=1", "precision=32-true")]
     cli(*shlex.split(command), *own, *few, "--data.batch_size=2", "--data.resize=[64,64]")
     assert len(list((tmp_path / "runs").glob("**/last.ckpt"))) == 1
+
+
+def test_the_formula_of_the_study_is_that_of_the_code():
+    torch.manual_seed(0)
+    names = {}
+    blocks = re.findall(r"```python\n(.*?)```", STUDY, flags=re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block, names)  # the page's own code, which compares
+
+
+def test_every_mixer_and_block_is_on_the_page_of_the_study():
+    for name in MIXERS:
+        assert re.search(rf"`{name}`|--model\.mixer {name} ", STUDY), name
+    for name in re.findall(r"--model\.mixer ([\w+-]+)", STUDY):
+        build_mixer(re.sub(r"\+(ape|cpe)", "", name), 16, 2)
+    assert set(re.findall(r"--model\.block (\w+)", STUDY)) == set(DESIGNS)
