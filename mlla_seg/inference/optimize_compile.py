@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from mlla_seg.errors import InputError
 from mlla_seg.models.blocks import Block
 from mlla_seg.models.decoders import Upsample
-from mlla_seg.models.mixers import DepthwiseConv
+from mlla_seg.models.mixers import DepthwiseConv, scanning
 from mlla_seg.models.ops import at_least_float32, full_precision
 from mlla_seg.models.segmenter import Segmenter
 from mlla_seg.progress import note, quiet
@@ -34,9 +34,11 @@ def compile_segmenters(network: nn.Module) -> None:
     """Make each segmenter in a network, or else the whole network, compile itself at its first image, in place.
 
     Raises:
-        InputError: No C++ compiler was found.
+        InputError: No C++ compiler was found, or a mixer visits pixels in turn.
     """
     require_compiler("--compile")
+    if found := scanning(network):
+        raise InputError(f"Token mixer {found[0]} visits pixels in turn, which takes too long to compile: run without.")
     parts: list[Any] = [module for module in network.modules() if isinstance(module, Segmenter)] or [network]
     for part in parts:
         code = copy.deepcopy(part)

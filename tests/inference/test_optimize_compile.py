@@ -16,7 +16,7 @@ from mlla_seg import Predictor, create_model
 from mlla_seg.errors import InputError
 from mlla_seg.inference import optimize_compile
 from mlla_seg.inference.optimize import PRECISIONS, Autocast, for_inference
-from mlla_seg.inference.optimize_compile import CompiledForward, as_convolutions
+from mlla_seg.inference.optimize_compile import CompiledForward, as_convolutions, compile_segmenters
 from mlla_seg.models import DECODERS
 from mlla_seg.models.ensemble import Ensemble, Flips
 from mlla_seg.models.mixers import MIXERS
@@ -60,6 +60,12 @@ def test_convolutions_of_every_mixer_change_nothing(mixer):
     network = create_model("mlla_test", num_classes=3, in_channels=2, mixer=mixer).double().eval()
     x = image(2, 2, 33, 64).double()
     torch.testing.assert_close(as_code(network)(x), network(x), atol=1e-9, rtol=1e-9)
+
+
+def test_mixers_that_visit_pixels_in_turn_are_not_compiled():
+    network = create_model("mlla_test", mixer="selective_ssm")
+    with pytest.raises(InputError, match=r"^Token mixer selective_ssm visits pixels in turn, .* run without\.$"):
+        compile_segmenters(network)
 
 
 @torch.inference_mode()
