@@ -19,6 +19,7 @@ from mlla_seg.data.formats.registry import (
     FORMATS,
     READERS,
     SERIES,
+    channels_in,
     is_readable,
     mask_path,
     suffix_of,
@@ -26,10 +27,10 @@ from mlla_seg.data.formats.registry import (
 from mlla_seg.errors import InputError
 from mlla_seg.inference.base import CaseSegmenter
 from mlla_seg.inference.scenes import MapOptions, map_files, predict_scene
-from mlla_seg.progress import progress
+from mlla_seg.progress import note, progress
 
-CHANNEL_SUFFIX = re.compile(r"_\d{4}$")
-"""nnU-Net's channel number at the end of a file name."""
+CHANNEL_SUFFIX = re.compile(r"(.+)_(\d{4})")
+"""Name and number of a channel, as nnU-Net names the files of an image."""
 LIST = ".txt"
 """Suffix of image lists."""
 
@@ -91,6 +92,8 @@ def segment_files(
                     written += 1
             except InputError as error:  # continue with the other images
                 problems.append(str(error))
+            except Exception as error:  # such as those of the libraries that read and write the formats
+                problems.append(f"{files[0]}: {type(error).__name__}: {' '.join(str(error).split())}")
             bar.update()
     note_headers(notes)
     print(f"{written} of {len(images)} masks written to {targets[0] if len(images) == 1 else folder}")
@@ -103,8 +106,8 @@ def segment_files(
 def find_images(source: Path, channels: int) -> list[tuple[Path, ...]]:
     """Return the images of a folder, a list, a file or a DICOM series, each as a tuple of its files.
 
-    In folders, files named as by nnU-Net are grouped as channels of one image. A list (``.txt``) has one image per
-    line, relative to its own folder, with commas between several files of one image.
+    In folders, files numbered from 0000 as by nnU-Net are channels of one image, which is said. A list (``.txt``) has
+    one image per line, relative to its own folder, with commas between several files of one image.
 
     Raises:
         InputError: Nothing was found, or a listed file does not exist.
@@ -123,11 +126,28 @@ def find_images(source: Path, channels: int) -> list[tuple[Path, ...]]:
         raise InputError(f"{source}: contains no image of a supported format ({', '.join(READERS)}).")
     if channels == 1:
         return [(path,) for path in files]
-    groups: dict[str, list[Path]] = defaultdict(list)
+    return _grouped(files, channels)
+
+
+def _grouped(files: Sequence[Path], channels: int) -> list[tuple[Path, ...]]:
+    """Return files that are numbered exactly 0000 to C - 1 as channels of one image, and all others on their own.
+
+    Numbers alone do not make channels: a camera numbers its photos alike. Files that have all channels are images.
+    """
+    numbered: dict[tuple[str, str], dict[int, Path]] = defaultdict(dict)
     for path in files:
-        stem = path.name if suffix_of(path) == SERIES else path.name[: -len(suffix_of(path))]
-        groups[CHANNEL_SUFFIX.sub("", stem)].append(path)
-    return [tuple(group) for group in groups.values()]
+        suffix = suffix_of(path)
+        if match := CHANNEL_SUFFIX.fullmatch(path.name if suffix == SERIES else path.name[: -len(suffix)]):
+            numbered[match[1], suffix][int(match[2])] = path
+    groups = [tuple(own[k] for k in range(channels)) for own in numbered.values() if set(own) == set(range(channels))]
+    if groups and channels_in(groups[0][0]) == channels:
+        groups = []
+    if groups:
+        names = f"{groups[0][0].name} ... {groups[0][-1].name}"
+        count = f"{len(groups)} image{'s' if len(groups) > 1 else ''}"
+        note(f"note: {count} of {channels} channels by the numbers of the files, such as {names}")
+    grouped = {path for group in groups for path in group}
+    return sorted([*groups, *((path,) for path in files if path not in grouped)])
 
 
 def _listed(source: Path) -> list[tuple[Path, ...]]:

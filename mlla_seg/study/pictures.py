@@ -83,7 +83,7 @@ def draw_costs(subjects: Sequence[Subject], scores: dict[str, list[float]], titl
 
 def draw_fields(subjects: Sequence[Subject], to: Any) -> None:
     """Draw the receptive field of each variant around the pixel in the middle."""
-    rows, columns = np.nonzero(sum(subject.field for subject in subjects))
+    rows, columns = np.nonzero(np.sum([subject.field for subject in subjects], axis=0))
     seen = slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
     figure, axes = _panels(len(subjects), subjects[0].field[seen].shape)
     for axis, subject in zip(axes, subjects, strict=False):

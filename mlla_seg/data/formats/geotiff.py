@@ -116,7 +116,7 @@ def open_rasters(
         counts: Expected numbers of bands; one more, if it is an alpha band, only marks where there is data.
 
     Raises:
-        InputError: rasterio is not installed, a file is not a raster, or the files do not match.
+        InputError: rasterio is not installed, a file is not a raster or holds several, or the files do not match.
     """
     rasterio = import_rasterio(paths[0])
     with ExitStack() as stack:
@@ -128,6 +128,11 @@ def open_rasters(
                 raise InputError(f"{path}: no such file.")
             try:
                 dataset = stack.enter_context(rasterio.open(path))
+                if pages := len(dataset.subdatasets):
+                    raise InputError(
+                        f"{path}: holds {pages} images (pages), and only single ones are read. Save each page as a "
+                        "file of its own, or slices of a volume together as NIfTI."
+                    )
                 if datasets and not _same_grid(datasets[0], dataset):
                     dataset = stack.enter_context(_on_grid(path, dataset, datasets[0], labels))
                     warped.append(path)

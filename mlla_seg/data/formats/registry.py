@@ -19,7 +19,7 @@ from mlla_seg.atomic import renamed_when_done
 from mlla_seg.data.formats.arrays import IMAGE_KEYS, MASK_KEYS, read_h5, read_npz, write_h5, write_npz
 from mlla_seg.data.formats.classes import ClassInfo, stored_values
 from mlla_seg.data.formats.dicom import is_series, read_dicom
-from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES, read_raster
+from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES, open_rasters, read_raster
 from mlla_seg.data.formats.photos import read_photo, write_png
 from mlla_seg.data.formats.picture import Array, Picture, require_same_grid
 from mlla_seg.data.formats.volume_masks import write_dicom_seg, write_itk, write_nifti, write_segmentation
@@ -130,6 +130,14 @@ def read_channels(
     array = np.concatenate([channel.array for channel in channels], axis=1)
     notes = tuple(dict.fromkeys(note for channel in channels for note in channel.notes))
     return replace(channels[0], array=array, gaps=any(channel.gaps for channel in channels), notes=notes)
+
+
+def channels_in(path: Path) -> int:
+    """Return the number of channels of an image file, of rasters without reading them."""
+    if suffix_of(path) in RASTER_SUFFIXES:
+        with open_rasters([path]) as raster:
+            return raster.count
+    return int(read_image(path).array.shape[1])
 
 
 def read_mask(path: Path, plane: str = "axial") -> Picture:

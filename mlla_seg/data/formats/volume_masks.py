@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -104,6 +105,31 @@ def _itk_mask(mask: Array, source: Path, plane: str, path: Path, facts: Mapping[
     sitk.WriteImage(image, str(path), useCompression=True)
 
 
+MAY_BE_EMPTY = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"),
+    *("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
+)
+"""Attributes of patient and study that every DICOM file must have, if only empty; anonymisers remove them."""
+
+
+def _complete(image: Any, source: Path, thickness: float) -> None:
+    """Add what a header lacks and a segmentation copies: empty attributes, and the distance of slices.
+
+    Raises:
+        InputError: There is no frame of reference, which the segmentation must share with its images.
+    """
+    for name in MAY_BE_EMPTY:
+        if name not in image:
+            setattr(image, name, "")
+    if not image.get("SliceThickness"):
+        image.SliceThickness = f"{thickness:.6g}"
+    if not image.get("FrameOfReferenceUID"):
+        raise InputError(
+            f"{source}: its images have no FrameOfReferenceUID, by which a DICOM segmentation refers to their "
+            "positions. Write --format nii.gz."
+        )
+
+
 def write_dicom_seg(path: Path, mask: Array, classes: Sequence[ClassInfo], source: Path, plane: str) -> None:
     """Write a DICOM segmentation with one segment per class except the first, which references its source series."""
     if not source.is_dir():
@@ -116,9 +142,10 @@ def write_dicom_seg(path: Path, mask: Array, classes: Sequence[ClassInfo], sourc
     from pydicom.sr.codedict import codes
 
     images = [pydicom.dcmread(file, stop_before_pixels=True) for file in series_files(source)]
-    frames = (
-        turn_back(mask, geometry_of_itk(read_series(source), str(source)), plane).transpose(2, 1, 0).astype(np.uint8)
-    )
+    grid = geometry_of_itk(read_series(source), str(source))
+    for image in images:
+        _complete(image, source, float(np.linalg.norm(grid.affine[:3, 2])))
+    frames = turn_back(mask, grid, plane).transpose(2, 1, 0).astype(np.uint8)
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name="mlla_seg", version=__version__, family=codes.cid7162.ArtificialIntelligence
     )

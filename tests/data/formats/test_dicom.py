@@ -153,6 +153,33 @@ def test_dicom_segmentation_is_that_of_the_series(tmp_path):
     np.testing.assert_array_equal(frames, np.where(hounsfield > 1000, 1, np.where(hounsfield > 800, 2, 0)))
 
 
+@pytest.mark.parametrize("names", [["StudyID"], ["PatientSex", "PatientBirthDate", "SliceThickness"]])
+def test_what_anonymisers_remove_is_written_empty(series, names):
+    for path in series.iterdir():
+        data = pydicom.dcmread(path)
+        for name in names:
+            if name in data:
+                delattr(data, name)
+        data.save_as(path)
+    output = series.parent / "mask.dcm"
+    write_mask(output, np.ones(DICOM_SHAPE, np.uint8), CLASSES, series)
+    written = highdicom.seg.segread(output)
+    assert written.pixel_array.all()
+    for name in names:
+        assert name == "SliceThickness" or not getattr(written, name)
+    measures = written.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert measures.SliceThickness == pytest.approx(DICOM_SPACING[0])
+
+
+def test_a_series_without_a_frame_of_reference_has_no_segmentation(series):
+    for path in series.iterdir():
+        data = pydicom.dcmread(path)
+        del data.FrameOfReferenceUID
+        data.save_as(path)
+    with pytest.raises(InputError, match=r"ct: its images have no FrameOfReferenceUID, .* Write --format nii\.gz"):
+        write_mask(series.parent / "mask.dcm", np.ones(DICOM_SHAPE, np.uint8), CLASSES, series)
+
+
 def test_segmentation_of_nothing_can_be_written(series):
     output = series.parent / "empty.dcm"
     write_mask(output, np.zeros(DICOM_SHAPE, np.uint8), CLASSES, series)

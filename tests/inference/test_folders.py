@@ -1,0 +1,75 @@
+"""Folders of images: which files are one image, and what becomes of the others when one fails."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jobs import Pixelwise, spec_of
+from mlla_seg import Predictor
+from mlla_seg.data.formats.registry import read_image
+from mlla_seg.errors import InputError
+from mlla_seg.inference.files import find_images, segment_files
+from mlla_seg.inference.scenes import MapOptions
+
+
+def photo(path, channels=1):
+    shape = (8, 9) if channels == 1 else (8, 9, channels)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)).save(path)
+
+
+def names(folder, channels):
+    return [[path.name for path in files] for files in find_images(folder, channels)]
+
+
+def test_files_numbered_from_0000_are_channels_of_an_image(tmp_path, capsys):
+    for name in ("a_0000.png", "a_0001.png", "b_0001.png", "b_0000.png"):
+        photo(tmp_path / name)
+    assert names(tmp_path, 2) == [["a_0000.png", "a_0001.png"], ["b_0000.png", "b_0001.png"]]
+    said = capsys.readouterr().err
+    assert (
+        said.count("note: 2 images of 2 channels by the numbers of the files, such as a_0000.png ... a_0001.png") == 1
+    )
+    assert names(tmp_path, 1) == [["a_0000.png"], ["a_0001.png"], ["b_0000.png"], ["b_0001.png"]]
+
+
+@pytest.mark.parametrize("numbers", [(1, 2, 3), (0, 1), (0, 1, 2, 3), (2021, 2022, 2023)])
+def test_other_numbers_are_names(tmp_path, capsys, numbers):
+    for number in numbers:
+        photo(tmp_path / f"DSC_{number:04}.png")
+    assert names(tmp_path, 3) == [[f"DSC_{number:04}.png"] for number in numbers]
+    assert capsys.readouterr().err == ""
+
+
+def test_photos_that_have_all_channels_are_images_whatever_their_numbers(tmp_path):
+    for number in range(3):
+        photo(tmp_path / f"DSC_{number:04}.png", 3)
+    assert names(tmp_path, 3) == [[f"DSC_{number:04}.png"] for number in range(3)]
+
+
+def test_pages_of_a_tiff_are_refused_with_their_number(tmp_path):
+    page = Image.fromarray(np.zeros((8, 9), np.uint8))
+    page.save(tmp_path / "stack.tif", save_all=True, append_images=[page] * 5)
+    with pytest.raises(InputError, match=r"stack\.tif: holds 6 images \(pages\), and only single ones are read"):
+        read_image(tmp_path / "stack.tif")
+    page.save(tmp_path / "one.tif")
+    assert read_image(tmp_path / "one.tif").array.shape == (1, 1, 8, 9)
+
+
+def test_whatever_goes_wrong_with_one_image_the_others_have_masks(tmp_path, capsys, monkeypatch):
+    for name in ("a.png", "b.png", "c.png"):
+        photo(tmp_path / name)
+    predictor = Predictor(Pixelwise(), spec_of())
+    write = predictor.write_labels
+
+    def fails(files, *args):
+        if files[0].name == "b.png":
+            raise MemoryError("cannot allocate\n9 GiB")
+        return write(files, *args)
+
+    monkeypatch.setattr(predictor, "write_labels", fails)
+    with pytest.raises(InputError, match=r"(?s)1 of 3 images have no mask.*b\.png: MemoryError: cannot allocate 9 GiB"):
+        segment_files(predictor, tmp_path, tmp_path / "out", MapOptions())
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
+    assert "2 of 3 masks written" in capsys.readouterr().out
