@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,9 @@ from mlla_seg.data.formats.picture import Array
 from mlla_seg.errors import InputError
 
 
-def class_indices(card: Card, mask: Array, path: Path, gaps: bool = False) -> tuple[Array, Counter[float]]:
+def class_indices(
+    card: Card, mask: Array, path: Path, gaps: bool = False, nodata: Collection[float] = ()
+) -> tuple[Array, Counter[float]]:
     """Convert a mask, or a part of one, to class indices.
 
     Args:
@@ -23,6 +25,7 @@ def class_indices(card: Card, mask: Array, path: Path, gaps: bool = False) -> tu
         mask: ``(S, C, H, W)`` as read.
         path: File of the mask, for messages.
         gaps: Whether NaN stands for no data.
+        nodata: Values that the file tags as without data, which are ignored unless they are ids of the card.
 
     Returns:
         ``(S, H, W)`` uint8, ``IGNORE_INDEX`` where there is no class; and the number of voxels of each value that
@@ -49,7 +52,9 @@ def class_indices(card: Card, mask: Array, path: Path, gaps: bool = False) -> tu
                 f"{path}: has {mask.shape[1]} channels; a mask must have one class index per pixel. "
                 "Set coloured_masks in the card's layout if these are the colours of its classes."
             )
-        values, known = mask[:, 0], {**card.ids, card.ignore_index: IGNORE_INDEX}
+        values = mask[:, 0]
+        known = {**card.ids, card.ignore_index: IGNORE_INDEX}
+        known |= {int(value): IGNORE_INDEX for value in nodata if np.isfinite(value) and value not in known}
     if missing is not None:
         values = np.where(missing, next(iter(known)), values)  # any known value, so that they do not count as unknown
     found, counts = np.unique(values, return_counts=True)
@@ -59,6 +64,18 @@ def class_indices(card: Card, mask: Array, path: Path, gaps: bool = False) -> tu
     if missing is not None:
         stored[missing] = IGNORE_INDEX
     return stored, unknown
+
+
+def note_nodata(card: Card, nodata: Collection[float]) -> tuple[str, ...]:
+    """Return a note on classes whose value the file of a mask tags as without data, as many programs do with 0."""
+    if card.layout.coloured_masks or card.layout.mask_threshold is not None:
+        return ()
+    classes = {value: card.classes[k].name for value, k in card.ids.items()}
+    return tuple(
+        f"its mask tags {value:g} as nodata, but the card has it as the class {classes[int(value)]}, which it stays"
+        for value in sorted(nodata)
+        if value in classes
+    )
 
 
 def refuse_unknown(card: Card, unknown: Mapping[float, int], path: Path) -> None:

@@ -17,8 +17,8 @@ from mlla_seg.data.formats.classes import IGNORE_INDEX
 from mlla_seg.data.formats.georeference import Ground
 from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES, Raster, open_rasters
 from mlla_seg.data.formats.picture import Array, Picture, require_finite, require_same_grid
-from mlla_seg.data.formats.registry import PHOTO_SUFFIXES, read_channels, read_mask, suffix_of
-from mlla_seg.data.labels import class_indices, refuse_unknown
+from mlla_seg.data.formats.registry import PHOTO_SUFFIXES, read_channels, read_image, read_mask, suffix_of
+from mlla_seg.data.labels import class_indices, note_nodata, refuse_unknown
 from mlla_seg.errors import InputError
 
 STRIP = 2**22
@@ -51,7 +51,7 @@ class Source:
     warped: tuple[str, ...] = ()
     """Files on another grid than the image, which are warped to it."""
     notes: tuple[str, ...] = ()
-    """Notes for the user on how the headers of its image were interpreted."""
+    """Notes for the user on how the headers of its image and mask were interpreted."""
 
 
 @contextmanager
@@ -88,14 +88,17 @@ def open_case(card: Card, case: Case) -> Iterator[Source]:
 def _read_entry(card: Card, files: tuple[Path, ...], mask_path: Path) -> tuple[Picture, Array]:
     """Read image and labels of one volume or slice."""
     image = read_channels(files, card.plane, card.array_units)
-    mask = read_mask(mask_path, image.axes or card.plane)  # its own rounded spacing might select another plane
+    # Its own rounded spacing might select another plane. Indexed files are read as ids or, by the card, as colours.
+    read = read_image if card.layout.coloured_masks and suffix_of(mask_path) in PHOTO_SUFFIXES else read_mask
+    mask = read(mask_path, image.axes or card.plane)
     require_same_grid(files[0], image, mask_path, mask)
     array = chosen_bands(card, files, image.array, axis=1)
     image = replace(image, array=array)
     if not image.gaps:
         require_finite(files[0], image)
-    labels, unknown = class_indices(card, mask.array, mask_path, mask.gaps)
+    labels, unknown = class_indices(card, mask.array, mask_path, mask.gaps, mask.nodata)
     refuse_unknown(card, unknown, mask_path)
+    image = replace(image, notes=(*image.notes, *note_nodata(card, mask.nodata)))
     if image.gaps and array.dtype.kind == "f":
         labels[np.isnan(array).any(axis=1)] = IGNORE_INDEX
     return image, labels
@@ -129,7 +132,8 @@ def _open_scene(card: Card, case: Case) -> Iterator[Source]:
         shape = (1, len(card.seen), *image.shape)
         warped = tuple(path.name for path in (*image.warped, *mask.warped))
         pieces = _strips(card, image, mask)
-        yield Source(shape, image.dtype, pieces, ground=image.ground, warped=warped)
+        notes = note_nodata(card, mask.nodata)
+        yield Source(shape, image.dtype, pieces, ground=image.ground, warped=warped, notes=notes)
 
 
 def _strips(card: Card, image: Raster, mask: Raster) -> Iterator[Piece]:
@@ -140,7 +144,7 @@ def _strips(card: Card, image: Raster, mask: Raster) -> Iterator[Piece]:
     for top in range(0, height, rows):
         part = (top, 0, min(rows, height - top), width)
         pixels = chosen_bands(card, tuple(image.paths), image.read(*part), axis=0)
-        labels, wrong = class_indices(card, mask.read(*part)[None], mask.paths[0], gaps=True)
+        labels, wrong = class_indices(card, mask.read(*part, raw=True)[None], mask.paths[0], True, mask.nodata)
         unknown.update(wrong)
         labels[0, np.isnan(pixels).any(axis=0)] = IGNORE_INDEX  # no data: excluded from training and scores
         yield Piece(0, top, pixels.astype(image.dtype)[None], labels)

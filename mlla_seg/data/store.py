@@ -35,7 +35,7 @@ from mlla_seg.data.sampling import class_places, statistics, value_sample
 from mlla_seg.data.slices import case_moments
 from mlla_seg.errors import InputError
 
-VERSION = 6
+VERSION = 7
 """Increased when the meaning of the stored arrays changes, so that older ones are rebuilt."""
 THREADS = 4
 KINDS = ("image", "mask", "values", "places")

@@ -87,6 +87,29 @@ def test_what_has_no_data_is_nan_and_ignored(tmp_path):
 
 
 @pytest.mark.usefixtures("strips")
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_nodata_tag_of_a_mask_hides_no_class(tmp_path, elsewhere):
+    """Many programs tag 0, the background, as nodata; other tagged values are ignored."""
+    _, mask = pair(tmp_path)
+    mask[0, :5] = 7
+    place = PLACE
+    if elsewhere:  # on a grid of its own, to which masks are warped: 10 rows more above
+        place = PLACE * Affine.translation(0, -10)
+        mask = np.concatenate([np.full((1, 10, 40), 1, np.uint8), mask], axis=1)
+    for nodata, ignored, notes in ((0, None, 1), (7, 5 * 40, 0)):
+        write_scene(tmp_path / "one_mask.tif", np.where(mask == 7, nodata, mask), transform=place, nodata=nodata)
+        (case,) = build(tmp_path)
+        assert sum(case.voxels) == 50 * 40 - (ignored or 0)
+        shown = case.mask()[0, 5:]
+        np.testing.assert_array_equal(shown, mask[0, -45:])
+        assert len(case.notes) == notes
+    write_scene(tmp_path / "one_mask.tif", np.where(mask == 7, 0, mask), transform=place, nodata=0)
+    assert build(tmp_path)[0].notes == (
+        "its mask tags 0 as nodata, but the card has it as the class background, which it stays",
+    )
+
+
+@pytest.mark.usefixtures("strips")
 def test_samples_are_even_and_of_what_they_say(tmp_path, monkeypatch):
     monkeypatch.setattr(sampling, "SAMPLE", 100)
     monkeypatch.setattr(sampling, "PLACES", 30)

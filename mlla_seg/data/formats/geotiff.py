@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from mlla_seg.data.formats.arrays import MASK_KEYS
 from mlla_seg.data.formats.georeference import Ground
 from mlla_seg.data.formats.picture import Array, Picture
 from mlla_seg.errors import InputError
@@ -37,6 +38,8 @@ class Raster:
     """Files on another grid than the first, which are warped while they are read."""
     alpha: bool = False
     """Whether the last band is an alpha band, which only marks where there is data and is not counted."""
+    nodata: tuple[float, ...] = ()
+    """Values that the files tag as without data."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -62,7 +65,7 @@ class Raster:
         )
         return np.dtype(found.pop()) if len(found) == 1 and found <= SMALL and not gaps else np.dtype(np.float32)
 
-    def read(self, top: int, left: int, height: int, width: int) -> Array:
+    def read(self, top: int, left: int, height: int, width: int, raw: bool = False) -> Array:
         """Read a part of the raster.
 
         Args:
@@ -70,6 +73,8 @@ class Raster:
             left: First column.
             height: Number of rows.
             width: Number of columns.
+            raw: Keep nodata values, which may stand for a class in masks; where a mask or alpha band says that there is
+                no data, there is none.
 
         Returns:
             ``(C, height, width)`` float32, NaN where a band has no data.
@@ -86,7 +91,9 @@ class Raster:
             try:
                 own = dataset.read(window=part).astype(np.float32)
                 for band, nodata in zip(own, dataset.nodatavals, strict=True):
-                    gaps = ~np.isfinite(band) if nodata is None else ~np.isfinite(band) | (band == np.float32(nodata))
+                    gaps = ~np.isfinite(band)
+                    if nodata is not None and not raw:
+                        gaps |= band == np.float32(nodata)
                     band[gaps] = np.nan
                 if _has_mask(dataset):
                     own[:, dataset.read_masks(1, window=part) == 0] = np.nan
@@ -123,6 +130,7 @@ def open_rasters(
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE_MB))
         datasets: list[Any] = [*like.datasets[:1]] if like else []
         warped = []
+        tagged: set[float] = set()
         for path in paths:
             if not path.exists():
                 raise InputError(f"{path}: no such file.")
@@ -133,6 +141,7 @@ def open_rasters(
                         f"{path}: holds {pages} images (pages), and only single ones are read. Save each page as a "
                         "file of its own, or slices of a volume together as NIfTI."
                     )
+                tagged |= {float(value) for value in dataset.nodatavals if value is not None}
                 if datasets and not _same_grid(datasets[0], dataset):
                     dataset = stack.enter_context(_on_grid(path, dataset, datasets[0], labels))
                     warped.append(path)
@@ -143,7 +152,7 @@ def open_rasters(
         count = sum(dataset.count for dataset in datasets)
         # An expected band is never alpha: most programs take four bands of bytes for RGBA.
         alpha = count not in counts and count - 1 in counts and datasets[-1].colorinterp[-1].name == "alpha"
-        yield Raster(datasets, paths, tuple(warped), alpha)
+        yield Raster(datasets, paths, tuple(warped), alpha, tuple(sorted(tagged)))
 
 
 def ground_of(dataset: Any) -> Ground | None:
@@ -183,8 +192,10 @@ def _on_grid(path: Path, dataset: Any, first: Any, labels: bool) -> Any:
         )
     crs = first.crs or dataset.crs or "EPSG:3857"  # any will do if neither has one: coordinates do not change
     grid = {"crs": crs, "transform": first.transform, "height": first.height, "width": first.width}
-    how = Resampling.nearest if labels else Resampling.bilinear
-    return WarpedVRT(dataset, src_crs=dataset.crs or crs, resampling=how, dtype="float32", nodata=np.nan, **grid)
+    grid |= {"src_crs": dataset.crs or crs, "dtype": "float32", "nodata": np.nan}
+    if labels:  # whose nodata value may be a class
+        return WarpedVRT(dataset, resampling=Resampling.nearest, src_nodata=None, **grid)
+    return WarpedVRT(dataset, resampling=Resampling.bilinear, **grid)
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
@@ -195,8 +206,10 @@ def _unreadable(path: Path, error: Exception) -> InputError:
 
 
 def read_raster(path: Path, plane: str, keys: Sequence[str]) -> Picture:
-    """Read a whole raster as one slice with its bands as channels, NaN where there is no data."""
+    """Read a whole raster as one slice with its bands as channels, NaN where there is no data; masks raw."""
     with open_rasters([path]) as raster:
+        if keys is MASK_KEYS:
+            return Picture(raster.read(0, 0, *raster.shape, raw=True)[None], gaps=True, nodata=raster.nodata)
         array = raster.read(0, 0, *raster.shape).astype(raster.dtype)
         return Picture(array[None], gaps=True)
 

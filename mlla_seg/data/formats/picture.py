@@ -28,6 +28,8 @@ class Picture:
     """Directions of slices, rows and columns, such as ``SPL``, if defined."""
     gaps: bool = False
     """Whether NaN stands for no data, as in rasters; elsewhere NaN is an error."""
+    nodata: tuple[float, ...] = ()
+    """Values of a mask that its file tags as without data; they may be classes all the same."""
     notes: tuple[str, ...] = ()
     """Notes for the user on how the header was interpreted."""
     stored: Array | None = None

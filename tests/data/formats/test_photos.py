@@ -1,0 +1,57 @@
+"""Photos are read as a viewer shows them, in the depth of their files."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import rasterio
+from PIL import Image
+
+from mlla_seg.data.formats.registry import read_image, read_mask
+from mlla_seg.errors import InputError
+
+PIXELS = np.arange(6 * 4 * 3, dtype=np.uint8).reshape(6, 4, 3)
+
+
+def test_the_camera_s_orientation_is_obeyed(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn clockwise by a quarter to view
+    Image.fromarray(PIXELS).save(tmp_path / "a.png", exif=exif)
+    array = read_image(tmp_path / "a.png").array
+    assert array.shape == (1, 3, 4, 6)
+    np.testing.assert_array_equal(np.moveaxis(array[0], 0, 2), np.rot90(PIXELS, -1))
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+@pytest.mark.parametrize("bands", [1, 3])
+def test_sixteen_bits_stay_sixteen(tmp_path, bands):
+    deep = np.arange(bands * 5 * 7, dtype=np.uint16).reshape(bands, 5, 7) * 100
+    with rasterio.open(tmp_path / "a.png", "w", driver="PNG", width=7, height=5, count=bands, dtype="uint16") as file:
+        file.write(deep)
+    array = read_image(tmp_path / "a.png").array
+    assert array.dtype == np.uint16
+    np.testing.assert_array_equal(array[0], deep)
+
+
+def test_one_bit_gives_zero_and_one(tmp_path):
+    mask = np.indices((4, 6)).sum(axis=0) % 2 == 0
+    Image.fromarray(mask).save(tmp_path / "a.png")
+    for read in (read_image, read_mask):
+        array = read(tmp_path / "a.png").array
+        assert array.dtype == np.uint8
+        np.testing.assert_array_equal(array[0, 0], mask)
+
+
+def test_an_indexed_file_has_colours_as_an_image_and_ids_as_a_mask(tmp_path):
+    image = Image.fromarray(np.array([[0, 2], [1, 0]], np.uint8), mode="P")
+    image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+    image.save(tmp_path / "a.png", transparency=0)
+    assert read_mask(tmp_path / "a.png").array.tolist() == [[[[0, 2], [1, 0]]]]
+    assert read_image(tmp_path / "a.png").array[0, :, 0, 1].tolist() == [0, 255, 0]
+
+
+def test_too_large_a_photo_says_what_to_do(tmp_path, monkeypatch):
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(InputError, match=r"a\.png: has too many pixels for a photo .*Save it as a GeoTIFF"):
+        read_image(tmp_path / "a.png")
