@@ -233,7 +233,7 @@ def plot_forest(rows: Sequence[Mapping[str, Any]], label: str, title: str, to: A
     axis.set_ylim(0.4, len(rows) + 0.6)
     axis.grid(axis="x", alpha=0.3)
     axis.set_xlabel(label)
-    axis.set_title(title, fontsize=8)
+    figure.suptitle(title, fontsize=8)  # centred on the figure: the axes may be narrow
     save_figure(figure, to)
 
 

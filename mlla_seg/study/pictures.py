@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,7 +43,8 @@ def sections(subjects: Sequence[Subject], scores: dict[str, list[float]], title:
     ]
     if any(subject.attention is not None for subject in subjects):
         text = (
-            "Weights of all pixels for the marked one in the last block of stride 4, mean over heads; blue is negative."
+            "Weights of all pixels for the marked one in the encoder's last block of stride 4, mean over heads; blue "
+            "is negative. An even colour means that all pixels weigh the same."
         )
         found.append(("Attention of a pixel", text, _png(lambda file: draw_attention(subjects, file))))
     normed = [subject for subject in subjects if subject.of_blocks and subject.mixer in NORMS]
@@ -90,7 +92,7 @@ def draw_fields(subjects: Sequence[Subject], to: Any) -> None:
         row, column = (size // 2 for size in subject.field.shape)
         half, most = (reach(subject.field, row, column, share) for share in (0.5, 0.95))
         axis.imshow(np.log10(subject.field[seen] / subject.field.max() + 1e-4), cmap="inferno", vmin=-4, vmax=0)
-        axis.set_title(f"{_name(subject)}\nhalf {half:.0f}, 95 % {most:.0f} pixels", fontsize=7)
+        axis.set_title(_heading(subject, f"half {half:.0f}, 95 % {most:.0f} pixels"), fontsize=7)
     save_figure(figure, to)
 
 
@@ -103,7 +105,7 @@ def draw_attention(subjects: Sequence[Subject], to: Any) -> None:
         axis.imshow(weights, cmap="RdBu_r", vmin=-top, vmax=top)
         axis.plot(column, row, "+", color="black")
         negative = np.abs(weights[weights < 0]).sum() / np.abs(weights).sum()
-        axis.set_title(f"{_name(subject)}\n{negative:.0%} negative", fontsize=7)
+        axis.set_title(_heading(subject, f"{negative:.0%} negative"), fontsize=7)
     save_figure(figure, to)
 
 
@@ -133,6 +135,10 @@ def _panels(count: int, shape: tuple[int, ...]) -> tuple[Any, Any]:
 
 def _name(subject: Subject) -> str:
     return subject.variant.title
+
+
+def _heading(subject: Subject, more: str) -> str:
+    return f"{textwrap.fill(_name(subject), 26)}\n{more}"
 
 
 def _png(draw: Callable[[io.BytesIO], None]) -> bytes:
