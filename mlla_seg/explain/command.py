@@ -73,7 +73,8 @@ def explain(
     spec, files = network.spec, images[0]
     engine = TorchEngine(network.to(device_named(device)), device_named(device))
     picture = read_channels(files, spec.plane, spec.array_units)
-    require_finite(files[0], picture)
+    if not picture.gaps:  # where NaN means no data, it is filled as in prediction
+        require_finite(files[0], picture)
     if max(picture.array.shape[-2:]) > LARGEST:
         height, width = picture.array.shape[-2:]
         raise InputError(

@@ -140,7 +140,7 @@ def _grouped(files: Sequence[Path], channels: int) -> list[tuple[Path, ...]]:
         if match := CHANNEL_SUFFIX.fullmatch(path.name if suffix == SERIES else path.name[: -len(suffix)]):
             numbered[match[1], suffix][int(match[2])] = path
     groups = [tuple(own[k] for k in range(channels)) for own in numbered.values() if set(own) == set(range(channels))]
-    if groups and channels_in(groups[0][0]) == channels:
+    if groups and _has_all(groups[0][0], channels):
         groups = []
     if groups:
         names = f"{groups[0][0].name} ... {groups[0][-1].name}"
@@ -148,6 +148,14 @@ def _grouped(files: Sequence[Path], channels: int) -> list[tuple[Path, ...]]:
         note(f"note: {count} of {channels} channels by the numbers of the files, such as {names}")
     grouped = {path for group in groups for path in group}
     return sorted([*groups, *((path,) for path in files if path not in grouped)])
+
+
+def _has_all(path: Path, channels: int) -> bool:
+    """Return whether a file has all channels by itself; a file that cannot be read is named when its turn comes."""
+    try:
+        return channels_in(path) == channels
+    except InputError:
+        return False
 
 
 def _listed(source: Path) -> list[tuple[Path, ...]]:

@@ -13,6 +13,7 @@ import torch
 
 from mlla_seg.benchmark import measures
 from mlla_seg.data.datamodule import SegmentationDataModule
+from mlla_seg.data.formats.classes import IGNORE_INDEX
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.shipped import read_config
 from mlla_seg.explain.attention import attention_of
@@ -81,7 +82,8 @@ def examples(plan: Plan) -> list[tuple[Array, Any, tuple[int, int, int]]]:
     for index in chosen:
         case = cases[int(index)]
         image, mask = case["image"].numpy(), case["mask"].numpy()
-        found.append((image, case["spacing_mm"], chosen_pixel(np.where(mask == 255, 0, mask), data.spec.background)))
+        labels = np.where(mask == IGNORE_INDEX, data.spec.background or 0, mask)
+        found.append((image, case["spacing_mm"], chosen_pixel(labels, data.spec.background)))
     return found
 
 
@@ -104,7 +106,7 @@ def subject(run: Run, images: Sequence[tuple[Array, Any, tuple[int, int, int]]])
     return Subject(
         run.variant,
         network,
-        np.mean([padded(field / field.sum(), height, width) for field in fields], axis=0),
+        np.mean([padded(field / max(field.sum(), 1e-30), height, width) for field in fields], axis=0),
         attention,
         tuple(entry.name for entry in seen[0]),
         averages([[entry.norm_spread for entry in row] for row in seen]),

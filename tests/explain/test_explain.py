@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from layouts import write_scene
 from mlla_seg.data.formats.registry import read_channels
 from mlla_seg.models.checkpoint import load_segmenter
 
@@ -51,6 +52,14 @@ def test_a_network_without_blocks_has_a_field_but_no_attention(cli, checkpoint, 
     printed = capsys.readouterr().out
     assert "note: no attention is drawn for this network: it has no MLLA blocks." in printed
     assert "Written: out/receptive_field.png, out/explain.html" in printed
+
+
+def test_pixels_without_data_are_filled_as_in_prediction(cli, checkpoint, tmp_path, capsys):
+    scene = np.random.default_rng(0).uniform(1, 250, (1, 40, 50)).astype(np.float32)
+    scene[0, :5] = np.nan
+    write_scene(tmp_path / "scene.tif", scene)
+    cli("explain", "--ckpt_path", checkpoint, "--input", tmp_path / "scene.tif", "--pixel", "20", "30")
+    assert "Written: explained/attention.png" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,15 @@ def test_photos_that_have_all_channels_are_images_whatever_their_numbers(tmp_pat
     assert names(tmp_path, 3) == [[f"DSC_{number:04}.png"] for number in range(3)]
 
 
+def test_a_damaged_channel_stops_no_other_image(tmp_path, capsys):
+    for name in ("a_0000.png", "a_0001.png", "b_0000.png", "b_0001.png"):
+        photo(tmp_path / name)
+    (tmp_path / "a_0000.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"(?s)1 of 2 images have no mask.*a_0000\.png: cannot be read"):
+        segment_files(Predictor(Pixelwise(2), spec_of(2)), tmp_path, tmp_path / "out", MapOptions())
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b_0000.png"]
+
+
 def test_pages_of_a_tiff_are_refused_with_their_number(tmp_path):
     page = Image.fromarray(np.zeros((8, 9), np.uint8))
     page.save(tmp_path / "stack.tif", save_all=True, append_images=[page] * 5)
