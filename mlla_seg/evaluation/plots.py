@@ -14,6 +14,9 @@ from mlla_seg.atomic import renamed_when_done
 from mlla_seg.data.formats.classes import ClassInfo
 from mlla_seg.data.formats.picture import Array
 
+OFFSETS = (8, -13, 14)
+"""Heights in points at which the farthest outliers of a class are named, so that names of neighbours do not overlap."""
+
 
 def plot_training(metrics_csv: Path, output: Path) -> None:
     """Plot training loss and validation Dice over epochs from the logger's ``metrics.csv``."""
@@ -36,27 +39,49 @@ def plot_training(metrics_csv: Path, output: Path) -> None:
     save_figure(figure, output)
 
 
-def plot_boxes(values: Mapping[str, Sequence[float]], colours: Sequence[Sequence[int]], label: str, to: Any) -> None:
-    """Draw a horizontal box plot with a point per case for each class.
+def plot_boxes(
+    values: Mapping[str, Sequence[float]], names: Sequence[str], colours: Sequence[Sequence[int]], label: str, to: Any
+) -> None:
+    """Draw a horizontal box plot with a point per case for each class; outliers are named.
 
     Args:
         values: Scores of the cases by class; NaN is left out.
+        names: Names of the cases.
         colours: ``[red, green, blue]`` per class, 0..255.
         label: Name of the score, with its unit.
         to: A path or an open file for the PNG.
     """
     plt = _pyplot()
-    known = [[value for value in column if not math.isnan(value)] for column in values.values()]
+    known = [
+        [(value, name) for value, name in zip(column, names, strict=True) if not math.isnan(value)]
+        for column in values.values()
+    ]
     figure, axis = plt.subplots(figsize=(6, 0.9 + 0.36 * len(known)), layout="constrained")
     places = range(len(known), 0, -1)
-    axis.boxplot(known, positions=places, orientation="horizontal", widths=0.55, showfliers=False)
-    for place, column, colour in zip(places, known, colours, strict=True):
+    columns = [[value for value, _ in column] for column in known]
+    axis.boxplot(columns, positions=places, orientation="horizontal", widths=0.55, showfliers=False)
+    for place, column, colour in zip(places, columns, colours, strict=True):
         heights = place + np.linspace(-0.2, 0.2, len(column))
         axis.scatter(column, heights, s=12, color=np.array(colour) / 255, edgecolors="black", linewidths=0.3, zorder=3)
-    axis.set_yticks(list(places), [f"{name} ({len(column)})" for name, column in zip(values, known, strict=True)])
+    for place, pairs in zip(places, known, strict=True):
+        middle = np.median([value for value, _ in pairs]) if pairs else 0
+        for (value, name), above in zip(outliers(pairs), OFFSETS, strict=False):
+            side = "left" if value < middle else "right"  # towards the box, where the axes do not end
+            axis.annotate(name, (value, place), (0, above), textcoords="offset points", fontsize=6, ha=side)
+    axis.set_yticks(list(places), [f"{name} ({len(column)})" for name, column in zip(values, columns, strict=True)])
     axis.set_xlabel(label)
     axis.grid(axis="x", alpha=0.3)
     save_figure(figure, to)
+
+
+def outliers(scores: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
+    """Return scores with names that lie more than 1.5 interquartile ranges outside the box, the farthest first."""
+    if not scores:
+        return []
+    first, median, third = np.percentile([value for value, _ in scores], (25, 50, 75))
+    reach = 1.5 * (third - first)
+    beyond = [pair for pair in scores if not first - reach <= pair[0] <= third + reach]
+    return sorted(beyond, key=lambda pair: -abs(pair[0] - median))
 
 
 def plot_confusion(confusion: Array, names: Sequence[str], to: Any) -> None:

@@ -1,9 +1,9 @@
-"""Results of ``validate`` and ``test``: ``per_case.csv``, ``summary.json``, ``report.html`` and ``overlay.png``."""
+"""Results of ``validate`` and ``test``: scores per case and over all, a page and a picture."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,12 @@ from mlla_seg.data.formats.classes import IGNORE_INDEX
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.resampling import fill_gaps
 from mlla_seg.evaluation import html, plots, tables
+from mlla_seg.evaluation.score_tables import SHOWN as SPREAD_SHOWN
+from mlla_seg.evaluation.score_tables import explanation, spread_table, write_scores_csv, write_scores_latex
 from mlla_seg.evaluation.scores import PROTOCOLS, Evaluation
+
+RESULTS = ("per_case.csv", "summary.json", "scores.csv", "scores.tex", "report.html", "overlay.png")
+"""Files of a scored split."""
 
 Spacing = Sequence[float] | None
 
@@ -43,8 +48,6 @@ class Scored:
     """Maps a case ``(S, C, H, W)`` and its spacing to labels ``(S, H, W)``."""
     predict_slice: Callable[[Tensor, int, Spacing], Tensor]
     """Maps a case, the index of a slice and the spacing to labels ``(H, W)``."""
-    patients: Mapping[str, str] = field(default_factory=dict)
-    """The patient of each case, by name; a case without an entry is a patient of its own."""
 
 
 def score_table(evaluation: Evaluation) -> str:
@@ -52,6 +55,9 @@ def score_table(evaluation: Evaluation) -> str:
     parts = [tables.format_table(*evaluation.table())]
     if evaluation.surfaces is not None:
         parts.append(DISTANCES[evaluation.unit])
+    for score in _with_spread(evaluation):
+        parts += ["", tables.format_table(*spread_table(evaluation, score))]
+    parts.append(explanation(evaluation))
     if evaluation.boundaries is not None:
         parts += ["", tables.format_table(*evaluation.pooled_table())]
     parts.append(_pooled_line(evaluation))
@@ -65,6 +71,10 @@ def summary(evaluation: Evaluation, split: str, about: Mapping[str, Any]) -> dic
     measured = evaluation.surfaces is not None
     return {
         **{f"{split}/{name}": value for name, value in evaluation.means().items()},
+        "spread": {
+            score: {name: asdict(found) for name, found in classes.items()}
+            for score, classes in evaluation.spreads.items()
+        },
         "cases": len(evaluation.cases),
         "cases_by_class": evaluation.numbers_of_cases(),
         "pooled": evaluation.pooled(),
@@ -87,13 +97,11 @@ def write_results(folder: Path, scored: Scored, split: str, about: Mapping[str, 
         config: The configuration of the run as YAML.
     """
     evaluation, cases = scored.evaluation, scored.cases
-    files = [folder / name for name in ("per_case.csv", "summary.json", "report.html", "overlay.png")]
-    patients = scored.patients
-    tables.write_csv(
-        files[0],
-        [{"case": row["case"], "patient": patients.get(row["case"], row["case"]), **row} for row in evaluation.rows()],
-    )
+    files = [folder / name for name in RESULTS]
+    tables.write_csv(files[0], evaluation.rows())
     tables.write_json(files[1], summary(evaluation, split, about))
+    write_scores_csv(files[2], evaluation)
+    write_scores_latex(files[3], evaluation)
     shown = chosen_cases(evaluation)
     pictures = []
     index = {case.name: i for i, case in enumerate(cases.cases)}
@@ -102,10 +110,10 @@ def write_results(folder: Path, scored: Scored, split: str, about: Mapping[str, 
         dice = float(evaluation.case_means()[evaluation.cases.index(name)])
         pictures.append(html.picture(draw, f"{title}: {name}, mean Dice {tables.format_cell(dice)}"))
         if title == ("median" if "median" in shown else "worst"):
-            draw(files[3])
+            draw(files[5])
     colours = [scored.spec.classes[k].colour for k in evaluation.foreground]
     html.write_page(
-        files[2],
+        files[4],
         f"{about['title']}: {len(evaluation.cases)} cases of split {split}",
         [
             html.table(["", ""], [[key, str(value)] for key, value in about.items()]),
@@ -169,6 +177,10 @@ def richest_slice(mask: Array, background: int | None) -> int:
     return int(np.lexsort((pixels, classes))[-1])
 
 
+def _with_spread(evaluation: Evaluation) -> list[str]:
+    return [score for score in SPREAD_SHOWN if score in evaluation.scores()]
+
+
 def _protocols(evaluation: Evaluation) -> list[str]:
     return ["native", *(["transunet"] if evaluation.published is not None else [])]
 
@@ -183,6 +195,9 @@ def _tables(evaluation: Evaluation) -> list[str]:
             else f"{DISTANCES[evaluation.unit]} {PROTOCOLS['native']}"
         ),
     ]
+    parts.append(html.heading("Spread over cases and patients"))
+    parts += [html.table(*spread_table(evaluation, score), last=True) for score in _with_spread(evaluation)]
+    parts.append(html.note(f"{explanation(evaluation)} scores.csv has the spread of all scores, scores.tex a table."))
     parts += [
         html.heading("Pooled scores: all voxels of the split together"),
         html.table(*evaluation.pooled_table(), last=True),
@@ -226,8 +241,8 @@ def _boxes(evaluation: Evaluation, colours: Sequence[Sequence[int]]) -> list[str
         if name not in scores:
             continue
         columns = {evaluation.classes[k]: scores[name][:, k].tolist() for k in evaluation.foreground}
-        caption = f"{label}: one dot per case; boxes span the first to third quartile; number of cases in brackets"
-        parts.append(html.picture(partial(plots.plot_boxes, columns, colours, label), caption))
+        caption = f"{label}: a dot per case, outliers named; boxes span the quartiles; number of cases in brackets"
+        parts.append(html.picture(partial(plots.plot_boxes, columns, evaluation.cases, colours, label), caption))
     return parts
 
 

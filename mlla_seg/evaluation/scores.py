@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from mlla_seg.evaluation.overlap import (
     precision_score,
     recall_score,
 )
+from mlla_seg.evaluation.spread import Spread, spreads
 
 STATUSES = ("found", "missed", "hallucinated", "absent")
 """Status of a class in a case: in both truth and prediction, only in the truth, only in the prediction, in neither."""
@@ -40,6 +42,9 @@ PROTOCOLS = {
     "missing from the prediction scores 0 and 0 even where it is absent, one that only the prediction has 1 and 0.",
 }
 """Description of each protocol; ``folds`` requires it to be the same in all summaries."""
+
+DISTANCES = ("hd95", "assd")
+"""Scores without an upper bound."""
 
 POOLED_SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "iou": iou_score,
@@ -66,6 +71,7 @@ class Evaluation:
         tolerance: Tolerance of NSD, in that unit.
         voxel_ml: Voxel volume of each case in millilitres, NaN if it is unknown.
         published: ``(N, K, 2)`` Dice and HD95 of the TransUNet protocol, if requested.
+        patients: The patient of each case; by default every case is a patient of its own.
     """
 
     cases: Sequence[str]
@@ -78,6 +84,7 @@ class Evaluation:
     tolerance: float = 2.0
     voxel_ml: Sequence[float] = ()
     published: Tensor | None = None
+    patients: Sequence[str] = ()
 
     @property
     def foreground(self) -> list[int]:
@@ -112,10 +119,11 @@ class Evaluation:
         scores = {name: values.tolist() for name, values in self.scores().items()}
         published = None if self.published is None else self.published.tolist()
         rows = []
-        for i, case in enumerate(self.cases):
+        for i, (case, patient) in enumerate(zip(self.cases, self.patients or self.cases, strict=True)):
             for k, name in enumerate(self.classes):
                 tp, fp, fn = counts[i][k]
-                row: dict[str, Any] = {"case": case, "class": name, "status": STATUSES[statuses[i][k]]}
+                row: dict[str, Any] = {"case": case, "patient": patient, "class": name}
+                row |= {"status": STATUSES[statuses[i][k]]}
                 row |= {score: values[i][k] for score, values in scores.items()}
                 row |= {"unit": self.unit} if self.surfaces is not None else {}
                 if published is not None:
@@ -136,6 +144,14 @@ class Evaluation:
             means[score] = float(mean)
             means |= dict(zip((f"{score}_{name}" for name in self.classes), per_class.tolist(), strict=True))
         return means
+
+    @cached_property
+    def spreads(self) -> dict[str, dict[str, Spread]]:
+        """The spread over cases of each score, by foreground class; ``mean`` is that of the mean over them."""
+        names = [*(self.classes[k] for k in self.foreground), "mean"]
+        scores = {score: values[:, self.foreground].numpy() for score, values in self.scores().items()}
+        found = spreads(scores, self.patients or self.cases, unbounded=DISTANCES)
+        return {score: dict(zip(names, columns, strict=True)) for score, columns in found.items()}
 
     def pooled_scores(self) -> dict[str, Tensor]:
         """Return pooled scores by name, ``(K,)``; boundary IoU only for single-slice images."""
@@ -181,10 +197,14 @@ class Evaluation:
             for k in self.foreground
         }
 
+    def title(self, score: str) -> str:
+        """Return the column heading of a score."""
+        return TITLES[score].format(unit=self.unit, tolerance=self.tolerance)
+
     def table(self) -> tuple[list[str], list[list[Any]]]:
         """Return header and rows for display: a row per foreground class, and their mean."""
         means, numbers = self.means(), self.numbers_of_cases()
-        columns = {name: TITLES[name].format(unit=self.unit, tolerance=self.tolerance) for name in self.scores()}
+        columns = {name: self.title(name) for name in self.scores()}
         header = ["class", *columns.values(), *STATUSES]
         rows = [
             [name, *(means[f"{column}_{name}"] for column in columns), *numbers[name].values()]

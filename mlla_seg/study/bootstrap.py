@@ -10,11 +10,9 @@ So both are resampled here:
    of another.
 
 (Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 2007; it errs on the wide side where patients and seeds
-interact.) Two corrections make it hold for the few seeds that one can afford. With n of them the bootstrap's variance
-of a mean is (n - 1) / n of the unbiased one, so its deviations are multiplied by sqrt(n / (n - 1)), for patients alike.
-And three seeds do not tell their own spread well, so the deviations are stretched from the normal distribution to
-Student's t, with the degrees of freedom that Welch and Satterthwaite give to the sum of the three variances (patients,
-seeds of either side). Without the second, 3 seeds give too narrow intervals whenever the seeds dominate.
+interact.) The corrections for few members (:mod:`mlla_seg.evaluation.spread`) hold for patients and seeds alike: three
+seeds do not tell their own spread well, and without the stretch to Student's t, with the degrees of freedom of the sum
+of the three variances (patients, seeds of either side), intervals are too narrow whenever the seeds dominate.
 
 The 95 % interval and the two-sided p-value are percentiles of the same stretched deviations, so they agree. The tests
 simulate studies without a true difference and count the intervals that exclude zero.
@@ -29,9 +27,7 @@ from typing import TypeAlias
 import numpy as np
 
 from mlla_seg.data.formats.picture import Array
-
-RESAMPLES = 10_000
-LEVEL = 0.95
+from mlla_seg.evaluation.spread import RESAMPLES, interval, patient_weights, stretched, unbiased
 
 Score: TypeAlias = Callable[[Array], Array]
 """Scores the runs of one side: maps weights of the cases ``(R, N)`` to scores ``(R, seeds)``."""
@@ -62,7 +58,7 @@ def bootstrap(
         seed: Seed of the resampling.
     """
     rng = np.random.default_rng(seed)
-    weights, patients = _patient_weights(groups, resamples, rng)
+    weights, patients = patient_weights(groups, resamples, rng)
     whole = np.ones((1, len(groups)))
     value = float(other(whole).mean() - reference(whole).mean())
     sides = [reference(weights), other(weights)]
@@ -70,14 +66,13 @@ def bootstrap(
         axis=1
     )  # without: no class in the drawn cases
     sides, resamples = [side[known] for side in sides], int(known.sum())
-    deviations = [(sides[1].mean(axis=1) - sides[0].mean(axis=1) - value) * _unbiased(patients)]
+    deviations = [(sides[1].mean(axis=1) - sides[0].mean(axis=1) - value) * unbiased(patients)]
     deviations += [sign * _seed_deviations(side, rng) for sign, side in zip((-1, 1), sides, strict=True)]
     sizes = [patients, *(side.shape[1] for side in sides)]
-    sample = value + _stretched(deviations, sizes)
-    tail = 50 * (1 - LEVEL)
-    low, high = np.percentile(sample, (tail, 100 - tail))
+    sample = value + stretched(deviations, sizes)
+    low, high = interval(sample)
     beyond = min((sample <= 0).sum(), (sample >= 0).sum())
-    return Difference(value, float(low), float(high), min(1.0, 2 * (int(beyond) + 1) / (resamples + 1)))
+    return Difference(value, low, high, min(1.0, 2 * (int(beyond) + 1) / (resamples + 1)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -89,33 +84,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
-def _patient_weights(groups: Sequence[str], resamples: int, rng: np.random.Generator) -> tuple[Array, int]:
-    """Return how often each case is drawn in each resample, ``(R, N)``, and the number of patients."""
-    names, patient = np.unique(np.asarray(groups), return_inverse=True)
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-    return drawn[:, patient].astype(float), len(names)
-
-
 def _seed_deviations(scores: Array, rng: np.random.Generator) -> Array:
     """Return deviations of the mean over resampled seeds ``(R,)`` from scores ``(R, seeds)``."""
     resamples, seeds = scores.shape
     drawn = np.take_along_axis(scores, rng.integers(seeds, size=(resamples, seeds)), axis=1)
-    return (drawn.mean(axis=1) - scores.mean(axis=1)) * _unbiased(seeds)
-
-
-def _unbiased(size: int) -> float:
-    return (size / (size - 1)) ** 0.5 if size > 1 else 0.0
-
-
-def _stretched(deviations: Sequence[Array], sizes: Sequence[int]) -> Array:
-    """Return the sum of deviations ``(R,)``, stretched from a normal distribution to Student's t."""
-    from scipy.special import ndtr, stdtrit
-
-    total = np.sum(deviations, axis=0)
-    variances = [float(part.var()) for part in deviations]
-    spread = float(total.std())
-    if spread == 0:
-        return total
-    known = [(variance, size - 1) for variance, size in zip(variances, sizes, strict=True) if size > 1]
-    freedom = sum(variance for variance, _ in known) ** 2 / sum(variance**2 / free for variance, free in known)
-    return -np.sign(total) * spread * stdtrit(freedom, ndtr(-np.abs(total) / spread))
+    return (drawn.mean(axis=1) - scores.mean(axis=1)) * unbiased(seeds)

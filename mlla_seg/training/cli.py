@@ -8,7 +8,7 @@ import sys
 import warnings
 from argparse import SUPPRESS
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +202,10 @@ class SegmentationCLI(LightningCLI):
         if not self.trainer.is_global_zero:
             return
         config = self.config[self.subcommand]
-        print("\n" + score_table(self.model.evaluation))
+        patients = {case.name: case.patient for case in getattr(self.datamodule.splits, split)}
+        evaluation = self.model.evaluation
+        evaluation = replace(evaluation, patients=[patients[name] for name in evaluation.cases])
+        print("\n" + score_table(evaluation))
         if self.datamodule.card.layout.test_mask:
             print(f"Masks: {', '.join(folders_of_masks(self.datamodule, split))}")
         about = {
@@ -222,8 +225,7 @@ class SegmentationCLI(LightningCLI):
         saved = folder / "config.yaml"  # absent without a logger
         text = saved.read_text() if saved.is_file() else ""
         module = self.model.eval()  # Lightning has switched it back to training mode
-        patients = {case.name: case.patient for case in getattr(self.datamodule.splits, split)}
-        scored = Scored(module.evaluation, module.spec, cases, module.predict_case, module.predict_slice, patients)
+        scored = Scored(evaluation, module.spec, cases, module.predict_case, module.predict_slice)
         files = write_results(folder, scored, split, about, text)
         print("\n" + "\n".join(f"{path.name:<13} {path}" for path in files))
 

@@ -275,8 +275,8 @@ class SegmentationModule(LightningModule):
             self.tables["published"].update(index, transunet_scores(labels, mask, classes))
 
     def _conclude(self, split: str, loader: Any) -> None:
-        tables = {name: table.compute().cpu() for name, table in self.tables.items()}  # identical in every process
-        seen = seen_cases(tables["confusion"])
+        tables: dict[str, Any] = {name: table.compute().cpu() for name, table in self.tables.items()}
+        seen = seen_cases(tables["confusion"])  # identical in every process
         cases = [loader.dataset.cases[i] for i in seen.tolist()]
         self.evaluation = Evaluation(
             [case.name for case in cases],

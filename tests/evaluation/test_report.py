@@ -24,7 +24,7 @@ from mlla_seg.evaluation.surface_distance import case_surface_scores
 from mlla_seg.evaluation.transunet_protocol import transunet_labels, transunet_scores
 from mlla_seg.training.module import Scoring
 
-FILES = {"per_case.csv", "summary.json", "report.html", "overlay.png", "config.yaml"}
+FILES = {"per_case.csv", "summary.json", "scores.csv", "scores.tex", "report.html", "overlay.png", "config.yaml"}
 
 
 @pytest.fixture

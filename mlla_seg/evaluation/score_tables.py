@@ -1,0 +1,82 @@
+"""Scores with their spread, as a table for the terminal and the report, as ``scores.csv`` and as ``scores.tex``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mlla_seg.atomic import renamed_when_done
+from mlla_seg.evaluation.scores import Evaluation
+from mlla_seg.evaluation.spread import LEVEL, Spread
+from mlla_seg.evaluation.tables import format_cell, write_csv
+
+SHOWN = ("dice", "hd95")
+"""Scores whose spread is shown; the files have all."""
+SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+SPECIAL |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
+"""LaTeX of the characters that have a meaning there."""
+
+
+def spread_table(evaluation: Evaluation, score: str) -> tuple[list[str], list[list[Any]]]:
+    """Return header and rows of the spread of a score: a row per foreground class, and that of their mean."""
+    header = [evaluation.title(score), "mean", f"{LEVEL:.0%} interval", "SD", "median", "quartiles", "cases"]
+    rows: list[list[Any]] = [
+        [
+            name,
+            found.mean,
+            _range(found.low, found.high),
+            found.sd,
+            found.median,
+            _range(found.first_quartile, found.third_quartile),
+            found.cases,
+        ]
+        for name, found in evaluation.spreads[score].items()
+    ]
+    return header, rows
+
+
+def explanation(evaluation: Evaluation) -> str:
+    """Return how the spread is measured, with the number of cases and patients."""
+    patients = len(set(evaluation.patients or evaluation.cases))
+    return (
+        f"SD, median and quartiles over {len(evaluation.cases)} cases; {LEVEL:.0%} interval of the mean by a bootstrap "
+        f"over {patients} patients: it does not cover another training of the network (see compare)."
+    )
+
+
+def write_scores_csv(path: Path, evaluation: Evaluation) -> None:
+    """Write the spread of every score, a row per score and class."""
+    rows = [
+        {"score": score, "class": name, **asdict(found)}
+        for score, classes in evaluation.spreads.items()
+        for name, found in classes.items()
+    ]
+    write_csv(path, rows)
+
+
+def write_scores_latex(path: Path, evaluation: Evaluation) -> None:
+    """Write a LaTeX table (package ``booktabs``): means with their intervals, a row per class, a column per score."""
+    found = evaluation.spreads
+    titles = " & ".join(_escape(evaluation.title(score)) for score in found)
+    names = list(next(iter(found.values())))
+    lines = [f"{_escape(name)} & " + " & ".join(_latex(found[score][name]) for score in found) for name in names]
+    lines[-1] = "\\midrule\n" + lines[-1]
+    table = ["\\toprule", f"class & {titles} \\\\", "\\midrule", *(f"{line} \\\\" for line in lines), "\\bottomrule"]
+    text = [f"% {explanation(evaluation)}", f"\\begin{{tabular}}{{l{'c' * len(found)}}}", *table, "\\end{tabular}"]
+    with renamed_when_done(path) as temporary:
+        temporary.write_text("\n".join(text) + "\n")
+
+
+def _range(low: float, high: float) -> str:
+    return "-" if math.isnan(low) else f"{format_cell(low)} to {format_cell(high)}"
+
+
+def _latex(found: Spread) -> str:
+    interval = "" if math.isnan(found.low) else f" ({format_cell(found.low)}--{format_cell(found.high)})"
+    return f"{format_cell(found.mean)}{interval}"
+
+
+def _escape(text: str) -> str:
+    return "".join(SPECIAL.get(character, character) for character in text)
