@@ -26,6 +26,7 @@ from mlla_seg.data.formats.headers import note_headers
 from mlla_seg.data.formats.planes import ACQUIRED, PLANES
 from mlla_seg.data.layouts import find_cases
 from mlla_seg.data.nnunet import nnunet_card
+from mlla_seg.data.pseudonyms import pseudonyms
 from mlla_seg.data.splits import Splits, split_cases
 from mlla_seg.data.store import (
     build_store,
@@ -213,9 +214,12 @@ class SegmentationDataModule(LightningDataModule):
         return fold_cases(self.card, cases, self.root, self.fold, self.folds)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the fold and the training patients, so that a checkpoint is never scored on them."""
-        learned = sorted({case.patient for case in self.splits.train})
-        return {"fold": self.fold, "folds": self.folds, "patients": learned}
+        """Return the fold and pseudonyms of the training patients, so that a checkpoint is never scored on them."""
+        return {"fold": self.fold, "folds": self.folds, **self._learned}
+
+    @cached_property
+    def _learned(self) -> dict[str, Any]:
+        return pseudonyms(case.patient for case in self.splits.train)
 
     def _used(self) -> list[Case]:
         """Return the cases of all splits."""

@@ -13,6 +13,7 @@ from typing import Any
 from mlla_seg.data.cases import Case
 from mlla_seg.data.datamodule import SegmentationDataModule, card_of
 from mlla_seg.data.dataspec import DataSpec
+from mlla_seg.data.pseudonyms import known_patients
 from mlla_seg.errors import InputError
 from mlla_seg.models.checkpoint import SHARED_BY_MEMBERS, read_checkpoint
 from mlla_seg.training.module import SegmentationModule
@@ -122,8 +123,8 @@ def require_unseen(path: str | Path, content: Mapping[str, Any], cases: Sequence
     Raises:
         InputError: It was trained on some of them; the message gives their number and one name.
     """
-    learned = set(content.get(SegmentationDataModule.__qualname__, {}).get("patients", ()))
-    if seen := sorted({case.patient for case in cases} & learned):
+    saved = content.get(SegmentationDataModule.__qualname__, {})
+    if seen := known_patients([case.patient for case in cases], saved):
         raise InputError(
             f"{path}: was trained on {len(seen)} of the patients to be scored, such as {seen[0]}. "
             "Use the checkpoint of the same --data.fold, data and splits."
