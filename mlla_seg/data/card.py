@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,7 +31,7 @@ from mlla_seg.data.card_sections import (
     Step,
     Whole,
 )
-from mlla_seg.data.formats.classes import ClassInfo
+from mlla_seg.data.formats.classes import ClassInfo, Code
 from mlla_seg.data.shipped import shipped
 from mlla_seg.errors import InputError, lookup, unknown
 
@@ -162,7 +162,10 @@ class Card:
     @property
     def class_infos(self) -> tuple[ClassInfo, ...]:
         """Classes, each with the first of its mask values."""
-        return tuple(ClassInfo(entry.name, entry.colour, self._values(k)[0]) for k, entry in enumerate(self.classes))
+        return tuple(
+            ClassInfo(entry.name, entry.colour, self._values(k)[0], Code(**asdict(entry.code)) if entry.code else None)
+            for k, entry in enumerate(self.classes)
+        )
 
     @property
     def background_index(self) -> int | None:
@@ -228,7 +231,7 @@ def _explain(path: Path, content: Mapping[str, Any], errors: Sequence[Any]) -> s
     error, place = errors[0], errors[0]["loc"]
     keys = [part for part in place if isinstance(part, str)]
     own = [field.name for field in fields(SECTIONS[keys[0]])] if keys and keys[0] in SECTIONS else []
-    if error["type"] == "unexpected_keyword_argument":  # in a section; keys of the card are checked by load_card
+    if error["type"] == "unexpected_keyword_argument" and len(keys) == 2:  # in a section; load_card checks the others
         return unknown(own, keys[-1], f"key of {keys[0]} in {path}:")
     if error["type"] == "literal_error" and isinstance(error["input"], str):
         choices = re.findall(r"'([^']*)'", error["ctx"]["expected"])

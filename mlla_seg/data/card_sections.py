@@ -10,7 +10,7 @@ from dataclasses import fields
 from string import Formatter
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from pydantic import ConfigDict, Strict, model_validator
 from pydantic.dataclasses import dataclass
 
@@ -34,6 +34,18 @@ CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
 @dataclass(frozen=True, config=CONFIG)
+class CardCode:
+    """A concept of a published terminology, for DICOM segmentations."""
+
+    value: Annotated[str, Strict(), MinLen(1), MaxLen(16)]
+    """the code in quotes, at most 16 characters"""
+    meaning: Annotated[str, Strict(), MinLen(1), MaxLen(64)]
+    """what the code stands for, at most 64 characters"""
+    scheme: Annotated[str, Strict(), MinLen(1), MaxLen(16)] = "SCT"
+    """the designator of the terminology in DICOM, by default SCT for SNOMED CT"""
+
+
+@dataclass(frozen=True, config=CONFIG)
 class CardClass:
     """A class of a card."""
 
@@ -43,6 +55,8 @@ class CardClass:
     """[red, green, blue], each from 0 to 255"""
     id: Id | Annotated[tuple[Id, ...], MinLen(1)] | None = None
     """its value in the masks or a list of values, from 0 to 65535; by default its position in classes"""
+    code: CardCode | None = None
+    """{value: "...", meaning: ...} of a concept of SNOMED CT, or of the terminology named by scheme"""
 
 
 @dataclass(frozen=True, config=CONFIG)

@@ -7,10 +7,10 @@ the runtime of exported networks works without it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from mlla_seg.data.formats.classes import ClassInfo, class_colour
+from mlla_seg.data.formats.classes import ClassInfo, Code, class_colour
 from mlla_seg.data.formats.planes import ACQUIRED, PLANES
 from mlla_seg.data.slices import View
 from mlla_seg.errors import InputError, lookup
@@ -125,7 +125,10 @@ class DataSpec:
     def to_dict(self) -> dict[str, Any]:
         """Return plain types for files, as read by :meth:`from_dict`."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        values["classes"] = [{"name": c.name, "colour": list(c.colour), "id": c.id} for c in self.classes]
+        values["classes"] = [
+            {"name": c.name, "colour": list(c.colour), "id": c.id, **({"code": asdict(c.code)} if c.code else {})}
+            for c in self.classes
+        ]
         values["normalisation"] = self.normalisation.to_dict()
         return {"spec_version": VERSION, **{key: _plain(value) for key, value in values.items()}}
 
@@ -135,7 +138,7 @@ class DataSpec:
 
         Args:
             content: ``channels`` and ``classes``; everything else has a default. A class is a name, or a mapping with
-                its name and optionally its ``colour`` and ``id``.
+                its name and optionally its ``colour``, ``id`` and ``code``.
             where: File name for messages.
 
         Raises:
@@ -189,7 +192,17 @@ def _class_info(entry: Any, index: int, where: str) -> ClassInfo:
     if not isinstance(colour, (list, tuple)) or len(colour) != 3:
         raise InputError(f"{where}: the colour of {given['name']} is {colour!r}, expected [red, green, blue].")
     red, green, blue = colour
-    return ClassInfo(given["name"], (red, green, blue), given.get("id", index))
+    return ClassInfo(given["name"], (red, green, blue), given.get("id", index), _code(given, where))
+
+
+def _code(given: Mapping[str, Any], where: str) -> Code | None:
+    code = given.get("code")
+    if code is None:
+        return None
+    keys = {"value", "meaning", "scheme"}
+    if not isinstance(code, Mapping) or not {"value", "meaning"} <= set(code) <= keys:
+        raise InputError(f"{where}: the code of {given['name']} is {code!r}, expected {{value: ..., meaning: ...}}.")
+    return Code(**{key: str(value) for key, value in code.items()})
 
 
 def _background(classes: Sequence[ClassInfo]) -> int | None:

@@ -15,12 +15,25 @@ IGNORE_INDEX = 255
 
 
 @dataclass(frozen=True)
+class Code:
+    """A concept of a published terminology, by which other programs know what a class is."""
+
+    value: str
+    """Code, such as 10200004."""
+    meaning: str
+    """What it stands for, such as Liver."""
+    scheme: str = "SCT"
+    """Designator of the terminology in DICOM; SCT is SNOMED CT."""
+
+
+@dataclass(frozen=True)
 class ClassInfo:
-    """A class: its name, its colour (red, green, blue in 0..255) and its value in masks."""
+    """A class: its name, its colour (red, green, blue in 0..255), its value in masks and perhaps a code."""
 
     name: str
     colour: tuple[int, int, int]
     id: int
+    code: Code | None = None
 
 
 def class_colour(index: int) -> tuple[int, int, int]:
