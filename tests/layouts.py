@@ -346,6 +346,56 @@ def dicom_series(folder, tilt=0.0, description="abdomen", angle=0.0):
     return folder
 
 
+def enhanced_series(folder, shared=True, order=None):
+    """The series of :func:`dicom_series` as one enhanced multi-frame file, each frame with an intercept of its own.
+
+    Frames are stored in ``order``; without ``shared`` every frame repeats the orientation and the pixel spacing.
+    """
+    import pydicom
+    from pydicom.dataset import Dataset
+    from pydicom.uid import EnhancedCTImageStorage
+
+    slices = [pydicom.dcmread(path) for path in dicom_series(folder).iterdir()]
+    slices.sort(key=lambda data: data.ImagePositionPatient[2])
+    slices = [slices[k] for k in order or range(len(slices))]
+    for path in folder.iterdir():
+        path.unlink()
+
+    def group(**sequences):
+        item = Dataset()
+        for keyword, tags in sequences.items():
+            inner = Dataset()
+            for key, value in tags.items():
+                setattr(inner, key, value)
+            setattr(item, keyword, [inner])
+        return item
+
+    first = slices[0]
+    common = dict(
+        PlaneOrientationSequence={"ImageOrientationPatient": first.ImageOrientationPatient},
+        PixelMeasuresSequence={"PixelSpacing": first.PixelSpacing, "SliceThickness": first.SliceThickness},
+    )
+    data = first
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    data.NumberOfFrames = len(slices)
+    data.SharedFunctionalGroupsSequence = [group(**common) if shared else Dataset()]
+    data.PerFrameFunctionalGroupsSequence = [
+        group(
+            PlanePositionSequence={"ImagePositionPatient": one.ImagePositionPatient},
+            PixelValueTransformationSequence={"RescaleSlope": 2, "RescaleIntercept": one.RescaleIntercept + k},
+            FrameContentSequence={"FrameAcquisitionNumber": k + 1},
+            **({} if shared else common),
+        )
+        for k, one in enumerate(slices)
+    ]
+    data.PixelData = b"".join(one.PixelData for one in slices)
+    keywords = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
+    for keyword in (*keywords, "RescaleSlope", "RescaleIntercept"):
+        delattr(data, keyword)
+    data.save_as(folder / "enhanced.dcm", enforce_file_format=True)
+    return folder
+
+
 PLACE = rasterio.transform.Affine(0.5, 0, 500_000, 0, -0.5, 35_000)
 """Half a metre per pixel, in Uganda."""
 

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from mlla_seg.data.card import Card
 from mlla_seg.data.cases import Case, missing_data, note_unlabelled
-from mlla_seg.data.formats.dicom import is_series
+from mlla_seg.data.formats.dicom_files import is_series
 from mlla_seg.data.formats.registry import is_readable
 from mlla_seg.data.nnunet import nnunet_cases
 from mlla_seg.errors import InputError, lookup

@@ -234,7 +234,8 @@ def _stored(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _fingerprint(card: Card, case: Case, root: Path) -> str:
-    sources = [(str(path.relative_to(root)), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in case.files]
+    files = [file for path in case.files for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    sources = [(str(path.relative_to(root)), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files]
     masks = [getattr(card.layout, key) for key in ("coloured_masks", "ignored_colours", "mask_threshold")]
     counted = [getattr(card.normalisation, key) for key in ("foreground", "per_case")]
     values = (card.array_units, [*card.ids.items()], card.ignore_index, counted)

@@ -18,11 +18,13 @@ import numpy as np
 from mlla_seg.atomic import renamed_when_done
 from mlla_seg.data.formats.arrays import IMAGE_KEYS, MASK_KEYS, read_h5, read_npz, write_h5, write_npz
 from mlla_seg.data.formats.classes import ClassInfo, stored_values
-from mlla_seg.data.formats.dicom import is_series, read_dicom
+from mlla_seg.data.formats.dicom import read_dicom
+from mlla_seg.data.formats.dicom_files import is_series
+from mlla_seg.data.formats.dicom_seg import write_dicom_seg
 from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES, open_rasters, read_raster
 from mlla_seg.data.formats.photos import read_photo, write_png
 from mlla_seg.data.formats.picture import Array, Picture, require_same_grid
-from mlla_seg.data.formats.volume_masks import write_dicom_seg, write_itk, write_nifti, write_segmentation
+from mlla_seg.data.formats.volume_masks import write_itk, write_nifti, write_segmentation
 from mlla_seg.data.formats.volumes import ITK_SUFFIXES, read_itk, read_nifti
 from mlla_seg.errors import InputError, lookup
 

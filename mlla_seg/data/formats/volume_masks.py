@@ -1,16 +1,12 @@
-"""Masks of volumes on the grid of their source: NIfTI, NRRD, MetaImage, 3D Slicer and DICOM segmentations."""
+"""Masks of volumes on the grid of their source: NIfTI, NRRD, MetaImage and 3D Slicer segmentations."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from mlla_seg._version import __version__
 from mlla_seg.data.formats.classes import ClassInfo
-from mlla_seg.data.formats.dicom import read_series, series_files
+from mlla_seg.data.formats.dicom import read_stack
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.formats.volumes import (
     ITK_SUFFIXES,
@@ -28,7 +24,7 @@ from mlla_seg.errors import InputError
 def geometry_of(source: Path) -> Geometry:
     """Return the grid of a volume's file, from its header where possible."""
     if source.is_dir():
-        return geometry_of_itk(read_series(source), str(source))
+        return read_stack(source).grid
     if source.name.lower().endswith(NIFTI_SUFFIXES):
         import nibabel as nib
 
@@ -103,78 +99,3 @@ def _itk_mask(mask: Array, source: Path, plane: str, path: Path, facts: Mapping[
     for key, value in facts.items():
         image.SetMetaData(key, value)
     sitk.WriteImage(image, str(path), useCompression=True)
-
-
-MAY_BE_EMPTY = (
-    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"),
-    *("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
-)
-"""Attributes of patient and study that every DICOM file must have, if only empty; anonymisers remove them."""
-
-
-def _complete(image: Any, source: Path, thickness: float) -> None:
-    """Add what a header lacks and a segmentation copies: empty attributes, and the distance of slices.
-
-    Raises:
-        InputError: There is no frame of reference, which the segmentation must share with its images.
-    """
-    for name in MAY_BE_EMPTY:
-        if name not in image:
-            setattr(image, name, "")
-    if not image.get("SliceThickness"):
-        image.SliceThickness = f"{thickness:.6g}"
-    if not image.get("FrameOfReferenceUID"):
-        raise InputError(
-            f"{source}: its images have no FrameOfReferenceUID, by which a DICOM segmentation refers to their "
-            "positions. Write --format nii.gz."
-        )
-
-
-def write_dicom_seg(path: Path, mask: Array, classes: Sequence[ClassInfo], source: Path, plane: str) -> None:
-    """Write a DICOM segmentation with one segment per class except the first, which references its source series."""
-    if not source.is_dir():
-        raise InputError(f"{source}: a DICOM segmentation must reference a DICOM series, which this is not.")
-    try:
-        import highdicom
-        import pydicom
-    except ImportError as error:
-        raise InputError(f"{path}: a DICOM segmentation needs highdicom: pip install 'mlla_seg[dicom]'") from error
-    from pydicom.sr.codedict import codes
-
-    images = [pydicom.dcmread(file, stop_before_pixels=True) for file in series_files(source)]
-    grid = geometry_of_itk(read_series(source), str(source))
-    for image in images:
-        _complete(image, source, float(np.linalg.norm(grid.affine[:3, 2])))
-    frames = turn_back(mask, grid, plane).transpose(2, 1, 0).astype(np.uint8)
-    algorithm = highdicom.AlgorithmIdentificationSequence(
-        name="mlla_seg", version=__version__, family=codes.cid7162.ArtificialIntelligence
-    )
-    segments = [
-        highdicom.seg.SegmentDescription(
-            segment_number=value,
-            segment_label=entry.name,
-            segmented_property_category=codes.SCT.AnatomicalStructure,
-            segmented_property_type=highdicom.sr.CodedConcept(f"class{value}", "99MLLA_SEG", entry.name),
-            algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-            algorithm_identification=algorithm,
-            display_color=highdicom.color.CIELabColor.from_rgb(*entry.colour),
-        )
-        for value, entry in enumerate(classes)
-        if value > 0
-    ]
-    highdicom.seg.Segmentation(
-        source_images=images,
-        pixel_array=frames,
-        segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=segments,
-        series_instance_uid=highdicom.UID(),
-        series_number=1000,
-        sop_instance_uid=highdicom.UID(),
-        instance_number=1,
-        manufacturer="mlla_seg",
-        manufacturer_model_name="mlla_seg",
-        software_versions=__version__,
-        device_serial_number="0",
-        series_description="mlla_seg",
-        omit_empty_frames=bool(frames.any()),
-    ).save_as(path)
