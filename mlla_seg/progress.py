@@ -40,9 +40,12 @@ def progress(total: int, title: str, unit: str, leave: bool = True, show: bool =
 
 def note(text: str) -> None:
     """Print a line to stderr above active progress bars."""
-    from tqdm import tqdm
-
-    tqdm.write(text, file=sys.stderr)
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
+        print(text, file=sys.stderr)
+    else:
+        tqdm.write(text, file=sys.stderr)
 
 
 @contextmanager

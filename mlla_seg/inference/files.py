@@ -6,12 +6,12 @@ This module does not import torch.
 from __future__ import annotations
 
 import re
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mlla_seg.data.dataspec import DataSpec
+from mlla_seg.data.formats.dicom_tree import find_series
 from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES
 from mlla_seg.data.formats.headers import note_headers
 from mlla_seg.data.formats.probabilities import probabilities_path
@@ -64,7 +64,7 @@ def segment_files(
     if len(images) == 1 and _names_a_mask(output, images[0]):
         targets, folder = [output], output.parent
     else:
-        targets = [mask_path(files[0], folder, format) for files in images]
+        targets = [mask_path(files[0], folder / _place_below(source, files[0]), format) for files in images]
     if folder.is_file():
         raise InputError(f"{folder}: is a file; --output must be a folder for the masks.")
     written_by = [
@@ -106,8 +106,9 @@ def segment_files(
 def find_images(source: Path, channels: int) -> list[tuple[Path, ...]]:
     """Return the images of a folder, a list, a file or a DICOM series, each as a tuple of its files.
 
-    In folders, files numbered from 0000 as by nnU-Net are channels of one image, which is said. A list (``.txt``) has
-    one image per line, relative to its own folder, with commas between several files of one image.
+    In folders, files numbered from 0000 as by nnU-Net are channels of one image, which is said, and DICOM series are
+    found at any depth. A list (``.txt``) has one image per line, relative to its own folder, with commas between the
+    files of one image.
 
     Raises:
         InputError: Nothing was found, or a listed file does not exist.
@@ -116,17 +117,26 @@ def find_images(source: Path, channels: int) -> list[tuple[Path, ...]]:
         raise InputError(f"{source}: no such file or folder.")
     if source.is_file():
         return _listed(source) if source.suffix.lower() == LIST else [(source,)]
-    if is_readable(source):  # a folder may be one DICOM series
-        others = [path.name for path in source.iterdir() if path.is_file() and is_readable(path)]
-        if others:
-            print(f"note: {source} is read as a DICOM series; ignored: {', '.join(sorted(others))}", file=sys.stderr)
-        return [(source,)]
-    files = sorted(path for path in source.iterdir() if is_readable(path))
-    if not files:
+    files = sorted(path for path in source.iterdir() if path.is_file() and is_readable(path))
+    series, notes = find_series(source)
+    for said in notes:
+        note(f"note: {said}")
+    if source in series:
+        if files:
+            ignored = f"{len(files)} other image{'s' if len(files) > 1 else ''}, such as {files[0].name}"
+            note(f"note: {source} is read as a DICOM series; ignored: {ignored}")
+        files = []
+    found = sorted([*files, *series])
+    if not found:
         raise InputError(f"{source}: contains no image of a supported format ({', '.join(READERS)}).")
     if channels == 1:
-        return [(path,) for path in files]
-    return _grouped(files, channels)
+        return [(path,) for path in found]
+    return _grouped(found, channels)
+
+
+def _place_below(source: Path, path: Path) -> Path:
+    """Return the folder of a DICOM series relative to the folder that was searched, which the masks repeat."""
+    return path.parent.relative_to(source) if path.is_dir() and source in path.parents else Path()
 
 
 def _grouped(files: Sequence[Path], channels: int) -> list[tuple[Path, ...]]:
@@ -134,11 +144,11 @@ def _grouped(files: Sequence[Path], channels: int) -> list[tuple[Path, ...]]:
 
     Numbers alone do not make channels: a camera numbers its photos alike. Files that have all channels are images.
     """
-    numbered: dict[tuple[str, str], dict[int, Path]] = defaultdict(dict)
+    numbered: dict[tuple[Path, str, str], dict[int, Path]] = defaultdict(dict)
     for path in files:
         suffix = suffix_of(path)
         if match := CHANNEL_SUFFIX.fullmatch(path.name if suffix == SERIES else path.name[: -len(suffix)]):
-            numbered[match[1], suffix][int(match[2])] = path
+            numbered[path.parent, match[1], suffix][int(match[2])] = path
     groups = [tuple(own[k] for k in range(channels)) for own in numbered.values() if set(own) == set(range(channels))]
     if groups and _has_all(groups[0][0], channels):
         groups = []
