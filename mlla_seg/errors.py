@@ -32,7 +32,7 @@ def program() -> str:
 
 
 @contextmanager
-def about(what: str | Path) -> Iterator[None]:
+def about(what: object) -> Iterator[None]:
     """Prefix the message of an :class:`InputError` with the name of a file or case."""
     try:
         yield

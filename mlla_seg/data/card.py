@@ -31,7 +31,9 @@ from mlla_seg.data.card_sections import (
     Step,
     Whole,
 )
+from mlla_seg.data.formats.bands import Wanted
 from mlla_seg.data.formats.classes import ClassInfo, Code
+from mlla_seg.data.formats.gaps import Gaps
 from mlla_seg.data.shipped import shipped
 from mlla_seg.errors import InputError, lookup, unknown
 
@@ -72,6 +74,12 @@ class Card:
     """{scale: ..., offset: ...} for h5 and npz files: stored value x scale + offset = units"""
     spacing_mm: tuple[Step, Step, Step] | None = None
     """[slices, rows, columns] in mm, each a number above zero, median, or null to keep the original"""
+    nodata: Number | None = None
+    """the value of pixels without data in rasters and photos that tag none themselves"""
+    nodata_rule: Literal["any", "all"] | None = None
+    """any or all: whether a pixel has no data where any band has the value, or only where all bands have it"""
+    grid: Name | None = None
+    """the channel whose pixel grid is used where files of one scene differ in resolution; by default the finest"""
     largest_class: Name | None = None
     """the class that must have the most voxels"""
     smallest_class: Name | None = None
@@ -101,6 +109,8 @@ class Card:
             raise InputError(f"extra_channels repeats {repeated}.")
         if self.normalisation.foreground and len(self.channels) > 1:
             raise InputError("foreground of normalisation supports only images with one channel.")
+        if self.grid is not None:
+            lookup(dict.fromkeys([*self.channels, *(self.layout.extra_channels or {})]), self.grid, "channel for grid")
         if self.use is not None:
             self._check_used(self.use)
         return self
@@ -132,6 +142,16 @@ class Card:
     def bands(self) -> tuple[str, ...]:
         """Channels in the files of one image, in order."""
         return (*self.channels, *self.further)
+
+    @property
+    def gaps(self) -> Gaps:
+        """How a value marks pixels without data."""
+        return Gaps(self.nodata, self.nodata_rule)
+
+    @property
+    def wanted(self) -> Wanted:
+        """What the card expects of the images of a case."""
+        return Wanted(self.seen, self.bands, self.gaps, self.grid, f"the card {self.name}", complete=True)
 
     def using(self, names: Sequence[str]) -> Card:
         """Return the card of a network that sees these channels, in this order.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -34,6 +35,7 @@ from mlla_seg.data.store import (
     measured_normalisation,
     measured_spacing,
     note_absent_classes,
+    note_ignored,
     note_planes,
     note_resampled,
     note_warped,
@@ -200,6 +202,9 @@ class SegmentationDataModule(LightningDataModule):
             resize=(self.resize[0], self.resize[1]) if isinstance(self.resize, list) else self.resize,
             patch_size=(self.crop[0], self.crop[1]) if self.crop else None,
             context=self.context,
+            nodata=None if self.card.nodata is None or math.isnan(self.card.nodata) else self.card.nodata,
+            nodata_rule=self.card.nodata_rule,
+            grid=self.card.grid if self.card.grid in self.card.bands else None,
             mirrored=AUGMENTATIONS[self.augment].mirrored or set(self.mirror) == set(MIRRORS),
         )
 
@@ -236,6 +241,7 @@ class SegmentationDataModule(LightningDataModule):
         check_class_sizes(self.card, stored)
         note_absent_classes(self.card, stored[: len(self.splits.train)])
         note_warped(stored)
+        note_ignored(self.card, stored)
         if self.card.normalisation.per_case and (single := [c.name for c in stored if c.shape[0] == 1]):
             raise InputError(
                 f"{self.card.name}: per_case is for volumes; {len(single)} cases are a single image, such as "

@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from mlla_seg.data.formats.bands import Wanted
 from mlla_seg.data.formats.classes import ClassInfo, Code, class_colour
+from mlla_seg.data.formats.gaps import RULES, Gaps
 from mlla_seg.data.formats.planes import ACQUIRED, PLANES
 from mlla_seg.data.slices import View
 from mlla_seg.errors import InputError, lookup
@@ -86,6 +88,9 @@ class DataSpec:
         patch_size: Height and width of the training samples.
         context: Neighbouring slices on each side.
         mirrored: Whether the training samples were mirrored along both axes.
+        nodata: Value of pixels without data in rasters and photos that tag none themselves.
+        nodata_rule: ``any`` or ``all`` bands must have it, see :mod:`mlla_seg.data.formats.gaps`.
+        grid: Channel whose pixel grid is used where files of a scene differ in resolution; by default the finest.
     """
 
     channels: tuple[str, ...]
@@ -102,6 +107,9 @@ class DataSpec:
     patch_size: tuple[int, int] | None = None
     context: int = 0
     mirrored: bool = False
+    nodata: float | None = None
+    nodata_rule: str | None = None
+    grid: str | None = None
 
     def __post_init__(self) -> None:
         if not self.bands:
@@ -116,6 +124,11 @@ class DataSpec:
         """How the network sees cases."""
         per_case = self.normalisation.per_case
         return View(self.spacing_mm, self.resize, self.patch_size, self.context, per_case)
+
+    @property
+    def wanted(self) -> Wanted:
+        """What the network expects of the files of an image."""
+        return Wanted(self.channels, self.bands, Gaps(self.nodata, self.nodata_rule), self.grid)
 
     @property
     def in_channels(self) -> int:
@@ -167,6 +180,8 @@ class DataSpec:
         if (size := values["patch_size"]) is not None and (not isinstance(size, (list, tuple)) or len(size) != 2):
             raise InputError(f"{where}: patch_size is {size!r}, expected [height, width].")
         lookup(dict.fromkeys((*PLANES, ACQUIRED)), content.get("plane", "axial"), f"plane in {where}:")
+        if content.get("nodata_rule") is not None:
+            lookup(dict.fromkeys(RULES), content["nodata_rule"], f"nodata_rule in {where}:")
         values["background"] = content["background"] if "background" in content else _background(classes)
         values |= {
             "classes": classes,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from mlla_seg.data.formats.classes import IGNORE_INDEX
 from mlla_seg.data.formats.georeference import Ground
 from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES, Raster, open_rasters
 from mlla_seg.data.formats.picture import Array, Picture, require_finite, require_same_grid
-from mlla_seg.data.formats.registry import PHOTO_SUFFIXES, read_channels, read_image, read_mask, suffix_of
+from mlla_seg.data.formats.registry import PHOTO_SUFFIXES, read_channels, read_mask, suffix_of
 from mlla_seg.data.labels import class_indices, note_nodata, refuse_unknown
 from mlla_seg.errors import InputError
 
@@ -48,8 +48,8 @@ class Source:
     pieces: Iterator[Piece]
     spacing_mm: tuple[float, float, float] | None = None
     ground: Ground | None = None
-    warped: tuple[str, ...] = ()
-    """Files on another grid than the image, which are warped to it."""
+    warped: Mapping[str, float] = field(default_factory=dict)
+    """Files on another grid than the image, which are warped to it, and the fraction of it that each covers."""
     notes: tuple[str, ...] = ()
     """Notes for the user on how the headers of its image and mask were interpreted."""
 
@@ -87,12 +87,11 @@ def open_case(card: Card, case: Case) -> Iterator[Source]:
 
 def _read_entry(card: Card, files: tuple[Path, ...], mask_path: Path) -> tuple[Picture, Array]:
     """Read image and labels of one volume or slice."""
-    image = read_channels(files, card.plane, card.array_units)
-    # Its own rounded spacing might select another plane. Indexed files are read as ids or, by the card, as colours.
-    read = read_image if card.layout.coloured_masks and suffix_of(mask_path) in PHOTO_SUFFIXES else read_mask
-    mask = read(mask_path, image.axes or card.plane)
+    image = read_channels(files, card.plane, card.array_units, card.wanted)
+    # Its own rounded spacing might select another plane.
+    mask = read_mask(mask_path, image.axes or card.plane, card.layout.coloured_masks)
     require_same_grid(files[0], image, mask_path, mask)
-    array = chosen_bands(card, files, image.array, axis=1)
+    array = chosen_bands(card, files, image.array)
     image = replace(image, array=array)
     if not image.gaps:
         require_finite(files[0], image)
@@ -104,20 +103,20 @@ def _read_entry(card: Card, files: tuple[Path, ...], mask_path: Path) -> tuple[P
     return image, labels
 
 
-def chosen_bands(card: Card, files: tuple[Path, ...], array: Array, axis: int) -> Array:
-    """Select the channels that the network sees from those in the files.
+def chosen_bands(card: Card, files: tuple[Path, ...], array: Array) -> Array:
+    """Select the channels ``(S, C, H, W)`` that the network sees from those in the files.
 
     Raises:
         InputError: The number of channels in the files is not that of the card.
     """
-    if array.shape[axis] != len(card.bands):
+    if array.shape[1] != len(card.bands):
         raise InputError(
-            f"{files[0]}: has {array.shape[axis]} channels, the card {card.name} expects {len(card.bands)} "
+            f"{files[0]}: has {array.shape[1]} channels, the card {card.name} expects {len(card.bands)} "
             f"({', '.join(card.bands)})."
         )
     if card.bands == card.seen:
         return array
-    return np.take(array, [card.bands.index(name) for name in card.seen], axis=axis)
+    return np.take(array, [card.bands.index(name) for name in card.seen], axis=1)
 
 
 @contextmanager
@@ -126,26 +125,26 @@ def _open_scene(card: Card, case: Case) -> Iterator[Source]:
     if suffix_of(mask_path) not in (*RASTER_SUFFIXES, *PHOTO_SUFFIXES):
         raise InputError(f"{mask_path}: the mask of a scene must be a raster or an image file, such as .tif or .png.")
     with (
-        open_rasters(files, counts=[len(card.bands)]) as image,
-        open_rasters([mask_path], like=image, labels=True) as mask,
+        open_rasters(files, card.wanted) as image,
+        open_rasters([mask_path], like=image, labels=True, colours=card.layout.coloured_masks) as mask,
     ):
         shape = (1, len(card.seen), *image.shape)
-        warped = tuple(path.name for path in (*image.warped, *mask.warped))
-        pieces = _strips(card, image, mask)
-        notes = note_nodata(card, mask.nodata)
+        warped = {**image.warped, **mask.warped}
+        pieces = _strips(card, image, mask, mask_path)
+        notes = (*image.notes, *image.chosen, *note_nodata(card, mask.nodata))
         yield Source(shape, image.dtype, pieces, ground=image.ground, warped=warped, notes=notes)
 
 
-def _strips(card: Card, image: Raster, mask: Raster) -> Iterator[Piece]:
+def _strips(card: Card, image: Raster, mask: Raster, mask_path: Path) -> Iterator[Piece]:
     """Yield a scene in strips from top to bottom; unknown mask values are reported once, for the whole scene."""
     height, width = image.shape
     rows = max(1, STRIP // width)
     unknown: Counter[float] = Counter()
     for top in range(0, height, rows):
         part = (top, 0, min(rows, height - top), width)
-        pixels = chosen_bands(card, tuple(image.paths), image.read(*part), axis=0)
-        labels, wrong = class_indices(card, mask.read(*part, raw=True)[None], mask.paths[0], True, mask.nodata)
+        pixels = image.read_seen(*part)
+        labels, wrong = class_indices(card, mask.read(*part, raw=True)[None], mask_path, True, mask.nodata)
         unknown.update(wrong)
         labels[0, np.isnan(pixels).any(axis=0)] = IGNORE_INDEX  # no data: excluded from training and scores
         yield Piece(0, top, pixels.astype(image.dtype)[None], labels)
-    refuse_unknown(card, unknown, mask.paths[0])
+    refuse_unknown(card, unknown, mask_path)

@@ -12,10 +12,10 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from mlla_seg.data.card import Card
 from mlla_seg.data.cases import Case
 from mlla_seg.data.formats.classes import IGNORE_INDEX
 from mlla_seg.data.formats.georeference import Ground
+from mlla_seg.data.formats.geotiff import COVERED
+from mlla_seg.data.formats.grids import pixel_size
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.formats.planes import PLANES
 from mlla_seg.data.formats.volumes import coarsest_axis
@@ -35,7 +37,7 @@ from mlla_seg.data.sampling import class_places, statistics, value_sample
 from mlla_seg.data.slices import case_moments
 from mlla_seg.errors import InputError
 
-VERSION = 7
+VERSION = 8
 """Increased when the meaning of the stored arrays changes, so that older ones are rebuilt."""
 THREADS = 4
 KINDS = ("image", "mask", "values", "places")
@@ -55,8 +57,8 @@ class StoredCase:
     spacing_mm: tuple[float, float, float] | None
     ground: Ground | None = None
     """Georeference of a scene, if its file has one."""
-    warped: tuple[str, ...] = ()
-    """Files that were on another grid than the image and have been warped to it."""
+    warped: Mapping[str, float] = field(default_factory=dict)
+    """Files that were on another grid than the image and have been warped to it, and the fraction that each covers."""
     notes: tuple[str, ...] = ()
     """Notes for the user on how the headers of its image were interpreted."""
     moments: tuple[Array, Array] | None = None
@@ -119,7 +121,7 @@ def open_store(card: Card, cases: Sequence[Case], folder: Path) -> list[StoredCa
             tuple(entry["voxels"]),
             spacing,
             ground,
-            tuple(entry["warped"]),
+            entry["warped"],
             tuple(entry["notes"]),
             moments and (np.array(moments[0], np.float32), np.array(moments[1], np.float32)),
         )
@@ -167,11 +169,33 @@ def note_absent_classes(card: Card, cases: Sequence[StoredCase]) -> None:
 
 
 def note_warped(cases: Sequence[StoredCase]) -> None:
-    """Note files that are on another grid than their image."""
-    warped = [name for case in cases for name in case.warped]
+    """Note files that are on another grid than their image, and those that cover only a part of it."""
+    warped = [(name, share, case.ground) for case in cases for name, share in case.warped.items()]
     if warped:
+        name, _, ground = warped[0]
+        size = f" ({pixel_size(ground)})" if ground else ""
         print(
-            f"note: {len(warped)} files lie on another grid than their image and are warped to it: {warped[0]}, ...",
+            f"note: {len(warped)} files lie on another grid than their image and are warped to it, such as {name} to "
+            f"the pixels of its image{size}.",
+            file=sys.stderr,
+        )
+    partial = sorted((share, name) for name, share, _ in warped if share < COVERED)
+    if partial:
+        share, name = partial[0]
+        print(
+            f"note: {len(partial)} of these cover only a part of their image, such as {name} with {share:.0%} of it. "
+            "The rest is excluded from training and scores.",
+            file=sys.stderr,
+        )
+
+
+def note_ignored(card: Card, cases: Sequence[StoredCase]) -> None:
+    """Note cases of which every pixel is excluded from training and scores."""
+    names = [case.name for case in cases if not any(case.voxels)]
+    if names:
+        print(
+            f"note: {len(names)} of {len(cases)} cases of {card.name}, such as {names[0]}, have no pixel with a class "
+            "and data: all are excluded from training and scores.",
             file=sys.stderr,
         )
 
@@ -238,7 +262,8 @@ def _fingerprint(card: Card, case: Case, root: Path) -> str:
     sources = [(str(path.relative_to(root)), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files]
     masks = [getattr(card.layout, key) for key in ("coloured_masks", "ignored_colours", "mask_threshold")]
     counted = [getattr(card.normalisation, key) for key in ("foreground", "per_case")]
-    values = (card.array_units, [*card.ids.items()], card.ignore_index, counted)
+    gaps = (card.nodata, card.nodata_rule, card.grid)
+    values = (card.array_units, [*card.ids.items()], card.ignore_index, counted, gaps)
     colours = card.layout.coloured_masks and [entry.colour for entry in card.classes]
     reading = (VERSION, card.plane, values, card.class_names, card.bands, card.seen, masks, colours)
     return hashlib.sha256(json.dumps([sources, reading]).encode()).hexdigest()

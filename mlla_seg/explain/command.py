@@ -72,7 +72,7 @@ def explain(
         raise InputError(f"{input}: holds {len(images)} images; give one of them.")
     spec, files = network.spec, images[0]
     engine = TorchEngine(network.to(device_named(device)), device_named(device))
-    picture = read_channels(files, spec.plane, spec.array_units)
+    picture = read_channels(files, spec.plane, spec.array_units, spec.wanted)
     if not picture.gaps:  # where NaN means no data, it is filled as in prediction
         require_finite(files[0], picture)
     if max(picture.array.shape[-2:]) > LARGEST:

@@ -75,7 +75,7 @@ def calibration_images(job: Job) -> list[Tensor]:
             with TemporaryDirectory() as folder:
                 predict_scene(predictor.engine, job.spec, files, Path(folder) / "map.tif", MapOptions(overlap=0))
             continue
-        picture = read_channels(files, job.spec.plane, job.spec.array_units)
+        picture = read_channels(files, job.spec.plane, job.spec.array_units, job.spec.wanted)
         require_finite(files[0], picture)
         for _ in predictor.logits(picture.array, spacing_mm=picture.spacing_mm):
             pass

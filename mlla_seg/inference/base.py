@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from mlla_seg.data.dataspec import DataSpec
+from mlla_seg.data.formats.classes import IGNORE_INDEX
 from mlla_seg.data.formats.given import is_bare, read_given
 from mlla_seg.data.formats.headers import note_headers
-from mlla_seg.data.formats.picture import Array, require_finite
+from mlla_seg.data.formats.picture import Array, gaps_of, require_finite
 from mlla_seg.data.formats.planes import plane_in_words
 from mlla_seg.data.formats.probabilities import write_probabilities
 from mlla_seg.data.formats.registry import read_channels, write_mask
@@ -79,7 +80,7 @@ class CaseSegmenter:
             Class indices (uint8) in the axis order of the given array, or of the array that the image's library
             returns: ``(I, J, K)`` for nibabel images and arrays with an affine, ``(K, J, I)`` for SimpleITK images,
             ``(S, H, W)`` or ``(H, W)`` for bare arrays. For files: ``(I, J, K)`` in the file's axis order,
-            ``(S, H, W)`` for h5 and npz, ``(H, W)`` for photos.
+            ``(S, H, W)`` for h5 and npz, ``(H, W)`` for photos, with 255 where a photo has no data.
 
         Raises:
             InputError: The number of channels differs from training, the image cannot be used, or logits are NaN or
@@ -89,14 +90,16 @@ class CaseSegmenter:
             return self._segment_bare(image, batch_size, spacing_mm)
         if spacing_mm is not None:
             raise InputError("spacing_mm is only for bare arrays; other images carry their own spacing.")
-        given = read_given(image, self.spec.plane, self.spec.array_units, affine)
+        given = read_given(image, self.spec.plane, self.spec.array_units, affine, self.spec.wanted)
         picture = given.picture
-        require_finite(Path(given.name), picture)
+        if not picture.gaps:
+            require_finite(Path(given.name), picture)
         with about(given.name):
             blocks = self.logits(picture.array, batch_size, picture.spacing_mm)
-            labels = [self.engine.labels(block, 1) for block in blocks]
+            labels = np.concatenate([self.engine.labels(block, 1) for block in blocks])
         note_headers({given.name: picture.notes})
-        return given.back(np.concatenate(labels))
+        labels[gaps_of(picture)] = IGNORE_INDEX
+        return given.back(labels)
 
     def _segment_bare(self, image: Array, batch_size: int, spacing_mm: Spacing | None) -> Array:
         if spacing_mm is None and self.spec.spacing_mm:
@@ -138,10 +141,11 @@ class CaseSegmenter:
         self, files: tuple[Path, ...], output: Path, batch_size: int, probabilities: Path | None
     ) -> tuple[str, ...]:
         """Like :meth:`predict_file`, but return the notes on the header instead of printing them."""
-        picture = read_channels(files, self.spec.plane, self.spec.array_units)
+        picture = read_channels(files, self.spec.plane, self.spec.array_units, self.spec.wanted)
         names = self.spec.class_names
         slices, _, height, width = picture.array.shape
-        require_finite(files[0], picture)
+        if not picture.gaps:
+            require_finite(files[0], picture)
         labels = np.empty((slices, height, width), np.uint8)
         with about(files[0]), ExitStack() as stack:
             blocks = self.logits(picture.array, batch_size, picture.spacing_mm)
@@ -156,5 +160,6 @@ class CaseSegmenter:
                 if probabilities is not None:
                     array[:, part] = self.engine.probabilities(block).swapaxes(0, 1)
                 bar.update(len(block))
+        labels[gaps_of(picture)] = IGNORE_INDEX
         write_mask(output, labels, self.spec.classes, files[0], picture.axes or self.spec.plane)
         return picture.notes

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.formats.dicom_tree import find_series
 from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES
 from mlla_seg.data.formats.headers import note_headers
+from mlla_seg.data.formats.locations import Location, Remote, located, refuse_stac
 from mlla_seg.data.formats.probabilities import probabilities_path
 from mlla_seg.data.formats.registry import (
     FORMATS,
     READERS,
     SERIES,
-    channels_in,
     is_readable,
     mask_path,
+    may_have,
     suffix_of,
 )
 from mlla_seg.errors import InputError
@@ -37,7 +39,7 @@ LIST = ".txt"
 
 def segment_files(
     segmenter: CaseSegmenter,
-    source: Path,
+    source: Path | str,
     output: Path,
     options: MapOptions,
     format: str | None = None,
@@ -48,7 +50,7 @@ def segment_files(
 
     Args:
         segmenter: The segmenter.
-        source: See :func:`find_images`.
+        source: See :func:`images_at`.
         output: Folder for the masks; for a single image also the path of its mask.
         options: Options for rasters; ``batch_size`` and ``probabilities`` apply to all images.
         format: Format of volume masks; defaults to that of the source.
@@ -59,12 +61,12 @@ def segment_files(
         InputError: No images were found, masks would overwrite images or each other, or some images could not be
             segmented; the last is raised after all others have been written.
     """
-    images = find_images(source, len(segmenter.spec.channels))
+    images = images_at(source, len(segmenter.spec.channels))
     folder = output
     if len(images) == 1 and _names_a_mask(output, images[0]):
         targets, folder = [output], output.parent
     else:
-        targets = [mask_path(files[0], folder / _place_below(source, files[0]), format) for files in images]
+        targets = [_target(files[0], folder / _place_below(source, files[0]), format) for files in images]
     if folder.is_file():
         raise InputError(f"{folder}: is a file; --output must be a folder for the masks.")
     written_by = [
@@ -73,22 +75,24 @@ def segment_files(
     ]
     claims = Counter(path for paths in written_by for path in paths)
     for files, target, paths in zip(images, targets, written_by, strict=True):
-        if target.resolve() in [path.resolve() for path in files]:
+        if target.resolve() in [path.resolve() for path in files if isinstance(path, Path)]:
             raise InputError(f"{target}: the mask would overwrite its image. Choose another folder for --output.")
         if any(claims[path] > 1 for path in paths):
             raise InputError(f"{target}: would be the mask of several images of {source}; segment them one by one.")
     written, problems, notes = 0, [], {}
+    said: set[Hashable] = set()
     with progress(len(images), "Predicting", "image") as bar:
         for files, target, paths in zip(images, targets, written_by, strict=True):
             try:
                 if not overwrite and all(path.exists() for path in paths):
                     pass
                 elif is_scene(files):
-                    predict_scene(segmenter.engine, segmenter.spec, files, target, options, job)
+                    predict_scene(segmenter.engine, segmenter.spec, files, target, options, job, said)
                     written += 1
                 else:
                     beside = paths[1] if options.probabilities else None
-                    notes[str(files[0])] = segmenter.write_labels(files, target, options.batch_size, beside)
+                    own = cast(tuple[Path, ...], files)  # only scenes are at other places
+                    notes[str(files[0])] = segmenter.write_labels(own, target, options.batch_size, beside)
                     written += 1
             except InputError as error:  # continue with the other images
                 problems.append(str(error))
@@ -101,6 +105,20 @@ def segment_files(
     if problems:
         count = f"{len(problems)} of {len(images)} images have no mask:\n" if len(images) > 1 else ""
         raise InputError(count + "\n".join(problems))
+
+
+def images_at(source: Path | str, channels: int) -> Sequence[tuple[Location, ...]]:
+    """Return the images at a place that the user has typed.
+
+    Other than in :func:`find_images`, a text may also be a place that GDAL opens, or files of one scene with commas
+    between them.
+    """
+    if not isinstance(source, str):
+        return find_images(source, channels)
+    typed = _typed(source)
+    if len(typed) == 1 and isinstance(typed[0], Path):
+        return find_images(typed[0], channels)
+    return [typed]
 
 
 def find_images(source: Path, channels: int) -> list[tuple[Path, ...]]:
@@ -116,6 +134,8 @@ def find_images(source: Path, channels: int) -> list[tuple[Path, ...]]:
     if not source.exists():
         raise InputError(f"{source}: no such file or folder.")
     if source.is_file():
+        if source.suffix.lower() in (".json", ".geojson"):
+            refuse_stac(source)
         return _listed(source) if source.suffix.lower() == LIST else [(source,)]
     files = sorted(path for path in source.iterdir() if path.is_file() and is_readable(path))
     series, notes = find_series(source)
@@ -134,9 +154,25 @@ def find_images(source: Path, channels: int) -> list[tuple[Path, ...]]:
     return _grouped(found, channels)
 
 
-def _place_below(source: Path, path: Path) -> Path:
+def _place_below(source: Path | str, path: Location) -> Path:
     """Return the folder of a DICOM series relative to the folder that was searched, which the masks repeat."""
-    return path.parent.relative_to(source) if path.is_dir() and source in path.parents else Path()
+    below = isinstance(path, Path) and path.is_dir() and Path(source) in path.parents
+    return cast(Path, path).parent.relative_to(source) if below else Path()
+
+
+def _typed(text: str) -> tuple[Location, ...]:
+    """Return the location in a text, or several with commas between them."""
+    parts = [located(part.strip()) for part in text.split(",")]
+    if Path(text).exists() or not all(isinstance(part, Remote) or part.is_file() for part in parts):
+        return (located(text),)
+    return tuple(parts)
+
+
+def _target(source: Location, folder: Path, format: str | None) -> Path:
+    """Return the file for the mask of an image."""
+    if isinstance(source, Path):
+        return mask_path(source, folder, format)
+    return folder / f"{Path(source.name).stem}.tif"
 
 
 def _grouped(files: Sequence[Path], channels: int) -> list[tuple[Path, ...]]:
@@ -163,7 +199,7 @@ def _grouped(files: Sequence[Path], channels: int) -> list[tuple[Path, ...]]:
 def _has_all(path: Path, channels: int) -> bool:
     """Return whether a file has all channels by itself; a file that cannot be read is named when its turn comes."""
     try:
-        return channels_in(path) == channels
+        return may_have(path, channels)
     except InputError:
         return False
 
@@ -177,18 +213,18 @@ def _listed(source: Path) -> list[tuple[Path, ...]]:
     return images
 
 
-def _names_a_mask(output: Path, files: Sequence[Path]) -> bool:
+def _names_a_mask(output: Path, files: Sequence[Location]) -> bool:
     """Return whether an output path names an image's mask, by its suffix, rather than a folder."""
     if is_scene(files):
         return suffix_of(output) in RASTER_SUFFIXES
-    usual = mask_path(files[0], output.parent)
+    usual = _target(files[0], output.parent, None)
     volume = suffix_of(usual) in FORMATS.values()
     return suffix_of(output) == suffix_of(usual) or (volume and suffix_of(output) in FORMATS.values())
 
 
-def is_scene(files: Sequence[Path]) -> bool:
+def is_scene(files: Sequence[Location]) -> bool:
     """Return whether an image consists of rasters of any size, which are segmented as scenes."""
-    return any(suffix_of(path) in RASTER_SUFFIXES for path in files)
+    return any(isinstance(path, Remote) or suffix_of(path) in RASTER_SUFFIXES for path in files)
 
 
 def _mask_files(target: Path, probabilities: bool) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -109,17 +110,19 @@ def predict(
     tta: bool = False,
     probabilities: bool = False,
     overwrite: bool = True,
+    nodata: float | None = None,
 ) -> None:
     """Segment an image, a volume or a folder of them with a checkpoint.
 
     Masks keep the name, format and geometry of their source: NIfTI for NIfTI, arrays for arrays, indexed PNG for
-    photos, NIfTI for a folder of DICOM files. Rasters of any size (GeoTIFF, VRT) are segmented by a sliding window and
-    give a GeoTIFF with the same georeferencing.
+    photos, NIfTI for a folder of DICOM files. Rasters of any size (GeoTIFF, JPEG 2000, VRT) are segmented by a sliding
+    window and give a GeoTIFF with the same georeferencing.
 
     Args:
         ckpt_path: Checkpoint written by fit, or a folder written by save_pretrained; several form an ensemble, whose
             probabilities are averaged: `--ckpt_path a.ckpt b.ckpt`.
-        input: Image file, folder of images, or list of images (.txt, one path per line).
+        input: Image file, folder of images, or list of images (.txt, one path per line); files with the bands of one
+            raster with commas between them; or a raster that GDAL opens elsewhere, such as /vsizip/..., /vsis3/..., https://.
         output: Folder for the masks; for a single image also the path of its mask, such as liver.nii.gz.
         format: Format of volume masks: nii.gz, nii, nrrd, mha, seg.nrrd (3D Slicer, with names and colours) or
             dicom-seg; defaults to that of the source.
@@ -137,9 +140,13 @@ def predict(
         probabilities: Also write the probabilities of every class beside the mask, as h5, or for rasters as GeoTIFF
             with one band per class.
         overwrite: Overwrite existing masks; false resumes an interrupted run.
+        nodata: Value of pixels without data, for rasters and photos whose files tag none; defaults to that of the card.
+            NaN never is data.
     """
     paths = [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path
     options = MapOptions(window, overlap, blend, batch_size, cog, probabilities, polygons)
     predictor = Predictor.from_checkpoint(*paths, device=device, tta=tta, precision=precision, compile=compile)
+    if nodata is not None:
+        predictor.spec = replace(predictor.spec, nodata=nodata)
     job = f"{' '.join(paths)} {tta} {precision}"
-    segment_files(predictor, Path(input), Path(output), options, format, overwrite, job)
+    segment_files(predictor, input, Path(output), options, format, overwrite, job)

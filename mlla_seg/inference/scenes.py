@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from mlla_seg.data.dataspec import DataSpec
-from mlla_seg.data.formats.geotiff import Raster, open_rasters
+from mlla_seg.data.formats.geotiff import open_rasters
 from mlla_seg.data.formats.geotiff_masks import FULL, NODATA, write_map, write_probability_map
+from mlla_seg.data.formats.locations import Location
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.formats.polygons import require_polygons, write_polygons
 from mlla_seg.data.slices import seen_by_network
@@ -29,7 +30,7 @@ from mlla_seg.errors import InputError, about, lookup
 from mlla_seg.finite import require_finite_logits
 from mlla_seg.inference.sliding_window import BLENDS, row_bands
 from mlla_seg.inference.steps import Engine, window_logits
-from mlla_seg.progress import progress
+from mlla_seg.progress import note, progress
 
 SUMS = 2**28
 """Maximum bytes for the pixels and summed logits of a stripe; determines its width."""
@@ -86,10 +87,11 @@ def map_files(output: Path, options: MapOptions) -> list[Path]:
 def predict_scene(
     engine: Engine,
     spec: DataSpec,
-    sources: Sequence[Path],
+    sources: Sequence[Location],
     output: Path,
     options: MapOptions,
     job: str = "",
+    said: set[Hashable] | None = None,
 ) -> None:
     """Segment a scene, with a progress bar; resumes an interrupted run of the same job.
 
@@ -100,25 +102,40 @@ def predict_scene(
         output: Path of the GeoTIFF mask.
         options: Sliding window and outputs.
         job: Anything else the mask depends on, such as the names of the checkpoints; another job starts over.
+        said: Notes that have been printed for other scenes, to which those for this scene are added.
 
     Raises:
         InputError: Not a raster, its bands differ from those of the training, or logits are NaN or infinite.
     """
     if spec.view.per_case:
         raise InputError(f"{sources[0]}: this network standardises whole volumes (per_case) and cannot segment scenes.")
-    bands = spec.bands
-    with open_rasters(sources, counts=(len(bands), len(spec.channels))) as raster:
-        chosen = _chosen_bands(raster, sources[0], bands, spec.channels)
-        shape = raster.shape
+    wanted = spec.wanted
+    with open_rasters(sources, wanted) as raster:
+        shape, place = raster.shape, raster.place
+        said = set() if said is None else said
+        for key, text in raster.told.items():
+            if key not in said:
+                note(f"note: {sources[0].name}: {text}.")
+            said.add(key)
         grid = spec.view.grid((1, *shape))[1:]
-        wanted = _window(options.window, spec.patch_size)
-        if wanted is None:  # trained on whole images, or without a known patch size
-            wanted = grid if spec.resize is not None else WINDOW
-        window, size = seen_by_network(shape, grid, wanted)
+        side = _window(options.window, spec.patch_size)
+        if side is None:  # trained on whole images, or without a known patch size
+            side = grid if spec.resize is not None else WINDOW
+        window, size = seen_by_network(shape, grid, side)
         stripes = _stripes(shape[1], options.stripe or _widest(window[0], raster.count, spec))
         rows = row_bands(shape[0], window[0], options.overlap)
-        facts: list[Any] = [[str(path.absolute()), path.stat().st_mtime_ns] for path in sources]
-        facts += [shape, window, size, options.overlap, options.blend, stripes, options.probabilities, job]
+        facts: list[Any] = [_version(source) for source in sources]
+        facts += [
+            str(wanted),
+            shape,
+            window,
+            size,
+            options.overlap,
+            options.blend,
+            stripes,
+            options.probabilities,
+            job,
+        ]
         partial = _Partial(output, shape, len(spec.classes) if options.probabilities else 0, len(stripes), facts)
         done = sum(partial.done)
         with progress(len(stripes) * len(rows), sources[0].name, "row", initial=done) as bar:
@@ -127,7 +144,7 @@ def predict_scene(
                     continue
                 blended = window_logits(
                     engine,
-                    lambda *part: raster.read(*part)[chosen],
+                    raster.read_seen,
                     shape,
                     window,
                     size,
@@ -138,11 +155,16 @@ def predict_scene(
                     first=partial.done[k],
                 )
                 for top, logits in ((top, engine.array(band)) for top, band in blended):
-                    pixels = raster.read(top, left, *logits.shape[1:])[chosen]
+                    pixels = raster.read_seen(top, left, *logits.shape[1:])
                     with about(sources[0]):
                         partial.keep(k, top, left, logits, np.all(np.isfinite(pixels), axis=0))
                     bar.update()
-    partial.finish(output, spec, sources[0], options)
+    partial.finish(output, spec, place, options)
+
+
+def _version(source: Location) -> list[Any]:
+    """Return what tells a source from others and, for a file, from its earlier content."""
+    return [str(source.absolute()), source.stat().st_mtime_ns] if isinstance(source, Path) else [source.text]
 
 
 def _window(asked: int | None, frame: Sequence[int] | None) -> Sequence[int] | None:
@@ -160,23 +182,6 @@ def _window(asked: int | None, frame: Sequence[int] | None) -> Sequence[int] | N
             f"pad every window. Use {max(frame)} or more; to save memory, lower --batch_size."
         )
     return asked, asked
-
-
-def _chosen_bands(raster: Raster, source: Path, bands: Sequence[str], channels: Sequence[str]) -> slice | list[int]:
-    """Return the spectral bands of the network's channels, in their order; a slice, which avoids a copy, for all.
-
-    Raises:
-        InputError: The raster has neither the bands of the training files nor exactly the network's channels.
-    """
-    if raster.count == len(channels) and (len(bands) != len(channels) or list(bands) == list(channels)):
-        return slice(None)
-    if raster.count == len(bands):
-        return [bands.index(name) for name in channels]
-    files = f" (files with {len(bands)}: {', '.join(bands)})" if list(bands) != list(channels) else ""
-    raise InputError(
-        f"{source}: has {raster.count} bands; this network was trained on {len(channels)} ({', '.join(channels)})"
-        f"{files}."
-    )
 
 
 def _widest(height: int, channels: int, spec: DataSpec) -> int:
@@ -202,13 +207,13 @@ class _Partial:
         self.shape = shape
         self.probabilities = probabilities > 0
         job = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-        note = self.folder / "job"
-        if not note.is_file() or note.read_text() != job:  # written last, after all other files
+        written = self.folder / "job"
+        if not written.is_file() or written.read_text() != job:  # written last, after all other files
             _create(self.folder / "labels.npy", shape, np.uint8)
             _create(self.folder / "done.npy", (stripes,), np.int64)
             if self.probabilities:
                 _create(self.folder / "probabilities.npy", (probabilities, *shape), np.uint8)
-            note.write_text(job)
+            written.write_text(job)
         self.done: list[int] = np.load(self.folder / "done.npy").tolist()
         """Number of finished row bands per stripe."""
 
@@ -233,7 +238,7 @@ class _Partial:
         mapped[place] = values
         mapped.flush()  # type: ignore[attr-defined]  # of a memory-mapped array
 
-    def finish(self, output: Path, spec: DataSpec, source: Path, options: MapOptions) -> None:
+    def finish(self, output: Path, spec: DataSpec, place: Mapping[str, Any], options: MapOptions) -> None:
         """Write the mask and the files beside it, and remove the folder."""
         classes = spec.classes
         targets = map_files(output, options)
@@ -243,7 +248,7 @@ class _Partial:
             lambda rows, columns: np.array(self._array("labels")[rows, columns]),
             self.shape,
             classes,
-            source,
+            place,
             options.cog,
         )
         if options.probabilities:
@@ -252,7 +257,7 @@ class _Partial:
                 lambda rows, columns: np.array(self._array("probabilities")[:, rows, columns]),
                 self.shape,
                 [entry.name for entry in classes],
-                source,
+                place,
                 options.cog,
             )
         if options.polygons:

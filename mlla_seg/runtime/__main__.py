@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from mlla_seg.errors import InputError
@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; an InputError exits with its message and status 2, without a traceback."""
     parser = ArgumentParser("python -m mlla_seg.runtime", description="Segment images with an exported network.")
     parser.add_argument("model", help="an .onnx, or OpenVINO's .xml, written by export")
-    parser.add_argument("image", help="an image, a folder of images, or a list of images (.txt)")
+    parser.add_argument("image", help="an image, a folder, a list of images (.txt), or a place such as /vsizip/...")
     parser.add_argument("output", help="the mask of a single image, or a folder for masks")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda with onnxruntime-gpu")
     parser.add_argument("--precision", default="fp32", help="fp32, or bf16 for an .xml on CPUs that support it")
@@ -30,12 +30,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--cog", action="store_true", help="write masks of rasters as Cloud Optimized GeoTIFF")
     parser.add_argument("--polygons", help="also write the regions of raster masks as polygons: gpkg or geojson")
     parser.add_argument("--probabilities", action="store_true", help="also write the probabilities of every class")
+    parser.add_argument("--nodata", type=float, help="value of pixels without data, where files tag none")
     parser.add_argument("--format", help="format of volume masks: nii.gz, nrrd, seg.nrrd, ...")
     given = vars(parser.parse_args(argv))
     try:
         options = MapOptions(**{field.name: given[field.name] for field in fields(MapOptions) if field.name in given})
         segmenter = Segmenter(given["model"], given["device"], precision=given["precision"])
-        where = Path(given["image"]), Path(given["output"])
+        if given["nodata"] is not None:
+            segmenter.spec = replace(segmenter.spec, nodata=given["nodata"])
+        where = given["image"], Path(given["output"])
         segment_files(segmenter, *where, options, given["format"], job=f"{given['model']} {given['precision']}")
     except InputError as error:
         sys.exit(_complain(str(error)))

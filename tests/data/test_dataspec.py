@@ -30,6 +30,9 @@ FULL = DataSpec(
     patch_size=(96, 64),
     context=1,
     mirrored=True,
+    nodata=-1024,
+    nodata_rule="all",
+    grid="PET",
 )
 
 
@@ -75,6 +78,9 @@ def test_the_dict_says_all_there_is():
         "patch_size": [96, 64],
         "context": 1,
         "mirrored": True,
+        "nodata": -1024,
+        "nodata_rule": "all",
+        "grid": "PET",
     }
 
 

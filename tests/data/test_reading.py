@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
 from rasterio.transform import Affine
 
@@ -14,7 +15,7 @@ from mlla_seg.data import reading, sampling
 from mlla_seg.data.card import load_card
 from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.layouts import find_cases
-from mlla_seg.data.store import build_store, open_store
+from mlla_seg.data.store import build_store, note_ignored, note_warped, open_store
 from mlla_seg.errors import InputError
 
 BASE = load_card("kampala")
@@ -65,7 +66,7 @@ def test_arrays_equal_the_scene(tmp_path):
     np.testing.assert_array_equal(case.image()[0], image)
     np.testing.assert_array_equal(case.mask(), mask)
     assert case.voxels == tuple(np.bincount(mask.ravel()))
-    assert (case.ground.shape, case.warped) == ((50, 40), ())
+    assert (case.ground.shape, case.warped) == ((50, 40), {})
     assert Affine(*case.ground.transform) == PLACE
 
 
@@ -143,7 +144,7 @@ def test_mask_on_another_grid_is_brought_to_the_image(tmp_path):
     (case,) = build(tmp_path)
     np.testing.assert_array_equal(case.mask()[0, 5:], mask[0, :45, 4:44])
     assert (case.mask()[0, :5] == 255).all()  # where the mask does not reach nothing is known
-    assert case.warped == ("one_mask.tif",)
+    assert list(case.warped) == ["one_mask.tif"]
 
 
 def test_mask_may_be_an_image_file(tmp_path):
@@ -187,15 +188,59 @@ def test_channels_may_lie_in_files_of_their_own(tmp_path):
     write_scene(tmp_path / "dsm_one.tif", whole, transform=PLACE * Affine.translation(-2, -3))  # covers more
     (case,) = build(tmp_path, card.using(["height", "b"]))
     np.testing.assert_array_equal(case.image()[0], np.stack([height[0], image[1]]))
-    assert case.warped == ("dsm_one.tif",)
+    assert case.warped == {"dsm_one.tif": 1}
     assert build(tmp_path, card)[0].shape == (1, 3, 50, 40)  # not used, not needed
     with pytest.raises(InputError, match=r"one\.tif: its channel slope is missing, expected .*no_one\.tif\."):
         build(tmp_path, card.using(["a", "slope"]))
 
 
+def test_bands_are_found_by_name_and_gaps_by_the_card(tmp_path):
+    image = RNG.integers(1, 250, (3, 50, 40)).astype(np.uint8)
+    image[:, 3, 4], image[0, 5, 6] = 7, 7
+    pair(tmp_path, image)
+    with rasterio.open(tmp_path / "one.tif", "r+") as file:
+        file.descriptions = ("c", "b", "a")
+    card = replace(CARD, nodata=7)
+    (case,) = build(tmp_path, card)
+    np.testing.assert_array_equal(case.image()[0, :, 5:], image[::-1, 5:])
+    assert np.argwhere(case.mask()[0] == 255).tolist() == [[3, 4]]
+    assert case.notes == ("bands by name: a, b, c (numbers 3, 2, 1)",)
+    (case,) = build(tmp_path, replace(card, nodata_rule="any"))  # built anew
+    assert [5, 6] in np.argwhere(case.mask()[0] == 255).tolist()
+
+
+def test_transparent_pixels_of_photos_are_ignored(tmp_path):
+    image = RNG.integers(1, 250, (9, 8, 4)).astype(np.uint8)
+    image[..., 3] = np.where(np.arange(8) < 2, 0, 255)
+    Image.fromarray(image).save(tmp_path / "one.png")
+    Image.fromarray(np.ones((9, 8), np.uint8)).save(tmp_path / "one_mask.png")
+    card = replace(CARD, layout=replace(CARD.layout, patterns=[r"(?P<case>[a-z]+)\.png"]))
+    cases = find_cases(card, tmp_path)
+    build_store(card, cases, tmp_path, tmp_path / "store")
+    (case,) = open_store(card, cases, tmp_path / "store")
+    assert case.shape == (1, 3, 9, 8)
+    assert ((case.mask()[0] == 255) == (np.arange(8) < 2)).all()
+
+
+def test_a_mask_that_covers_nothing_is_refused_and_a_part_is_said(tmp_path, capsys):
+    pair(tmp_path, mask_place=PLACE * Affine.translation(1000, 0))
+    assert "one_mask.tif: covers nothing of one.tif" in refused(tmp_path)
+    pair(tmp_path, mask_place=PLACE * Affine.translation(20, 0))
+    (case,) = build(tmp_path)
+    note_warped([case])
+    said = capsys.readouterr().err
+    assert "1 of these cover only a part of their image, such as one_mask.tif with 50% of it" in said
+
+
+def test_cases_without_a_pixel_to_learn_from_are_said(tmp_path, capsys):
+    pair(tmp_path, mask=np.full((1, 50, 40), 255, np.uint8))
+    note_ignored(CARD, build(tmp_path))
+    assert "1 of 1 cases of kampala, such as one, have no pixel with a class" in capsys.readouterr().err
+
+
 def test_other_numbers_of_bands_are_refused(tmp_path):
     pair(tmp_path, RNG.integers(1, 9, (2, 50, 40)).astype(np.uint8))
-    assert "one.tif: has 2 channels, the card kampala expects 3 (a, b, c)" in refused(tmp_path)
+    assert "one.tif: has 2 bands; the card kampala expects 3 (a, b, c)" in refused(tmp_path)
 
 
 def test_damaged_block_is_named(tmp_path):

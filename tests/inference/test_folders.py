@@ -10,7 +10,7 @@ from jobs import Pixelwise, spec_of
 from mlla_seg import Predictor
 from mlla_seg.data.formats.registry import read_image
 from mlla_seg.errors import InputError
-from mlla_seg.inference.files import find_images, segment_files
+from mlla_seg.inference.files import find_images, images_at, segment_files
 from mlla_seg.inference.scenes import MapOptions
 
 
@@ -82,3 +82,24 @@ def test_whatever_goes_wrong_with_one_image_the_others_have_masks(tmp_path, caps
         segment_files(predictor, tmp_path, tmp_path / "out", MapOptions())
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
     assert "2 of 3 masks written" in capsys.readouterr().out
+
+
+def test_photos_without_data_somewhere_get_masks_that_say_so(tmp_path):
+    image = np.full((8, 9, 4), 200, np.uint8)
+    image[:2, :, 3] = 0
+    Image.fromarray(image).save(tmp_path / "a.png")
+    predictor = Predictor(Pixelwise(3), spec_of(3))
+    segment_files(predictor, str(tmp_path / "a.png"), tmp_path / "mask.png", MapOptions())
+    mask = np.array(Image.open(tmp_path / "mask.png"))
+    assert ((mask == 255) == (np.arange(8)[:, None] < 2)).all()
+    np.testing.assert_array_equal(predictor(tmp_path / "a.png") == 255, mask == 255)
+
+
+def test_typed_files_of_a_scene_may_be_separated_by_commas(tmp_path):
+    for name in ("a,b.png", "a.png", "b.png"):
+        photo(tmp_path / name)
+    two = f"{tmp_path}/a.png,{tmp_path}/b.png"
+    assert images_at(two, 2) == [(tmp_path / "a.png", tmp_path / "b.png")]
+    assert images_at(f"{tmp_path}/a,b.png", 1) == [(tmp_path / "a,b.png",)]
+    with pytest.raises(InputError, match="no such file"):
+        images_at(f"{two},{tmp_path}/c.png", 3)

@@ -10,6 +10,7 @@ import pytest
 import rasterio
 import shapely
 import torch
+from rasterio.control import GroundControlPoint
 from rasterio.transform import Affine
 from torch import nn
 
@@ -183,7 +184,7 @@ def test_scenes_that_cannot_be_used_are_named(tmp_path):
     source = write_scene(
         tmp_path / "scene.tif", noise(3, 300, 300), tiled=True, blockxsize=64, blockysize=64, compress="deflate"
     )
-    with pytest.raises(InputError, match=r"scene\.tif: has 3 bands; this network was trained on 4 \(band 0, band 1"):
+    with pytest.raises(InputError, match=r"scene\.tif: has 3 bands; this network expects 4 \(band 0, band 1"):
         make_map(Bright(), spec_of(4), source, tmp_path / "map.tif")
     with pytest.raises(InputError, match=r"--overlap must be a fraction .* got 1"):
         make_map(Bright(), spec_of(3), source, tmp_path / "map.tif", overlap=1)
@@ -278,7 +279,9 @@ def test_bands_of_several_files_and_grids_make_one_scene(tmp_path):
     together = write_scene(tmp_path / "together.tif", np.concatenate([height, image[1:2]]).astype(np.float32))
     make_map(Bright(), spec, together, tmp_path / "expected.tif")  # just what the network sees
     np.testing.assert_array_equal(read(tmp_path / "map.tif"), read(tmp_path / "expected.tif"))
-    with pytest.raises(InputError, match=r"has 3 bands; .* on 2 \(height, green\) \(files with 4: red, green, blue"):
+    with pytest.raises(
+        InputError, match=r"has 3 bands; .* expects 2 \(height, green\) \(files with 4: red, green, blue"
+    ):
         make_map(Bright(), spec, parts[0], tmp_path / "no.tif")
 
 
@@ -388,3 +391,30 @@ def test_windows_smaller_than_the_training_samples_are_refused(tmp_path):
     assert not list(tmp_path.glob(".*.partial"))
     for window in (64, 80):
         make_map(Bright(), spec_of(3), source, tmp_path / "map.tif", window=window)
+
+
+def test_bands_and_resolution_are_said_once(tmp_path, capsys):
+    array = noise(2, 64, 64)
+    paths = [
+        write_scene(tmp_path / "x_b.tif", array[:1, ::2, ::2], transform=PLACE * Affine.scale(2)),
+        write_scene(tmp_path / "x_a.tif", array[1:]),
+    ]
+    said = set()
+    for name in ("one", "two"):
+        spec = spec_of(2, channels=["a", "b"])
+        predict_scene(TorchEngine(Bright()), spec, paths, tmp_path / f"{name}.tif", MapOptions(), said=said)
+    told = capsys.readouterr().err
+    assert told.count("note: x_b.tif: bands by name: a = x_a.tif, b = x_b.tif (numbers 2, 1).") == 1
+    assert told.count("1 of its files are warped to the pixels of x_a.tif") == 1
+    with rasterio.open(tmp_path / "two.tif") as found:
+        assert (found.shape, found.transform) == ((64, 64), PLACE)
+
+
+def test_control_points_go_into_the_map(tmp_path):
+    points = [GroundControlPoint(row, column, *(PLACE * (column, row))) for row in (0, 64) for column in (0, 64)]
+    source = write_scene(tmp_path / "scene.tif", noise(3, 64, 64), transform=None, gcps=points)
+    make_map(Bright(), spec_of(3), source, tmp_path / "map.tif", probabilities=True)
+    for name in ("map.tif", "map.probabilities.tif"):
+        with rasterio.open(tmp_path / name) as found:
+            assert [(p.row, p.col, p.x, p.y) for p in found.gcps[0]] == [(p.row, p.col, p.x, p.y) for p in points]
+            assert found.gcps[1] == rasterio.crs.CRS.from_epsg(32636)

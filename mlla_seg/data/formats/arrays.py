@@ -14,6 +14,8 @@ from mlla_seg.errors import InputError
 
 IMAGE_KEYS = ("image", "img", "data")
 MASK_KEYS = ("label", "mask", "gt", "seg")
+COLOUR_KEYS = (*MASK_KEYS, "colours")
+"""For masks whose colours stand for classes."""
 
 # Python 3.11 cannot parse literals, such as the header of an array in an npz, in two threads at once.
 PARSING = Lock()

@@ -46,9 +46,15 @@ def class_colour(index: int) -> tuple[int, int, int]:
 
 
 def stored_values(mask: Array, classes: Sequence[ClassInfo]) -> Array:
-    """Convert class indices to the mask values of the data set, uint8 if they fit, else uint16."""
+    """Convert class indices to the mask values of the data set, uint8 if they fit, else uint16.
+
+    ``IGNORE_INDEX``, where an image has no data, becomes the highest value of the type, which then is no class.
+    """
     values = [entry.id for entry in classes]
-    dtype = np.uint8 if max(values) < 256 else np.uint16
-    if values == list(range(len(values))):
+    fit = max(values) < 255 or (max(values) == 255 and not (mask == IGNORE_INDEX).any())
+    dtype = np.uint8 if fit else np.uint16
+    if fit and values == list(range(len(values))):
         return mask.astype(dtype)
-    return np.array(values, dtype)[mask]
+    table = np.full(256, np.iinfo(dtype).max, dtype)
+    table[: len(values)] = values
+    return table[mask.astype(np.uint8)]

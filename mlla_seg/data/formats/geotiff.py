@@ -1,69 +1,120 @@
 """Georeferenced rasters through rasterio, read by windows, so that scenes may exceed memory.
 
-A raster has bands, rows and columns; a coordinate reference system (CRS) and a geotransform locate its pixels on the
-ground. Pixels without data are those with the file's nodata value, outside its mask or alpha band, or not finite. They
-are read as NaN, which ``data/reading.py`` turns into the ignore index of masks.
+A raster has bands, rows and columns; a coordinate reference system (CRS) and a geotransform, or ground control points
+(GCPs), or polynomials (RPCs) locate its pixels on the ground. Pixels without data are those with the file's nodata
+value (see ``gaps.py``), outside its mask or alpha band, or not finite. They are read as NaN, which ``data/reading.py``
+turns into the ignore index of masks.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mlla_seg.data.formats.arrays import MASK_KEYS
+from mlla_seg.data.formats.arrays import COLOUR_KEYS, MASK_KEYS
+from mlla_seg.data.formats.bands import Band, Order, Wanted, alpha_note, band_order, bands_of, simple
+from mlla_seg.data.formats.gaps import Gaps, Tag, mark_gaps
 from mlla_seg.data.formats.georeference import Ground
+from mlla_seg.data.formats.grids import finest, ground_of, on_grid, pixel_size, place_of, same_grid
+from mlla_seg.data.formats.locations import Location, require_local
 from mlla_seg.data.formats.picture import Array, Picture
 from mlla_seg.errors import InputError
 
-RASTER_SUFFIXES = (".tif", ".tiff", ".vrt")
-SMALL = {"uint8", "uint16", "int16"}
+RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2")
+KEPT = {"uint8", "uint16", "int16"}
 """Data types that are kept in the store."""
+COVERED = 0.995
+"""Fraction of an image above which a file on another grid covers it, but for rounding."""
 CACHE_MB = 128
 """Size of GDAL's block cache, by default a twentieth of the machine's memory."""
 
 
 @dataclass(frozen=True)
 class Raster:
-    """Bands of one or more open files, on the grid of the first."""
+    """Bands of one or more open files, on one grid."""
 
     datasets: Sequence[Any]
-    paths: Sequence[Path]
-    warped: tuple[Path, ...] = ()
-    """Files on another grid than the first, which are warped while they are read."""
+    paths: Sequence[Location]
+    grid: Any
+    """Open file whose pixel grid is used."""
+    tags: Sequence[Tag]
+    """Value without data of each stored band."""
+    bands: Sequence[Band]
+    """What is known of each band."""
+    warped: Mapping[str, float] = field(default_factory=dict)
+    """Files on another grid, which are warped while they are read, and the fraction of the grid that each covers."""
     alpha: bool = False
-    """Whether the last band is an alpha band, which only marks where there is data and is not counted."""
+    """Whether the last stored band is an alpha band, which only marks where there is data and is not counted."""
+    palette: Array | None = None
+    """Colour table ``(n, 4)`` that turns the only stored band into red, green and blue."""
     nodata: tuple[float, ...] = ()
     """Values that the files tag as without data."""
+    notes: tuple[str, ...] = ()
+    """Notes for the user on how the files are read."""
+    order: Order | None = None
+    """Which bands are the channels that a network sees, if it was said what it wants."""
 
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width."""
-        return self.datasets[0].height, self.datasets[0].width
+        return self.grid.height, self.grid.width
 
     @property
     def count(self) -> int:
         """Number of bands of all files together."""
-        return sum(dataset.count for dataset in self.datasets) - self.alpha
+        return len(self.bands)
 
     @property
     def ground(self) -> Ground | None:
-        """Georeference of the first file, if it has one."""
-        return ground_of(self.datasets[0])
+        """Georeference, if there is one."""
+        return ground_of(self.grid)
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Arguments with which rasterio writes a raster at the same place."""
+        return place_of(self.grid)
+
+    @property
+    def warping(self) -> str:
+        """Note on the files that are warped to another grid; empty if there are none."""
+        ground = self.ground
+        if not self.warped or ground is None:
+            return ""
+        partly = [f" (which covers {share:.0%})" if share < COVERED else "" for share in self.warped.values()]
+        files = ", ".join(f"{name}{part}" for name, part in zip(self.warped, partly, strict=True))
+        grid = Path(self.grid.name).name
+        return f"{len(self.warped)} of its files are warped to the pixels of {grid}, {pixel_size(ground)}: {files}"
+
+    @property
+    def told(self) -> dict[Hashable, str]:
+        """All notes for the user on how a scene is read, each with what is the same for scenes that are read alike."""
+        found: dict[Hashable, str] = {note: note for note in self.notes}
+        if self.order:
+            found[self.order.positions, self.order.by_name] = self.order.described
+        if self.warping:
+            found["warped"] = self.warping
+        return found
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """Note on bands that were chosen by name, if their order in the file is another than that of the channels."""
+        if self.order is None or not self.order.by_name or self.order.changes_nothing(self.count):
+            return ()
+        return (self.order.described,)
 
     @property
     def dtype(self) -> Any:
         """Type that holds every band: a small integer type if none has gaps, else float32 with NaN for gaps."""
         found = {dtype for dataset in self.datasets for dtype in dataset.dtypes}
-        gaps = self.alpha or any(
-            value is not None or _has_mask(dataset) for dataset in self.datasets for value in dataset.nodatavals
-        )
-        return np.dtype(found.pop()) if len(found) == 1 and found <= SMALL and not gaps else np.dtype(np.float32)
+        gaps = self.alpha or any(tag.value is not None for tag in self.tags) or any(map(_has_mask, self.datasets))
+        gaps |= self.palette is not None and bool((self.palette[:, 3] == 0).any())
+        return np.dtype(found.pop()) if len(found) == 1 and found <= KEPT and not gaps else np.dtype(np.float32)
 
     def read(self, top: int, left: int, height: int, width: int, raw: bool = False) -> Array:
         """Read a part of the raster.
@@ -86,81 +137,150 @@ class Raster:
         from rasterio.windows import Window
 
         part = Window(left, top, width, height)
-        bands: list[Array] = []
+        stored, hidden = [], []
         for path, dataset in zip(self.paths, self.datasets, strict=True):
             try:
                 own = dataset.read(window=part).astype(np.float32)
-                for band, nodata in zip(own, dataset.nodatavals, strict=True):
-                    gaps = ~np.isfinite(band)
-                    if nodata is not None and not raw:
-                        gaps |= band == np.float32(nodata)
-                    band[gaps] = np.nan
-                if _has_mask(dataset):
-                    own[:, dataset.read_masks(1, window=part) == 0] = np.nan
+                masked = _has_mask(dataset)
+                hidden.append(dataset.read_masks(1, window=part) == 0 if masked else np.zeros((height, width), bool))
             except RasterioError as error:
                 raise _unreadable(path, error) from error
-            bands.extend(own)
+            hidden[-1] = np.broadcast_to(hidden[-1], own.shape)
+            stored.append(own)
+        bands, without = np.concatenate(stored), np.concatenate(hidden)
+        for band, tag in zip(bands, self.tags, strict=True):
+            if tag.warped and not raw:  # whether it is a gap depends on the other bands
+                band[np.isnan(band)] = tag.value
         if self.alpha:
-            transparent = bands.pop() == 0
-            for band in bands:
-                band[transparent] = np.nan
-        return np.stack(bands)
+            without = without[:-1] | (bands[-1] == 0)
+            bands = bands[:-1]
+        mark_gaps(bands, [Tag()] * len(bands) if raw else self.tags[: len(bands)])
+        bands[without] = np.nan
+        return bands if self.palette is None else _coloured(bands[0], self.palette, raw)
+
+    def read_seen(self, top: int, left: int, height: int, width: int) -> Array:
+        """Read the channels that the network sees, in its order; see :meth:`read`."""
+        bands = self.read(top, left, height, width)
+        return bands if self.order is None or self.order.changes_nothing(len(bands)) else bands[[*self.order.positions]]
 
 
 @contextmanager
 def open_rasters(
-    paths: Sequence[Path], like: Raster | None = None, labels: bool = False, counts: Collection[int] = ()
+    paths: Sequence[Location],
+    wanted: Wanted | None = None,
+    like: Raster | None = None,
+    labels: bool = False,
+    colours: bool = False,
 ) -> Iterator[Raster]:
-    """Open files as one raster on the grid of the first, or of another raster.
+    """Open files as one raster on the grid of the finest, of the band that is wanted as such, or of another raster.
 
     A file with another position, CRS or pixel size is warped while it is read: labels with nearest-neighbour,
     everything else with bilinear interpolation. Files without a georeference must have the same height and width.
 
     Args:
-        paths: Files to open.
+        paths: Places to open.
+        wanted: What a network expects: its channels are found among the bands, one band more than it expects is not
+            counted if it is an alpha band, and indices of a colour table become colours if it expects three.
         like: Raster whose grid is used.
         labels: Whether values stand for classes.
-        counts: Expected numbers of bands; one more, if it is an alpha band, only marks where there is data.
+        colours: Turn indices of a colour table into red, green and blue.
 
     Raises:
         InputError: rasterio is not installed, a file is not a raster or holds several, or the files do not match.
     """
     rasterio = import_rasterio(paths[0])
+    gaps = wanted.gaps if wanted else Gaps()
+    counts = wanted.counts if wanted else (3,) if colours else ()
     with ExitStack() as stack:
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE_MB))
-        datasets: list[Any] = [*like.datasets[:1]] if like else []
-        warped = []
-        tagged: set[float] = set()
-        for path in paths:
-            if not path.exists():
-                raise InputError(f"{path}: no such file.")
-            try:
-                dataset = stack.enter_context(rasterio.open(path))
-                if pages := len(dataset.subdatasets):
-                    raise InputError(
-                        f"{path}: holds {pages} images (pages), and only single ones are read. Save each page as a "
-                        "file of its own, or slices of a volume together as NIfTI."
-                    )
-                tagged |= {float(value) for value in dataset.nodatavals if value is not None}
-                if datasets and not _same_grid(datasets[0], dataset):
-                    dataset = stack.enter_context(_on_grid(path, dataset, datasets[0], labels))
-                    warped.append(path)
-            except rasterio.errors.RasterioError as error:
-                raise _unreadable(path, error) from error
-            datasets.append(dataset)
-        datasets = datasets[1:] if like else datasets
-        count = sum(dataset.count for dataset in datasets)
+        try:
+            datasets = [stack.enter_context(_open(rasterio, path)) for path in paths]
+        except rasterio.errors.RasterioError as error:
+            raise _unreadable(paths[0], error) from error
+        total, last = sum(dataset.count for dataset in datasets), datasets[-1].colorinterp[-1].name
         # An expected band is never alpha: most programs take four bands of bytes for RGBA.
-        alpha = count not in counts and count - 1 in counts and datasets[-1].colorinterp[-1].name == "alpha"
-        yield Raster(datasets, paths, tuple(warped), alpha, tuple(sorted(tagged)))
+        alpha = last == "alpha" and total not in counts and total - 1 in counts
+        palette = _palette(datasets[0]) if total == 1 and 1 not in counts and 3 in counts else None
+        names = [path.name for path in paths]
+        bands = bands_of(names, datasets)
+        bands = [Band(name) for name in ("red", "green", "blue")] if palette is not None else bands[: total - alpha]
+        order = band_order(bands, wanted, str(paths[0])) if wanted else None
+        grid = like.grid if like else datasets[_grid_file(datasets, bands, wanted)]
+        warped: dict[str, float] = {}
+        tags: list[Tag] = []
+        opened = []
+        for path, dataset in zip(paths, datasets, strict=True):
+            own = gaps.tags(dataset.nodatavals, _is_colour(dataset), str(path))
+            if dataset is not grid and not same_grid(grid, dataset):
+                nearest = labels or dataset.colorinterp[0].name == "palette"
+                how: dict[str, Any] = {"src_nodata": None if labels else own[0].value}  # in masks it may be a class
+                how["UNIFIED_SRC_NODATA"] = "NO" if own[0].group is None else "YES"
+                try:
+                    dataset, warped[path.name] = on_grid(path, dataset, grid, nearest, **how)
+                except rasterio.errors.RasterioError as error:
+                    raise _unreadable(path, error) from error
+                stack.enter_context(dataset)
+                own = [tag.after_warping() for tag in own]
+            opened.append(dataset)
+            tags += own
+        tagged = {float(value) for dataset in datasets for value in dataset.nodatavals if value is not None}
+        seen = order is not None and total - 1 in order.positions and last == "alpha"
+        notes = alpha_note(alpha, seen and not alpha)
+        if gaps.nodata is not None and (others := tagged - {gaps.nodata}):
+            notes += (f"it tags {min(others):g} as nodata, which is used, and not {gaps.nodata:g}",)
+        yield Raster(opened, paths, grid, tags, bands, warped, alpha, palette, tuple(sorted(tagged)), notes, order)
 
 
-def ground_of(dataset: Any) -> Ground | None:
-    """Return the georeference of an open file, if it has one."""
-    if dataset.transform.is_identity:
+def _open(rasterio: Any, path: Location) -> Any:
+    if isinstance(path, Path):
+        if not path.exists():
+            raise InputError(f"{path}: no such file.")
+        require_local(path)
+        dataset = rasterio.open(path)
+    else:
+        dataset = rasterio.open(path.text)
+    if pages := len(dataset.subdatasets):
+        dataset.close()
+        raise InputError(
+            f"{path}: holds {pages} images (pages), and only single ones are read. Save each page as a "
+            "file of its own, or slices of a volume together as NIfTI."
+        )
+    return dataset
+
+
+def _palette(dataset: Any) -> Array | None:
+    """Return the colour table of a file whose values are indices of colours, ``(n, 4)`` red, green, blue and alpha."""
+    if dataset.colorinterp[0].name != "palette":
         return None
-    crs = dataset.crs.to_wkt() if dataset.crs else None
-    return Ground(crs, tuple(dataset.transform)[:6], (dataset.height, dataset.width))
+    colours = dataset.colormap(1)
+    table = np.zeros((max(colours) + 1, 4), np.float32)
+    table[list(colours)] = list(colours.values())
+    return table
+
+
+def _coloured(indices: Array, table: Array, raw: bool) -> Array:
+    """Turn indices ``(H, W)``, NaN where there is no data, into colours ``(3, H, W)``."""
+    missing = np.isnan(indices) | (indices >= len(table))
+    colours = table[np.where(missing, 0, indices).astype(np.int64)]
+    colours[missing | ((colours[..., 3] == 0) & (not raw))] = np.nan
+    return np.moveaxis(colours[..., :3], 2, 0)
+
+
+def _is_colour(dataset: Any) -> bool:
+    """Return whether a file is a colour image of 8 or 16 bits."""
+    colours = {interpretation.name for interpretation in dataset.colorinterp[:3]}
+    return colours == {"red", "green", "blue"} and set(dataset.dtypes) <= {"uint8", "uint16"}
+
+
+def _grid_file(datasets: Sequence[Any], bands: Sequence[Band], wanted: Wanted | None) -> int:
+    """Return the position of the file whose pixels are used."""
+    if wanted is None or wanted.grid is None or len(datasets) == 1:
+        return finest(datasets)
+    listed = [*(wanted.bands or wanted.channels)]
+    named = [k for k, band in enumerate(bands) if simple(wanted.grid) in band.names]
+    place = named[0] if named else listed.index(wanted.grid) if len(bands) == len(listed) else None
+    files = [k for k, dataset in enumerate(datasets) for _ in range(dataset.count)]
+    return finest(datasets) if place is None else files[place]
 
 
 def _has_mask(dataset: Any) -> bool:
@@ -168,53 +288,28 @@ def _has_mask(dataset: Any) -> bool:
     return [flag.name for flag in dataset.mask_flag_enums[0]] == ["per_dataset"]
 
 
-def _same_grid(first: Any, other: Any) -> bool:
-    """Return whether pixels coincide up to a tenth of a pixel, as far as both files are georeferenced."""
-    if (other.height, other.width) != (first.height, first.width):
-        return False
-    if first.transform.is_identity or other.transform.is_identity:
-        return True
-    corners = [(0, 0), (first.width, 0), (0, first.height), (first.width, first.height)]
-    there = [~first.transform * (other.transform * corner) for corner in corners]
-    elsewhere = bool(first.crs and other.crs and first.crs != other.crs)
-    return not elsewhere and bool(np.abs(np.subtract(there, corners)).max() < 0.1)
-
-
-def _on_grid(path: Path, dataset: Any, first: Any, labels: bool) -> Any:
-    """Warp a dataset to the grid of another; float32, NaN where it has no data."""
-    from rasterio.enums import Resampling
-    from rasterio.vrt import WarpedVRT
-
-    if first.transform.is_identity or dataset.transform.is_identity:
-        raise InputError(
-            f"{path}: {dataset.height} x {dataset.width} pixels, but {Path(first.name).name} has {first.height} x "
-            f"{first.width}. Files of different sizes must both be georeferenced."
-        )
-    crs = first.crs or dataset.crs or "EPSG:3857"  # any will do if neither has one: coordinates do not change
-    grid = {"crs": crs, "transform": first.transform, "height": first.height, "width": first.width}
-    grid |= {"src_crs": dataset.crs or crs, "dtype": "float32", "nodata": np.nan}
-    if labels:  # whose nodata value may be a class
-        return WarpedVRT(dataset, resampling=Resampling.nearest, src_nodata=None, **grid)
-    return WarpedVRT(dataset, resampling=Resampling.bilinear, **grid)
-
-
-def _unreadable(path: Path, error: Exception) -> InputError:
+def _unreadable(path: Location, error: Exception) -> InputError:
     reason = " ".join(str(error.__cause__ or error).split())
-    return InputError(
-        f"{path}: cannot be read as {path.suffix.lower()} ({reason}). Is it complete? Copy or download it again."
-    )
+    suffix = Path(path.name).suffix.lower()
+    return InputError(f"{path}: cannot be read as {suffix} ({reason}). Is it complete? Copy or download it again.")
 
 
 def read_raster(path: Path, plane: str, keys: Sequence[str]) -> Picture:
     """Read a whole raster as one slice with its bands as channels, NaN where there is no data; masks raw."""
-    with open_rasters([path]) as raster:
-        if keys is MASK_KEYS:
+    with open_rasters([path], colours=keys is COLOUR_KEYS) as raster:
+        if keys is MASK_KEYS or keys is COLOUR_KEYS:
             return Picture(raster.read(0, 0, *raster.shape, raw=True)[None], gaps=True, nodata=raster.nodata)
         array = raster.read(0, 0, *raster.shape).astype(raster.dtype)
         return Picture(array[None], gaps=True)
 
 
-def import_rasterio(path: Path) -> Any:
+def read_scene(paths: Sequence[Path], wanted: Wanted) -> Picture:
+    """Read the channels that a network sees, of a whole raster, as one slice; NaN where there is no data."""
+    with open_rasters(paths, wanted) as raster:
+        return Picture(raster.read_seen(0, 0, *raster.shape)[None], gaps=True, notes=tuple(raster.told.values()))
+
+
+def import_rasterio(path: Location) -> Any:
     """Import rasterio, or raise an error that tells how to install it."""
     try:
         import rasterio

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mlla_seg.data.formats.classes import ClassInfo, stored_values
-from mlla_seg.data.formats.geotiff import CACHE_MB, import_rasterio, open_rasters
+from mlla_seg.data.formats.geotiff import CACHE_MB, import_rasterio
 from mlla_seg.data.formats.picture import Array
 
 NODATA = 255
@@ -29,17 +29,17 @@ def write_map(
     labels: Part,
     shape: tuple[int, int],
     classes: Sequence[ClassInfo],
-    source: Path,
+    place: Mapping[str, Any],
     cog: bool = False,
 ) -> None:
-    """Write a segmentation map: tiled, compressed, with overviews, a colour table and the georeference of its source.
+    """Write a segmentation map: tiled, compressed, with overviews, a colour table and the georeference of its scene.
 
     Args:
         path: GeoTIFF, written in place, so pass a temporary name.
         labels: Returns class indices ``(h, w)``, ``NODATA`` where there is no data.
         shape: H and W.
         classes: Names, colours, and ids where they are not the positions.
-        source: Raster whose CRS and geotransform are copied.
+        place: Georeference of the scene, see ``Raster.place``.
         cog: Write a Cloud Optimized GeoTIFF: overviews before the data, for reading over a network.
     """
     values = stored_values(np.arange(len(classes)), classes)
@@ -48,7 +48,7 @@ def write_map(
     lookup = np.full(256, np.iinfo(values.dtype).max, values.dtype)
     lookup[: len(classes)] = values
     colours = {int(lookup[k]): (*entry.colour, 255) for k, entry in enumerate(classes)}
-    with _tiled(path, shape, 1, source, cog, dtype=str(values.dtype)) as target:
+    with _tiled(path, shape, 1, place, cog, dtype=str(values.dtype)) as target:
         target.write_colormap(1, {**colours, int(lookup[NODATA]): (0, 0, 0, 0)})
         target.update_tags(1, **{f"class_{int(lookup[k])}": entry.name for k, entry in enumerate(classes)})
         for _, part in target.block_windows(1):
@@ -60,7 +60,7 @@ def write_probability_map(
     probabilities: Part,
     shape: tuple[int, int],
     names: Sequence[str],
-    source: Path,
+    place: Mapping[str, Any],
     cog: bool = False,
 ) -> None:
     """Write class probabilities, one band per class, uint8 with the scale 1 / ``FULL``.
@@ -70,10 +70,10 @@ def write_probability_map(
         probabilities: Returns stored values ``(K, h, w)`` from 0 to ``FULL``, ``NODATA`` where there is no data.
         shape: H and W.
         names: Names of the classes.
-        source: Raster whose CRS and geotransform are copied.
+        place: Georeference of the scene, see ``Raster.place``.
         cog: Write a Cloud Optimized GeoTIFF.
     """
-    with _tiled(path, shape, len(names), source, cog, resampling="average") as target:
+    with _tiled(path, shape, len(names), place, cog, resampling="average") as target:
         target.scales = [1 / FULL] * len(names)
         for k, name in enumerate(names):
             target.set_band_description(k + 1, name)
@@ -86,7 +86,7 @@ def _tiled(
     path: Path,
     shape: tuple[int, int],
     count: int,
-    source: Path,
+    place: Mapping[str, Any],
     cog: bool,
     resampling: str = "nearest",
     dtype: str = "uint8",
@@ -94,8 +94,6 @@ def _tiled(
     """Open a GeoTIFF to be filled, with its highest value as nodata; overviews are built when the block ends."""
     rasterio = import_rasterio(path)
     height, width = shape
-    with open_rasters([source]) as raster:
-        place = {"crs": raster.datasets[0].crs, "transform": raster.datasets[0].transform}
     profile = {"driver": "GTiff", "dtype": dtype, "count": count, "height": height, "width": width}
     profile |= {"nodata": np.iinfo(dtype).max}
     profile |= {"tiled": True, "blockxsize": TILE, "blockysize": TILE, "compress": "deflate", "BIGTIFF": "IF_SAFER"}

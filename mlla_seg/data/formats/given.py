@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mlla_seg.data.formats.bands import Wanted
 from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES
 from mlla_seg.data.formats.headers import require_affine, sheared
 from mlla_seg.data.formats.picture import Array, Picture
@@ -44,7 +45,11 @@ def is_bare(image: Any) -> bool:
 
 
 def read_given(
-    image: Any, plane: str, array_units: Mapping[str, float] | None = None, affine: Array | None = None
+    image: Any,
+    plane: str,
+    array_units: Mapping[str, float] | None = None,
+    affine: Array | None = None,
+    wanted: Wanted | None = None,
 ) -> Given:
     """Read an image, however it is given, as slices of a plane.
 
@@ -54,6 +59,7 @@ def read_given(
         plane: See :func:`mlla_seg.data.formats.volumes.axes_of`.
         array_units: See :func:`mlla_seg.data.formats.registry.read_image`.
         affine: ``(4, 4)`` of an array, from its indices to millimetres (right, anterior, superior).
+        wanted: See :func:`mlla_seg.data.formats.registry.read_channels`.
 
     Raises:
         InputError: The type is not supported, or the image cannot be read.
@@ -77,7 +83,7 @@ def read_given(
         raise InputError(
             f"Cannot segment a {type(image).__name__}. Give a path, a nibabel or SimpleITK image, or an array."
         )
-    return _read([Path(path) for path in files], plane, array_units)
+    return _read([Path(path) for path in files], plane, array_units, wanted)
 
 
 def _is_nibabel(image: Any) -> bool:
@@ -98,11 +104,11 @@ def _placed(array: Array, plane: str, affine: Array | None) -> Given:
     return _turned("the array", turn_to_plane(array, grid, plane), grid, lambda labels: labels)
 
 
-def _read(files: Sequence[Path], plane: str, array_units: Mapping[str, float] | None) -> Given:
+def _read(files: Sequence[Path], plane: str, array_units: Mapping[str, float] | None, wanted: Wanted | None) -> Given:
     first, suffix = files[0], suffix_of(files[0])
     if suffix in RASTER_SUFFIXES:
         raise InputError(f"{first}: a raster is segmented block by block, with: {program()} predict.")
-    picture = read_channels(files, plane, array_units)
+    picture = read_channels(files, plane, array_units, wanted)
     if picture.axes is None:
         return Given(str(first), picture, lambda labels: labels[0] if suffix in PHOTO_SUFFIXES else labels)
     return _turned(str(first), picture, geometry_of(first), lambda labels: labels)

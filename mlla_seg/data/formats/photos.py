@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mlla_seg.data.formats.arrays import IMAGE_KEYS
-from mlla_seg.data.formats.classes import ClassInfo
+from mlla_seg.data.formats.arrays import IMAGE_KEYS, MASK_KEYS
+from mlla_seg.data.formats.bands import Wanted, alpha_note
+from mlla_seg.data.formats.classes import IGNORE_INDEX, ClassInfo
+from mlla_seg.data.formats.gaps import mark_gaps
 from mlla_seg.data.formats.picture import Array, Picture, compact
 from mlla_seg.errors import InputError
 
@@ -20,6 +24,7 @@ def read_photo(path: Path, plane: str, keys: Sequence[str]) -> Picture:
     """Read an image as a viewer shows it, turned by its EXIF orientation, in the depth of its file.
 
     An indexed file gives its colours as an image and its indices as a mask; of a file of one bit, values are 0 and 1.
+    Transparency of an image is an alpha channel; masks of indices or colours are read without that of their palette.
 
     Raises:
         InputError: The image is so large that PIL takes it for an attack.
@@ -30,9 +35,12 @@ def read_photo(path: Path, plane: str, keys: Sequence[str]) -> Picture:
         with Image.open(path) as image:
             if image.mode in ("RGB", "RGBA") and any(mark in str(image.tile) for mark in DEEP):
                 return _read_deep(path)
-            indexed = image.mode == "P" and keys is IMAGE_KEYS
             turned = ImageOps.exif_transpose(image)
-            array = np.array(turned.convert("RGB") if indexed else turned)
+            if turned.mode in ("P", "PA") and keys is not MASK_KEYS:
+                turned = turned.convert("RGBA" if keys is IMAGE_KEYS and _transparent(turned) else "RGB")
+            elif keys is IMAGE_KEYS and turned.mode in ("L", "RGB") and _transparent(turned):
+                turned = turned.convert("LA" if turned.mode == "L" else "RGBA")
+            array, alpha = np.array(turned), turned.mode in ("LA", "RGBA")
     except Image.DecompressionBombError as error:
         raise InputError(
             f"{path}: has too many pixels for a photo ({' '.join(str(error).split())}). Save it as a GeoTIFF, which is "
@@ -41,7 +49,12 @@ def read_photo(path: Path, plane: str, keys: Sequence[str]) -> Picture:
     array = array.astype(np.uint8) if array.dtype == bool else array
     if array.ndim == 2:
         return Picture(compact(array[None, None]))
-    return Picture(compact(np.moveaxis(array, 2, 0)[None]))
+    return Picture(compact(np.moveaxis(array, 2, 0)[None]), alpha=alpha)
+
+
+def _transparent(image: Any) -> bool:
+    """Return whether a palette or a single colour is tagged as transparent."""
+    return image.mode == "PA" or "transparency" in image.info
 
 
 def _read_deep(path: Path) -> Picture:
@@ -49,16 +62,44 @@ def _read_deep(path: Path) -> Picture:
     from mlla_seg.data.formats.geotiff import import_rasterio
 
     with import_rasterio(path).open(path) as file:
-        return Picture(compact(file.read()[None]))
+        return Picture(compact(file.read()[None]), alpha=file.colorinterp[-1].name == "alpha")
+
+
+def with_gaps(picture: Picture, wanted: Wanted) -> Picture:
+    """Return a photo as a network expects it: NaN where it is transparent or has the value without data.
+
+    An alpha channel counts as a channel only if as many are expected.
+    """
+    array, count = picture.array, picture.array.shape[1]
+    if not picture.alpha and wanted.gaps.nodata is None:
+        return picture
+    hidden = picture.alpha and count not in wanted.counts and count - 1 in wanted.counts
+    said = alpha_note(hidden, picture.alpha and count in wanted.counts)
+    transparent = array[:, -1] == 0 if hidden else np.zeros(array[:, 0].shape, bool)
+    array = array[:, :-1] if hidden else array
+    channels = array.shape[1]
+    colour = channels >= 3 and array.dtype in (np.uint8, np.uint16)
+    bands = array.astype(np.float32)
+    for k, image in enumerate(bands):
+        mark_gaps(image, wanted.gaps.tags([None] * channels, colour, ""))
+        image[:, transparent[k]] = np.nan
+    gaps = bool(np.isnan(bands).any())
+    return replace(picture, array=bands if gaps else array, gaps=gaps, alpha=False, notes=(*picture.notes, *said))
 
 
 def write_png(path: Path, mask: Array, classes: Sequence[ClassInfo], source: Path, plane: str) -> None:
-    """Write an indexed PNG in the colours of the classes."""
+    """Write an indexed PNG in the colours of the classes, transparent where there is no data."""
     from PIL import Image
 
+    if mask.dtype == np.uint16:  # ids that no palette has
+        Image.fromarray(mask[0]).save(path)
+        return
     palette = np.zeros((256, 3), np.uint8)
     for entry in classes:
         palette[entry.id] = entry.colour
     image = Image.fromarray(mask[0], mode="P")
     image.putpalette(palette.ravel().tolist())
+    gaps = IGNORE_INDEX not in [entry.id for entry in classes] and (mask == IGNORE_INDEX).any()
+    if gaps:
+        image.info["transparency"] = IGNORE_INDEX
     image.save(path)

@@ -28,6 +28,8 @@ class Picture:
     """Directions of slices, rows and columns, such as ``SPL``, if defined."""
     gaps: bool = False
     """Whether NaN stands for no data, as in rasters; elsewhere NaN is an error."""
+    alpha: bool = False
+    """Whether the last channel is an alpha channel, which may only mark where there is data."""
     nodata: tuple[float, ...] = ()
     """Values of a mask that its file tags as without data; they may be classes all the same."""
     notes: tuple[str, ...] = ()
@@ -39,6 +41,13 @@ class Picture:
 def compact(array: Array) -> Array:
     """Keep arrays of small integers and convert all others to float32."""
     return array if array.dtype in (np.uint8, np.int16, np.uint16) else array.astype(np.float32)
+
+
+def gaps_of(picture: Picture) -> Array:
+    """Return where a picture has no data in some channel, ``(S, H, W)``."""
+    if not picture.gaps:
+        return np.zeros(picture.array[:, 0].shape, bool)
+    return np.asarray(np.isnan(picture.array).any(axis=1))
 
 
 def require_finite(path: Path, picture: Picture) -> None:

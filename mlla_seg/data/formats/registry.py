@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from mlla_seg.atomic import renamed_when_done
-from mlla_seg.data.formats.arrays import IMAGE_KEYS, MASK_KEYS, read_h5, read_npz, write_h5, write_npz
+from mlla_seg.data.formats.arrays import COLOUR_KEYS, IMAGE_KEYS, MASK_KEYS, read_h5, read_npz, write_h5, write_npz
+from mlla_seg.data.formats.bands import Wanted
 from mlla_seg.data.formats.classes import ClassInfo, stored_values
 from mlla_seg.data.formats.dicom import read_dicom
 from mlla_seg.data.formats.dicom_files import is_series
 from mlla_seg.data.formats.dicom_seg import write_dicom_seg
-from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES, open_rasters, read_raster
-from mlla_seg.data.formats.photos import read_photo, write_png
+from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES, open_rasters, read_raster, read_scene
+from mlla_seg.data.formats.photos import read_photo, with_gaps, write_png
 from mlla_seg.data.formats.picture import Array, Picture, require_same_grid
 from mlla_seg.data.formats.volume_masks import write_itk, write_nifti, write_segmentation
 from mlla_seg.data.formats.volumes import ITK_SUFFIXES, read_itk, read_nifti
@@ -115,36 +116,53 @@ def read_image(path: Path, plane: str = "axial", array_units: Mapping[str, float
 
 
 def read_channels(
-    files: Sequence[Path], plane: str = "axial", array_units: Mapping[str, float] | None = None
+    files: Sequence[Path],
+    plane: str = "axial",
+    array_units: Mapping[str, float] | None = None,
+    wanted: Wanted | None = None,
 ) -> Picture:
     """Read one image whose channels may be in several files, as in nnU-Net folders; see :func:`read_image`.
+
+    Args:
+        files: Its files.
+        plane: As in :func:`read_image`.
+        array_units: As in :func:`read_image`.
+        wanted: What a network expects of rasters and photos, in which bands may be chosen and pixels have no data.
 
     Raises:
         InputError: As in :func:`read_image`, or the files do not match.
     """
+    if wanted is not None and any(suffix_of(path) in RASTER_SUFFIXES for path in files):
+        return read_scene(files, wanted)
     channels = [read_image(files[0], plane, array_units)]
     plane = channels[0].axes or plane
     channels += [read_image(path, plane, array_units) for path in files[1:]]
     for path, channel in zip(files[1:], channels[1:], strict=True):
         require_same_grid(files[0], channels[0], path, channel)
+    photo = wanted is not None and all(suffix_of(path) in PHOTO_SUFFIXES for path in files)
     if len(channels) == 1:
-        return channels[0]
+        return with_gaps(channels[0], wanted) if wanted and photo else channels[0]
     array = np.concatenate([channel.array for channel in channels], axis=1)
     notes = tuple(dict.fromkeys(note for channel in channels for note in channel.notes))
-    return replace(channels[0], array=array, gaps=any(channel.gaps for channel in channels), notes=notes)
+    alpha, gaps = channels[-1].alpha, any(channel.gaps for channel in channels)
+    picture = replace(channels[0], array=array, gaps=gaps, notes=notes, alpha=alpha)
+    return with_gaps(picture, wanted) if wanted and photo else picture
 
 
-def channels_in(path: Path) -> int:
-    """Return the number of channels of an image file, of rasters without reading them."""
+def may_have(path: Path, channels: int) -> bool:
+    """Return whether an image file has so many channels, without or with its alpha; rasters are not read."""
     if suffix_of(path) in RASTER_SUFFIXES:
         with open_rasters([path]) as raster:
-            return raster.count
-    return int(read_image(path).array.shape[1])
+            count, alpha = raster.count, raster.datasets[-1].colorinterp[-1].name == "alpha"
+    else:
+        picture = read_image(path)
+        count, alpha = picture.array.shape[1], picture.alpha
+    return channels in (count, count - alpha)
 
 
-def read_mask(path: Path, plane: str = "axial") -> Picture:
-    """Read one mask as ``(S, 1, H, W)``; see :func:`read_image`."""
-    return _read(path, plane, MASK_KEYS)
+def read_mask(path: Path, plane: str = "axial", colours: bool = False) -> Picture:
+    """Read one mask as ``(S, 1, H, W)``, or with the colours of its palette as channels; see :func:`read_image`."""
+    return _read(path, plane, COLOUR_KEYS if colours else MASK_KEYS)
 
 
 def write_mask(path: Path, mask: Array, classes: Sequence[ClassInfo], source: Path, plane: str = "axial") -> None:

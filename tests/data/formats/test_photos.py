@@ -47,7 +47,9 @@ def test_an_indexed_file_has_colours_as_an_image_and_ids_as_a_mask(tmp_path):
     image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
     image.save(tmp_path / "a.png", transparency=0)
     assert read_mask(tmp_path / "a.png").array.tolist() == [[[[0, 2], [1, 0]]]]
-    assert read_image(tmp_path / "a.png").array[0, :, 0, 1].tolist() == [0, 255, 0]
+    assert read_mask(tmp_path / "a.png", colours=True).array[0, :, 0, 1].tolist() == [0, 255, 0]
+    picture = read_image(tmp_path / "a.png")
+    assert picture.alpha and picture.array[0, :, 0].tolist() == [[0, 0], [0, 255], [0, 0], [0, 255]]
 
 
 def test_too_large_a_photo_says_what_to_do(tmp_path, monkeypatch):
