@@ -105,7 +105,7 @@ def test_ranges_come_from_what_the_network_would_be_given(tmp_path, photos):
     assert {tuple(image.shape) for image in calibration_images(job)} == {(1, 1, 32, 32)}
     with pytest.raises(InputError, match="no such file or folder"):
         calibration_images(small_job(calibration=str(tmp_path / "absent")))
-    with pytest.raises(InputError, match="has 1 bands; this network was trained on 2"):
+    with pytest.raises(InputError, match="has 1 bands; this network expects 2"):
         calibration_images(small_job(2, calibration=str(scene)))
 
 
