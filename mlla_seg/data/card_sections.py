@@ -176,6 +176,9 @@ class CardSplits:
                 raise InputError(f"without a seed, the split {name} must be a file, found {value}.")
             if self.seed is not None and isinstance(value, str):
                 raise InputError(f"with a seed, the split {name} must be a fraction from 0 to 1, found {value!r}.")
+        fractions = [value for value in (self.val, self.test) if isinstance(value, int | float)]
+        if sum(fractions) >= 1:
+            raise InputError(f"val: {self.val} and test: {self.test} of splits leave nothing to train on.")
         return self
 
     @property

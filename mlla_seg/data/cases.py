@@ -34,18 +34,31 @@ class Case:
         return replace(self, masks=self.test_masks or self.masks)
 
 
-def missing_data(card: Card, root: Path, problem: str) -> str:
-    """Return a message that tells where to get a data set and how to arrange it."""
+def missing_data(card: Card, root: Path, problem: str, found: str = "") -> str:
+    """Return a message that tells where to get a data set and how to arrange it.
+
+    Args:
+        card: Card of the data set.
+        root: Folder of the data.
+        problem: What is wrong with the folder.
+        found: Lines on what it holds instead.
+    """
     tree = "\n".join(f"    {line}" for line in card.layout.tree.rstrip().splitlines())
     return (
         f"{card.title}: the folder {root.absolute()} {problem}.\n"
-        f"  Get it from: {card.source}\n  Licence: {card.licence}\n"
+        + (f"{found}\n" if found else "")
+        + f"  Get it from: {card.source}\n  Licence: {card.licence}\n"
         f"  Expected there (or in another folder given as --data.root):\n{tree}"
     )
 
 
 def note_unlabelled(names: Sequence[str], where: str) -> None:
     """Note images that are skipped because they have no mask."""
+    note_files(names, where, "have no mask and are skipped")
+
+
+def note_files(names: Sequence[str], where: str, what: str) -> None:
+    """Note what becomes of some files, with their number and the first few names."""
     if names:
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-        print(f"note: {len(names)} files in {where} have no mask and are skipped: {shown}", file=sys.stderr)
+        print(f"note: {len(names)} files in {where} {what}: {shown}", file=sys.stderr)

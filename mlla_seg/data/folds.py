@@ -48,7 +48,7 @@ def number_of_folds(root: Path, folds: int) -> int:
 
 def _read_folds(path: Path) -> list[dict[str, set[str]]]:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_bytes())  # of any encoding, with or without a byte-order mark
         return [{split: set(map(str, entry[split])) for split in ("train", "val")} for entry in content]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: expected a list of {{train: [names], val: [names]}}, found {error!r}.") from error

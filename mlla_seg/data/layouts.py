@@ -6,18 +6,18 @@ There are two formats: ``files`` (a card's regular expressions match files below
 
 from __future__ import annotations
 
-import re
+import sys
+import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from glob import escape
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from mlla_seg.data.card import Card
-from mlla_seg.data.cases import Case, missing_data, note_unlabelled
-from mlla_seg.data.formats.dicom_files import is_series
-from mlla_seg.data.formats.registry import is_readable
+from mlla_seg.data.cases import Case, missing_data, note_files
 from mlla_seg.data.nnunet import nnunet_cases
+from mlla_seg.data.tree import Tree, filled, is_image, list_tree
+from mlla_seg.data.unmatched import explain, masks_without_image, match_name, near_miss
 from mlla_seg.errors import InputError, lookup
 
 SPLIT_FOLDERS = {
@@ -26,6 +26,7 @@ SPLIT_FOLDERS = {
     **dict.fromkeys(("test", "ts"), "test"),
 }
 """Splits by the usual names of folders, unless the card sets ``split_folders``."""
+NOTHING = "holds no file of the expected layout"
 
 
 def find_cases(card: Card, root: Path) -> list[Case]:
@@ -36,10 +37,14 @@ def find_cases(card: Card, root: Path) -> list[Case]:
         them.
     """
     if not root.is_dir():
-        raise InputError(missing_data(card, root, "does not exist"))
-    cases = nnunet_cases(card, root) if card.layout.format == "nnunet" else _pattern_cases(card, root)
-    if not cases:
-        raise InputError(missing_data(card, root, "holds no file of the expected layout"))
+        problem = "is a file" if root.is_file() else "is a link that leads nowhere" if root.is_symlink() else ""
+        raise InputError(missing_data(card, root, problem or "does not exist"))
+    if card.layout.format == "nnunet":
+        cases = nnunet_cases(card, root)
+        if not cases:
+            raise InputError(missing_data(card, root, NOTHING))
+    else:
+        cases = _pattern_cases(card, root)
     return sorted(cases, key=lambda case: case.name)
 
 
@@ -47,13 +52,33 @@ def find_cases(card: Card, root: Path) -> list[Case]:
 class _Match:
     """A file that matches a pattern of the card."""
 
-    path: Path
+    root: Path
+    name: str
     groups: Mapping[str, str]
+
+    @property
+    def path(self) -> Path:
+        return self.root / self.name
 
     @property
     def place(self) -> tuple[int, str]:
         """Slice and channel, by which the files of a case are sorted."""
         return int(self.groups.get("slice", 0)), self.groups.get("channel", "")
+
+
+@dataclass
+class _Account:
+    """What became of the files below a folder."""
+
+    images: set[str] = field(default_factory=set)
+    others: set[str] = field(default_factory=set)
+    """Masks and further channels."""
+    unlabelled: dict[str, str] = field(default_factory=dict)
+    """Images without a mask, each with the reason."""
+    repeated: list[str] = field(default_factory=list)
+    """Images of cases that an earlier pattern has found."""
+    folders: set[str] = field(default_factory=set)
+    """Folders of splits, in lower case."""
 
 
 def _pattern_cases(card: Card, root: Path) -> list[Case]:
@@ -64,32 +89,67 @@ def _pattern_cases(card: Card, root: Path) -> list[Case]:
     Earlier patterns take precedence: a volume found by the first is not assembled again from slices found by the
     second. Masks are in the image files, or at the template ``mask``; separate masks for testing are at ``test_mask``.
     """
-    apart = bool(card.layout.mask)
-    names = sorted(
-        path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file() or (apart and is_series(path))
-    )
+    tree = list_tree(root, series=bool(card.layout.mask))
+    account = _Account()
     found: dict[str, Case] = {}
-    unlabelled = []
     for pattern in card.layout.patterns:
-        matches: dict[str, list[_Match]] = defaultdict(list)
-        for name in names:
-            if match := re.fullmatch(pattern, name):
-                groups = {key: value for key, value in match.groupdict().items() if value is not None}
-                matches[groups["case"].replace("/", "_")].append(_Match(root / name, groups))
-        for name, entries in matches.items():
+        for name, entries in _matches(pattern, tree).items():
+            account.images.update(entry.name for entry in entries)
             if name in found:
+                account.repeated.append(entries[0].name)
                 continue
-            case = _assemble(card, root, name, sorted(entries, key=lambda match: match.place))
-            if all(path.exists() for path in (*case.masks, *case.test_masks)):
+            case = _assemble(card, tree, name, sorted(entries, key=lambda match: match.place), account)
+            if case is not None:
                 found[name] = case
-            else:
-                unlabelled.append(entries[0].path.name)
-    note_unlabelled(unlabelled, str(root))
+    if not found:
+        raise InputError(missing_data(card, root, NOTHING, explain(card.layout, tree, account.unlabelled)))
+    _note_left_out(card, tree, account)
     return list(found.values())
 
 
-def _assemble(card: Card, root: Path, name: str, entries: Sequence[_Match]) -> Case:
-    """Assemble a case from its files, sorted by slice and channel."""
+def _matches(pattern: str, tree: Tree) -> dict[str, list[_Match]]:
+    """Return the files that match a pattern by the names of their cases."""
+    matches: dict[str, list[_Match]] = defaultdict(list)
+    for name in tree.names:
+        if match := match_name(pattern, name):
+            if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in name):  # control characters, broken UTF-8
+                shown = name.encode("utf-8", "surrogateescape")
+                raise InputError(
+                    f"{tree.root}: the name {str(shown)[1:]} holds a line break, another control character or bytes "
+                    "that are not UTF-8. Rename the file, for instance with convmv or detox."
+                )
+            groups = {key: value for key, value in match.groupdict().items() if value is not None}
+            matches[groups["case"].replace("/", "_")].append(_Match(tree.root, name, groups))
+    return matches
+
+
+def _note_left_out(card: Card, tree: Tree, account: _Account) -> None:
+    """Note the files that are left out although they look like files of the card."""
+    where = str(tree.root)
+    note_files(tree.broken, where, "are links that lead nowhere")
+    note_files(
+        [name for name in account.unlabelled if name not in account.others], where, "have no mask and are skipped"
+    )
+    note_files(
+        account.repeated, where, "are skipped, as an earlier pattern of the card has found their cases in other files"
+    )
+    rest = [name for name in tree.names if name not in account.images and name not in account.others]
+    masks = masks_without_image(card.layout, tree, rest)
+    note_files(masks, where, "are masks without an image and are skipped")
+    if unused := {key.lower() for key in card.layout.split_folders or {}} - account.folders:
+        print(f"note: no file in {where} lies in a split folder {' or '.join(sorted(unused))}", file=sys.stderr)
+    above, alone = tree.root.absolute().name, set(rest) - set(masks)
+    reasons = {name: near_miss(card.layout, name, above, most=1) for name in rest if name in alone and is_image(name)}
+    if missed := [name for name, reason in reasons.items() if reason]:
+        print(
+            f"note: {len(missed)} files in {where} nearly fit the card's layout and are skipped, such as {missed[0]} "
+            f"({reasons[missed[0]]})",
+            file=sys.stderr,
+        )
+
+
+def _assemble(card: Card, tree: Tree, name: str, entries: Sequence[_Match], account: _Account) -> Case | None:
+    """Assemble a case from its files, sorted by slice and channel; none if it lacks a mask."""
     slices: dict[int, list[_Match]] = defaultdict(list)
     for match in entries:
         slices[match.place[0]].append(match)
@@ -97,23 +157,30 @@ def _assemble(card: Card, root: Path, name: str, entries: Sequence[_Match]) -> C
     for files in slices.values():
         if len({match.place for match in files}) < len(files):
             raise InputError(
-                f"{files[0].path}: has the same place in {name} as {files[1].path.name}; a case has one "
-                "file per slice and channel. Change the group case of the card's pattern to distinguish them."
+                f"{files[0].path}: has the same place in {name} as {files[1].name}; a case has one file per slice and "
+                "channel. Rename or remove one of them, or distinguish them in the group case of the card's pattern."
             )
     if absent:
         raise InputError(f"{entries[0].path.parent}: the slices of {name} are not consecutive (missing: {absent}).")
     folders = sorted({match.groups["split"] for match in entries if "split" in match.groups})
     if len(folders) > 1:
-        raise InputError(f"{root}: the slices of {name} lie in {' and '.join(folders)}; a case must be in one split.")
+        raise InputError(
+            f"{tree.root}: the slices of {name} lie in {' and '.join(folders)}; a case must be in one split."
+        )
     known = {key.lower(): split for key, split in (card.layout.split_folders or SPLIT_FOLDERS).items()}
-    masks, test_masks = (
-        tuple(_first_there(places, root, files[0]) for files in slices.values())
-        if (places := card.layout.places(key))
-        else ()
-        for key in ("mask", "test_mask")
-    )
+    account.folders.update(folder.lower() for folder in folders)
+    split = lookup(known, folders[0].lower(), f"split folder of {tree.root}:") if folders else None
+    masks: dict[str, tuple[Path, ...]] = {}
+    for key in ("mask", "test_mask"):
+        places = card.layout.places(key)
+        found = [(files[0], _first_there(places, tree, files[0], account)) for files in slices.values() if places]
+        for match, path in found:
+            if not path.exists():
+                account.unlabelled[match.name] = f"its {key} is missing, expected {path.relative_to(tree.root)}"
+                return None
+        masks[key] = tuple(path for _, path in found)
     further = {
-        files[0].path: tuple(_first_there([place], root, files[0]) for place in card.further.values())
+        files[0].path: tuple(_first_there([place], tree, files[0], account) for place in card.further.values())
         for files in slices.values()
     }
     for path, others in further.items():
@@ -124,28 +191,27 @@ def _assemble(card: Card, root: Path, name: str, entries: Sequence[_Match]) -> C
         name,
         patient=entries[0].groups.get("patient", name),
         images=tuple((*(match.path for match in files), *further[files[0].path]) for files in slices.values()),
-        masks=masks,
-        test_masks=test_masks,
-        split=lookup(known, folders[0].lower(), f"split folder of {root}:") if folders else None,
+        masks=masks["mask"],
+        test_masks=masks["test_mask"],
+        split=split,
     )
 
 
-def _first_there(templates: Sequence[str], root: Path, match: _Match) -> Path:
+def _first_there(templates: Sequence[str], tree: Tree, match: _Match, account: _Account) -> Path:
     """Return the first existing file among the card's templates, or the first candidate if there is none.
 
     Raises:
-        InputError: A template leads outside the root, or its ``*`` matches several files.
+        InputError: A template leads outside the root, or several files match it.
     """
     places = []
     for template in templates:
-        name = PurePosixPath(template.format(**match.groups))
+        place = "*".join(filled(template, match.groups))
+        name = PurePosixPath(place)
         if name.is_absolute() or ".." in name.parts:
-            raise InputError(f"{match.path}: the card's template leads to {name}, outside {root}.")
-        found = [root / name]
-        if "*" in template:
-            pattern = template.format(**{key: escape(value) for key, value in match.groups.items()})
-            found = sorted(path for path in root.glob(pattern) if is_readable(path)) or found
+            raise InputError(f"{match.path}: the card's template leads to {name}, outside {tree.root}.")
+        found = [other for other in tree.matching(template, match.groups) if other != match.name]
         if len(found) > 1:
-            raise InputError(f"{match.path}: both {found[0].name} and {found[1].name} match its mask; keep one.")
-        places += found
+            raise InputError(f"{match.path}: both {found[0]} and {found[1]} match its mask; keep one.")
+        account.others.update(found)
+        places += [tree.root / other for other in found] or [tree.root / place]
     return next((path for path in places if path.exists()), places[0])

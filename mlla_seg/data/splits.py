@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlla_seg.data.card import Card
-from mlla_seg.data.card_sections import SPLITS, CardSplits
+from mlla_seg.data.card_sections import SPLITS
 from mlla_seg.data.cases import Case
+from mlla_seg.data.lists import read_lines
 from mlla_seg.errors import InputError
 
 
@@ -30,25 +32,54 @@ def split_cases(card: Card, cases: Iterable[Case]) -> Splits:
     fractions, drawn once from its seed over the sorted patients.
 
     Raises:
-        InputError: A patient is in two splits, or there is no training case.
+        InputError: A patient is in two splits, a list is empty, some cases lie in folders of splits and others do not,
+            or there is no training case.
     """
     cases = list(cases)
-    if all(case.split for case in cases):
+    placed, loose = [case for case in cases if case.split], [case for case in cases if not case.split]
+    if placed and loose:
+        raise InputError(
+            f"{card.name}: {len(placed)} of {len(cases)} cases lie in folders that name their split, such as "
+            f"{placed[0].name}, and the others do not, such as {loose[0].name}. Move one of the two kinds elsewhere."
+        )
+    present = {case.patient for case in cases}
+    if placed:
         patients: dict[str, set[str]] = {split: {c.patient for c in cases if c.split == split} for split in SPLITS}
+        _note_unused(card, patients)
     elif card.splits.seed is not None:
-        patients = _draw(sorted({case.patient for case in cases}), card.splits)
+        patients = _draw(card, sorted(present))
     else:
-        patients = {split: _read_list(card.folder / file) for split, file in card.splits.files.items()}
-        present = {case.patient for case in cases}
+        patients = {split: _read_list(card, split, card.folder / file) for split, file in card.splits.files.items()}
         for split, listed in patients.items():
             note_absent(listed, present, f"patients of split {split}")
-    return by_patient(card, cases, patients)
+    splits = by_patient(card, cases, patients)
+    if left := [case.name for case in cases if not any(case.patient in listed for listed in patients.values())]:
+        note_names(left, f"of {len(cases)} cases of {card.name} are in no split list and are left out")
+    return splits
+
+
+def note_names(names: Sequence[str], what: str) -> None:
+    """Note what holds for some cases, with their number and the first few names."""
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    print(f"note: {len(names)} {what}: {shown}", file=sys.stderr)
+
+
+def _note_unused(card: Card, patients: Mapping[str, set[str]]) -> None:
+    """Note splits that the card draws by fractions, but that have no folder."""
+    for split in ("val", "test"):
+        fraction = getattr(card.splits, split)
+        if isinstance(fraction, float) and fraction and not patients[split]:
+            print(
+                f"note: folders define the splits of {card.name} and none is for {split}, so it has no case; "
+                f"{split}: {fraction:g} of the card is not used.",
+                file=sys.stderr,
+            )
 
 
 def note_absent(listed: set[str], present: set[str], what: str) -> None:
+    """Note names of a list that are not in the data."""
     if absent := sorted(listed - present):
-        shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
-        print(f"note: {len(absent)} of {len(listed)} {what} are missing: {shown}", file=sys.stderr)
+        note_names(absent, f"of {len(listed)} {what} are missing")
 
 
 def by_patient(card: Card, cases: Sequence[Case], patients: Mapping[str, set[str]]) -> Splits:
@@ -59,25 +90,44 @@ def by_patient(card: Card, cases: Sequence[Case], patients: Mapping[str, set[str
     splits = Splits(*([case for case in cases if case.patient in patients.get(split, set())] for split in SPLITS))
     splits.test = [case.tested() for case in splits.test]
     if not splits.train:
+        listed, found = patients.get("train"), cases[0].patient if cases else "none"
+        example = f": it lists {min(listed)}, the data have {found}" if listed else ""
         raise InputError(
-            f"{card.name}: {len(cases)} cases found, but none of them is in the training split of the card."
+            f"{card.name}: {len(cases)} cases found, but none of them is in the training split of the card{example}."
         )
     return splits
 
 
-def _draw(patients: list[str], fractions: CardSplits) -> dict[str, set[str]]:
+def _draw(card: Card, patients: list[str]) -> dict[str, set[str]]:
+    fractions, total = card.splits, len(patients)
     random.Random(fractions.seed).shuffle(patients)
     drawn = {}
     for split in ("test", "val"):
         fraction = getattr(fractions, split) or 0
-        count = max(1, round(fraction * len(patients))) if fraction and len(patients) >= 3 else 0
+        count = max(1, round(fraction * total)) if fraction and total >= 3 else 0
+        if fraction and not count:
+            print(
+                f"note: {total} patient{'s are' if total > 1 else ' is'} too few to divide: split {split} of "
+                f"{card.name} has no case.",
+                file=sys.stderr,
+            )
         drawn[split] = count
     test, val = drawn["test"], drawn["val"]
+    if test + val >= total:
+        raise InputError(
+            f"{card.name}: val: {fractions.val or 0:g} and test: {fractions.test or 0:g} of {total} patients leave "
+            "none to train on. Lower them in the card's splits."
+        )
     return {"test": set(patients[:test]), "val": set(patients[test : test + val]), "train": set(patients[test + val :])}
 
 
-def _read_list(path: Path) -> set[str]:
+def _read_list(card: Card, split: str, path: Path) -> set[str]:
+    """Read the patients of a split; a ``#`` at the start of a line or after a blank begins a comment."""
     if not path.is_file():
         raise InputError(f"The card's split list {path} does not exist.")
-    lines = (line.split("#")[0].strip() for line in path.read_text().splitlines())
-    return {line for line in lines if line}
+    listed = {re.split(r"(?:^|\s)#", line)[0].strip() for line in read_lines(path)} - {""}
+    if not listed:
+        raise InputError(
+            f"{path}: names no patient. Put one on each line, or remove {split} from the splits of {card.name}."
+        )
+    return listed

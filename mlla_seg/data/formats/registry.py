@@ -4,11 +4,12 @@ Images are ``(S, C, H, W)`` and masks ``(S, H, W)``, with S slices of a volume, 
 orientation are reoriented to a plane, and masks are reoriented back; see ``volumes.py``.
 
 To add a format, write a reader and a writer in a file of this folder and list both in ``READERS`` and ``WRITERS``; a
-suffix with two dots must also be known to :func:`suffix_of`.
+suffix with two dots must also be known to :func:`suffix_in`.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -81,13 +82,16 @@ MASK_SUFFIXES = {
 
 def suffix_of(path: Path) -> str:
     """Return the suffix that determines the format, such as ``.nii.gz`` as a whole; a folder is a DICOM series."""
-    if path.is_dir():
-        return SERIES
-    name = path.name.lower()
+    return SERIES if path.is_dir() else suffix_in(path.name)
+
+
+def suffix_in(name: str) -> str:
+    """Return the suffix of a file's name in lower case; see :func:`suffix_of`."""
+    name = name.lower()
     for suffix in (".nii.gz", ".npy.h5", ".seg.nrrd"):
         if name.endswith(suffix):
             return suffix
-    return path.suffix.lower()
+    return os.path.splitext(name)[1]
 
 
 def is_readable(path: Path) -> bool:
