@@ -19,6 +19,7 @@ from mlla_seg.data.batches import cases_in_turn, training_batches
 from mlla_seg.data.card import Card, load_card
 from mlla_seg.data.card_sections import MEDIAN, SPLITS
 from mlla_seg.data.cases import Case
+from mlla_seg.data.class_checks import check_classes
 from mlla_seg.data.dataset import CaseDataset, SliceDataset
 from mlla_seg.data.dataspec import DataSpec, Normalisation
 from mlla_seg.data.folds import fold_cases
@@ -34,7 +35,6 @@ from mlla_seg.data.store import (
     check_class_sizes,
     measured_normalisation,
     measured_spacing,
-    note_absent_classes,
     note_ignored,
     note_planes,
     note_resampled,
@@ -239,7 +239,7 @@ class SegmentationDataModule(LightningDataModule):
         build_store(self.card, used, self.root, self.store)
         stored = open_store(self.card, used, self.store)
         check_class_sizes(self.card, stored)
-        note_absent_classes(self.card, stored[: len(self.splits.train)])
+        check_classes(self.card, stored[: len(self.splits.train)], self.splits.train)
         note_warped(stored)
         note_ignored(self.card, stored)
         if self.card.normalisation.per_case and (single := [c.name for c in stored if c.shape[0] == 1]):

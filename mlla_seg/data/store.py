@@ -155,19 +155,6 @@ def check_class_sizes(card: Card, cases: Sequence[StoredCase]) -> None:
         )
 
 
-def note_absent_classes(card: Card, cases: Sequence[StoredCase]) -> None:
-    """Note classes that no training mask contains, as when 255 stands for what the card calls 1."""
-    totals = np.sum([case.voxels for case in cases], axis=0)
-    absent = [name for name, total in zip(card.class_names, totals, strict=True) if total == 0]
-    if absent:
-        ignored = ""
-        if len(absent) == 1:
-            ignored = f" It may be stored as {card.ignore_index}, which is ignored."
-            if len(card.classes) == 2 and card.ignore_index == 255:
-                ignored += " If so, set mask_threshold: 127 in the card's layout."
-        print(f"note: no training mask of {card.name} contains {', '.join(absent)}.{ignored}", file=sys.stderr)
-
-
 def note_warped(cases: Sequence[StoredCase]) -> None:
     """Note files that are on another grid than their image, and those that cover only a part of it."""
     warped = [(name, share, case.ground) for case in cases for name, share in case.warped.items()]
