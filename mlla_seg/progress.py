@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -46,6 +46,13 @@ def note(text: str) -> None:
         print(text, file=sys.stderr)
     else:
         tqdm.write(text, file=sys.stderr)
+
+
+def note_files(names: Sequence[str], where: str, what: str) -> None:
+    """Note what becomes of some files, with their number and the first few names."""
+    if names:
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        print(f"note: {len(names)} files in {where} {what}: {shown}", file=sys.stderr)
 
 
 @contextmanager

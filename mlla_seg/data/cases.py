@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlla_seg.data.card import Card
+from mlla_seg.progress import note_files
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,3 @@ def missing_data(card: Card, root: Path, problem: str, found: str = "") -> str:
 def note_unlabelled(names: Sequence[str], where: str) -> None:
     """Note images that are skipped because they have no mask."""
     note_files(names, where, "have no mask and are skipped")
-
-
-def note_files(names: Sequence[str], where: str, what: str) -> None:
-    """Note what becomes of some files, with their number and the first few names."""
-    if names:
-        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-        print(f"note: {len(names)} files in {where} {what}: {shown}", file=sys.stderr)

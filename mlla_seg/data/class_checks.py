@@ -63,7 +63,10 @@ def _advice(card: Card, cases: Sequence[Case]) -> str:
         cure = "remove mask_threshold, as these are class ids" if ids else f"set mask_threshold: {middle}"
         return f"{held}, all {side} mask_threshold: {threshold:g}. In the layout of your copy of the card, {cure}."
     if len(card.classes) == 2:
-        return f"{held}, of which {card.ignore_index} is ignored. In the layout of your copy of the card, set mask_threshold: {middle}."
+        return (
+            f"{held}, of which {card.ignore_index} is ignored. In the layout of your copy of the card, set "
+            f"mask_threshold: {middle}."
+        )
     return f"{held}. Give the classes of the card the ids of the masks."
 
 

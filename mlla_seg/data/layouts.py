@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from mlla_seg.data.card import Card
-from mlla_seg.data.cases import Case, missing_data, note_files
+from mlla_seg.data.cases import Case, missing_data
 from mlla_seg.data.nnunet import nnunet_cases
 from mlla_seg.data.tree import Tree, filled, is_image, list_tree
 from mlla_seg.data.unmatched import explain, masks_without_image, match_name, near_miss
 from mlla_seg.errors import InputError, lookup
+from mlla_seg.progress import note_files
 
 SPLIT_FOLDERS = {
     **dict.fromkeys(("train", "tr"), "train"),
@@ -26,6 +27,8 @@ SPLIT_FOLDERS = {
     **dict.fromkeys(("test", "ts"), "test"),
 }
 """Splits by the usual names of folders, unless the card sets ``split_folders``."""
+LONGEST = 230
+"""Bytes of the name of a case: file systems take 255, with what the names in the store add."""
 NOTHING = "holds no file of the expected layout"
 
 
@@ -119,7 +122,13 @@ def _matches(pattern: str, tree: Tree) -> dict[str, list[_Match]]:
                     "that are not UTF-8. Rename the file, for instance with convmv or detox."
                 )
             groups = {key: value for key, value in match.groupdict().items() if value is not None}
-            matches[groups["case"].replace("/", "_")].append(_Match(tree.root, name, groups))
+            case = groups["case"].replace("/", "_")
+            if len(case.encode()) > LONGEST:
+                raise InputError(
+                    f"{tree.root / name}: the name of its case, {case[:40]}..., has more than {LONGEST} bytes, too many "
+                    "for the files of the cache. Shorten the names of the file or its folders."
+                )
+            matches[case].append(_Match(tree.root, name, groups))
     return matches
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from mlla_seg.data.dataspec import DataSpec
+from mlla_seg.data.formats.dicom_files import is_dicom
 from mlla_seg.data.formats.dicom_tree import find_series
 from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES
 from mlla_seg.data.formats.headers import note_headers
@@ -26,10 +27,11 @@ from mlla_seg.data.formats.registry import (
     may_have,
     suffix_of,
 )
+from mlla_seg.data.lists import read_lines
 from mlla_seg.errors import InputError
 from mlla_seg.inference.base import CaseSegmenter
 from mlla_seg.inference.scenes import MapOptions, map_files, predict_scene
-from mlla_seg.progress import note, progress
+from mlla_seg.progress import note, note_files, progress
 
 CHANNEL_SUFFIX = re.compile(r"(.+)_(\d{4})")
 """Name and number of a channel, as nnU-Net names the files of an image."""
@@ -78,7 +80,10 @@ def segment_files(
         if target.resolve() in [path.resolve() for path in files if isinstance(path, Path)]:
             raise InputError(f"{target}: the mask would overwrite its image. Choose another folder for --output.")
         if any(claims[path] > 1 for path in paths):
-            raise InputError(f"{target}: would be the mask of several images of {source}; segment them one by one.")
+            rivals = [str(other[0]) for other, own in zip(images, written_by, strict=True) if set(own) & set(paths)]
+            raise InputError(
+                f"{target}: would be the mask of both {rivals[0]} and {rivals[1]}; segment them into different folders."
+            )
     written, problems, notes = 0, [], {}
     said: set[Hashable] = set()
     with progress(len(images), "Predicting", "image") as bar:
@@ -145,13 +150,27 @@ def find_images(source: Path, channels: int) -> list[tuple[Path, ...]]:
         if files:
             ignored = f"{len(files)} other image{'s' if len(files) > 1 else ''}, such as {files[0].name}"
             note(f"note: {source} is read as a DICOM series; ignored: {ignored}")
-        files = []
+        return [(path,) for path in series] if channels == 1 else _grouped(series, channels)
     found = sorted([*files, *series])
+    left = _left_out(source, found)
     if not found:
-        raise InputError(f"{source}: contains no image of a supported format ({', '.join(READERS)}).")
+        seen = ", ".join(path.name + "/" * path.is_dir() for path in left[:3])
+        raise InputError(
+            f"{source}: contains no image of a supported format ({', '.join(READERS)}), but {seen or 'no file at all'}."
+            + (" Folders inside are only searched for DICOM." if any(path.is_dir() for path in left) else "")
+        )
+    for kind, what in ((False, "have no known format"), (True, "are folders without DICOM, which are not searched,")):
+        note_files([path.name for path in left if path.is_dir() is kind], str(source), f"{what} and are skipped")
     if channels == 1:
         return [(path,) for path in found]
     return _grouped(found, channels)
+
+
+def _left_out(source: Path, found: Sequence[Path]) -> list[Path]:
+    """Return the files and folders of a folder that hold none of the images found; DICOM objects are said elsewhere."""
+    used = {source / path.relative_to(source).parts[0] for path in found}
+    entries = sorted(path for path in source.iterdir() if not path.name.startswith("."))
+    return [path for path in entries if path not in used and not is_dicom(path)]
 
 
 def _place_below(source: Path | str, path: Location) -> Path:
@@ -205,12 +224,17 @@ def _has_all(path: Path, channels: int) -> bool:
 
 
 def _listed(source: Path) -> list[tuple[Path, ...]]:
-    lines = [line.strip() for line in source.read_text().splitlines()]
-    images = [tuple(source.parent / name.strip() for name in line.split(",")) for line in lines if line]
+    images = [_files_of(line, source.parent) for line in read_lines(source)]
     absent = [path for files in images for path in files if not path.exists()]
     if absent or not images:
         raise InputError(f"{source}: " + (f"lists {absent[0]}, which does not exist." if absent else "lists no image."))
     return images
+
+
+def _files_of(line: str, folder: Path) -> tuple[Path, ...]:
+    """Return the files of a line of a list; a comma may be part of the name of one."""
+    whole = folder / line
+    return (whole,) if whole.exists() else tuple(folder / name.strip() for name in line.split(","))
 
 
 def _names_a_mask(output: Path, files: Sequence[Location]) -> bool:

@@ -117,6 +117,13 @@ def test_names_that_no_table_can_hold_are_refused(tmp_path, name, shown):
         find_cases(PAIRS, tmp_path)
 
 
+def test_names_too_long_for_the_cache_are_refused(tmp_path):
+    folders = "/".join("a" * 100 for _ in range(3))
+    touch(tmp_path, f"images/{folders}/1.png", f"masks/{folders}/1.png")
+    with pytest.raises(InputError, match=r"1\.png: the name of its case, a{40}\.\.\., has more than 230 bytes"):
+        find_cases(PAIRS, tmp_path)
+
+
 def test_hidden_files_and_folders_are_left_out(tmp_path):
     touch(tmp_path / "images", "a.png", "._a.png", ".ipynb_checkpoints/a.png")
     touch(tmp_path / "masks", "a.png", "._a.png", ".ipynb_checkpoints/a.png")

@@ -103,3 +103,44 @@ def test_typed_files_of_a_scene_may_be_separated_by_commas(tmp_path):
     assert images_at(f"{tmp_path}/a,b.png", 1) == [(tmp_path / "a,b.png",)]
     with pytest.raises(InputError, match="no such file"):
         images_at(f"{two},{tmp_path}/c.png", 3)
+
+
+@pytest.mark.parametrize("name", ["-n", "a b ", "a*", "a[0]", "$_{a}", "{case}", "ä", "a,b", "a.1", "a\nb"])
+def test_special_signs_in_names_of_files_and_folders(tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    photo(folder / f"{name}.png")
+    photo(folder / "a.PNG")
+    segment_files(Predictor(Pixelwise(), spec_of()), folder, tmp_path / "out" / name, MapOptions())
+    assert {path.name for path in (tmp_path / "out" / name).iterdir()} == {f"{name}.png", "a.png"}
+
+
+def test_lists_are_read_as_editors_save_them(tmp_path):
+    for name in ("a.png", "b,c.png", "d.png"):
+        photo(tmp_path / name)
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa.png\r\n\r\nb,c.png\r\na.png, d.png\r\n")
+    assert names(tmp_path / "list.txt", 1) == [["a.png"], ["b,c.png"], ["a.png", "d.png"]]
+
+
+def test_images_of_one_name_in_several_folders_overwrite_no_mask(tmp_path):
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        photo(tmp_path / folder / "1.png")
+    (tmp_path / "list.txt").write_text("a/1.png\nb/1.png\n")
+    with pytest.raises(
+        InputError, match=r"would be the mask of both .*a/1\.png and .*b/1\.png; segment them into diff"
+    ):
+        segment_files(Predictor(Pixelwise(), spec_of()), tmp_path / "list.txt", tmp_path / "out", MapOptions())
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_image_is_said(tmp_path, capsys):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "notes.md").touch()
+    with pytest.raises(InputError, match=r"but notes\.md, sub/\. Folders inside are only searched for DICOM"):
+        find_images(tmp_path, 1)
+    photo(tmp_path / "a.JPG")
+    assert names(tmp_path, 1) == [["a.JPG"]]
+    said = capsys.readouterr().err
+    assert f"note: 1 files in {tmp_path} have no known format and are skipped: notes.md" in said
+    assert f"note: 1 files in {tmp_path} are folders without DICOM, which are not searched, and are skipped: sub" in said
