@@ -125,8 +125,8 @@ def _matches(pattern: str, tree: Tree) -> dict[str, list[_Match]]:
             case = groups["case"].replace("/", "_")
             if len(case.encode()) > LONGEST:
                 raise InputError(
-                    f"{tree.root / name}: the name of its case, {case[:40]}..., has more than {LONGEST} bytes, too many "
-                    "for the files of the cache. Shorten the names of the file or its folders."
+                    f"{tree.root / name}: the name of its case, {case[:40]}..., has more than {LONGEST} bytes, too "
+                    "many for the files of the cache. Shorten the names of the file or its folders."
                 )
             matches[case].append(_Match(tree.root, name, groups))
     return matches

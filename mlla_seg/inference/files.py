@@ -105,7 +105,8 @@ def segment_files(
                 problems.append(f"{files[0]}: {type(error).__name__}: {' '.join(str(error).split())}")
             bar.update()
     note_headers(notes)
-    print(f"{written} of {len(images)} masks written to {targets[0] if len(images) == 1 else folder}")
+    place = str(targets[0] if len(images) == 1 else folder).encode("utf-8", "surrogateescape")  # any bytes on Linux
+    print(f"{written} of {len(images)} masks written to {place.decode('utf-8', 'backslashreplace')}")
     print("\n".join(_legend(segmenter.spec)))
     if problems:
         count = f"{len(problems)} of {len(images)} images have no mask:\n" if len(images) > 1 else ""

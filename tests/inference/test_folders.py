@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -120,6 +122,15 @@ def test_lists_are_read_as_editors_save_them(tmp_path):
         photo(tmp_path / name)
     (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa.png\r\n\r\nb,c.png\r\na.png, d.png\r\n")
     assert names(tmp_path / "list.txt", 1) == [["a.png"], ["b,c.png"], ["a.png", "d.png"]]
+
+
+def test_names_that_are_not_utf8_are_kept(tmp_path, capsys):
+    photo(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / os.fsdecode(b"b\xe9ton.png"))
+    (tmp_path / "list.txt").write_bytes(b"b\xe9ton.png\n")
+    segment_files(Predictor(Pixelwise(), spec_of()), tmp_path / "list.txt", tmp_path / "out", MapOptions())
+    assert os.listdir(os.fsencode(tmp_path / "out")) == [b"b\xe9ton.png"]
+    assert r"b\xe9ton.png" in capsys.readouterr().out
 
 
 def test_images_of_one_name_in_several_folders_overwrite_no_mask(tmp_path):
