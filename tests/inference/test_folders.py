@@ -154,4 +154,6 @@ def test_what_is_no_image_is_said(tmp_path, capsys):
     assert names(tmp_path, 1) == [["a.JPG"]]
     said = capsys.readouterr().err
     assert f"note: 1 files in {tmp_path} have no known format and are skipped: notes.md" in said
-    assert f"note: 1 files in {tmp_path} are folders without DICOM, which are not searched, and are skipped: sub" in said
+    assert (
+        f"note: 1 files in {tmp_path} are folders without DICOM, which are not searched, and are skipped: sub" in said
+    )
