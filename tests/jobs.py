@@ -19,6 +19,17 @@ CLASSES = [
 ]
 
 
+REGIONS = {
+    "classes": ["background", "oedema", "core", {"name": "enhancing", "id": 4}],
+    "regions": [
+        {"name": "whole", "ids": [1, 2, 4], "writes": 1},
+        {"name": "tumour core", "ids": [2, 4], "writes": 2},
+        {"name": "enhancing", "ids": [4], "writes": 4},
+    ],
+}
+"""Entries of a spec of three regions."""
+
+
 def spec_of(channels: int = 1, **more: object) -> DataSpec:
     """A ``DataSpec``; ``more`` overrides entries of its dict form."""
     content = {

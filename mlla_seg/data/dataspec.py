@@ -14,6 +14,7 @@ from mlla_seg.data.formats.bands import Wanted
 from mlla_seg.data.formats.classes import ClassInfo, Code, class_colour
 from mlla_seg.data.formats.gaps import RULES, Gaps
 from mlla_seg.data.formats.planes import ACQUIRED, PLANES
+from mlla_seg.data.regions import BACKGROUND, Region, plain_regions, read_regions
 from mlla_seg.data.slices import View
 from mlla_seg.errors import InputError, lookup
 
@@ -75,7 +76,7 @@ class DataSpec:
 
     Args:
         channels: Names of the channels that the network sees.
-        classes: Classes, in the order of the network's outputs.
+        classes: Classes, in the order of the network's outputs unless it has regions.
         name: Name of the data set.
         modality: Modality, such as CT.
         bands: Channels in the files, including those that the network sees; by default ``channels``.
@@ -91,6 +92,8 @@ class DataSpec:
         nodata: Value of pixels without data in rasters and photos that tag none themselves.
         nodata_rule: ``any`` or ``all`` bands must have it, see :mod:`mlla_seg.data.formats.gaps`.
         grid: Channel whose pixel grid is used where files of a scene differ in resolution; by default the finest.
+        regions: Regions, in the order of the network's outputs, if it segments them instead of classes; see
+            :mod:`mlla_seg.data.regions`.
     """
 
     channels: tuple[str, ...]
@@ -110,6 +113,7 @@ class DataSpec:
     nodata: float | None = None
     nodata_rule: str | None = None
     grid: str | None = None
+    regions: tuple[Region, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.bands:
@@ -118,6 +122,16 @@ class DataSpec:
     @property
     def class_names(self) -> list[str]:
         return [entry.name for entry in self.classes]
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of the network's outputs: its regions, or its classes."""
+        return [region.name for region in self.regions] or self.class_names
+
+    @property
+    def writes(self) -> list[int] | None:
+        """Index of the class that each region writes, in order; None for a network of classes."""
+        return [region.writes for region in self.regions] or None
 
     @property
     def view(self) -> View:
@@ -143,6 +157,7 @@ class DataSpec:
             for c in self.classes
         ]
         values["normalisation"] = self.normalisation.to_dict()
+        values["regions"] = plain_regions(self.regions, [entry.id for entry in self.classes])
         return {"spec_version": VERSION, **{key: _plain(value) for key, value in values.items()}}
 
     @classmethod
@@ -151,7 +166,8 @@ class DataSpec:
 
         Args:
             content: ``channels`` and ``classes``; everything else has a default. A class is a name, or a mapping with
-                its name and optionally its ``colour``, ``id`` and ``code``.
+                its name and optionally its ``colour``, ``id`` and ``code``. For ``regions`` see
+                :func:`mlla_seg.data.regions.read_regions`.
             where: File name for messages.
 
         Raises:
@@ -185,6 +201,7 @@ class DataSpec:
         values["background"] = content["background"] if "background" in content else _background(classes)
         values |= {
             "classes": classes,
+            "regions": _regions(content, classes, values["background"], where),
             "normalisation": Normalisation.from_dict(content.get("normalisation") or {}, where),
         }
         return cls(**{entry.name: _tuple(values[entry.name]) for entry in fields(cls) if entry.name in values})
@@ -218,6 +235,19 @@ def _code(given: Mapping[str, Any], where: str) -> Code | None:
     if not isinstance(code, Mapping) or not {"value", "meaning"} <= set(code) <= keys:
         raise InputError(f"{where}: the code of {given['name']} is {code!r}, expected {{value: ..., meaning: ...}}.")
     return Code(**{key: str(value) for key, value in code.items()})
+
+
+def _regions(
+    content: Mapping[str, Any], classes: Sequence[ClassInfo], background: Any, where: str
+) -> tuple[Region, ...]:
+    try:
+        ids = {entry.id: k for k, entry in enumerate(classes)}
+        regions = read_regions(content.get("regions", ()), ids, [entry.name for entry in classes])
+        if regions and background != BACKGROUND:
+            raise InputError(f"with regions the first class must be the background, found {classes[0].name}.")
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    return regions
 
 
 def _background(classes: Sequence[ClassInfo]) -> int | None:

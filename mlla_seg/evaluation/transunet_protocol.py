@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mlla_seg.data import outputs
 from mlla_seg.data.slices import View, case_moments, slices_at, standardised
 from mlla_seg.evaluation.surface_distance import surface_distances
 from mlla_seg.finite import require_finite_logits
@@ -32,11 +33,12 @@ def transunet_labels(
     size: Sequence[int] = SIZE,
     device: torch.device | str = "cpu",
     batch_size: int = 16,
+    writes: list[int] | None = None,
 ) -> Tensor:
     """Return labels ``(S, H, W)`` uint8 of a case ``(S, C, H, W)``: spline of order 3 to ``size``, order 0 back.
 
     Only the neighbouring slices and the per-case standardisation of the view are used. For the other arguments see
-    :func:`mlla_seg.inference.steps.case_logits`.
+    :func:`mlla_seg.inference.steps.case_logits`, and for ``writes`` :mod:`mlla_seg.data.outputs`.
     """
     from scipy.ndimage import zoom
 
@@ -49,9 +51,9 @@ def transunet_labels(
         chunk = standardised(slices_at(volume, positions.tolist(), view.context).float().numpy(), moments, view.context)
         if chunk.shape[-2:] != tuple(size):
             chunk = np.stack([[zoom(channel, there, order=3) for channel in image] for image in chunk])
-        largest, classes = network(torch.from_numpy(chunk).to(device)).max(dim=1)
-        require_finite_logits(largest)
-        indices = classes.to(torch.uint8).cpu().numpy()
+        logits = network(torch.from_numpy(chunk).to(device))
+        require_finite_logits(logits.amax(dim=1))
+        indices = outputs.labels(logits, writes).cpu().numpy()
         labels += [piece if piece.shape == (height, width) else zoom(piece, back, order=0) for piece in indices]
     return torch.from_numpy(np.stack(labels))
 

@@ -82,7 +82,8 @@ def explain(
             "as with gdal_translate -srcwin."
         )
     with about(files[0]):
-        mask = predict_case(network, engine.volume(picture.array), spec.view, picture.spacing_mm, engine.device)
+        volume, spacing = engine.volume(picture.array), picture.spacing_mm
+        mask = predict_case(network, volume, spec.view, spacing, engine.device, writes=spec.writes)
         place = _place(pixel, mask.numpy(), spec.background)
         part = part_around(engine, picture.array, spec.view, picture.spacing_mm, *place)
     note_headers({str(files[0]): picture.notes})

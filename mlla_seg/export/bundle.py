@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mlla_seg._version import __version__
+from mlla_seg.data import outputs
 from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.formats.planes import ACQUIRED, PLANES
@@ -52,7 +53,7 @@ def write_bundle(job: Job, path: Path) -> Engine:
     network = Exportable(job.network, precision=job.precision)
     # Labels can be reoriented exactly; with resampling, probabilities are resampled instead of labels.
     written = None if spec.spacing_mm else values
-    volume = Volume(network, spec.view, written)
+    volume = Volume(network, spec.view, written, spec.writes)
     for folder in ("configs", "models", "docs"):
         (path / folder).mkdir(parents=True)
     torch.jit.save(scripted(volume), path / NETWORK)
@@ -80,15 +81,16 @@ def metadata(spec: DataSpec) -> dict[str, Any]:
     }
     ids = [entry.id for entry in spec.classes]
     resampled = bool(spec.spacing_mm)
+    channels = spec.output_names
     pred = {
         "type": "probabilities" if resampled else "image",
         "format": "segmentation",
-        "num_channels": len(names) if resampled else 1,
+        "num_channels": len(channels) if resampled else 1,
         "spatial_shape": ["*", "*", "*"],
         "dtype": "float32" if resampled else "uint8" if max(ids) < 256 else "int16",
         "value_range": [0, 1] if resampled else [min(ids), max(ids)],
         "is_patch_data": False,
-        "channel_def": dict(zip(ids, names, strict=True)),
+        "channel_def": dict(enumerate(channels)) if resampled and spec.regions else dict(zip(ids, names, strict=True)),
     }
     return {
         "version": "1.0.0",
@@ -127,12 +129,7 @@ def inference(spec: DataSpec, values: list[int]) -> dict[str, Any]:
         load.append(
             {"_target_": "Spacingd", "keys": "image", "pixdim": pixdim, "mode": "bilinear", "scale_extent": True}
         )
-        finish.append({"_target_": "AsDiscreted", "keys": "pred", "argmax": True})
-        if values != list(range(len(values))):
-            classes = list(range(len(values)))
-            finish.append(
-                {"_target_": "MapLabelValued", "keys": "pred", "orig_labels": classes, "target_labels": values}
-            )
+        finish += _labelled(spec, values)
     load.append({"_target_": "EnsureTyped", "keys": "image", "dtype": "$torch.float32", "device": "@device"})
     back = {
         "_target_": "Invertd",
@@ -183,6 +180,20 @@ def inference(spec: DataSpec, values: list[int]) -> dict[str, Any]:
     }
 
 
+def _labelled(spec: DataSpec, values: list[int]) -> list[dict[str, Any]]:
+    """Return the steps from probabilities to mask values, see :mod:`mlla_seg.data.outputs`."""
+    if spec.regions:  # the value that the last region above 0.5 writes
+        table = [values[0], *(values[region.writes] for region in spec.regions)]
+        numbers = f"torch.arange(1, {len(table)}, device=p.device).view(-1, 1, 1, 1)"
+        rule = f"$lambda p: torch.tensor({table}, device=p.device)[((p > 0.5) * {numbers}).amax(0, keepdim=True)]"
+        return [{"_target_": "Lambdad", "keys": "pred", "func": rule, "track_meta": True}]
+    steps: list[dict[str, Any]] = [{"_target_": "AsDiscreted", "keys": "pred", "argmax": True}]
+    classes = list(range(len(values)))
+    if values != classes:
+        steps.append({"_target_": "MapLabelValued", "keys": "pred", "orig_labels": classes, "target_labels": values})
+    return steps
+
+
 def _engine(job: Job, path: Path, values: list[int]) -> Engine:
     """Return an engine that runs the bundle on ``(S, C, H, W)``, compared with the steps of predict."""
     spec = job.spec
@@ -192,7 +203,10 @@ def _engine(job: Job, path: Path, values: list[int]) -> Engine:
     def run(image: Array) -> Array:
         with torch.inference_mode():
             result = volume(torch.from_numpy(image).permute(1, 2, 3, 0)[None])[0].permute(3, 0, 1, 2).numpy()
-        return result if spec.spacing_mm else np.searchsorted(np.sort(values), result[:, 0])
+        if spec.spacing_mm:  # probabilities, as MONAI resamples them
+            return outputs.labels(torch.from_numpy(result) - 0.5, spec.writes).numpy()
+        order = np.argsort(values)
+        return order[np.searchsorted(values, result[:, 0], sorter=order)]
 
     def expected(image: Tensor) -> Tensor:
         view = replace(spec.view, spacing_mm=None)  # MONAI resamples before the network

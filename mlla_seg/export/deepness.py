@@ -40,12 +40,14 @@ def write_deepness(job: Job, path: Path) -> Engine:
     """Write an ONNX file of fixed input size with Deepness metadata.
 
     Raises:
-        InputError: The network was trained on neighbouring slices, resized images or standardised volumes.
+        InputError: The network was trained on neighbouring slices, resized images, standardised volumes or regions.
     """
     spec = job.spec
     if spec.context or spec.resize is not None:
         what = "neighbouring slices" if spec.context else "resized images"
         raise InputError(f"Deepness passes single images at their own size, but this network was trained on {what}.")
+    if spec.regions:
+        raise InputError("Deepness gives each pixel its most probable class, but the regions of this network overlap.")
     if spec.view.per_case:
         raise InputError("Deepness passes single images, but this network was trained on standardised volumes.")
     trained_on = max(spec.patch_size or (TILE,))

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from mlla_seg._version import __version__
 from mlla_seg.data.dataspec import DataSpec
+from mlla_seg.data.outputs import labels, probabilities
 from mlla_seg.inference.optimize import fold_batch_norms
 from mlla_seg.models.segmenter import Segmenter
 
 OUTPUTS = ("logits", "probabilities", "labels")
-"""Outputs of an exported network: logits or probabilities ``(B, K, H, W)`` float32, or labels ``(B, H, W)`` uint8."""
+"""Outputs of an exported network: logits or probabilities ``(B, K, H, W)`` float32, or labels ``(B, H, W)`` uint8, the
+indices of classes, also of a network of K regions."""
 
 
 @dataclass(frozen=True)
@@ -56,18 +58,26 @@ class Job:
 
 
 class Exportable(nn.Module):
-    """Copy of a network prepared for export, followed by softmax or argmax if requested.
+    """Copy of a network prepared for export, followed by the step to probabilities or labels if requested.
 
     Args:
         network: Maps ``(B, C, H, W)`` in raw units to logits ``(B, K, H, W)``.
         outputs: A name in ``OUTPUTS``.
         precision: ``float32`` or ``float16``.
+        writes: Class that each region writes, None for a network of classes; see :mod:`mlla_seg.data.outputs`.
     """
 
-    def __init__(self, network: nn.Module, outputs: str = "logits", precision: str = "float32") -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        outputs: str = "logits",
+        precision: str = "float32",
+        writes: list[int] | None = None,
+    ) -> None:
         super().__init__()
         self.network = copy.deepcopy(network).cpu().eval().requires_grad_(False)
         self.outputs = outputs
+        self.writes = writes
         fold_batch_norms(self.network)
         pool_any_size(self.network)
         if precision == "float16":
@@ -80,9 +90,9 @@ class Exportable(nn.Module):
         """Map ``(B, C, H, W)`` float32 in raw units to the chosen output."""
         logits = self.network(image).float()
         if self.outputs == "probabilities":
-            return logits.softmax(dim=1)
+            return probabilities(logits, self.writes)
         if self.outputs == "labels":
-            return logits.argmax(dim=1).to(torch.uint8)
+            return labels(logits, self.writes)
         return logits
 
 

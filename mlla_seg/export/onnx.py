@@ -22,7 +22,7 @@ IN_FILE = 2**31 - 2**24
 def write_onnx(job: Job, path: Path) -> Engine:
     """Write an ONNX file for images of any size, quantised if int8 is requested."""
     precision = "float32" if job.precision == "int8" else job.precision
-    program = onnx_program(job, Exportable(job.network, job.outputs, precision))
+    program = onnx_program(job, Exportable(job.network, job.outputs, precision, job.spec.writes))
     if job.precision == "int8":
         return _int8(job, program, path)
     save(program, path, job.facts)

@@ -22,7 +22,7 @@ def write_openvino(job: Job, path: Path) -> Engine:
 
     with TemporaryDirectory() as folder:
         original = Path(folder) / "model.onnx"
-        save(onnx_program(job, Exportable(job.network, job.outputs)), original, {})
+        save(onnx_program(job, Exportable(job.network, job.outputs, writes=job.spec.writes)), original, {})
         model = openvino.convert_model(original)
         for key, value in job.facts.items():
             model.set_rt_info(value, [RT_INFO, key])

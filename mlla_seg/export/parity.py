@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mlla_seg.data import outputs
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.export.exportable import Job, example_image
 
@@ -134,18 +135,36 @@ def _compare_on(job: Job, engine: Engine, image: Tensor) -> Row:
     expected, torch_ms = _timed(lambda: (engine.expected or job.network)(image).float())
     output, engine_ms = _timed(lambda: engine.run(array))
     found = torch.from_numpy(output)
-    labels = expected.argmax(dim=1)
-    if job.outputs == "probabilities":
-        expected = expected.softmax(dim=1)
+    writes = job.spec.writes
+    labels = outputs.labels(expected, writes)
     if job.outputs == "labels":
-        # If another class wins, some logit differs by at least half the margin by which the expected class led.
-        ahead = expected.max(dim=1).values - expected.gather(1, found[:, None].long())[:, 0]
-        difference = ahead.max().item() / 2
+        difference = explained_by(expected, found, writes).max().item()
+    elif job.outputs == "probabilities":
+        expected = outputs.probabilities(expected, writes)
+        difference = (found - expected).abs().max().item()
+        found = outputs.labels(found - 0.5, writes)
     else:
         difference = (found - expected).abs().max().item()
-        found = found.argmax(dim=1)
+        found = outputs.labels(found, writes)
     same = (found == labels).float().mean().item()
     return Row(tuple(image.shape), difference, expected.abs().max().item(), same, torch_ms, engine_ms)
+
+
+def explained_by(logits: Tensor, labels: Tensor, writes: list[int] | None) -> Tensor:
+    """Return the smallest difference of some logit that explains each label, ``(B, H, W)``; 0 for the own label.
+
+    Args:
+        logits: Expected logits ``(B, K, H, W)``.
+        labels: Class indices found, ``(B, H, W)``.
+        writes: Class that each region writes; None for classes.
+    """
+    if writes is None:  # some logit differs by at least half the margin by which the expected class leads
+        return (logits.max(dim=1).values - logits.gather(1, labels[:, None].long())[:, 0]) / 2
+    needed = torch.zeros(labels.shape)
+    for i in range(len(writes)):  # the region that writes the label is above 0, and no later one
+        above = logits[:, i].clamp(min=0)
+        needed = torch.where(labels == writes[i], (-logits[:, i]).clamp(min=0), torch.maximum(needed, above))
+    return needed
 
 
 def _timed(run: Callable[[], Any]) -> tuple[Any, float]:

@@ -59,7 +59,7 @@ def exported_program(
 
 def write_torch_export(job: Job, path: Path) -> Engine:
     """Write a ``.pt2`` file for ``torch.export.load``."""
-    program = exported_program(job, Exportable(job.network, job.outputs, job.precision))
+    program = exported_program(job, Exportable(job.network, job.outputs, job.precision, job.spec.writes))
     torch.export.save(program, path, extra_files={FACTS: json.dumps(job.facts)})
     with quiet():
         return _engine("torch.export", torch.export.load(path).module())
@@ -77,7 +77,9 @@ def write_aoti(job: Job, path: Path) -> Engine:
     from torch._inductor import aoti_compile_and_package, aoti_load_package
 
     require_compiler("--format aoti")
-    program = exported_program(job, Exportable(job.network, job.outputs, job.precision), multiple=STRIDE)
+    program = exported_program(
+        job, Exportable(job.network, job.outputs, job.precision, job.spec.writes), multiple=STRIDE
+    )
     with quiet():
         aoti_compile_and_package(program, package_path=str(path), inductor_configs={"aot_inductor.metadata": job.facts})
     engine = _engine("AOTInductor", aoti_load_package(str(path)))
@@ -88,7 +90,7 @@ def write_aoti(job: Job, path: Path) -> Engine:
 
 def write_torchscript(job: Job, path: Path) -> Engine:
     """Write a TorchScript archive for ``torch.jit.load`` and libtorch."""
-    module = scripted(Exportable(job.network, job.outputs, job.precision))
+    module = scripted(Exportable(job.network, job.outputs, job.precision, job.spec.writes))
     torch.jit.save(module, path, _extra_files={FACTS: json.dumps(job.facts)})
     with quiet():
         return _engine("TorchScript", torch.jit.load(path))

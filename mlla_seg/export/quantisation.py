@@ -69,7 +69,7 @@ def calibration_images(job: Job) -> list[Tensor]:
     Raises:
         InputError: There are no images, or they do not match the training data.
     """
-    predictor = Predictor(_Sample(len(job.spec.classes)), job.spec)
+    predictor = Predictor(_Sample(len(job.spec.output_names)), job.spec)
     for files in find_images(Path(str(job.calibration)), len(job.spec.channels)):
         if is_scene(files):
             with TemporaryDirectory() as folder:
@@ -86,9 +86,9 @@ def calibration_images(job: Job) -> list[Tensor]:
 class _Sample(nn.Module):
     """Stand-in for the network that keeps a random sample of its inputs (reservoir sampling)."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, outputs: int) -> None:
         super().__init__()
-        self.classes = classes
+        self.outputs = outputs
         self.kept: list[Tensor] = []
         self.seen = 0
         self.random = random.Random(0)
@@ -100,7 +100,7 @@ class _Sample(nn.Module):
                 self.kept.append(image.clone())
             elif (place := self.random.randrange(self.seen)) < IMAGES:
                 self.kept[place] = image.clone()
-        return torch.zeros(len(x), self.classes, *x.shape[2:], device=x.device)
+        return torch.zeros(len(x), self.outputs, *x.shape[2:], device=x.device)
 
 
 def _without_weights(path: Path) -> list[str]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mlla_seg.data import outputs
 from mlla_seg.data.slices import View
 from mlla_seg.inference.steps import OVERLAP
 
@@ -25,6 +26,7 @@ class Volume(nn.Module):
         network: Maps ``(B, (2 context + 1) C, h, w)`` to logits.
         view: Preprocessing of volumes, apart from resampling to the spacing.
         values: Mask value of each class; None for probabilities.
+        writes: Class that each region writes, None for a network of classes; see :mod:`mlla_seg.data.outputs`.
     """
 
     if TYPE_CHECKING:  # TorchScript cannot parse string annotations
@@ -35,9 +37,11 @@ class Volume(nn.Module):
         network: nn.Module,
         view: View,
         values: list[int] | None = None,
+        writes: list[int] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
+        self.writes = writes
         self.context = view.context
         self.per_case = view.per_case
         self.size = [0, 0] if view.resize is None or isinstance(view.resize, (int, float)) else list(view.resize)
@@ -78,8 +82,8 @@ class Volume(nn.Module):
         if seen[0] != height or seen[1] != width:
             logits = F.interpolate(logits, [height, width], mode="bilinear", align_corners=False)
         if self.labels:
-            return self.values[logits.argmax(dim=1, keepdim=True)]
-        return logits.softmax(dim=1)
+            return self.values[outputs.labels(logits, self.writes)[:, None].long()]
+        return outputs.probabilities(logits, self.writes)
 
     def logits(self, images: Tensor) -> Tensor:
         """Return logits of slices ``(n, C, h, w)``, by sliding window if they are larger than the training patches."""

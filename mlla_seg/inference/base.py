@@ -133,7 +133,7 @@ class CaseSegmenter:
             files: Files of the image.
             output: Path of the mask.
             batch_size: Slices per forward pass.
-            probabilities: Path of an h5 file for the class probabilities; ``None`` to skip them.
+            probabilities: Path of an h5 file for the probabilities of classes or regions; ``None`` to skip them.
         """
         note_headers({str(files[0]): self.write_labels(files, output, batch_size, probabilities)})
 
@@ -142,7 +142,7 @@ class CaseSegmenter:
     ) -> tuple[str, ...]:
         """Like :meth:`predict_file`, but return the notes on the header instead of printing them."""
         picture = read_channels(files, self.spec.plane, self.spec.array_units, self.spec.wanted)
-        names = self.spec.class_names
+        names = self.spec.output_names
         slices, _, height, width = picture.array.shape
         if not picture.gaps:
             require_finite(files[0], picture)
@@ -158,7 +158,7 @@ class CaseSegmenter:
                 part = slice(done, done := done + len(block))
                 labels[part] = self.engine.labels(block, 1)
                 if probabilities is not None:
-                    array[:, part] = self.engine.probabilities(block).swapaxes(0, 1)
+                    array[:, part] = self.engine.probabilities(block, 1).swapaxes(0, 1)
                 bar.update(len(block))
         labels[gaps_of(picture)] = IGNORE_INDEX
         write_mask(output, labels, self.spec.classes, files[0], picture.axes or self.spec.plane)

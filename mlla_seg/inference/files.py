@@ -259,3 +259,6 @@ def _mask_files(target: Path, probabilities: bool) -> list[Path]:
 
 def _legend(spec: DataSpec) -> Iterator[str]:
     yield "Values: " + ", ".join(f"{entry.id} {entry.name}" for entry in spec.classes)
+    if spec.regions:
+        held = [(region.name, [spec.classes[k].id for k in region.classes]) for region in spec.regions]
+        yield "Regions: " + ", ".join(f"{name} {'+'.join(map(str, values))}" for name, values in held)

@@ -56,7 +56,8 @@ class Predictor(CaseSegmenter):
         self.device = device_named(device)
         self.network = network.eval()
         self.fast = for_inference(network, self.device, precision, compile)  # the one that runs
-        super().__init__(DataSpec.of(spec), TorchEngine(self.fast, self.device))
+        known = DataSpec.of(spec)
+        super().__init__(known, TorchEngine(self.fast, self.device, known.writes))
 
     @classmethod
     def from_checkpoint(
@@ -137,8 +138,8 @@ def predict(
             saves up to a third of the time on CPUs; other sizes run uncompiled.
         batch_size: Slices, or windows of a raster, per forward pass; determines memory use.
         tta: Test-time augmentation: averages over four flips.
-        probabilities: Also write the probabilities of every class beside the mask, as h5, or for rasters as GeoTIFF
-            with one band per class.
+        probabilities: Also write the probabilities of every class, or region, beside the mask, as h5, or for rasters as
+            GeoTIFF with one band for each.
         overwrite: Overwrite existing masks; false resumes an interrupted run.
         nodata: Value of pixels without data, for rasters and photos whose files tag none; defaults to that of the card.
             NaN never is data.

@@ -27,7 +27,6 @@ from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.formats.polygons import require_polygons, write_polygons
 from mlla_seg.data.slices import seen_by_network
 from mlla_seg.errors import InputError, about, lookup
-from mlla_seg.finite import require_finite_logits
 from mlla_seg.inference.sliding_window import BLENDS, row_bands
 from mlla_seg.inference.steps import Engine, window_logits
 from mlla_seg.progress import note, progress
@@ -48,7 +47,7 @@ class MapOptions:
         blend: Weighting of overlapping windows: ``gaussian`` or ``cosine``.
         batch_size: Windows per forward pass.
         cog: Write a Cloud Optimized GeoTIFF.
-        probabilities: Also write the probabilities of every class beside the mask.
+        probabilities: Also write the probabilities of every class, or region, beside the mask.
         polygons: Also write polygons beside the mask, as ``gpkg`` or ``geojson``.
         stripe: Width of the column stripes; defaults to what fits into ``SUMS`` bytes. Affects memory, not the mask.
     """
@@ -136,7 +135,7 @@ def predict_scene(
             options.probabilities,
             job,
         ]
-        partial = _Partial(output, shape, len(spec.classes) if options.probabilities else 0, len(stripes), facts)
+        partial = _Partial(output, shape, len(spec.output_names) if options.probabilities else 0, len(stripes), facts)
         done = sum(partial.done)
         with progress(len(stripes) * len(rows), sources[0].name, "row", initial=done) as bar:
             for k, (left, right) in enumerate(stripes):
@@ -154,10 +153,12 @@ def predict_scene(
                     columns=(left, right),
                     first=partial.done[k],
                 )
-                for top, logits in ((top, engine.array(band)) for top, band in blended):
-                    pixels = raster.read_seen(top, left, *logits.shape[1:])
+                for top, logits in blended:
                     with about(sources[0]):
-                        partial.keep(k, top, left, logits, np.all(np.isfinite(pixels), axis=0))
+                        labels = engine.labels(logits, 0)
+                    pixels = raster.read_seen(top, left, *labels.shape)
+                    probabilities = engine.probabilities(logits, 0) if options.probabilities else None
+                    partial.keep(k, top, left, labels, probabilities, np.all(np.isfinite(pixels), axis=0))
                     bar.update()
     partial.finish(output, spec, place, options)
 
@@ -186,7 +187,7 @@ def _window(asked: int | None, frame: Sequence[int] | None) -> Sequence[int] | N
 
 def _widest(height: int, channels: int, spec: DataSpec) -> int:
     """Return the width of a stripe whose pixels and summed logits fit into ``SUMS`` bytes."""
-    return max(height, SUMS // (4 * height * (channels + len(spec.classes))))
+    return max(height, SUMS // (4 * height * (channels + len(spec.output_names))))
 
 
 def _stripes(width: int, widest: int) -> list[tuple[int, int]]:
@@ -221,14 +222,15 @@ class _Partial:
         """Memory-map an array anew each time, so that used pages do not stay in memory."""
         return np.load(self.folder / f"{name}.npy", mmap_mode=mode)
 
-    def keep(self, stripe: int, top: int, left: int, logits: Array, present: Array) -> None:
+    def keep(
+        self, stripe: int, top: int, left: int, labels: Array, probabilities: Array | None, present: Array
+    ) -> None:
         """Store a row band of a stripe; it counts as done only once it is written."""
-        require_finite_logits(logits.max(axis=0))
-        _, height, width = logits.shape
+        height, width = labels.shape
         place = (slice(top, top + height), slice(left, left + width))
-        self._write("labels", place, np.where(present, logits.argmax(axis=0).astype(np.uint8), NODATA))
-        if self.probabilities:
-            stored = np.rint(FULL * softmax(np.where(present, logits, 0))).astype(np.uint8)
+        self._write("labels", place, np.where(present, labels, NODATA))
+        if probabilities is not None:
+            stored = np.rint(FULL * probabilities).astype(np.uint8)
             self._write("probabilities", (slice(None), *place), np.where(present, stored, NODATA))
         self.done[stripe] += 1
         self._write("done", (slice(stripe, stripe + 1),), np.array([self.done[stripe]]))
@@ -256,7 +258,7 @@ class _Partial:
                 ready[1],
                 lambda rows, columns: np.array(self._array("probabilities")[:, rows, columns]),
                 self.shape,
-                [entry.name for entry in classes],
+                spec.output_names,
                 place,
                 options.cog,
             )
@@ -265,12 +267,6 @@ class _Partial:
         for path, target in zip(reversed(ready), reversed(targets), strict=True):  # the mask last
             os.replace(path, target)
         shutil.rmtree(self.folder)
-
-
-def softmax(logits: Array, axis: int = 0) -> Array:
-    """Return class probabilities along an axis."""
-    powers = np.exp(logits - logits.max(axis=axis, keepdims=True))
-    return powers / powers.sum(axis=axis, keepdims=True)
 
 
 def _create(path: Path, shape: tuple[int, ...], dtype: Any) -> None:

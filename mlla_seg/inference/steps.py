@@ -54,20 +54,16 @@ class Engine(ABC):
         """Join the logits of row bands, from top to bottom, to ``(K, H, W)``."""
 
     @abstractmethod
-    def array(self, logits: Any) -> Array:
-        """Convert logits to a NumPy array."""
-
-    @abstractmethod
     def labels(self, logits: Any, axis: int) -> Array:
-        """Return the class indices (uint8) of the largest logits along an axis.
+        """Return class indices (uint8) from logits; ``axis`` is that of the network's outputs, classes or regions.
 
         Raises:
             InputError: A logit is NaN or infinite.
         """
 
     @abstractmethod
-    def probabilities(self, logits: Any) -> Array:
-        """Convert logits ``(n, K, H, W)`` to probabilities."""
+    def probabilities(self, logits: Any, axis: int) -> Array:
+        """Convert logits to probabilities of the network's outputs: of classes, which sum to 1, or of regions."""
 
 
 def window_logits(

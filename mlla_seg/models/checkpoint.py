@@ -20,7 +20,7 @@ from mlla_seg.models.segmenter import Segmenter
 
 CHECKPOINT_KEY = "mlla_seg_version"
 """Checkpoint key that marks files written by this program."""
-SHARED_BY_MEMBERS = ("channels", "plane", "context", "resize", "patch_size", "spacing_mm", "array_units")
+SHARED_BY_MEMBERS = ("channels", "plane", "context", "resize", "patch_size", "spacing_mm", "array_units", "regions")
 """Data options that the members of an ensemble must share, besides their classes."""
 USE_ANOTHER = f"Use an earlier checkpoint, or train again. {LOWER_RATE}"
 """Advice for weights that are NaN or infinite."""
@@ -54,7 +54,7 @@ def build_network(hparams: Mapping[str, Any]) -> Segmenter:
     network = create_model(
         hparams["encoder"],
         hparams["decoder"],
-        num_classes=len(spec.classes),
+        num_classes=len(spec.output_names),
         in_channels=spec.in_channels,
         normalisation=spec.normalisation.for_network(spec.context),
         drop_path_rate=hparams["drop_path_rate"],
@@ -131,10 +131,11 @@ def load_network(paths: Sequence[str | Path], tta: bool = False) -> tuple[nn.Mod
     if tta:
         for path, member in zip(paths, networks, strict=True):
             require_mirrored(path, member.spec)
-    network: nn.Module = Ensemble(networks) if len(networks) > 1 else networks[0]
-    if networks[0].spec is None:
+    spec = networks[0].spec
+    if spec is None:
         raise InputError(f"{paths[0]}: has no spec of its classes and channels. Train it with mlla_seg first.")
-    return Flips(network) if tta else network, networks[0].spec
+    network: nn.Module = Ensemble(networks, spec.writes) if len(networks) > 1 else networks[0]
+    return Flips(network) if tta else network, spec
 
 
 def require_mirrored(path: str | Path, spec: DataSpec | None) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mlla_seg.data.outputs import probabilities
+
 
 class Flips(nn.Module):
     """Test-time augmentation: averages a network's logits over four flips (none, horizontal, vertical, both)."""
@@ -25,16 +27,27 @@ class Flips(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """Ensemble of networks: the softmax of its logits is the mean of the members' probabilities."""
+    """Ensemble of networks: the probabilities of its logits are the mean of the members' probabilities.
 
-    def __init__(self, members: Sequence[nn.Module]) -> None:
+    Args:
+        members: The networks.
+        writes: Class that each region writes, None for networks of classes; see :mod:`mlla_seg.data.outputs`.
+    """
+
+    def __init__(self, members: Sequence[nn.Module], writes: list[int] | None = None) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
+        self.writes = writes
         self.smallest = torch.finfo(torch.float32).tiny
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(B, C, H, W)`` to logits ``(B, K, H, W)``."""
-        total = torch.zeros(1, device=x.device)
+        inside, outside = torch.zeros(1, device=x.device), torch.zeros(1, device=x.device)
         for member in self.members:  # TorchScript cannot list the outputs of modules
-            total = total + member(x).float().softmax(dim=1)
-        return (total / len(self.members)).clamp(min=self.smallest).log()
+            logits = member(x).float()
+            inside = inside + probabilities(logits, self.writes)
+            if self.writes is not None:
+                outside = outside + (-logits).sigmoid()  # exact where 1 - inside would be rounded
+        if self.writes is None:
+            return (inside / len(self.members)).clamp(min=self.smallest).log()
+        return inside.clamp(min=self.smallest).log() - outside.clamp(min=self.smallest).log()

@@ -59,7 +59,7 @@ def open_engine(path: Path, device: str = "cpu", threads: int = 0, precision: st
         with suppress(json.JSONDecodeError):  # metadata added by other programs
             facts[key] = json.loads(value)
     spec = DataSpec.from_dict({key: value for key, value in facts.items() if key in KEYS}, str(path))
-    return _logits_of(run, facts["outputs"], path), spec
+    return _logits_of(run, facts["outputs"], bool(spec.regions), path), spec
 
 
 def _onnxruntime(path: Path, device: str, threads: int) -> tuple[Run, dict[str, str]]:
@@ -103,8 +103,8 @@ def _core() -> Any:
     return openvino.Core()
 
 
-def _logits_of(run: Run, outputs: str, path: Path) -> Run:
-    """Make an exported network return logits; those of probabilities are their logarithms."""
+def _logits_of(run: Run, outputs: str, regions: bool, path: Path) -> Run:
+    """Make an exported network return logits; of probabilities p they are log p, or for regions log p / (1 - p)."""
     if outputs == "labels":
         raise InputError(
             f"{path}: returns labels, which cannot be blended over windows. Export it with --outputs logits."
@@ -112,4 +112,10 @@ def _logits_of(run: Run, outputs: str, path: Path) -> Run:
     if outputs == "logits":
         return run
     smallest = np.finfo(np.float32).tiny
-    return lambda images: np.log(np.maximum(run(images), smallest))
+
+    def logits(images: Array) -> Array:
+        found = run(images)
+        inside = np.log(np.maximum(found, smallest))
+        return inside - np.log(np.maximum(1 - found, smallest)) if regions else inside
+
+    return logits

@@ -15,7 +15,6 @@ import numpy as np
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.finite import require_finite_logits
 from mlla_seg.inference.base import CaseSegmenter
-from mlla_seg.inference.scenes import softmax
 from mlla_seg.inference.steps import Engine
 from mlla_seg.runtime import resize
 from mlla_seg.runtime.engines import Run, open_engine
@@ -26,10 +25,12 @@ class ArrayEngine(Engine):
 
     Args:
         run: Maps images ``(B, C, H, W)`` float32 in raw units to logits.
+        writes: Class that each region writes, None for a network of classes; see :mod:`mlla_seg.data.regions`.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, writes: list[int] | None = None) -> None:
         self._run = run
+        self.writes = writes
 
     def volume(self, array: Array) -> Array:
         return array
@@ -55,15 +56,20 @@ class ArrayEngine(Engine):
     def join(self, bands: list[Array]) -> Array:
         return np.concatenate(bands, axis=1)
 
-    def array(self, logits: Array) -> Array:
-        return logits
-
     def labels(self, logits: Array, axis: int) -> Array:
         require_finite_logits(logits.max(axis))
-        return logits.argmax(axis).astype(np.uint8)
+        if self.writes is None:
+            return logits.argmax(axis).astype(np.uint8)
+        found = np.zeros_like(logits.take(0, axis), np.uint8)
+        for i, k in enumerate(self.writes):  # later regions overwrite earlier ones
+            found[logits.take(i, axis) > 0] = k
+        return found
 
-    def probabilities(self, logits: Array) -> Array:
-        return softmax(logits, axis=1)
+    def probabilities(self, logits: Array, axis: int) -> Array:
+        if self.writes is not None:
+            return np.exp(-np.logaddexp(0, -logits))  # sigmoid, without overflow
+        powers = np.exp(logits - logits.max(axis, keepdims=True))
+        return powers / powers.sum(axis, keepdims=True)
 
 
 class Segmenter(CaseSegmenter):
@@ -81,4 +87,4 @@ class Segmenter(CaseSegmenter):
 
     def __init__(self, path: str | Path, device: str = "cpu", threads: int = 0, precision: str = "fp32") -> None:
         run, spec = open_engine(Path(path), device, threads, precision)
-        super().__init__(spec, ArrayEngine(run))
+        super().__init__(spec, ArrayEngine(run, spec.writes))

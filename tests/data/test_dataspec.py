@@ -8,13 +8,16 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
+from jobs import REGIONS
 from mlla_seg.data.dataspec import DataSpec, Normalisation
 from mlla_seg.data.formats.classes import class_colour
+from mlla_seg.data.regions import Region
 from mlla_seg.data.slices import View
 from mlla_seg.errors import InputError
 from samples import classes_of
 
 BY_HAND = {"channels": ["CT"], "classes": ["background", "liver"]}
+TUMOUR = {"channels": ["MR"], **REGIONS}
 FULL = DataSpec(
     name="abdomen",
     modality="CT and PET",
@@ -45,8 +48,13 @@ def types_in(value):
 
 @pytest.mark.parametrize(
     "spec",
-    [FULL, replace(FULL, resize=0.5, normalisation=Normalisation(per_case=True)), DataSpec.from_dict(BY_HAND)],
-    ids=["full", "factor and whole cases", "by hand"],
+    [
+        FULL,
+        replace(FULL, resize=0.5, normalisation=Normalisation(per_case=True)),
+        DataSpec.from_dict(BY_HAND),
+        DataSpec.from_dict(TUMOUR),
+    ],
+    ids=["full", "factor and whole cases", "by hand", "regions"],
 )
 def test_specs_come_back_from_json(spec):
     content = spec.to_dict()
@@ -81,6 +89,7 @@ def test_the_dict_says_all_there_is():
         "nodata": -1024,
         "nodata_rule": "all",
         "grid": "PET",
+        "regions": [],
     }
 
 
@@ -206,3 +215,39 @@ def test_nothing_of_a_spec_can_be_changed(part):
 def test_mistakes_of_a_spec_by_hand_are_named(change, problem):
     with pytest.raises(InputError, match=re.escape(problem)):
         DataSpec.from_dict({**BY_HAND, **change}, "here")
+
+
+def test_regions_are_the_outputs_of_a_network():
+    spec = DataSpec.from_dict(TUMOUR)
+    assert spec.output_names == ["whole", "tumour core", "enhancing"]
+    assert spec.regions[1] == Region("tumour core", classes=(2, 3), writes=2)
+    assert spec.writes == [1, 2, 3]
+    assert spec.to_dict()["regions"] == TUMOUR["regions"]
+    assert (FULL.output_names, FULL.writes) == (["liver", "spleen", "rest"], None)
+
+
+@pytest.mark.parametrize(
+    ("k", "change", "problem"),
+    [
+        (1, {"ids": []}, r"the region tumour core is \[\], expected a list of mask values"),
+        (1, {"ids": [2, 3]}, "holds 3; the mask values of classes are 1 oedema, 2 core, 4 enhancing"),
+        (1, {"ids": [0, 2]}, "the region tumour core holds 0;"),
+        (1, {"ids": [[2]]}, r"the region tumour core holds \[2\];"),
+        (1, {"writes": 1}, r"the region tumour core writes 1, but holds \[2, 4\]"),
+        (1, {"writes": 4}, "tumour core writes 4 and enhancing 4; each region needs a name and a value of its own"),
+        (0, {"writes": 2}, "whole writes 2 and tumour core 2; each"),
+        (2, {"name": "whole"}, "each region needs a name"),
+        (2, {"ids": [1, 4]}, "whole writes 1, which the later region enhancing would overwrite, as it holds it"),
+        (2, {"id": 3}, "expected a list of mappings with the keys name, ids and writes"),
+    ],
+)
+def test_regions_that_cannot_be_written_back_are_refused(k, change, problem):
+    regions = [{**one, **(change if i == k else {})} for i, one in enumerate(TUMOUR["regions"])]
+    with pytest.raises(InputError, match=f"^spec: .*{problem}") as refused:
+        DataSpec.from_dict({**TUMOUR, "regions": regions})
+    assert "\n" not in str(refused.value)
+
+
+def test_what_no_region_holds_is_the_background():
+    with pytest.raises(InputError, match="with regions the first class must be the background, found none"):
+        DataSpec.from_dict({**TUMOUR, "classes": ["none", *TUMOUR["classes"][1:]]})

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 import torch
 
-from jobs import segmenter, small_job, spec_of
+from jobs import REGIONS, segmenter, small_job, spec_of
 from mlla_seg.errors import InputError
 from mlla_seg.export.deepness import write_deepness
 from mlla_seg.export.exportable import Job
@@ -50,6 +50,11 @@ def test_deepness_gets_the_probabilities_of_the_network(tmp_path):
     tiles = np.random.default_rng(0).integers(0, 120, (1, 64, 64, 3), dtype=np.uint8)
     expected = network(torch.from_numpy(tiles).permute(0, 3, 1, 2).float()).softmax(dim=1)
     np.testing.assert_allclose(plugin(tiles), expected.numpy(), atol=1e-5)
+
+
+def test_regions_which_overlap_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"gives each pixel its most probable class, but the regions .* overlap"):
+        write_deepness(small_job(**REGIONS), tmp_path / "m.onnx")
 
 
 def test_the_tile_is_the_users_or_that_of_the_training_or_512(tmp_path):

@@ -13,8 +13,9 @@ import torch
 
 import mlla_seg.export
 from conftest import ROOT, TINY
-from jobs import Pixelwise, segmenter, spec_of
+from jobs import REGIONS, Pixelwise, segmenter, spec_of
 from mlla_seg import Segmenter
+from mlla_seg.data.outputs import labels, probabilities
 from mlla_seg.errors import InputError
 from mlla_seg.export import FORMATS, export
 from mlla_seg.export.exportable import Job
@@ -175,24 +176,25 @@ def test_a_folder_is_a_network_of_its_own(tmp_path):
 class Brighter:
     """An engine whose results are off by a constant."""
 
-    def __init__(self, network, outputs, by):
-        self.network, self.outputs, self.by = network, outputs, by
+    def __init__(self, network, outputs, by, writes=None):
+        self.network, self.outputs, self.by, self.writes = network, outputs, by, writes
 
     @torch.no_grad()
     def __call__(self, image):
         logits = self.network(torch.from_numpy(image))
         logits[:, 0] += self.by
         if self.outputs == "labels":
-            return logits.argmax(dim=1).numpy()
-        return (logits.softmax(dim=1) if self.outputs == "probabilities" else logits).numpy()
+            return labels(logits, self.writes).numpy()
+        return (probabilities(logits, self.writes) if self.outputs == "probabilities" else logits).numpy()
 
 
+@pytest.mark.parametrize("more", [{}, REGIONS], ids=["classes", "regions"])
 @pytest.mark.parametrize("outputs", ["logits", "probabilities", "labels"])
 @pytest.mark.parametrize(("by", "fails"), [(0.0, False), (2e-5, False), (0.01, True), (float("nan"), True)])
-def test_parity_sees_differences_above_tolerance(outputs, by, fails, tmp_path):
+def test_parity_sees_differences_above_tolerance(more, outputs, by, fails, tmp_path):
     network = Pixelwise().eval()
-    job = Job(network, spec_of(), outputs)
-    report = compare(job, Engine("other", Brighter(network, outputs, by)), tmp_path, ["a.ckpt"])
+    job = Job(network, spec_of(**more), outputs)
+    report = compare(job, Engine("other", Brighter(network, outputs, by, job.spec.writes)), tmp_path, ["a.ckpt"])
     assert bool(report.problem) == fails
     if fails:
         assert f"{outputs} at 64 x 64 differ by" in report.problem

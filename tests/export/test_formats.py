@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from jobs import OneBlock, images, segmenter, small_job, spec_of
+from jobs import REGIONS, OneBlock, images, segmenter, small_job, spec_of
+from mlla_seg.data.outputs import labels, probabilities
 from mlla_seg.errors import InputError
 from mlla_seg.export import FORMATS, onnx, openvino, programs
 from mlla_seg.export.exportable import Exportable, Job
+from mlla_seg.export.parity import compare
 
 SIZES = ((64, 64), (224, 224), (224, 352), (225, 257))
 ANY_SIZE = [("mlla_unet", 4), ("unet", 1)]
@@ -159,12 +161,15 @@ def test_no_compiler_is_said(tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 @pytest.mark.parametrize("outputs", ["probabilities", "labels"])
 @pytest.mark.parametrize("format", ["onnx", "torch_export", "torchscript", "openvino"])
+@pytest.mark.parametrize("more", [{}, REGIONS], ids=["classes", "regions"])
 @torch.no_grad()
-def test_other_outputs(format, outputs, tmp_path):
-    job = small_job(2, outputs)
+def test_other_outputs(format, outputs, more, tmp_path):
+    job = small_job(2, outputs, **more)
     engine = FORMATS[format].write(job, tmp_path / f"m{FORMATS[format].suffix}")
+    assert compare(job, engine, tmp_path, ["a.ckpt"]).problem == ""
     for image in images(2):
-        expected = Exportable(job.network, outputs)(image).numpy()
+        step = {"labels": labels, "probabilities": probabilities}[outputs]
+        expected = step(job.network(image), job.spec.writes).numpy()
         found = engine.run(image.numpy())
         assert found.dtype == expected.dtype
         if outputs == "labels":

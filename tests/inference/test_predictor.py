@@ -254,9 +254,7 @@ def test_scenes_become_maps_by_name_or_in_a_folder(cli, checkpoint, tmp_path):
 def test_scenes_that_cannot_be_mapped_are_named(capsys, cli, checkpoint, tmp_path):
     source = write_scene(tmp_path / "scene.tif", np.zeros((2, 40, 40), np.uint8))
     rest = ("--ckpt_path", checkpoint, "--input", source)
-    assert "scene.tif: has 2 bands; this network expects 1 (CT in HU)." in refused(
-        capsys, cli, *rest, "--output=m"
-    )
+    assert "scene.tif: has 2 bands; this network expects 1 (CT in HU)." in refused(capsys, cli, *rest, "--output=m")
     assert "Unknown --polygons 'shp'" in refused(capsys, cli, *rest, "--output=m", "--polygons=shp")
     assert "the mask would overwrite its image" in refused(capsys, cli, *rest, "--output", source)
     listed = tmp_path / "list.txt"

@@ -33,3 +33,15 @@ def test_ensemble_averages_probabilities(volume):
     expected = sum(member(volume).softmax(1) for member in members) / 3
     torch.testing.assert_close(Ensemble(members)(volume).softmax(1), expected)
     assert torch.isfinite(Ensemble(members)(volume * 1e4)).all()
+
+
+def test_ensemble_averages_probabilities_of_regions(volume):
+    members = [linear(seed) for seed in range(3)]
+    members[1].weight.data *= 100
+    expected = sum(member(volume).double().sigmoid() for member in members) / 3
+    logits = Ensemble(members, [1, 2, 3])(volume)
+    torch.testing.assert_close(logits.sigmoid(), expected.float())
+    torch.testing.assert_close(logits > 0, expected > 0.5)
+    sure = Ensemble([members[0]], [1, 2, 3])(volume * 20)  # one member is itself, where probabilities round to 1 too
+    torch.testing.assert_close(sure, members[0](volume * 20), atol=1e-4, rtol=1e-5)
+    assert torch.isfinite(Ensemble(members, [1, 2, 3])(volume * 1e4)).all()

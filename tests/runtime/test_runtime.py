@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from conftest import ROOT
-from jobs import spec_of
+from jobs import REGIONS, spec_of
 from layouts import write_scene
 from mlla_seg import Predictor
 from mlla_seg.data.dataspec import DataSpec
@@ -49,7 +49,7 @@ class Around(nn.Module):
 
 def both(tmp_path, outputs="logits", **more):
     """One network as checkpoint predictor and as runtime segmenter."""
-    spec = DataSpec.from_dict({**SPEC, **more})
+    spec = DataSpec.from_dict({**SPEC, "background": 0, **more})
     network = Around(spec.in_channels).eval()
     write_onnx(Job(network, spec, outputs), tmp_path / "m.onnx")
     return Predictor(network, spec), Segmenter(tmp_path / "m.onnx")
@@ -63,6 +63,7 @@ HOW = {
     "windows": {"patch_size": [20, 100]},
     "spacing": {"spacing_mm": [2.0, 1.0, None], "patch_size": [32, 32]},
     "whole cases": {"normalisation": {"per_case": True}, "context": 1, "patch_size": [32, 48]},
+    "regions": {**REGIONS, "resize": [40, 56]},
 }
 
 
@@ -78,14 +79,14 @@ def test_volumes_get_the_labels_and_probabilities_of_the_checkpoint(tmp_path, ho
     assert (found == expected).mean() > 0.999
     for one, other in zip(segmenter.logits(volume, 3, spacing), predictor.logits(volume, 3, spacing), strict=True):
         np.testing.assert_allclose(
-            segmenter.engine.probabilities(one), predictor.engine.probabilities(other), atol=1e-4
+            segmenter.engine.probabilities(one, 1), predictor.engine.probabilities(other, 1), atol=1e-4
         )
     np.testing.assert_array_equal(segmenter(volume[2], spacing_mm=spacing).shape, (33, 47))
 
 
-@pytest.mark.parametrize("resize", [None, 0.5])
-def test_scenes_become_the_same_maps(tmp_path, resize):
-    predictor, segmenter = both(tmp_path, patch_size=[32, 32], resize=resize)
+@pytest.mark.parametrize("more", [{}, {"resize": 0.5}, REGIONS], ids=["plain", "resized", "regions"])
+def test_scenes_become_the_same_maps(tmp_path, more):
+    predictor, segmenter = both(tmp_path, patch_size=[32, 32], **more)
     array = np.random.default_rng(0).normal(40, 20, (2, 90, 110)).astype(np.float32)
     array[:, :40, :50] = np.nan
     source = write_scene(tmp_path / "scene.tif", array)
@@ -98,6 +99,7 @@ def test_scenes_become_the_same_maps(tmp_path, resize):
         assert a.transform == b.transform
     with rasterio.open(tmp_path / "a.probabilities.tif") as a, rasterio.open(tmp_path / "b.probabilities.tif") as b:
         assert np.abs(a.read().astype(int) - b.read()).max() <= 1
+        assert list(a.descriptions) == predictor.spec.output_names
 
 
 def test_openvino_gives_the_same_and_in_bfloat16_nearly(tmp_path):
