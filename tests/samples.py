@@ -21,7 +21,7 @@ def write_card(folder, base, **changes):
     shutil.copytree(source.parent, folder)
     content = {**yaml.safe_load(source.read_text()), **changes}
     kept = {key: value for key, value in content.items() if value is not ...}
-    (folder / "dataset.yaml").write_text(yaml.safe_dump(kept))
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(kept, sort_keys=False))
     return folder / "dataset.yaml"
 
 

@@ -25,6 +25,8 @@ from mlla_seg.data.card_sections import (
     CardClass,
     CardNormalisation,
     CardSplits,
+    Id,
+    Ids,
     Layout,
     Name,
     Number,
@@ -34,6 +36,7 @@ from mlla_seg.data.card_sections import (
 from mlla_seg.data.formats.bands import Wanted
 from mlla_seg.data.formats.classes import ClassInfo, Code
 from mlla_seg.data.formats.gaps import Gaps
+from mlla_seg.data.regions import Region, in_order, read_regions
 from mlla_seg.data.shipped import shipped
 from mlla_seg.errors import InputError, lookup, unknown
 
@@ -86,6 +89,10 @@ class Card:
     """the class expected to have the fewest voxels"""
     use: Annotated[tuple[Name, ...], MinLen(1)] | None = None
     """a list of names of the channels that the network sees, in order"""
+    regions: dict[Name, Ids] | None = None
+    """names of overlapping regions to train instead of classes, from large to small, each with a list of mask values"""
+    regions_class_order: tuple[Id, ...] | None = None
+    """a list with the mask value that each region writes, in the order of regions"""
 
     @model_validator(mode="after")
     def _check(self) -> Card:
@@ -113,6 +120,7 @@ class Card:
             lookup(dict.fromkeys([*self.channels, *(self.layout.extra_channels or {})]), self.grid, "channel for grid")
         if self.use is not None:
             self._check_used(self.use)
+        _ = self.region_infos  # checks them
         return self
 
     def _check_used(self, names: Sequence[str]) -> None:
@@ -186,6 +194,18 @@ class Card:
             ClassInfo(entry.name, entry.colour, self._values(k)[0], Code(**asdict(entry.code)) if entry.code else None)
             for k, entry in enumerate(self.classes)
         )
+
+    @property
+    def region_infos(self) -> tuple[Region, ...]:
+        """Regions that the network segments, in order; empty if it segments the classes.
+
+        Raises:
+            InputError: The regions cannot be written back as masks.
+        """
+        if not self.regions and self.regions_class_order is None:
+            return ()
+        given = in_order(self.regions or {}, self.regions_class_order)
+        return read_regions(given, self.ids, self.class_names, self.background_index)
 
     @property
     def background_index(self) -> int | None:

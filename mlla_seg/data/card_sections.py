@@ -28,6 +28,7 @@ Number = Annotated[int, Strict()] | Annotated[float, Strict()]
 Level = Annotated[int, Strict(), Ge(0), Le(255)]
 Colour = tuple[Level, Level, Level]
 Id = Annotated[int, Strict(), Ge(0), Lt(2**16)]
+Ids = Id | tuple[Id, ...]
 Fraction = Annotated[float, Strict(), Ge(0), Lt(1)]
 Step = Annotated[float, Strict(), Gt(0)] | Literal["median"] | None
 CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)

@@ -36,6 +36,7 @@ from mlla_seg.data.store import (
     measured_normalisation,
     measured_spacing,
     note_ignored,
+    note_merged_classes,
     note_planes,
     note_resampled,
     note_warped,
@@ -205,6 +206,7 @@ class SegmentationDataModule(LightningDataModule):
             nodata=None if self.card.nodata is None or math.isnan(self.card.nodata) else self.card.nodata,
             nodata_rule=self.card.nodata_rule,
             grid=self.card.grid if self.card.grid in self.card.bands else None,
+            regions=self.card.region_infos,
             mirrored=AUGMENTATIONS[self.augment].mirrored or set(self.mirror) == set(MIRRORS),
         )
 
@@ -240,6 +242,7 @@ class SegmentationDataModule(LightningDataModule):
         stored = open_store(self.card, used, self.store)
         check_class_sizes(self.card, stored)
         check_classes(self.card, stored[: len(self.splits.train)], self.splits.train)
+        note_merged_classes(self.card)
         note_warped(stored)
         note_ignored(self.card, stored)
         if self.card.normalisation.per_case and (single := [c.name for c in stored if c.shape[0] == 1]):

@@ -14,7 +14,7 @@ from mlla_seg.data.formats.bands import Wanted
 from mlla_seg.data.formats.classes import ClassInfo, Code, class_colour
 from mlla_seg.data.formats.gaps import RULES, Gaps
 from mlla_seg.data.formats.planes import ACQUIRED, PLANES
-from mlla_seg.data.regions import BACKGROUND, Region, plain_regions, read_regions
+from mlla_seg.data.regions import Region, plain_regions, read_regions
 from mlla_seg.data.slices import View
 from mlla_seg.errors import InputError, lookup
 
@@ -240,14 +240,11 @@ def _code(given: Mapping[str, Any], where: str) -> Code | None:
 def _regions(
     content: Mapping[str, Any], classes: Sequence[ClassInfo], background: Any, where: str
 ) -> tuple[Region, ...]:
+    ids = {entry.id: k for k, entry in enumerate(classes)}
     try:
-        ids = {entry.id: k for k, entry in enumerate(classes)}
-        regions = read_regions(content.get("regions", ()), ids, [entry.name for entry in classes])
-        if regions and background != BACKGROUND:
-            raise InputError(f"with regions the first class must be the background, found {classes[0].name}.")
+        return read_regions(content.get("regions", ()), ids, [entry.name for entry in classes], background)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
-    return regions
 
 
 def _background(classes: Sequence[ClassInfo]) -> int | None:

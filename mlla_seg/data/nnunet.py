@@ -12,6 +12,7 @@ from mlla_seg.data.card import Card
 from mlla_seg.data.card_sections import CardClass, CardNormalisation, CardSplits, Layout
 from mlla_seg.data.cases import Case, missing_data, note_unlabelled
 from mlla_seg.data.dataspec import class_colour
+from mlla_seg.data.nnunet_regions import classes_of, names_in, regions_in
 from mlla_seg.errors import InputError
 
 TREE = """dataset.json
@@ -48,6 +49,7 @@ def nnunet_card(root: Path) -> Card:
     names = [str(channels[key]) for key in sorted(channels, key=int)]
     if not names or len(labels) < 2:
         raise InputError(f"{path}: needs channel_names (or modality) and at least two labels.")
+    regions, order = regions_in(content, path), tuple(content.get("regions_class_order") or ())
     is_ct = names == ["CT"]
     name = str(content.get("name") or root.absolute().name)
     return Card(
@@ -55,7 +57,9 @@ def nnunet_card(root: Path) -> Card:
         title=name,
         modality=names[0],
         channels=tuple(names),
-        classes=tuple(CardClass(label, class_colour(k), value) for k, (value, label) in enumerate(labels.items())),
+        classes=classes_of(labels, order)
+        if regions
+        else tuple(CardClass(label, class_colour(k), value) for k, (value, label) in enumerate(labels.items())),
         normalisation=CardNormalisation(foreground=True) if is_ct else CardNormalisation(per_image=True),
         layout=Layout(format="nnunet", tree=TREE),
         splits=SPLITS,
@@ -66,6 +70,8 @@ def nnunet_card(root: Path) -> Card:
         background=labels.get(0),
         plane="acquired",
         spacing_mm=(None, "median", "median"),
+        regions={name: tuple(ids) for name, ids in regions.items()} or None,
+        regions_class_order=order if regions else None,
     )
 
 
@@ -76,7 +82,8 @@ def nnunet_cases(card: Card, root: Path) -> list[Case]:
         raise InputError(missing_data(card, root, "has no dataset.json"))
     content = _read(path)
     listed = {value: name.lower() for value, name in _labels(content, path).items()}
-    if listed != {value: card.class_names[k].lower() for value, k in card.ids.items()}:
+    expected = {value: card.class_names[k].lower() for value, k in card.ids.items()}
+    if listed != expected and not (regions_in(content, path) and set(listed) == set(expected)):  # these name no ids
         raise InputError(
             f"{path} lists the classes {', '.join(f'{value} {name}' for value, name in listed.items()) or 'none'}; the "
             f"card {card.name} expects {', '.join(f'{value} {card.class_names[k]}' for value, k in card.ids.items())}."
@@ -110,18 +117,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _labels(content: Mapping[str, Any], path: Path) -> dict[int, str]:
-    """Return class names by id, from either convention: id -> name (v1, MSD) or name -> id (v2)."""
+    """Return class names by id, from either convention: id -> name (v1, MSD) or name -> id or ids (v2)."""
     labels = content["labels"]
-    if regions := [str(key) for key, value in labels.items() if isinstance(value, list)]:
-        raise InputError(
-            f"{path} defines regions of several ids ({', '.join(regions)}), which are not supported. "
-            "Give every class one id."
-        )
     if all(str(key).isdigit() for key in labels):
-        pairs = [(int(key), str(value)) for key, value in labels.items()]
-    else:
-        pairs = [(int(value), str(key)) for key, value in labels.items() if key != "ignore"]
-    return dict(sorted(pairs))
+        return dict(sorted((int(key), str(value)) for key, value in labels.items()))
+    if regions := regions_in(content, path):
+        return names_in(content, regions)
+    single = {key: value[0] if isinstance(value, list) else value for key, value in labels.items() if key != "ignore"}
+    return dict(sorted((int(value), str(key)) for key, value in single.items()))
 
 
 def _ignored(content: Mapping[str, Any]) -> int:

@@ -41,23 +41,27 @@ def in_order(regions: Any, order: Any) -> list[dict[str, Any]]:
         InputError: There is not one value for each region.
     """
     if not isinstance(order, (list, tuple)) or len(order) != len(regions):
+        found = "missing" if order is None else repr(order)
         raise InputError(
-            f"regions_class_order is {order!r}; expected {len(regions)} mask values, the one that each region writes: "
+            f"regions_class_order is {found}; expected {len(regions)} mask values, the one that each region writes: "
             f"{', '.join(map(str, regions))}."
         )
     return [
-        {"name": str(name), "ids": [values] if isinstance(values, int) else values, "writes": value}
+        {"name": str(name), "ids": [values] if isinstance(values, int) else list(values), "writes": value}
         for (name, values), value in zip(regions.items(), order, strict=True)
     ]
 
 
-def read_regions(given: Any, ids: Mapping[int, int], names: Sequence[str]) -> tuple[Region, ...]:
+def read_regions(
+    given: Any, ids: Mapping[int, int], names: Sequence[str], background: int | None
+) -> tuple[Region, ...]:
     """Return regions from plain types, in their order.
 
     Args:
         given: ``{"name": str, "ids": mask values, "writes": mask value}`` for each region.
-        ids: Class index by mask value; class 0 is the background.
+        ids: Class index by mask value.
         names: Class names.
+        background: Index of the background class, which must be ``BACKGROUND``.
 
     Raises:
         InputError: A region is empty or holds an unknown value, or labels could not be written back.
@@ -65,20 +69,22 @@ def read_regions(given: Any, ids: Mapping[int, int], names: Sequence[str]) -> tu
     keys = {"name", "ids", "writes"}
     if not isinstance(given, (list, tuple)) or not all(isinstance(one, Mapping) and set(one) == keys for one in given):
         raise InputError(f"regions is {given!r}, expected a list of mappings with the keys name, ids and writes.")
+    if given and background != BACKGROUND:
+        raise InputError(f"with regions the first class must be the background, found {names[0]}.")
+    for i, one in enumerate(given):
+        for other in given[:i]:
+            if one["name"] == other["name"] or one["writes"] == other["writes"]:
+                raise InputError(
+                    f"regions_class_order: {other['name']} writes {other['writes']} and {one['name']} {one['writes']}; "
+                    "each region needs a name and a value of its own."
+                )
     found = [_region(one["name"], one["ids"], one["writes"], ids, names) for one in given]
     for i, region in enumerate(found):
-        value = given[i]["writes"]
-        for other, later in zip(found[i + 1 :], given[i + 1 :], strict=True):
-            if region.name == other.name or region.writes == other.writes:
-                raise InputError(
-                    f"regions_class_order: {region.name} writes {value} and {other.name} {later['writes']}; each "
-                    "region needs a name and a value of its own."
-                )
-            if region.writes in other.classes:
-                raise InputError(
-                    f"regions_class_order: {region.name} writes {value}, which the later region {other.name} would "
-                    "overwrite, as it holds it. List large regions first, each with a value that no later one holds."
-                )
+        if over := [later.name for later in found[i + 1 :] if region.writes in later.classes]:
+            raise InputError(
+                f"regions_class_order: {region.name} writes {given[i]['writes']}, which the later region {over[0]} "
+                "would overwrite, as it holds it. List large regions first, each with a value that no later one holds."
+            )
     return tuple(found)
 
 
@@ -109,3 +115,8 @@ def plain_regions(regions: Sequence[Region], ids: Sequence[int]) -> list[dict[st
 def written_as(k: int, regions: Sequence[Region]) -> int:
     """Return the index of the class as which a pixel of class ``k`` is written if its regions are found exactly."""
     return next((region.writes for region in reversed(regions) if k in region.classes), BACKGROUND)
+
+
+def membership(regions: Sequence[Region], num_classes: int) -> list[list[int]] | None:
+    """Return a row per region, with 1 for its classes and 0 for others; None without regions."""
+    return [[int(k in region.classes) for k in range(num_classes)] for region in regions] or None

@@ -33,6 +33,7 @@ from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.formats.planes import PLANES
 from mlla_seg.data.formats.volumes import coarsest_axis
 from mlla_seg.data.reading import open_case
+from mlla_seg.data.regions import written_as
 from mlla_seg.data.sampling import class_places, statistics, value_sample
 from mlla_seg.data.slices import case_moments
 from mlla_seg.errors import InputError
@@ -153,6 +154,15 @@ def check_class_sizes(card: Card, cases: Sequence[StoredCase]) -> None:
             "Check that the masks number the classes in the card's order.",
             file=sys.stderr,
         )
+
+
+def note_merged_classes(card: Card) -> None:
+    """Note classes that no region tells apart, so that predicted masks hold another class in their place."""
+    names, regions = card.class_names, card.region_infos
+    merged = [(k, written) for k in range(len(names)) if (written := written_as(k, regions)) != k]
+    if regions and merged:
+        pairs = ", ".join(f"{names[k]} as {names[written]}" for k, written in merged)
+        print(f"note: by regions_class_order of {card.name} masks are written with {pairs}.", file=sys.stderr)
 
 
 def note_warped(cases: Sequence[StoredCase]) -> None:

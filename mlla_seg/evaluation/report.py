@@ -79,6 +79,7 @@ def summary(evaluation: Evaluation, split: str, about: Mapping[str, Any]) -> dic
         "cases_by_class": evaluation.numbers_of_cases(),
         "pooled": evaluation.pooled(),
         "confusion": _confusion(evaluation),
+        **({"regions": _classes_of_regions(evaluation)} if evaluation.regions else {}),
         "unit": evaluation.unit if measured else None,
         "nsd_tolerance": evaluation.tolerance if measured else None,
         "protocols": {name: PROTOCOLS[name] for name in _protocols(evaluation)},
@@ -111,7 +112,8 @@ def write_results(folder: Path, scored: Scored, split: str, about: Mapping[str, 
         pictures.append(html.picture(draw, f"{title}: {name}, mean Dice {tables.format_cell(dice)}"))
         if title == ("median" if "median" in shown else "worst"):
             draw(files[5])
-    colours = [scored.spec.classes[k].colour for k in evaluation.foreground]
+    drawn = scored.spec.writes or evaluation.foreground
+    colours = [scored.spec.classes[k].colour for k in drawn]
     html.write_page(
         files[4],
         f"{about['title']}: {len(evaluation.cases)} cases of split {split}",
@@ -195,6 +197,9 @@ def _tables(evaluation: Evaluation) -> list[str]:
             else f"{DISTANCES[evaluation.unit]} {PROTOCOLS['native']}"
         ),
     ]
+    if evaluation.regions:
+        held = [f"{name} = {' + '.join(names)}" for name, names in _classes_of_regions(evaluation).items()]
+        parts.append(html.note(f"Regions of the masks as written, which overlap: {'; '.join(held)}."))
     parts.append(html.heading("Spread over cases and patients"))
     parts += [html.table(*spread_table(evaluation, score), last=True) for score in _with_spread(evaluation)]
     parts.append(html.note(f"{explanation(evaluation)} scores.csv has the spread of all scores, scores.tex a table."))
@@ -203,7 +208,7 @@ def _tables(evaluation: Evaluation) -> list[str]:
         html.table(*evaluation.pooled_table(), last=True),
         html.note(_pooled_line(evaluation)),
         html.picture(
-            partial(plots.plot_confusion, evaluation.confusion.sum(dim=0).numpy(), evaluation.classes),
+            partial(plots.plot_confusion, evaluation.confusion.sum(dim=0).numpy(), evaluation.labels),
             "Confusion matrix in percent of each true class (rows: truth, columns: prediction)",
         ),
     ]
@@ -229,10 +234,14 @@ def _pooled_line(evaluation: Evaluation) -> str:
 def _confusion(evaluation: Evaluation) -> dict[str, dict[str, int]]:
     """Return voxel counts by true class, then by predicted class."""
     rows = evaluation.confusion.sum(dim=0).tolist()
-    return {
-        name: dict(zip(evaluation.classes, row, strict=True))
-        for name, row in zip(evaluation.classes, rows, strict=True)
-    }
+    names = evaluation.labels
+    return {name: dict(zip(names, row, strict=True)) for name, row in zip(names, rows, strict=True)}
+
+
+def _classes_of_regions(evaluation: Evaluation) -> dict[str, list[str]]:
+    """Return the names of the classes of each region."""
+    held = [[evaluation.labels[k] for k in region] for region in evaluation.regions]
+    return dict(zip(evaluation.classes, held, strict=True))
 
 
 def _boxes(evaluation: Evaluation, colours: Sequence[Sequence[int]]) -> list[str]:

@@ -63,7 +63,8 @@ def write_scores_latex(path: Path, evaluation: Evaluation) -> None:
     names = list(next(iter(found.values())))
     lines = [f"{_escape(name)} & " + " & ".join(_latex(found[score][name]) for score in found) for name in names]
     lines[-1] = "\\midrule\n" + lines[-1]
-    table = ["\\toprule", f"class & {titles} \\\\", "\\midrule", *(f"{line} \\\\" for line in lines), "\\bottomrule"]
+    header = f"{evaluation.kind} & {titles} \\\\"
+    table = ["\\toprule", header, "\\midrule", *(f"{line} \\\\" for line in lines), "\\bottomrule"]
     text = [f"% {explanation(evaluation)}", f"\\begin{{tabular}}{{l{'c' * len(found)}}}", *table, "\\end{tabular}"]
     with renamed_when_done(path) as temporary:
         temporary.write_text("\n".join(text) + "\n")

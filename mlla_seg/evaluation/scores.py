@@ -26,6 +26,7 @@ from mlla_seg.evaluation.overlap import (
     precision_score,
     recall_score,
 )
+from mlla_seg.evaluation.regions import region_counts
 from mlla_seg.evaluation.spread import Spread, spreads
 
 STATUSES = ("found", "missed", "hallucinated", "absent")
@@ -61,7 +62,7 @@ class Evaluation:
 
     Args:
         cases: N case names.
-        classes: K class names.
+        classes: K names of what is scored: classes or, with ``regions``, regions.
         background: Index of the class that is left out of means, if any.
         confusion: ``(N, K, K)`` voxel counts, a row per true class, a column per predicted class.
         surfaces: ``(N, K, 3)`` HD95, ASSD and NSD; None if they were not measured.
@@ -72,6 +73,8 @@ class Evaluation:
         voxel_ml: Voxel volume of each case in millilitres, NaN if it is unknown.
         published: ``(N, K, 2)`` Dice and HD95 of the TransUNet protocol, if requested.
         patients: The patient of each case; by default every case is a patient of its own.
+        regions: Indices of the classes of each region, if regions are scored.
+        labels: Names of the classes of the confusion matrices; by default ``classes``.
     """
 
     cases: Sequence[str]
@@ -85,6 +88,17 @@ class Evaluation:
     voxel_ml: Sequence[float] = ()
     published: Tensor | None = None
     patients: Sequence[str] = ()
+    regions: Sequence[Sequence[int]] = ()
+    labels: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if not self.labels:
+            object.__setattr__(self, "labels", self.classes)
+
+    @property
+    def kind(self) -> str:
+        """Heading of the names of what is scored."""
+        return "region" if self.regions else "class"
 
     @property
     def foreground(self) -> list[int]:
@@ -94,7 +108,7 @@ class Evaluation:
     @property
     def counts(self) -> Tensor:
         """Voxel counts ``(N, K, 3)``: true positives, false positives, false negatives."""
-        return counts_of(self.confusion)
+        return region_counts(self.confusion, self.regions) if self.regions else counts_of(self.confusion)
 
     def scores(self) -> dict[str, Tensor]:
         """Return all scores by name, ``(N, K)`` float64; NaN if a class is absent from truth and prediction."""
@@ -155,7 +169,7 @@ class Evaluation:
 
     def pooled_scores(self) -> dict[str, Tensor]:
         """Return pooled scores by name, ``(K,)``; boundary IoU only for single-slice images."""
-        counts = counts_of(self.confusion.sum(dim=0))
+        counts = self.counts.sum(dim=0)
         scores = {name: score(counts) for name, score in POOLED_SCORES.items()}
         if self.boundaries is not None:
             both, either = self.boundaries.sum(dim=0).double().unbind(-1)
@@ -166,7 +180,8 @@ class Evaluation:
         """Return scores of the confusion matrix of the whole split, as is usual in remote sensing.
 
         For each of :meth:`pooled_scores`: the score per class, such as ``iou_water``, its mean without background,
-        ``iou``, and with it, ``iou_with_all``. Also overall ``accuracy`` and Cohen's ``kappa`` over all classes.
+        ``iou``, and with it, ``iou_with_all``. Also overall ``accuracy`` and Cohen's ``kappa`` over all classes,
+        which of regions are those that are written.
         """
         pooled = {}
         for name, values in self.pooled_scores().items():
@@ -187,7 +202,7 @@ class Evaluation:
         if self.background is not None:
             rows.append([f"mean without {self.classes[self.background]}", *(pooled[name] for name in scores)])
         rows.append(["mean of all", *(pooled[f"{name}_with_all"] for name in scores)])
-        return ["class", *(POOLED_TITLES[name] for name in scores)], rows
+        return [self.kind, *(POOLED_TITLES[name] for name in scores)], rows
 
     def numbers_of_cases(self) -> dict[str, dict[str, int]]:
         """Return the number of cases in which each class is found, missed, hallucinated and absent."""
@@ -205,7 +220,7 @@ class Evaluation:
         """Return header and rows for display: a row per foreground class, and their mean."""
         means, numbers = self.means(), self.numbers_of_cases()
         columns = {name: self.title(name) for name in self.scores()}
-        header = ["class", *columns.values(), *STATUSES]
+        header = [self.kind, *columns.values(), *STATUSES]
         rows = [
             [name, *(means[f"{column}_{name}"] for column in columns), *numbers[name].values()]
             for name in (self.classes[k] for k in self.foreground)
@@ -216,7 +231,7 @@ class Evaluation:
     def comparison(self) -> tuple[list[str], list[list[Any]]]:
         """Return header and rows of both protocols side by side; requires ``published``."""
         means = self.means()
-        header = ["class", "Dice", f"HD95 {self.unit}", "Dice transunet", "HD95 transunet (voxel)"]
+        header = [self.kind, "Dice", f"HD95 {self.unit}", "Dice transunet", "HD95 transunet (voxel)"]
         columns = ("dice", "hd95", *PUBLISHED)
         rows: list[list[Any]] = [
             [self.classes[k], *(means[f"{column}_{self.classes[k]}"] for column in columns)] for k in self.foreground

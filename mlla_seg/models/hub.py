@@ -215,6 +215,9 @@ logits = segmenter(image)  # (B, C, H, W) in raw units to (B, K, H, W)"""
         if spec.context:
             facts["Channels"] += f", each of {2 * spec.context + 1} adjacent slices"
         classes = [(k, entry.name, list(entry.colour)) for k, entry in enumerate(spec.classes)]
+        if spec.regions:
+            facts["Classes"] = len(spec.classes)
+            facts["Outputs"] = f"the regions {', '.join(spec.output_names)}, with a sigmoid each"
         use = """from mlla_seg import Predictor, Segmenter
 
 predict = Predictor(Segmenter.from_pretrained("this folder, or the model's name on the Hub"))

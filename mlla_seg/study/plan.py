@@ -201,7 +201,8 @@ def _known_options() -> Iterator[str]:
     from inspect import signature
 
     from mlla_seg.data.datamodule import SegmentationDataModule
-    from mlla_seg.training.module import Scoring, SegmentationModule
+    from mlla_seg.training.module import SegmentationModule
+    from mlla_seg.training.scoring import Scoring
 
     yield from (field.name for field in fields(Scoring) if field.name not in ("distances", "members"))
     for section, owner in (("model", SegmentationModule), ("data", SegmentationDataModule)):

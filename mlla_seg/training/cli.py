@@ -30,7 +30,7 @@ from mlla_seg.evaluation import plots
 from mlla_seg.evaluation.report import Scored, score_table, write_results
 from mlla_seg.models.checkpoint import fitting_weights, load_members, read_checkpoint, require_mirrored
 from mlla_seg.training.distributed import convert_batch_norm
-from mlla_seg.training.module import Scoring, SegmentationModule, single_slices
+from mlla_seg.training.module import SegmentationModule
 from mlla_seg.training.resume import (
     RUNS,
     find_checkpoint,
@@ -42,6 +42,7 @@ from mlla_seg.training.resume import (
     require_unseen,
     resume_spec,
 )
+from mlla_seg.training.scoring import Scoring, single_slices
 
 # Lightning warnings about choices that are deliberate here.
 QUIET = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -15,12 +14,11 @@ from torch import Tensor
 
 from mlla_seg._version import __version__
 from mlla_seg.data.dataspec import DataSpec
-from mlla_seg.data.store import StoredCase
+from mlla_seg.data.regions import membership
 from mlla_seg.errors import InputError, about, lookup
-from mlla_seg.evaluation.boundary_iou import WIDTH, boundary_counts
-from mlla_seg.evaluation.overlap import CaseTable, case_confusion, seen_cases
-from mlla_seg.evaluation.scores import PROTOCOLS, Evaluation
-from mlla_seg.evaluation.surface_distance import case_surface_scores
+from mlla_seg.evaluation.overlap import CaseTable, seen_cases
+from mlla_seg.evaluation.regions import measured
+from mlla_seg.evaluation.scores import Evaluation
 from mlla_seg.evaluation.transunet_protocol import SIZE, transunet_labels, transunet_scores
 from mlla_seg.finite import LOWER_RATE, require_finite_loss, require_finite_weights
 from mlla_seg.inference.cases import predict_case
@@ -36,48 +34,13 @@ from mlla_seg.training.distributed import gathered, step_seed
 from mlla_seg.training.horizon import limits_time, steps_left, time_used, total_steps
 from mlla_seg.training.losses import SegmentationLoss
 from mlla_seg.training.optim import PARTS, SCHEDULES, learning_rate_factor, parameter_groups, regrouped
+from mlla_seg.training.scoring import Scoring, case_scores, empty_tables, single_slices
 
 # Literals built from the registries, so that --help lists the choices.
-ProtocolName: TypeAlias = Literal[tuple(PROTOCOLS)]  # type: ignore[valid-type]
 DecoderName: TypeAlias = Literal[(*DECODERS, NO_DECODER)]  # type: ignore[valid-type]
 BlockName: TypeAlias = Literal[tuple(BLOCKS)]  # type: ignore[valid-type]
 ScheduleName: TypeAlias = Literal[tuple(SCHEDULES)]  # type: ignore[valid-type]
 Checkpointing: TypeAlias = Literal[CHECKPOINTING]  # type: ignore[valid-type]
-
-
-@dataclass
-class Scoring:
-    """Options of ``validate`` and ``test``; they do not affect training and are not saved in checkpoints.
-
-    Args:
-        evaluation: ``native``, or ``transunet`` to add the evaluation protocol of papers on Synapse and ACDC.
-        distances: Compute HD95, ASSD and NSD as well; slow, and of little use for aerial images.
-        nsd_tolerance: Tolerance of NSD in millimetres, or in voxels if the spacing is unknown.
-        boundary_width: Width in pixels of the boundaries compared by boundary IoU (single-slice images only).
-        tta: Test-time augmentation: average over the four flips of each slice.
-        members: Further checkpoints of an ensemble; ``--ckpt_path a.ckpt b.ckpt`` is the short form.
-    """
-
-    evaluation: ProtocolName = "native"
-    distances: bool = True
-    nsd_tolerance: float = 2.0
-    boundary_width: int = WIDTH
-    tta: bool = False
-    members: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        lookup(PROTOCOLS, self.evaluation, "evaluation")
-        if self.evaluation == "transunet" and not self.distances:
-            raise InputError("--evaluation transunet needs distances: remove --distances false.")
-        if self.boundary_width < 1:
-            raise InputError(f"--boundary_width must be 1 pixel or more, got {self.boundary_width}.")
-        if self.nsd_tolerance < 0:
-            raise InputError(f"--nsd_tolerance must be 0 or more, got {self.nsd_tolerance}.")
-
-
-def single_slices(cases: Sequence[StoredCase]) -> bool:
-    """Return whether all cases are single images, which are scored by pooled IoU, rather than volumes."""
-    return all(case.shape[0] == 1 for case in cases)
 
 
 class SegmentationModule(LightningModule):
@@ -102,9 +65,9 @@ class SegmentationModule(LightningModule):
         weight_decay: Weight decay; not applied to norms and biases.
         schedule: Learning-rate schedule: ``cosine``, ``poly`` or ``constant``.
         warmup: Fraction of the training, in steps or time, with linear warm-up of the learning rate.
-        ce_weight: Weight of the cross-entropy loss.
+        ce_weight: Weight of the cross-entropy loss, which is binary for regions.
         dice_weight: Weight of the Dice loss.
-        class_weights: One weight per class, used in both losses.
+        class_weights: One weight per class, or per region, used in both losses.
         squared_dice: Square the probabilities in the denominator of Dice, as TransUNet does.
         checkpoint_stages: Activation checkpointing: ``none``, MLLA ``blocks`` or ``all`` of the network.
         eval_batch_size: Slices per forward pass in validation and test.
@@ -141,16 +104,17 @@ class SegmentationModule(LightningModule):
         if encoder_lr_factor < 0:
             raise InputError(f"--model.encoder_lr_factor must be 0 or more, got {encoder_lr_factor}.")
         self.spec = DataSpec.of(spec)
-        classes = self.spec.class_names
-        if class_weights is not None and len(class_weights) != len(classes):
+        names = self.spec.output_names
+        if class_weights is not None and len(class_weights) != len(names):
+            what = "regions" if self.spec.regions else "classes"
             raise InputError(
-                f"class_weights has {len(class_weights)} entries for {len(classes)} classes: {', '.join(classes)}."
+                f"class_weights has {len(class_weights)} entries for {len(names)} {what}: {', '.join(names)}."
             )
         self.save_hyperparameters(ignore="spec")
         self.save_hyperparameters({"spec": self.spec.to_dict()})
-        self.class_names = classes
         self.network = build_network(dict(self.hparams))
-        self.loss = SegmentationLoss(ce_weight, dice_weight, class_weights, squared_dice)
+        regions = membership(self.spec.regions, len(self.spec.classes))
+        self.loss = SegmentationLoss(ce_weight, dice_weight, class_weights, squared_dice, regions=regions)
         self.scoring = Scoring()
         self.starts_from = pretrained
         self.options: dict[str, Any] = {}  # options of data and trainer, saved in checkpoints
@@ -216,8 +180,8 @@ class SegmentationModule(LightningModule):
 
     def predict_case(self, image: Tensor, spacing_mm: Sequence[float] | None = None) -> Tensor:
         """Return labels ``(S, H, W)`` of a case ``(S, C, H, W)`` in raw units."""
-        batch_size = self.hparams["eval_batch_size"]
-        return predict_case(self._scorer(), image, self.spec.view, spacing_mm, self.device, batch_size)
+        batch_size, writes = self.hparams["eval_batch_size"], self.spec.writes
+        return predict_case(self._scorer(), image, self.spec.view, spacing_mm, self.device, batch_size, writes)
 
     def predict_slice(self, image: Tensor, position: int, spacing_mm: Sequence[float] | None = None) -> Tensor:
         """Return labels ``(H, W)`` of one slice, predicting as few of the other slices as possible."""
@@ -237,42 +201,29 @@ class SegmentationModule(LightningModule):
     def _scorer(self) -> torch.nn.Module:
         """Return the network to score, as an ensemble and with test-time augmentation if requested."""
         others = [member.to(self.device).eval() for member in self.members]
-        network = Ensemble([self.network, *others]) if others else self.network
+        network = Ensemble([self.network, *others], self.spec.writes) if others else self.network
         return Flips(network) if self.scoring.tta else network
 
     def _begin(self, loader: Any) -> None:
         """Create a table per measure; during training only the confusion matrices are collected."""
-        cases, classes = loader.dataset.cases, len(self.class_names)
+        cases = loader.dataset.cases
         self.unit = "mm" if all(case.spacing_mm for case in cases) else "voxel"
-        self.tables = {"confusion": CaseTable(len(cases), classes, classes)}
-        if self.trainer.state.fn is not TrainerFn.FITTING:
-            if self.scoring.distances:
-                self.tables["surfaces"] = CaseTable(len(cases), classes, 3, dtype=torch.float32)
-            if single_slices(cases):
-                self.tables["boundaries"] = CaseTable(len(cases), classes, 2)
-            if self.scoring.evaluation == "transunet":
-                self.tables["published"] = CaseTable(len(cases), classes, 2, dtype=torch.float32)
+        self.tables = empty_tables(self.scoring, self.spec, cases, self.trainer.state.fn is TrainerFn.FITTING)
         for table in self.tables.values():
             table.to(self.device)
 
     def _score(self, case: dict[str, Any]) -> None:
-        index, image, mask, classes = case["index"], case["image"].cpu(), case["mask"].cpu(), len(self.class_names)
+        index, image, mask = case["index"], case["image"].cpu(), case["mask"].cpu()
         with about(case["name"]):
             prediction = self.predict_case(image, case["spacing_mm"])
-        self.tables["confusion"].update(index, case_confusion(prediction, mask, classes))
-        if "boundaries" in self.tables:
-            counts = boundary_counts(prediction, mask, classes, self.scoring.boundary_width)
-            self.tables["boundaries"].update(index, counts)
-        if "surfaces" in self.tables:
-            spacing = case["spacing_mm"] if self.unit == "mm" else (1.0, 1.0, 1.0)
-            tolerance, background = self.scoring.nsd_tolerance, self.spec.background
-            scores = case_surface_scores(prediction, mask, classes, spacing, tolerance, background=background)
-            self.tables["surfaces"].update(index, scores)
+        spacing = case["spacing_mm"] if self.unit == "mm" else (1.0, 1.0, 1.0)
+        for name, scores in case_scores(prediction, mask, spacing, self.scoring, self.spec, self.tables):
+            self.tables[name].update(index, scores)
         if "published" in self.tables:
+            size, batch_size, writes = self.published_size, self.hparams["eval_batch_size"], self.spec.writes
             with about(case["name"]):
-                size, batch_size = self.published_size, self.hparams["eval_batch_size"]
-                labels = transunet_labels(self._scorer(), image, self.spec.view, size, self.device, batch_size)
-            self.tables["published"].update(index, transunet_scores(labels, mask, classes))
+                labels = transunet_labels(self._scorer(), image, self.spec.view, size, self.device, batch_size, writes)
+            self.tables["published"].update(index, measured(transunet_scores, labels, mask, self.spec))
 
     def _conclude(self, split: str, loader: Any) -> None:
         tables: dict[str, Any] = {name: table.compute().cpu() for name, table in self.tables.items()}
@@ -280,8 +231,10 @@ class SegmentationModule(LightningModule):
         cases = [loader.dataset.cases[i] for i in seen.tolist()]
         self.evaluation = Evaluation(
             [case.name for case in cases],
-            self.class_names,
-            self.spec.background,
+            self.spec.output_names,
+            None if self.spec.regions else self.spec.background,
+            regions=[region.classes for region in self.spec.regions],
+            labels=self.spec.class_names,
             unit=self.unit,
             tolerance=self.scoring.nsd_tolerance,
             voxel_ml=[math.prod(case.spacing_mm) / 1000 if case.spacing_mm else math.nan for case in cases],

@@ -144,9 +144,10 @@ def require_same_view(path: str | Path, saved: Mapping[str, Any], spec: DataSpec
             value = [None] * 3 if key == "spacing_mm" and before[key] is None else before[key]
             value = f"'{json.dumps(value)}'" if isinstance(value, list) else "null" if value is None else value
             option = f"set --data.{'crop' if key == 'patch_size' else key} {value}"
+            option = "use the card of its training" if key in ("array_units", "regions") else option
             raise InputError(
                 f"{path}: was trained with {key} {before[key]}, but the options and the card give "
-                f"{after[key]}. To score it, {'use the card of its training' if key == 'array_units' else option}."
+                f"{after[key]}. To score it, {option}."
             )
     if was.normalisation.kind != now.normalisation.kind:
         raise InputError(
@@ -169,6 +170,7 @@ def _require_same_network(path: Path, saved: Mapping[str, Any], config: Any) -> 
     both = {key: (_saved(saved, key), config.model[key]) for key, rule in ON_RESUME.items() if rule == REFUSED}
     spec = DataSpec.from_dict(saved["spec"], str(path))
     both["classes"] = (spec.class_names, card.class_names)
+    both["regions"] = (list(spec.regions), list(card.region_infos))
     both["channels"] = (list(spec.channels), list(card.seen))
     both["context"] = (spec.context, config.data.context)
     for key, (was, now) in both.items():

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from mlla_seg.data.card import Card, find_card, load_card, schema
 from mlla_seg.data.card_sections import CardClass, CardNormalisation, CardSplits, Layout
 from mlla_seg.data.formats.planes import plane_in_words
+from mlla_seg.data.regions import Region
 from mlla_seg.errors import InputError
 from samples import write_card
 
@@ -274,3 +275,39 @@ def test_planes_in_words():
 @pytest.mark.parametrize(("key", "measured"), [("foreground", True), ("measured", True), ("per_image", False)])
 def test_normalisation_knows_whether_it_must_be_measured(key, measured):
     assert CardNormalisation(**{key: True}).is_measured is measured
+
+
+REGIONS = {"regions": {"hippocampus": [1, 2], "head": 1}, "regions_class_order": [2, 1]}
+
+
+def test_a_card_declares_regions(tmp_path):
+    card = load_card(write_card(tmp_path / "card", "hippocampus", **REGIONS))
+    assert card.region_infos == (Region("hippocampus", (1, 2), 2), Region("head", (1,), 1))
+    assert load_card("hippocampus").region_infos == ()
+    pytest.importorskip("jsonschema").validate(
+        {**yaml.safe_load(find_card("hippocampus").read_text()), **REGIONS}, schema()
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"regions_class_order": ...}, "regions_class_order is missing; expected 2 mask values"),
+        ({"regions": ...}, r"regions_class_order is \(2, 1\); expected 0 mask values"),
+        ({"regions": {"hippocampus": [1, 2], "head": [1, 7]}}, "the region head holds 7; the mask values of classes"),
+        ({"regions": {"hippocampus": [1, 2], "head": []}}, "the region head is "),
+        ({"regions": {"hippocampus": [1, 2], "head": "x"}}, "regions is .*expected names of overlapping regions"),
+        ({"background": None}, "with regions the first class must be the background, found background"),
+    ],
+)
+def test_a_card_with_impossible_regions_is_refused(tmp_path, changes, problem):
+    message = refused(write_card(tmp_path / "card", "hippocampus", **{**REGIONS, **changes}))
+    assert re.search(rf"dataset\.yaml: {problem}", message), message
+    assert "\n" not in message
+
+
+def test_ids_of_one_class_stay_together(tmp_path):
+    classes = [{**entry, "id": k if k else [0, 3]} for k, entry in enumerate(CLASSES)]
+    classes[2]["id"] = [2, 4]
+    path = write_card(tmp_path / "card", "hippocampus", classes=classes, **REGIONS)
+    assert "the region hippocampus lacks 4, a mask value of posterior, of which it holds another" in refused(path)

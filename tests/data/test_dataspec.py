@@ -233,7 +233,7 @@ def test_regions_are_the_outputs_of_a_network():
         (1, {"ids": [2, 3]}, "holds 3; the mask values of classes are 1 oedema, 2 core, 4 enhancing"),
         (1, {"ids": [0, 2]}, "the region tumour core holds 0;"),
         (1, {"ids": [[2]]}, r"the region tumour core holds \[2\];"),
-        (1, {"writes": 1}, r"the region tumour core writes 1, but holds \[2, 4\]"),
+        (1, {"writes": 0}, r"the region tumour core writes 0, but holds \[2, 4\]"),
         (1, {"writes": 4}, "tumour core writes 4 and enhancing 4; each region needs a name and a value of its own"),
         (0, {"writes": 2}, "whole writes 2 and tumour core 2; each"),
         (2, {"name": "whole"}, "each region needs a name"),

@@ -179,7 +179,6 @@ def test_nnunet_folder_without_labels_is_explained(tmp_path):
         ({"background": 0, "Anterior": 1}, "0 background, 1 anterior; the card"),
         ({"background": 0, "Anterior": 1, "Posterior": 3}, "3 posterior; the card"),
         ({}, "none; the card"),
-        ({"background": 0, "hippocampus": [1, 2], "Posterior": 2}, r"regions of several ids \(hippocampus\)"),
     ],
 )
 def test_other_classes_than_the_cards_are_refused(tmp_path, labels, found):

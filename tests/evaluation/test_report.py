@@ -22,7 +22,7 @@ from mlla_seg.data.formats.registry import read_image, read_mask
 from mlla_seg.errors import InputError
 from mlla_seg.evaluation.surface_distance import case_surface_scores
 from mlla_seg.evaluation.transunet_protocol import transunet_labels, transunet_scores
-from mlla_seg.training.module import Scoring
+from mlla_seg.training.scoring import Scoring
 
 FILES = {"per_case.csv", "summary.json", "scores.csv", "scores.tex", "report.html", "overlay.png", "config.yaml"}
 

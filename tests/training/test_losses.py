@@ -76,3 +76,47 @@ def test_large_logits_do_not_overflow():
     logits, mask = example()
     loss = segmentation_loss((logits * 1e4).requires_grad_(), mask)
     assert torch.isfinite(loss)
+
+
+INSIDE = [[0, 1, 1, 1], [0, 0, 1, 1], [0, 0, 0, 1]]
+
+
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize("weights", [None, [0.2, 1.0, 3.0]])
+def test_loss_of_regions_is_binary_cross_entropy_plus_dice(squared, weights):
+    _, mask = example(num_classes=4)
+    logits, _ = example(num_classes=3, seed=1)
+    logits[0, 0, 0, 0] = 40.0  # where log(1 - p) would be infinite
+    w = torch.tensor(weights or [1.0] * 3, dtype=torch.float64)
+    valid = mask != 255
+    cross_entropy, dice = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    for r, row in enumerate(INSIDE):
+        x = logits[:, r].double()[valid]
+        t = torch.tensor([row[k] for k in mask[valid].tolist()], dtype=torch.float64)
+        p = 1 / (1 + torch.exp(-x))
+        cross_entropy[r] = (t * torch.log1p(torch.exp(-x)) + (1 - t) * (x + torch.log1p(torch.exp(-x)))).mean()
+        size = p.square().sum() if squared else p.sum()
+        dice[r] = 1 - (2 * (p * t).sum() + 1e-5) / (size + t.sum() + 1e-5)
+    expected = 0.4 * (cross_entropy * w).sum() / w.sum() + 0.6 * (dice * w).sum() / w.sum()
+    loss = SegmentationLoss(0.4, 0.6, weights, squared, regions=INSIDE)
+    torch.testing.assert_close(loss(logits, mask).double(), expected, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(loss(logits.double(), mask), expected, atol=1e-12, rtol=1e-9)
+
+
+def test_loss_of_regions_leaves_out_ignored_pixels():
+    _, mask = example(num_classes=4)
+    logits, _ = example(num_classes=3, seed=1)
+    other = logits.clone()
+    other.movedim(1, -1)[mask == 255] = 1e4
+    other.requires_grad_()
+    loss = SegmentationLoss(regions=INSIDE)
+    torch.testing.assert_close(loss(other, mask), loss(logits, mask))
+    loss(other, mask).backward()
+    assert (other.grad.movedim(1, -1)[mask == 255] == 0).all()
+    assert loss(logits, torch.full_like(mask, 255)).item() == 0
+
+
+def test_loss_of_regions_is_none_for_a_perfect_prediction():
+    mask = torch.randint(4, (2, 8, 8))
+    inside = torch.tensor(INSIDE, dtype=torch.float32)[:, mask].movedim(0, 1)
+    assert SegmentationLoss(regions=INSIDE)(100 * inside - 50, mask).item() == pytest.approx(0, abs=1e-5)

@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from mlla_seg import SegmentationDataModule, SegmentationModule
 from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.synthetic import write_synapse_layout
-from mlla_seg.training.module import Scoring
+from mlla_seg.training.scoring import Scoring
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_a_training_finds_what_no_background_or_untrained_network_does(tmp_path)
         )
         trainer.fit(module, data)
         scores += trainer.test(module, data, verbose=False)
-    assert set(scores[1]) >= {f"test/iou_{name}" for name in module.class_names}
+    assert set(scores[1]) >= {f"test/iou_{name}" for name in module.spec.class_names}
     assert scores[0]["test/dice"] < 0.1
     assert scores[1]["test/dice"] > 0.4
 

@@ -1,0 +1,95 @@
+"""Options of scoring, and the scores of one case."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from mlla_seg.data.dataspec import DataSpec
+from mlla_seg.data.store import StoredCase
+from mlla_seg.errors import InputError, lookup
+from mlla_seg.evaluation.boundary_iou import WIDTH, boundary_counts
+from mlla_seg.evaluation.overlap import CaseTable, case_confusion
+from mlla_seg.evaluation.regions import measured
+from mlla_seg.evaluation.scores import PROTOCOLS
+from mlla_seg.evaluation.surface_distance import case_surface_scores
+
+# A literal built from the registry, so that --help lists the choices.
+ProtocolName: TypeAlias = Literal[tuple(PROTOCOLS)]  # type: ignore[valid-type]
+
+
+@dataclass
+class Scoring:
+    """Options of ``validate`` and ``test``; they do not affect training and are not saved in checkpoints.
+
+    Args:
+        evaluation: ``native``, or ``transunet`` to add the evaluation protocol of papers on Synapse and ACDC.
+        distances: Compute HD95, ASSD and NSD as well; slow, and of little use for aerial images.
+        nsd_tolerance: Tolerance of NSD in millimetres, or in voxels if the spacing is unknown.
+        boundary_width: Width in pixels of the boundaries compared by boundary IoU (single-slice images only).
+        tta: Test-time augmentation: average over the four flips of each slice.
+        members: Further checkpoints of an ensemble; ``--ckpt_path a.ckpt b.ckpt`` is the short form.
+    """
+
+    evaluation: ProtocolName = "native"
+    distances: bool = True
+    nsd_tolerance: float = 2.0
+    boundary_width: int = WIDTH
+    tta: bool = False
+    members: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        lookup(PROTOCOLS, self.evaluation, "evaluation")
+        if self.evaluation == "transunet" and not self.distances:
+            raise InputError("--evaluation transunet needs distances: remove --distances false.")
+        if self.boundary_width < 1:
+            raise InputError(f"--boundary_width must be 1 pixel or more, got {self.boundary_width}.")
+        if self.nsd_tolerance < 0:
+            raise InputError(f"--nsd_tolerance must be 0 or more, got {self.nsd_tolerance}.")
+
+
+def single_slices(cases: Sequence[StoredCase]) -> bool:
+    """Return whether all cases are single images, which are scored by pooled IoU, rather than volumes."""
+    return all(case.shape[0] == 1 for case in cases)
+
+
+def empty_tables(scoring: Scoring, spec: DataSpec, cases: Sequence[StoredCase], training: bool) -> dict[str, CaseTable]:
+    """Return a table per measure of a split; during training only that of the confusion matrices."""
+    count, scored, classes = len(cases), len(spec.output_names), len(spec.classes)
+    tables = {"confusion": CaseTable(count, classes, classes)}
+    if training:
+        return tables
+    if scoring.distances:
+        tables["surfaces"] = CaseTable(count, scored, 3, dtype=torch.float32)
+    if single_slices(cases):
+        tables["boundaries"] = CaseTable(count, scored, 2)
+    if scoring.evaluation == "transunet":
+        tables["published"] = CaseTable(count, scored, 2, dtype=torch.float32)
+    return tables
+
+
+def case_scores(
+    prediction: Tensor, mask: Tensor, spacing: Sequence[float], scoring: Scoring, spec: DataSpec, wanted: Container[str]
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield the wanted measures of one case by name; of classes, or of regions if the network segments these.
+
+    Args:
+        prediction: Class indices ``(S, H, W)``.
+        mask: True class indices ``(S, H, W)``.
+        spacing: Spacing of slices, rows and columns, in the unit of distances.
+        scoring: Options.
+        spec: Description of the data.
+        wanted: Names of the measures.
+    """
+    yield "confusion", case_confusion(prediction, mask, len(spec.classes))
+    if "boundaries" in wanted:
+        yield "boundaries", measured(partial(boundary_counts, width=scoring.boundary_width), prediction, mask, spec)
+    if "surfaces" in wanted:
+        tolerance, background = scoring.nsd_tolerance, spec.background
+        measure = partial(case_surface_scores, spacing=spacing, tolerance=tolerance, background=background)
+        yield "surfaces", measured(measure, prediction, mask, spec)
