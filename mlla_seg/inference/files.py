@@ -30,7 +30,7 @@ from mlla_seg.data.formats.registry import (
 from mlla_seg.data.lists import read_lines
 from mlla_seg.errors import InputError
 from mlla_seg.inference.base import CaseSegmenter
-from mlla_seg.inference.scenes import MapOptions, map_files, predict_scene
+from mlla_seg.inference.scenes import MapOptions, PolygonsFailed, map_files, predict_scene
 from mlla_seg.progress import note, note_files, progress
 
 CHANNEL_SUFFIX = re.compile(r"(.+)_(\d{4})")
@@ -61,7 +61,7 @@ def segment_files(
 
     Raises:
         InputError: No images were found, masks would overwrite images or each other, or some images could not be
-            segmented; the last is raised after all others have been written.
+            segmented, or maps have no polygons; the last two are raised after all others have been written.
     """
     images = images_at(source, len(segmenter.spec.channels))
     folder = output
@@ -84,7 +84,7 @@ def segment_files(
             raise InputError(
                 f"{target}: would be the mask of both {rivals[0]} and {rivals[1]}; segment them into different folders."
             )
-    written, problems, notes = 0, [], {}
+    written, problems, without_polygons, notes = 0, [], [], {}
     said: set[Hashable] = set()
     with progress(len(images), "Predicting", "image") as bar:
         for files, target, paths in zip(images, targets, written_by, strict=True):
@@ -99,6 +99,9 @@ def segment_files(
                     own = cast(tuple[Path, ...], files)  # only scenes are at other places
                     notes[str(files[0])] = segmenter.write_labels(own, target, options.batch_size, beside)
                     written += 1
+            except PolygonsFailed as error:
+                without_polygons.append(str(error))
+                written += 1
             except InputError as error:  # continue with the other images
                 problems.append(str(error))
             except Exception as error:  # such as those of the libraries that read and write the formats
@@ -108,9 +111,15 @@ def segment_files(
     place = str(targets[0] if len(images) == 1 else folder).encode("utf-8", "surrogateescape")  # any bytes on Linux
     print(f"{written} of {len(images)} masks written to {place.decode('utf-8', 'backslashreplace')}")
     print("\n".join(_legend(segmenter.spec)))
-    if problems:
-        count = f"{len(problems)} of {len(images)} images have no mask:\n" if len(images) > 1 else ""
-        raise InputError(count + "\n".join(problems))
+    if problems or without_polygons:
+        lines = _counted(problems, images, "have no mask") + _counted(without_polygons, images, "have no polygons")
+        raise InputError("\n".join(lines))
+
+
+def _counted(problems: Sequence[str], images: Sequence[tuple[Location, ...]], what: str) -> list[str]:
+    """Return problems below their number, if there are several images."""
+    count = [f"{len(problems)} of {len(images)} images {what}:"] if problems and len(images) > 1 else []
+    return [*count, *problems]
 
 
 def images_at(source: Path | str, channels: int) -> Sequence[tuple[Location, ...]]:

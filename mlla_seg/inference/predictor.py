@@ -10,8 +10,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from mlla_seg.data.dataspec import DataSpec
-from mlla_seg.data.formats import polygons as vectors
-from mlla_seg.data.formats import registry
+from mlla_seg.data.formats import registry, vector_files
 from mlla_seg.errors import InputError
 from mlla_seg.inference.base import CaseSegmenter
 from mlla_seg.inference.cases import TorchEngine
@@ -89,7 +88,7 @@ class Predictor(CaseSegmenter):
 
 # Literals made from the tables, so that --help lists the choices.
 MaskFormat: TypeAlias = Literal[tuple(registry.FORMATS)]  # type: ignore[valid-type]
-PolygonFormat: TypeAlias = Literal[tuple(vectors.FORMATS)]  # type: ignore[valid-type]
+PolygonFormat: TypeAlias = Literal[tuple(vector_files.FORMATS)]  # type: ignore[valid-type]
 BlendName: TypeAlias = Literal[tuple(BLENDS)]  # type: ignore[valid-type]
 PrecisionName: TypeAlias = Literal[tuple(PRECISIONS)]  # type: ignore[valid-type]
 
@@ -104,6 +103,8 @@ def predict(
     blend: BlendName = "gaussian",
     cog: bool = False,
     polygons: PolygonFormat | None = None,
+    min_area_m2: float | None = None,
+    simplify: float | None = None,
     device: str = "auto",
     precision: PrecisionName = "fp32",
     compile: bool = False,
@@ -132,6 +133,9 @@ def predict(
         blend: Weighting of overlapping windows: gaussian or cosine.
         cog: Write masks of rasters as Cloud Optimized GeoTIFF.
         polygons: Also write the regions of raster masks as polygons beside the mask, as gpkg or geojson.
+        min_area_m2: Regions smaller than this many square metres join their largest neighbour in the polygons; the mask
+            keeps them.
+        simplify: Tolerance in metres of a simplification of the polygons, in which neighbours keep a common border.
         device: cpu, cuda, ... or auto.
         precision: fp32, bf16 or fp16; the last two are faster only on a CPU or GPU that supports them, else slower.
         compile: Compile the network for the size of the first image or window. This takes about a minute and then
@@ -145,7 +149,7 @@ def predict(
             NaN never is data.
     """
     paths = [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path
-    options = MapOptions(window, overlap, blend, batch_size, cog, probabilities, polygons)
+    options = MapOptions(window, overlap, blend, batch_size, cog, probabilities, polygons, min_area_m2, simplify)
     predictor = Predictor.from_checkpoint(*paths, device=device, tta=tta, precision=precision, compile=compile)
     if nodata is not None:
         predictor.spec = replace(predictor.spec, nodata=nodata)

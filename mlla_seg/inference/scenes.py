@@ -24,7 +24,7 @@ from mlla_seg.data.formats.geotiff import open_rasters
 from mlla_seg.data.formats.geotiff_masks import FULL, NODATA, write_map, write_probability_map
 from mlla_seg.data.formats.locations import Location
 from mlla_seg.data.formats.picture import Array
-from mlla_seg.data.formats.polygons import require_polygons, write_polygons
+from mlla_seg.data.formats.polygons import PolygonOptions, write_polygons
 from mlla_seg.data.slices import seen_by_network
 from mlla_seg.errors import InputError, about, lookup
 from mlla_seg.inference.sliding_window import BLENDS, row_bands
@@ -49,6 +49,8 @@ class MapOptions:
         cog: Write a Cloud Optimized GeoTIFF.
         probabilities: Also write the probabilities of every class, or region, beside the mask.
         polygons: Also write polygons beside the mask, as ``gpkg`` or ``geojson``.
+        min_area_m2: Regions smaller than this join their largest neighbour before they become polygons.
+        simplify: Tolerance in metres of the simplification of polygons, which keeps shared borders shared.
         stripe: Width of the column stripes; defaults to what fits into ``SUMS`` bytes. Affects memory, not the mask.
     """
 
@@ -59,18 +61,33 @@ class MapOptions:
     cog: bool = False
     probabilities: bool = False
     polygons: str | None = None
+    min_area_m2: float | None = None
+    simplify: float | None = None
     stripe: int | None = None
 
     def __post_init__(self) -> None:
         lookup(BLENDS, self.blend, "blend")
         if self.batch_size < 1:
             raise InputError(f"--batch_size must be 1 or more slices or windows, got {self.batch_size}.")
-        if self.polygons is not None:
-            require_polygons(self.polygons)
+        _ = self.vectors  # raises if they are not valid
         if not 0 <= self.overlap <= 0.9:
             raise InputError(f"--overlap must be a fraction of the window from 0 to 0.9, got {self.overlap}.")
         if self.window is not None and self.window < 1:
             raise InputError(f"--window must be 1 or more pixels, got {self.window}.")
+
+    @property
+    def vectors(self) -> PolygonOptions | None:
+        """Options of the polygons, if they are wanted."""
+        if self.polygons is not None:
+            return PolygonOptions(self.polygons, self.min_area_m2, self.simplify)
+        for name, value in (("min_area_m2", self.min_area_m2), ("simplify", self.simplify)):
+            if value is not None:
+                raise InputError(f"--{name} is about polygons: add --polygons gpkg.")
+        return None
+
+
+class PolygonsFailed(InputError):
+    """The polygons of a finished map could not be written."""
 
 
 def map_files(output: Path, options: MapOptions) -> list[Path]:
@@ -104,7 +121,9 @@ def predict_scene(
         said: Notes that have been printed for other scenes, to which those for this scene are added.
 
     Raises:
-        InputError: Not a raster, its bands differ from those of the training, or logits are NaN or infinite.
+        InputError: Not a raster, its bands differ from those of the training, its position does not suffice for the
+            polygons, or logits are NaN or infinite.
+        PolygonsFailed: The map is finished, but its polygons could not be written.
     """
     if spec.view.per_case:
         raise InputError(f"{sources[0]}: this network standardises whole volumes (per_case) and cannot segment scenes.")
@@ -116,6 +135,8 @@ def predict_scene(
             if key not in said:
                 note(f"note: {sources[0].name}: {text}.")
             said.add(key)
+        if options.vectors is not None:
+            options.vectors.require_place(raster.grid, sources[0])
         grid = spec.view.grid((1, *shape))[1:]
         side = _window(options.window, spec.patch_size)
         if side is None:  # trained on whole images, or without a known patch size
@@ -241,7 +262,11 @@ class _Partial:
         mapped.flush()  # type: ignore[attr-defined]  # of a memory-mapped array
 
     def finish(self, output: Path, spec: DataSpec, place: Mapping[str, Any], options: MapOptions) -> None:
-        """Write the mask and the files beside it, and remove the folder."""
+        """Write the mask, then the files beside it, and remove the folder.
+
+        Raises:
+            PolygonsFailed: The mask is written; the folder stays, so that another run writes its polygons alone.
+        """
         classes = spec.classes
         targets = map_files(output, options)
         ready = [self.folder / target.name for target in targets]
@@ -262,10 +287,20 @@ class _Partial:
                 place,
                 options.cog,
             )
-        if options.polygons:
-            write_polygons(ready[-1], ready[0], classes, spec.background, options.polygons)
-        for path, target in zip(reversed(ready), reversed(targets), strict=True):  # the mask last
+        if options.vectors is not None:
+            targets[-1].unlink(missing_ok=True)  # of another map
+        for path, target in list(zip(ready, targets, strict=True))[: 1 + options.probabilities]:
             os.replace(path, target)
+        if options.vectors is not None:
+            try:
+                write_polygons(ready[-1], output, classes, spec.background, options.vectors)
+                os.replace(ready[-1], targets[-1])
+            except Exception as error:  # such as those of the libraries that write the formats, or a full disk
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise PolygonsFailed(
+                    f"{output}: is finished, but its polygons could not be written ({reason}). Run the same command "
+                    "again: it continues with the polygons."
+                ) from error
         shutil.rmtree(self.folder)
 
 

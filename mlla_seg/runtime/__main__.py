@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--blend", choices=BLENDS, default="gaussian", help="weighting of overlapping windows")
     parser.add_argument("--cog", action="store_true", help="write masks of rasters as Cloud Optimized GeoTIFF")
     parser.add_argument("--polygons", help="also write the regions of raster masks as polygons: gpkg or geojson")
+    parser.add_argument("--min_area_m2", type=float, help="regions smaller than this join others in the polygons")
+    parser.add_argument("--simplify", type=float, help="tolerance in metres of a simplification of the polygons")
     parser.add_argument("--probabilities", action="store_true", help="also write the probabilities of every class")
     parser.add_argument("--nodata", type=float, help="value of pixels without data, where files tag none")
     parser.add_argument("--format", help="format of volume masks: nii.gz, nrrd, seg.nrrd, ...")

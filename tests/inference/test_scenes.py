@@ -20,7 +20,7 @@ from mlla_seg.data.formats.geotiff import Raster, open_rasters
 from mlla_seg.data.formats.geotiff_masks import FULL, NODATA
 from mlla_seg.errors import InputError
 from mlla_seg.inference.cases import TorchEngine, predict_case
-from mlla_seg.inference.scenes import MapOptions, predict_scene
+from mlla_seg.inference.scenes import MapOptions, PolygonsFailed, predict_scene
 from mlla_seg.inference.steps import image_logits
 from mlla_seg.models import create_model
 
@@ -242,8 +242,8 @@ def test_polygons_are_the_regions_of_the_map(tmp_path, format):
     shapes, names, ids, areas = polygons_of(tmp_path / f"map.{format}")
     assert sorted(zip(names, ids, strict=True)) == [("roof", 1), ("water", 2)]
     roof, water = names.index("roof"), names.index("water")
-    quarter = 0.25  # square metres of a pixel
-    np.testing.assert_allclose(areas[[roof, water]], [(4800 - 600 - 100) * quarter, (600 - 50) * quarter])
+    pixel = 0.25 / 0.9996**2  # square metres on the central meridian of UTM
+    np.testing.assert_allclose(areas[[roof, water]], [(4800 - 600 - 100) * pixel, (600 - 50) * pixel], rtol=1e-4)
     assert (len(shapes[roof].interiors), len(shapes[water].interiors)) == (1, 1)
     if format == "gpkg":
         assert shapes[water].bounds == (500_010, 34_985, 500_025, 34_995)
@@ -254,11 +254,66 @@ def test_polygons_are_the_regions_of_the_map(tmp_path, format):
     assert sorted(path.name for path in tmp_path.glob("map*")) == [f"map.{format}", "map.tif"]
 
 
-def test_polygons_without_a_crs_are_in_pixels(tmp_path):
+def test_polygons_without_a_crs_are_in_pixels(tmp_path, capsys):
     source = write_scene(tmp_path / "scene.tif", np.full((1, 20, 30), 120, np.uint8), transform=None, crs=None)
     make_map(Bright(), spec_of(1), source, tmp_path / "map.tif", polygons="gpkg")
     (shape,), names, _, areas = polygons_of(tmp_path / "map.gpkg")
     assert (shape.bounds, names, areas.tolist()) == ((0, 0, 30, 20), ["roof"], [600])
+    assert pyogrio.read_info(tmp_path / "map.gpkg")["fields"].tolist() == ["class", "class_id", "area_px"]
+    assert "map.tif: has no geotransform; polygons have area_px, in pixels" in capsys.readouterr().err
+
+
+LOCAL = 'LOCAL_CS["site",UNIT["metre",1]]'
+
+
+@pytest.mark.parametrize(
+    ("place", "options", "message"),
+    [
+        (
+            {"crs": None},
+            {"polygons": "geojson"},
+            "has no CRS, but GeoJSON is in longitude and latitude. Use --polygons",
+        ),
+        ({"crs": LOCAL}, {"polygons": "geojson"}, "its CRS has no relation to longitude and latitude, but GeoJSON"),
+        ({"transform": None}, {"polygons": "geojson"}, "has no geotransform, but GeoJSON"),
+        (
+            {"crs": None},
+            {"polygons": "gpkg", "min_area_m2": 9},
+            "has no CRS, so --min_area_m2 in metres has no meaning",
+        ),
+        (
+            {"crs": LOCAL},
+            {"polygons": "gpkg", "simplify": 1},
+            "its CRS has no relation to longitude",
+        ),
+    ],
+)
+def test_polygons_that_cannot_be_placed_are_refused_before_the_first_window(tmp_path, place, options, message):
+    source = write_scene(tmp_path / "scene.tif", np.full((1, 20, 30), 120, np.uint8), **place)
+    with pytest.raises(InputError, match=r"scene\.tif: " + re.escape(message)):
+        make_map(Mortal(0), spec_of(1), source, tmp_path / "map.tif", **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["scene.tif"]
+
+
+def test_the_finished_map_does_not_depend_on_its_polygons_which_are_written_by_another_run(tmp_path, monkeypatch):
+    source = write_scene(tmp_path / "scene.tif", noise(1, 90, 100))
+    (tmp_path / "map.gpkg").write_text("of another map")
+
+    def full_disk(*_):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as context:
+        context.setattr("mlla_seg.inference.scenes.write_polygons", full_disk)
+        with pytest.raises(
+            PolygonsFailed, match=r"map\.tif: is finished, but its polygons .* \(No space left on device"
+        ):
+            make_map(Bright(), spec_of(1), source, tmp_path / "map.tif", polygons="gpkg")
+    make_map(Bright(), spec_of(1), source, tmp_path / "alone.tif", polygons="gpkg")
+    assert (tmp_path / "map.tif").read_bytes() == (tmp_path / "alone.tif").read_bytes()
+    assert not (tmp_path / "map.gpkg").exists()
+    make_map(Mortal(0), spec_of(1), source, tmp_path / "map.tif", polygons="gpkg")  # without the network
+    assert len(polygons_of(tmp_path / "map.gpkg")[0]) == len(polygons_of(tmp_path / "alone.gpkg")[0])
+    assert not list(tmp_path.glob(".*.partial"))
 
 
 def test_a_map_without_any_region_has_no_polygons(tmp_path):
@@ -377,6 +432,10 @@ def test_a_network_that_sees_half_the_resolution_sees_it_in_a_map_as_in_the_test
         ({"overlap": 0.95}, "--overlap must be a fraction of the window from 0 to 0.9, got 0.95"),
         ({"window": 0}, "--window must be 1 or more pixels, got 0"),
         ({"blend": "linear"}, "Unknown blend 'linear'"),
+        ({"polygons": "shp"}, "Unknown format of polygons 'shp'"),
+        ({"polygons": "gpkg", "min_area_m2": 0}, "--min_area_m2 must be more than 0, got 0"),
+        ({"polygons": "gpkg", "simplify": -1}, "--simplify must be more than 0, got -1"),
+        ({"min_area_m2": 10}, "--min_area_m2 is about polygons: add --polygons gpkg"),
     ],
 )
 def test_options_out_of_range_are_named(options, message):

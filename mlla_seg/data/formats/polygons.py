@@ -1,83 +1,189 @@
-"""Segmentation maps as polygons, in vector layers for GIS: GeoPackage or GeoJSON."""
+"""Segmentation maps as polygons, in vector layers for GIS."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
 from mlla_seg.data.formats.classes import ClassInfo
 from mlla_seg.data.formats.geotiff import open_rasters
-from mlla_seg.errors import InputError, lookup
+from mlla_seg.data.formats.picture import Array
+from mlla_seg.data.formats.pixel_grid import PixelGrid
+from mlla_seg.data.formats.polygonise import Regions, Strip, joined, pieces_of, strip_rows
+from mlla_seg.data.formats.simplify import require_simplification, simplified_pieces
+from mlla_seg.data.formats.vector_files import require_vector_format, vector_layer
+from mlla_seg.errors import InputError
+from mlla_seg.progress import note, progress
 
-FORMATS = {"gpkg": "GPKG", "geojson": "GeoJSON"}
-"""Suffixes of vector files, and the drivers that write them."""
+BATCH = 2**16
+"""Polygons that are written at once."""
+
+Rows = Callable[[int, int], Array]
+"""Returns the values of the rows from a first to an end row."""
 
 
-def require_polygons(format: str) -> None:
-    """Raise if a format is unknown or cannot be written, before hours of work.
+@dataclass(frozen=True)
+class PolygonOptions:
+    """How a map becomes polygons.
 
-    Raises:
-        InputError: Names the formats, or what to install.
+    Args:
+        format: A name in ``vector_files.FORMATS``.
+        min_area_m2: Smaller regions join their largest neighbour.
+        simplify_m: Tolerance of a simplification that keeps shared borders shared.
     """
-    lookup(FORMATS, format, "format of polygons")
-    try:
-        import pyogrio  # noqa: F401
-        import shapely  # noqa: F401
-    except ImportError as error:
-        raise InputError("--polygons needs pyogrio and shapely: pip install 'mlla_seg[geo]'") from error
+
+    format: str
+    min_area_m2: float | None = None
+    simplify_m: float | None = None
+
+    def __post_init__(self) -> None:
+        require_vector_format(self.format)
+        for name, value in (("min_area_m2", self.min_area_m2), ("simplify", self.simplify_m)):
+            if value is not None and not 0 < value < np.inf:
+                raise InputError(f"--{name} must be more than 0, got {value}.")
+        if self.simplify_m is not None:
+            require_simplification()
+
+    def require_place(self, dataset: Any, source: Path) -> None:
+        """Raise if the polygons of a scene cannot be written, before its first window.
+
+        Raises:
+            InputError: The scene's georeference does not suffice for GeoJSON, or for sizes in metres.
+        """
+        grid = PixelGrid.of(dataset)
+        if grid.equal_area is not None:
+            return
+        lacks = f"{source}: {_lack(dataset)}"
+        if self.format == "geojson":
+            raise InputError(
+                f"{lacks}, but GeoJSON is in longitude and latitude. Use --polygons gpkg, or give the scene a CRS "
+                "(gdal_edit.py -a_srs)."
+            )
+        for name, value in (("min_area_m2", self.min_area_m2), ("simplify", self.simplify_m)):
+            if value is not None:
+                raise InputError(
+                    f"{lacks}, so --{name} in metres has no meaning. Leave it out, or give the scene a CRS."
+                )
+
+
+def _lack(dataset: Any) -> str:
+    if dataset.transform.is_identity:
+        return "has no geotransform"
+    return "its CRS has no relation to longitude and latitude" if dataset.crs else "has no CRS"
 
 
 def write_polygons(
-    path: Path, map_path: Path, classes: Sequence[ClassInfo], background: int | None, format: str
+    path: Path, map_path: Path, classes: Sequence[ClassInfo], background: int | None, options: PolygonOptions
 ) -> int:
-    """Write the regions of a segmentation map as polygons with class, id and area, and return their number.
+    """Write the regions of a segmentation map as polygons, with a progress bar, and return their number.
 
-    The map is read row by row; memory grows with the number of polygons. Coordinates are those of the map, or longitude
-    and latitude in GeoJSON if the map has a CRS; areas are in square units of the map.
+    Attributes are ``class``, ``class_id`` (the value in the map) and ``area_m2`` on the ellipsoid, or ``area_px`` in
+    pixels for a map without a usable CRS, which is said.
 
     Args:
-        path: Vector file, written in place, so pass a temporary name.
+        path: Vector file, written in place, so pass a temporary name in a folder for other temporary files.
         map_path: Segmentation map written by ``write_map``.
         classes: Names, and ids where they are not the positions.
         background: Index of the class without polygons, if any.
-        format: A name in ``FORMATS``.
+        options: How.
     """
-    import pyogrio
-    import shapely
-    from rasterio import band
-    from rasterio.features import shapes
-
-    # The nodata value is not the id of any class.
     names = {entry.id: entry.name for k, entry in enumerate(classes) if k != background}
-    regions, ids = [], []
-    with open_rasters([map_path]) as raster:
+    with open_rasters([map_path]) as raster, TemporaryDirectory(dir=path.parent) as folder:
         dataset = raster.datasets[0]
-        crs = dataset.crs.to_wkt() if dataset.crs else None
-        for region, value in shapes(band(dataset, 1), transform=dataset.transform):
-            if value in names:
-                regions.append(shapely.geometry.shape(region))
-                ids.append(int(value))
-    geometry = np.array(regions, dtype=object)
-    fields = {
-        "class": np.array([names[value] for value in ids], dtype=object),
-        "id": np.array(ids, dtype=np.int32),
-        "area": shapely.area(geometry).astype(np.float64),
+        grid = PixelGrid.of(dataset)
+        if grid.equal_area is None:
+            note(f"note: {map_path.name}: {_lack(dataset)}; polygons have area_px, in pixels, instead of area_m2.")
+        labels, fewest = _rows(dataset), 1
+        if options.min_area_m2 is not None:
+            fewest = math.ceil(options.min_area_m2 / grid.smallest_pixel())
+            labels = _sieved(dataset, fewest, Path(folder))
+            changed = sum(int((labels(*rows) != _rows(dataset)(*rows)).sum()) for rows in strip_rows(grid.shape))
+            note(
+                f"note: {path.name}: {changed} of {grid.shape[0] * grid.shape[1]} pixels, in regions under "
+                f"{options.min_area_m2:g} m2 ({fewest} pixels), joined their neighbours; {map_path.name} keeps them."
+            )
+        tolerance = options.simplify_m / grid.smallest_pixel() ** 0.5 if options.simplify_m else None
+        strips = _strips(labels, grid.shape, sorted(names), tolerance, path.name)
+        regions = joined(strips, grid.shape, straight_points=tolerance is not None)
+        written = small = 0
+        with vector_layer(path, options.format, grid.crs.to_wkt() if grid.crs else None) as write:
+            for batch in _batches(regions):
+                kept = batch[batch.pixels >= fewest]
+                small += len(batch) - len(kept)
+                written += len(kept)
+                write(grid.placed(kept.polygons), _fields(kept, names, grid))
+    if small:
+        note(f"note: {path.name}: {small} regions as small, without a larger neighbour, are left out.")
+    return written
+
+
+def _rows(dataset: Any) -> Rows:
+    """Return a function that reads rows of a map."""
+    from rasterio.windows import Window
+
+    return lambda top, bottom: dataset.read(1, window=Window(0, top, dataset.width, bottom - top))
+
+
+def _sieved(dataset: Any, fewest: int, folder: Path) -> Rows:
+    """Return a map in which regions of fewer pixels have the value of their largest neighbour, if that is larger.
+
+    Both arrays of the size of the map are in files, so that they need not fit into memory.
+    """
+    from rasterio import band
+    from rasterio.features import sieve
+
+    present, labels = (
+        np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=dataset.shape)
+        for name, dtype in (("present", np.uint8), ("labels", dataset.dtypes[0]))
+    )
+    for top, bottom in strip_rows(dataset.shape):
+        present[top:bottom] = _rows(dataset)(top, bottom) != dataset.nodata
+    sieve(band(dataset, 1), fewest, out=labels, mask=present, connectivity=4)
+    return lambda top, bottom: np.array(labels[top:bottom])
+
+
+def _strips(
+    labels: Rows, shape: tuple[int, int], wanted: Sequence[int], tolerance: float | None, title: str
+) -> Iterator[Strip]:
+    """Yield the strips of a map with the pieces of regions with wanted values."""
+    height, _ = shape
+    strips = strip_rows(shape)
+    with progress(height, title, "row") as bar:
+        for top, bottom in strips:
+            values = labels(top, bottom)
+            if tolerance is None:
+                pieces = pieces_of(values, top, np.isin(values, wanted))
+            else:  # of all values, as they share borders
+                above = labels(top - 1, top)[0] if top > 0 else None
+                below = labels(bottom, bottom + 1)[0] if bottom < height else None
+                pieces = simplified_pieces(values, above, below, top, tolerance)
+                pieces = pieces[np.isin(pieces.values, wanted)]
+            yield Strip(top, bottom, pieces)
+            bar.update(bottom - top)
+
+
+def _batches(regions: Iterable[Regions]) -> Iterator[Regions]:
+    """Yield regions in batches; the last may be empty."""
+    held: list[Regions] = []
+    for part in regions:
+        for first in range(0, len(part), BATCH):
+            held.append(part[first : first + BATCH])
+            if sum(map(len, held)) >= BATCH:
+                yield Regions.together(held)
+                held = []
+    yield Regions.together([*held, Regions.none()])
+
+
+def _fields(regions: Regions, names: dict[int, str], grid: PixelGrid) -> dict[str, Array]:
+    """Return the attributes of regions."""
+    return {
+        "class": np.array([names[value] for value in regions.values], dtype=object),
+        "class_id": regions.values.astype(np.int32),
+        "area_px" if grid.equal_area is None else "area_m2": grid.areas(regions.polygons),
     }
-    options = {"RFC7946": "YES"} if format == "geojson" and crs else {}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "'crs' was not provided")  # the scene may have none
-        pyogrio.raw.write(
-            path,
-            geometry=shapely.to_wkb(geometry),
-            field_data=list(fields.values()),
-            fields=list(fields),
-            geometry_type="Polygon",
-            crs=crs,
-            driver=FORMATS[format],
-            layer="classes",
-            layer_options=options,
-        )
-    return len(ids)

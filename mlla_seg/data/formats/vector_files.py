@@ -1,0 +1,97 @@
+"""Vector layers for GIS, written in batches: GeoPackage and GeoJSON."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from mlla_seg.data.formats.picture import Array
+from mlla_seg.errors import InputError, lookup
+
+FORMATS = {"gpkg": "GPKG", "geojson": "GeoJSON"}
+"""Suffixes of vector files, and the drivers that write them."""
+
+
+class Write(Protocol):
+    """Appends polygons and their attributes to a layer."""
+
+    def __call__(self, polygons: Array, fields: Mapping[str, Array]) -> None: ...
+
+
+def require_vector_format(format: str) -> None:
+    """Raise if a format is unknown or cannot be written, before hours of work.
+
+    Raises:
+        InputError: Names the formats, or what to install.
+    """
+    lookup(FORMATS, format, "format of polygons")
+    try:
+        import pyogrio  # noqa: F401
+        import shapely  # noqa: F401
+    except ImportError as error:
+        raise InputError("--polygons needs pyogrio and shapely: pip install 'mlla_seg[geo]'") from error
+
+
+@contextmanager
+def vector_layer(path: Path, format: str, crs: str | None) -> Iterator[Write]:
+    """Open a layer named ``classes`` and yield a function that appends to it; called once with none, it is empty.
+
+    Args:
+        path: Vector file, written in place, so pass a temporary name.
+        format: A name in ``FORMATS``. GeoJSON is RFC 7946: longitude and latitude of WGS 84 with 7 decimals, outlines
+            anticlockwise, polygons cut at the antimeridian.
+        crs: CRS of the polygons, if any.
+    """
+    path.unlink(missing_ok=True)
+    if format == "gpkg":
+
+        def append(polygons: Array, fields: Mapping[str, Array]) -> None:
+            _write(path, polygons, fields, format, crs, append=path.exists())
+
+        yield append
+        return
+    with path.open("wb") as file:
+        file.write(b'{\n"type": "FeatureCollection",\n"name": "classes",\n"features": [')
+
+        def append_features(polygons: Array, fields: Mapping[str, Array]) -> None:
+            if len(polygons):
+                part = io.BytesIO()
+                _write(part, polygons, fields, format, crs, layer_options={"RFC7946": "YES"})
+                text = part.getvalue()
+                first, end = text.index(b"[", text.index(b'"features"')) + 1, text.rindex(b"]")
+                file.write(b"," if file.tell() > start else b"")
+                file.write(memoryview(text)[first:end])
+
+        start = file.tell()
+        yield append_features
+        file.write(b"]\n}\n")
+
+
+def _write(
+    target: Path | io.BytesIO,
+    polygons: Array,
+    fields: Mapping[str, Array],
+    format: str,
+    crs: str | None,
+    **options: Any,
+) -> None:
+    import pyogrio
+    import shapely
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "'crs' was not provided")  # the scene may have none
+        pyogrio.raw.write(
+            target,
+            geometry=shapely.to_wkb(polygons),
+            field_data=list(fields.values()),
+            fields=list(fields),
+            geometry_type="Polygon",
+            crs=crs,
+            driver=FORMATS[format],
+            layer="classes",
+            **options,
+        )
