@@ -132,9 +132,9 @@ def predict(
         overlap: Overlap of these windows, as a fraction.
         blend: Weighting of overlapping windows: gaussian or cosine.
         cog: Write masks of rasters as Cloud Optimized GeoTIFF.
-        polygons: Also write the regions of raster masks as polygons beside the mask, as gpkg or geojson.
-        min_area_m2: Regions smaller than this many square metres join their largest neighbour in the polygons; the mask
-            keeps them.
+        polygons: Also write the connected components of raster masks as polygons beside the mask, as gpkg or geojson.
+        min_area_m2: Components smaller than this many square metres join their largest neighbour in the polygons; the
+            mask keeps them.
         simplify: Tolerance in metres of a simplification of the polygons, in which neighbours keep a common border.
         device: cpu, cuda, ... or auto.
         precision: fp32, bf16 or fp16; the last two are faster only on a CPU or GPU that supports them, else slower.

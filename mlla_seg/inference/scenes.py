@@ -49,7 +49,7 @@ class MapOptions:
         cog: Write a Cloud Optimized GeoTIFF.
         probabilities: Also write the probabilities of every class, or region, beside the mask.
         polygons: Also write polygons beside the mask, as ``gpkg`` or ``geojson``.
-        min_area_m2: Regions smaller than this join their largest neighbour before they become polygons.
+        min_area_m2: Connected components smaller than this join their largest neighbour before they become polygons.
         simplify: Tolerance in metres of the simplification of polygons, which keeps shared borders shared.
         stripe: Width of the column stripes; defaults to what fits into ``SUMS`` bytes. Affects memory, not the mask.
     """

@@ -260,9 +260,14 @@ def test_polygons_without_a_crs_are_in_pixels(tmp_path, capsys):
     (shape,), names, _, areas = polygons_of(tmp_path / "map.gpkg")
     assert (shape.bounds, names, areas.tolist()) == ((0, 0, 30, 20), ["roof"], [600])
     assert pyogrio.read_info(tmp_path / "map.gpkg")["fields"].tolist() == ["class", "class_id", "area_px"]
-    assert "map.tif: has no geotransform; polygons have area_px, in pixels" in capsys.readouterr().err
+    assert "map.tif: has no geotransform; polygons are in columns and rows and have area_px" in capsys.readouterr().err
 
 
+CORNERS = [
+    rasterio.control.GroundControlPoint(row, column, 500_000 + column, 9_000 - row)
+    for row in (0, 20)
+    for column in (0, 30)
+]
 LOCAL = 'LOCAL_CS["site",UNIT["metre",1]]'
 
 
@@ -276,6 +281,7 @@ LOCAL = 'LOCAL_CS["site",UNIT["metre",1]]'
         ),
         ({"crs": LOCAL}, {"polygons": "geojson"}, "its CRS has no relation to longitude and latitude, but GeoJSON"),
         ({"transform": None}, {"polygons": "geojson"}, "has no geotransform, but GeoJSON"),
+        ({"transform": None, "gcps": CORNERS}, {"polygons": "geojson"}, "has GCPs or RPCs in place of a geotransform"),
         (
             {"crs": None},
             {"polygons": "gpkg", "min_area_m2": 9},

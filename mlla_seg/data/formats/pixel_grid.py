@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mlla_seg.data.formats.picture import Array
+from mlla_seg.data.formats.polygonise import with_points_along
 
 LONGEST_EDGE = 256
 """Pixels after which an edge gets a point, as straight lines are curves in another projection."""
@@ -51,6 +52,11 @@ class PixelGrid:
         around = "cea" if dataset.crs.is_geographic else f"laea +lat_0={latitude:.9f} +lon_0={longitude:.9f}"
         return cls(transform, dataset.crs, f"+proj={around} +datum=WGS84", shape)
 
+    @property
+    def area_name(self) -> str:
+        """Name of the attribute for areas, with their unit."""
+        return "area_px" if self.equal_area is None else "area_m2"
+
     def placed(self, polygons: Array) -> Array:
         """Return polygons in columns and rows in the coordinates of the CRS."""
         import shapely
@@ -58,20 +64,21 @@ class PixelGrid:
         return shapely.transform(polygons, self._coordinates)
 
     def areas(self, polygons: Array) -> Array:
-        """Return areas of polygons in columns and rows: in m2 on the ellipsoid, or in pixels if these are unknown."""
+        """Return areas of polygons in columns and rows.
+
+        They are in m2 on the ellipsoid, NaN for polygons beyond the reach of the CRS, or in pixels if no CRS is known.
+        """
         import shapely
 
         if self.equal_area is None or not len(polygons):
             return shapely.area(polygons)
-        west, north, east, south = shapely.bounds(polygons).reshape(-1, 4).T
-        large = np.maximum(east - west, south - north) > LONGEST_EDGE
-        polygons = polygons.copy()
-        polygons[large] = shapely.segmentize(polygons[large], LONGEST_EDGE)
         _, points, (rings, parts) = shapely.to_ragged_array(polygons)
+        points, rings = with_points_along(points, rings, LONGEST_EDGE)
         points = self._coordinates(points)
         if self.crs.is_geographic:  # areas are the same around longitude 0, far from the antimeridian
             points[:, 0] -= (self.transform * (self.shape[1] / 2, self.shape[0] / 2))[0]
-        x, y = _projected(points, self.crs, self.equal_area).T
+        x, y = _projected(points, self.crs, self.equal_area).T.copy()
+        x[~np.isfinite(x)] = np.nan
         starts, lengths = rings[:-1], np.diff(rings)
         x, y = x - np.repeat(x[starts], lengths), y - np.repeat(y[starts], lengths)  # short, so that products are exact
         sizes = np.abs(np.add.reduceat(x[:-1] * y[1:] - x[1:] * y[:-1], starts)) / 2

@@ -1,9 +1,9 @@
-"""Connected regions of a raster as polygons, found strip by strip, so that memory does not grow with the raster.
+"""Connected components of a raster as polygons, found strip by strip, so that memory does not grow with the raster.
 
-A region is a set of pixels of one value that are connected by their sides (4-connected). A strip of rows gives pieces
-of regions. Pieces on a seam, the border of two strips, wait until the strips below complete their region and are then
-dissolved; the polygons are those of the whole raster. Coordinates are columns and rows, 0 at the outer edge of the
-first pixel.
+A component is a set of pixels of one value that are connected by their sides (4-connected). A strip of rows gives
+pieces of components. Pieces on a seam, the border of two strips, wait until the strips below complete their component
+and are then dissolved; the polygons are those of the whole raster. Coordinates are columns and rows, 0 at the outer
+edge of the first pixel.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ OUTSIDE = -1
 
 
 @dataclass(frozen=True)
-class Regions:
-    """Regions, or pieces of regions.
+class Components:
+    """Components, or pieces of components.
 
     Args:
         values: Values of their pixels ``(n,)``.
@@ -42,33 +42,33 @@ class Regions:
     def __len__(self) -> int:
         return len(self.values)
 
-    def __getitem__(self, chosen: Array | slice) -> Regions:
-        return Regions(self.values[chosen], self.pixels[chosen], self.polygons[chosen])
+    def __getitem__(self, chosen: Array | slice) -> Components:
+        return Components(self.values[chosen], self.pixels[chosen], self.polygons[chosen])
 
     @classmethod
-    def none(cls) -> Regions:
-        """Return no regions."""
+    def none(cls) -> Components:
+        """Return no components."""
         return cls(np.zeros(0, np.int64), np.zeros(0), np.zeros(0, object))
 
     @classmethod
-    def together(cls, parts: Sequence[Regions]) -> Regions:
-        """Return the regions of several parts."""
+    def together(cls, parts: Sequence[Components]) -> Components:
+        """Return the components of several parts."""
         columns = zip(*((part.values, part.pixels, part.polygons) for part in parts), strict=True)
         return cls(*map(np.concatenate, columns))
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Rows ``top`` to ``bottom`` of a raster and the pieces of regions in them."""
+    """Rows ``top`` to ``bottom`` of a raster and the pieces of components in them."""
 
     top: int
     bottom: int
-    pieces: Regions
+    pieces: Components
 
 
 @dataclass
 class _Waiting:
-    """Pieces of a region that is not complete yet. A hole never touches a seam, so it is a hole of the region too."""
+    """Pieces of an incomplete component. Holes of a piece touch no seam, so they are holes of the component."""
 
     value: int
     pixels: float = 0
@@ -90,34 +90,34 @@ def strip_rows(shape: tuple[int, int]) -> list[tuple[int, int]]:
     return [(top, min(top + step, height)) for top in range(0, height, step)]
 
 
-def pieces_of(values: Array, top: int = 0, chosen: Array | None = None) -> Regions:
-    """Return the connected regions of some rows.
+def pieces_of(values: Array, top: int = 0, chosen: Array | None = None) -> Components:
+    """Return the connected components of some rows.
 
     Args:
         values: ``(H, W)`` of a type that rasterio takes, such as uint8 or int32.
         top: First of these rows in the whole raster.
-        chosen: Pixels ``(H, W)`` whose regions are wanted; defaults to all.
+        chosen: Pixels ``(H, W)`` whose components are wanted; defaults to all.
     """
     import shapely
     from rasterio.features import shapes
     from rasterio.transform import Affine
 
     points, rings, parts, found = [], [0], [0], []
-    for region, value in shapes(values, mask=chosen, connectivity=4, transform=Affine.translation(0, top)):
-        for ring in region["coordinates"]:
+    for component, value in shapes(values, mask=chosen, connectivity=4, transform=Affine.translation(0, top)):
+        for ring in component["coordinates"]:
             points.append(np.array(ring))
             rings.append(rings[-1] + len(ring))
         parts.append(len(rings) - 1)
         found.append(int(value))
     if not found:
-        return Regions.none()
+        return Components.none()
     offsets = np.array(rings), np.array(parts)
     polygons = shapely.from_ragged_array(shapely.GeometryType.POLYGON, np.concatenate(points), offsets)
-    return Regions(np.array(found), shapely.area(polygons), polygons)
+    return Components(np.array(found), shapely.area(polygons), polygons)
 
 
-def joined(strips: Iterable[Strip], shape: tuple[int, int], straight_points: bool = False) -> Iterator[Regions]:
-    """Yield the complete regions of a raster from its strips, top to bottom, some for each strip.
+def joined(strips: Iterable[Strip], shape: tuple[int, int], straight_points: bool = False) -> Iterator[Components]:
+    """Yield the complete components of a raster from its strips, top to bottom, some for each strip.
 
     Args:
         strips: Strips without gaps between them.
@@ -134,25 +134,43 @@ def joined(strips: Iterable[Strip], shape: tuple[int, int], straight_points: boo
         yield strip.pieces[~on_seam]
         pieces = strip.pieces[on_seam]
         below = _along(pieces.polygons, strip.top, width)
-        values = np.array([region.value for region in waiting], dtype=np.int64)
+        values = np.array([component.value for component in waiting], dtype=np.int64)
         meet = (above != OUTSIDE) & (below != OUTSIDE)
         meet[meet] = values[above[meet]] == pieces.values[below[meet]]
         pairs = np.unique(np.stack([above[meet], len(waiting) + below[meet]], axis=1), axis=0)
         group = _groups(len(waiting) + len(pieces), pairs)
-        regions: dict[int, _Waiting] = {}
+        components: dict[int, _Waiting] = {}
         for k, own in zip(group, chain(waiting, _unpacked(pieces)), strict=True):
-            if k in regions:
-                regions[k].add(own)
+            if k in components:
+                components[k].add(own)
             else:
-                regions[k] = own
+                components[k] = own
         still = sorted(set(compress(group[len(waiting) :], reaching[on_seam])))
-        if complete := [region for k, region in regions.items() if k not in set(still)]:
-            yield _dissolved(complete, straight_points)
+        for k in sorted(components.keys() - set(still)):
+            yield _dissolved(components.pop(k), straight_points)
         bottom = _along(pieces.polygons, strip.bottom, width)
         place = {k: number for number, k in enumerate(still)}
         numbers = np.array([place.get(k, OUTSIDE) for k in group[len(waiting) :]] + [OUTSIDE], dtype=np.int64)
         above = numbers[bottom]  # OUTSIDE is the last of them
-        waiting = [regions[k] for k in still]
+        waiting = [components[k] for k in still]
+
+
+def with_points_along(points: Array, rings: Array, longest: float) -> tuple[Array, Array]:
+    """Return rings with evenly spaced points on their longer edges; shapely's ``segmentize`` is slow with many holes.
+
+    Args:
+        points: Coordinates ``(n, 2)`` of all rings, each closed.
+        rings: Where each ring begins, and the end of the last.
+        longest: Length of an edge beyond which it gets points.
+    """
+    steps = np.ones(len(points), np.int64)
+    steps[:-1] = np.maximum(1, np.ceil(np.hypot(*np.diff(points, axis=0).T) / longest))
+    steps[rings[1:] - 1] = 1  # there is no edge to the next ring
+    places = np.concatenate([[0], np.cumsum(steps)])
+    edge = np.repeat(np.arange(len(points)), steps)
+    fraction = (np.arange(len(edge)) - places[edge]) / steps[edge]
+    ends = points[np.minimum(edge + 1, len(points) - 1)]
+    return points[edge] + fraction[:, None] * (ends - points[edge]), places[rings]
 
 
 def _rows_of(polygons: Array) -> tuple[Array, Array]:
@@ -193,7 +211,7 @@ def _groups(count: int, pairs: Array) -> list[int]:
     return [root(k) for k in range(count)]
 
 
-def _unpacked(pieces: Regions) -> Iterator[_Waiting]:
+def _unpacked(pieces: Components) -> Iterator[_Waiting]:
     import shapely
 
     for value, pixels, polygon in zip(pieces.values, pieces.pixels, pieces.polygons, strict=True):
@@ -203,25 +221,21 @@ def _unpacked(pieces: Regions) -> Iterator[_Waiting]:
         yield _Waiting(int(value), float(pixels), [shapely.Polygon(points[: ends[1]])], holes)
 
 
-def _dissolved(regions: Sequence[_Waiting], straight_points: bool) -> Regions:
-    """Return regions whose pieces are all there, each as one polygon."""
+def _dissolved(component: _Waiting, straight_points: bool) -> Components:
+    """Return a component whose pieces are all there as one polygon."""
     import shapely
 
-    polygons = np.empty(len(regions), object)
-    for k, region in enumerate(regions):
-        shell = shapely.union_all(region.shells)
-        if not straight_points:
-            shell = _without_straight_points(shell)
-        if region.holes:
-            points = [part for own, ends in region.holes for part in np.split(own, ends[1:-1])]
-            lengths = [len(part) for part in points]
-            owner = np.repeat(np.arange(len(points)), lengths)
-            holes = shapely.linearrings(np.concatenate(points), indices=owner)
-            kept = shapely.get_rings(shell)
-            shell = shapely.polygons(kept[0], holes=np.concatenate([kept[1:], holes]))
-        polygons[k] = shell
-    values = np.array([region.value for region in regions])
-    return Regions(values, np.array([region.pixels for region in regions]), polygons)
+    polygon = shapely.union_all(component.shells)
+    if not straight_points:
+        polygon = _without_straight_points(polygon)
+    if component.holes:
+        points = np.concatenate([own for own, _ in component.holes])
+        lengths = np.concatenate([np.diff(ends) for _, ends in component.holes])
+        owner = np.repeat(np.arange(len(lengths)), lengths)
+        holes = shapely.linearrings(points, indices=owner)
+        shell, *others = shapely.get_rings(polygon)
+        polygon = shapely.polygons(shell, holes=np.concatenate([others, holes]))
+    return Components(np.array([component.value]), np.array([component.pixels]), np.array([polygon]))
 
 
 def _without_straight_points(polygon: Any) -> Any:

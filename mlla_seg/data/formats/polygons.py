@@ -13,16 +13,19 @@ import numpy as np
 
 from mlla_seg.data.formats.classes import ClassInfo
 from mlla_seg.data.formats.geotiff import open_rasters
+from mlla_seg.data.formats.locations import Location
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.formats.pixel_grid import PixelGrid
-from mlla_seg.data.formats.polygonise import Regions, Strip, joined, pieces_of, strip_rows
+from mlla_seg.data.formats.polygonise import Components, Strip, joined, pieces_of, strip_rows
 from mlla_seg.data.formats.simplify import require_simplification, simplified_pieces
 from mlla_seg.data.formats.vector_files import require_vector_format, vector_layer
 from mlla_seg.errors import InputError
 from mlla_seg.progress import note, progress
 
-BATCH = 2**16
+BATCH = 2**14
 """Polygons that are written at once."""
+POINTS = 2**20
+"""Points of polygons after which they are written, even if they are fewer."""
 
 Rows = Callable[[int, int], Array]
 """Returns the values of the rows from a first to an end row."""
@@ -34,7 +37,7 @@ class PolygonOptions:
 
     Args:
         format: A name in ``vector_files.FORMATS``.
-        min_area_m2: Smaller regions join their largest neighbour.
+        min_area_m2: Smaller components join their largest neighbour.
         simplify_m: Tolerance of a simplification that keeps shared borders shared.
     """
 
@@ -50,7 +53,7 @@ class PolygonOptions:
         if self.simplify_m is not None:
             require_simplification()
 
-    def require_place(self, dataset: Any, source: Path) -> None:
+    def require_place(self, dataset: Any, source: Location) -> None:
         """Raise if the polygons of a scene cannot be written, before its first window.
 
         Raises:
@@ -74,14 +77,17 @@ class PolygonOptions:
 
 def _lack(dataset: Any) -> str:
     if dataset.transform.is_identity:
-        return "has no geotransform"
+        points = dataset.gcps[0] or dataset.rpcs is not None
+        return (
+            "has GCPs or RPCs in place of a geotransform (warp it with gdalwarp)" if points else "has no geotransform"
+        )
     return "its CRS has no relation to longitude and latitude" if dataset.crs else "has no CRS"
 
 
 def write_polygons(
     path: Path, map_path: Path, classes: Sequence[ClassInfo], background: int | None, options: PolygonOptions
 ) -> int:
-    """Write the regions of a segmentation map as polygons, with a progress bar, and return their number.
+    """Write the components of a segmentation map as polygons, with a progress bar, and return their number.
 
     Attributes are ``class``, ``class_id`` (the value in the map) and ``area_m2`` on the ellipsoid, or ``area_px`` in
     pixels for a map without a usable CRS, which is said.
@@ -98,28 +104,33 @@ def write_polygons(
         dataset = raster.datasets[0]
         grid = PixelGrid.of(dataset)
         if grid.equal_area is None:
-            note(f"note: {map_path.name}: {_lack(dataset)}; polygons have area_px, in pixels, instead of area_m2.")
+            where = "are in columns and rows and " if dataset.transform.is_identity else ""
+            note(f"note: {map_path.name}: {_lack(dataset)}; polygons {where}have area_px, in pixels, not area_m2.")
         labels, fewest = _rows(dataset), 1
         if options.min_area_m2 is not None:
             fewest = math.ceil(options.min_area_m2 / grid.smallest_pixel())
             labels = _sieved(dataset, fewest, Path(folder))
             changed = sum(int((labels(*rows) != _rows(dataset)(*rows)).sum()) for rows in strip_rows(grid.shape))
             note(
-                f"note: {path.name}: {changed} of {grid.shape[0] * grid.shape[1]} pixels, in regions under "
+                f"note: {path.name}: {changed} of {grid.shape[0] * grid.shape[1]} pixels, in components under "
                 f"{options.min_area_m2:g} m2 ({fewest} pixels), joined their neighbours; {map_path.name} keeps them."
             )
         tolerance = options.simplify_m / grid.smallest_pixel() ** 0.5 if options.simplify_m else None
         strips = _strips(labels, grid.shape, sorted(names), tolerance, path.name)
-        regions = joined(strips, grid.shape, straight_points=tolerance is not None)
-        written = small = 0
+        components = joined(strips, grid.shape, straight_points=tolerance is not None)
+        written = small = unknown = 0
         with vector_layer(path, options.format, grid.crs.to_wkt() if grid.crs else None) as write:
-            for batch in _batches(regions):
+            for batch in _batches(components):
                 kept = batch[batch.pixels >= fewest]
                 small += len(batch) - len(kept)
                 written += len(kept)
-                write(grid.placed(kept.polygons), _fields(kept, names, grid))
+                areas = grid.areas(kept.polygons)
+                unknown += int(np.isnan(areas).sum())
+                write(grid.placed(kept.polygons), _fields(kept, names, grid.area_name, areas))
     if small:
-        note(f"note: {path.name}: {small} regions as small, without a larger neighbour, are left out.")
+        note(f"note: {path.name}: leaves out {small} of these components, which have no larger neighbour.")
+    if unknown:
+        note(f"note: {path.name}: area_m2 of {unknown} polygons is unknown, as their CRS does not reach so far.")
     return written
 
 
@@ -131,7 +142,7 @@ def _rows(dataset: Any) -> Rows:
 
 
 def _sieved(dataset: Any, fewest: int, folder: Path) -> Rows:
-    """Return a map in which regions of fewer pixels have the value of their largest neighbour, if that is larger.
+    """Return a map in which components of fewer pixels have the value of their largest neighbour, if that is larger.
 
     Both arrays of the size of the map are in files, so that they need not fit into memory.
     """
@@ -151,7 +162,7 @@ def _sieved(dataset: Any, fewest: int, folder: Path) -> Rows:
 def _strips(
     labels: Rows, shape: tuple[int, int], wanted: Sequence[int], tolerance: float | None, title: str
 ) -> Iterator[Strip]:
-    """Yield the strips of a map with the pieces of regions with wanted values."""
+    """Yield the strips of a map with the pieces of components with wanted values."""
     height, _ = shape
     strips = strip_rows(shape)
     with progress(height, title, "row") as bar:
@@ -168,22 +179,27 @@ def _strips(
             bar.update(bottom - top)
 
 
-def _batches(regions: Iterable[Regions]) -> Iterator[Regions]:
-    """Yield regions in batches; the last may be empty."""
-    held: list[Regions] = []
-    for part in regions:
+def _batches(components: Iterable[Components]) -> Iterator[Components]:
+    """Yield components in batches, a complex one at the end of its batch; the last may be empty."""
+    import shapely
+
+    held: list[Components] = []
+    polygons = points = 0
+    for part in components:
         for first in range(0, len(part), BATCH):
             held.append(part[first : first + BATCH])
-            if sum(map(len, held)) >= BATCH:
-                yield Regions.together(held)
-                held = []
-    yield Regions.together([*held, Regions.none()])
+            polygons += len(held[-1])
+            points += int(shapely.get_num_coordinates(held[-1].polygons).sum())
+            if polygons >= BATCH or points >= POINTS:
+                yield Components.together(held)
+                held, polygons, points = [], 0, 0
+    yield Components.together([*held, Components.none()])
 
 
-def _fields(regions: Regions, names: dict[int, str], grid: PixelGrid) -> dict[str, Array]:
-    """Return the attributes of regions."""
+def _fields(components: Components, names: dict[int, str], area_name: str, areas: Array) -> dict[str, Array]:
+    """Return the attributes of components."""
     return {
-        "class": np.array([names[value] for value in regions.values], dtype=object),
-        "class_id": regions.values.astype(np.int32),
-        "area_px" if grid.equal_area is None else "area_m2": grid.areas(regions.polygons),
+        "class": np.array([names[value] for value in components.values], dtype=object),
+        "class_id": components.values.astype(np.int32),
+        area_name: areas,
     }

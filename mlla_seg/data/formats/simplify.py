@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mlla_seg.data.formats.picture import Array
-from mlla_seg.data.formats.polygonise import OUTSIDE, Regions, pieces_of
+from mlla_seg.data.formats.polygonise import OUTSIDE, Components, pieces_of, with_points_along
 from mlla_seg.errors import InputError
 
 
@@ -21,12 +21,14 @@ def require_simplification() -> None:
         raise InputError(f"--simplify needs shapely 2.1, found {shapely.__version__}: pip install -U shapely")
 
 
-def simplified_pieces(values: Array, above: Array | None, below: Array | None, top: int, tolerance: float) -> Regions:
-    """Return the connected regions of a strip with simplified outlines.
+def simplified_pieces(
+    values: Array, above: Array | None, below: Array | None, top: int, tolerance: float
+) -> Components:
+    """Return the connected components of a strip with simplified outlines.
 
     Points go whose triangle with their neighbours is smallest (Visvalingam and Whyatt,
-    https://doi.org/10.1179/000870493786962263). Points where three regions meet, and all on the borders of the strip,
-    stay where they are.
+    https://doi.org/10.1179/000870493786962263). Points where three components meet, and those on the borders of
+    the strip, stay where they are.
 
     Args:
         values: ``(H, W)`` of a type that rasterio takes.
@@ -39,14 +41,14 @@ def simplified_pieces(values: Array, above: Array | None, below: Array | None, t
 
     pieces = pieces_of(values, top)
     # Neighbours need the same points on their border, also where it is straight for one of them.
-    types, points, offsets = shapely.to_ragged_array(shapely.segmentize(pieces.polygons, 1))
+    types, points, (rings, parts) = shapely.to_ragged_array(pieces.polygons)
+    points, rings = with_points_along(points, rings, longest=1)
     places = np.rint(points).astype(int)
     kept = _turns(values, above, below)[places[:, 1] - top, places[:, 0]]
     before = np.concatenate([[0], np.cumsum(kept)])
-    rings, parts = offsets
     polygons = shapely.from_ragged_array(types, points[kept], (before[rings], parts))
     polygons = shapely.coverage_simplify(polygons, tolerance, simplify_boundary=False)
-    return Regions(pieces.values, pieces.pixels, polygons)
+    return Components(pieces.values, pieces.pixels, polygons)
 
 
 def _turns(values: Array, above: Array | None, below: Array | None) -> Array:

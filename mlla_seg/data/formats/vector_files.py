@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from mlla_seg.errors import InputError, lookup
 
 FORMATS = {"gpkg": "GPKG", "geojson": "GeoJSON"}
 """Suffixes of vector files, and the drivers that write them."""
+SYNCHRONOUS = "OGR_SQLITE_SYNCHRONOUS"
+"""GDAL's option for when SQLite waits for the disk."""
 
 
 class Write(Protocol):
@@ -47,27 +50,44 @@ def vector_layer(path: Path, format: str, crs: str | None) -> Iterator[Write]:
         crs: CRS of the polygons, if any.
     """
     path.unlink(missing_ok=True)
-    if format == "gpkg":
+    with _geopackage(path, crs) if format == "gpkg" else _geojson(path, crs) as write:
+        yield write
+
+
+@contextmanager
+def _geopackage(path: Path, crs: str | None) -> Iterator[Write]:
+    import pyogrio
+
+    def append(polygons: Array, fields: Mapping[str, Array]) -> None:
+        _write(path, polygons, fields, "gpkg", crs, append=path.exists())
+
+    # SQLite waits for the disk after each row if the disk is full; we wait once, at the end.
+    before = pyogrio.get_gdal_config_option(SYNCHRONOUS)
+    pyogrio.set_gdal_config_options({SYNCHRONOUS: "OFF"})
+    try:
+        yield append
+    finally:
+        pyogrio.set_gdal_config_options({SYNCHRONOUS: before})
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _geojson(path: Path, crs: str | None) -> Iterator[Write]:
+    with path.open("wb") as file:
 
         def append(polygons: Array, fields: Mapping[str, Array]) -> None:
-            _write(path, polygons, fields, format, crs, append=path.exists())
-
-        yield append
-        return
-    with path.open("wb") as file:
-        file.write(b'{\n"type": "FeatureCollection",\n"name": "classes",\n"features": [')
-
-        def append_features(polygons: Array, fields: Mapping[str, Array]) -> None:
             if len(polygons):
                 part = io.BytesIO()
-                _write(part, polygons, fields, format, crs, layer_options={"RFC7946": "YES"})
+                _write(part, polygons, fields, "geojson", crs, layer_options={"RFC7946": "YES"})
                 text = part.getvalue()
                 first, end = text.index(b"[", text.index(b'"features"')) + 1, text.rindex(b"]")
                 file.write(b"," if file.tell() > start else b"")
                 file.write(memoryview(text)[first:end])
 
+        file.write(b'{\n"type": "FeatureCollection",\n"name": "classes",\n"features": [')
         start = file.tell()
-        yield append_features
+        yield append
         file.write(b"]\n}\n")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import shapely
 
-from mlla_seg.data.formats.polygonise import Regions, Strip, joined, pieces_of
+from mlla_seg.data.formats.polygonise import Components, Strip, joined, pieces_of
 from mlla_seg.data.formats.simplify import simplified_pieces
 
 
@@ -36,11 +36,11 @@ def by_strips(values, step, pieces=pieces_of, **options):
     strips = (
         Strip(top, min(top + step, height), pieces(values[top : top + step], top)) for top in range(0, height, step)
     )
-    return Regions.together(list(joined(strips, values.shape, **options)))
+    return Components.together(list(joined(strips, values.shape, **options)))
 
 
-def listed(regions):
-    return sorted(zip(regions.values.tolist(), shapely.to_wkb(shapely.normalize(regions.polygons)), strict=True))
+def listed(components):
+    return sorted(zip(components.values.tolist(), shapely.to_wkb(shapely.normalize(components.polygons)), strict=True))
 
 
 @pytest.mark.parametrize("step", [1, 2, 7, 100])

@@ -1,4 +1,4 @@
-"""Polygon layers: burned back they are the map, small regions are gone, GeoJSON follows RFC 7946."""
+"""Polygon layers: burned back they are the map, small components are gone, GeoJSON follows RFC 7946."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_polygons_burned_back_are_the_map(tmp_path, background):
         np.testing.assert_array_equal(file.read(1), labels)
 
 
-def test_regions_below_the_minimum_area_join_their_neighbours_and_are_counted(tmp_path, capsys):
+def test_components_below_the_minimum_area_join_their_neighbours_and_are_counted(tmp_path, capsys):
     labels = speckled()
     shapes, _, ids, areas = write(tmp_path, labels, min_area_m2=5)  # just under 20 pixels
     merged = sieve(labels, 20, mask=labels != NODATA)
@@ -76,8 +76,8 @@ def test_regions_below_the_minimum_area_join_their_neighbours_and_are_counted(tm
     np.testing.assert_array_equal(burned(shapes, ids, labels), expected)
     assert areas.min() >= 5
     said = capsys.readouterr().err
-    assert f"{(merged != labels).sum()} of {labels.size} pixels, in regions under 5 m2 (20 pixels), joined" in said
-    assert "map.gpkg: 1 regions as small, without a larger neighbour, are left out" in said
+    assert f"{(merged != labels).sum()} of {labels.size} pixels, in components under 5 m2 (20 pixels), joined" in said
+    assert "map.gpkg: leaves out 1 of these components, which have no larger neighbour" in said
 
 
 def test_simplified_polygons_cover_the_map_without_gaps(tmp_path):
