@@ -16,6 +16,7 @@ from PIL import Image
 
 from layouts import PLACE, dicom_series, write_scene
 from mlla_seg import Predictor
+from mlla_seg.data.formats.polygons import write_polygons
 from mlla_seg.data.formats.registry import read_mask
 from mlla_seg.data.synthetic import phantom_volume
 
@@ -249,6 +250,26 @@ def test_scenes_become_maps_by_name_or_in_a_folder(cli, checkpoint, tmp_path):
     beside = ("--probabilities=true", "--polygons=geojson", "--blend=cosine")
     cli("predict", *rest, "--input", tmp_path / "list.txt", "--output=listed", *beside)
     assert sorted(path.name for path in Path("listed").iterdir()) == ["b.geojson", "b.probabilities.tif", "b.tif"]
+
+
+def test_maps_whose_polygons_fail_are_kept_and_named(capsys, cli, checkpoint, tmp_path, monkeypatch):
+    (tmp_path / "scenes").mkdir()
+    for name in ("a", "b"):
+        write_scene(tmp_path / f"scenes/{name}.tif", np.zeros((1, 40, 40), np.float32))
+
+    def failing(path, *rest):
+        if path.name == "a.gpkg":
+            raise OSError("No space left on device")
+        return write_polygons(path, *rest)
+
+    monkeypatch.setattr("mlla_seg.inference.scenes.write_polygons", failing)
+    rest = ("--ckpt_path", checkpoint, "--input", tmp_path / "scenes", "--output=maps", "--polygons=gpkg")
+    with pytest.raises(SystemExit, match="2"):
+        cli("predict", *rest)
+    said = capsys.readouterr()
+    assert "2 of 2 masks written" in said.out
+    assert "1 of 2 images have no polygons:\nmaps/a.tif: is finished, but its polygons could not be written" in said.err
+    assert sorted(path.name for path in Path("maps").glob("[!.]*")) == ["a.tif", "b.gpkg", "b.tif"]
 
 
 def test_scenes_that_cannot_be_mapped_are_named(capsys, cli, checkpoint, tmp_path):
