@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
+from itertools import islice
+from threading import Thread
 from typing import Any
 
 from torch.utils.data import DataLoader, DistributedSampler
@@ -12,14 +16,45 @@ from mlla_seg.errors import InputError
 
 
 class EpochSampler(DistributedSampler[Any]):
-    """Sampler of ``(epoch, index)`` pairs, which determine training samples; Lightning sets the epoch."""
+    """Sampler of ``(epoch, index)`` pairs, which determine training samples; Lightning sets the epoch.
+
+    ``skip`` samples are left out of the first pass: a resumed run has trained on them already.
+    """
+
+    skip = 0
 
     def __iter__(self) -> Iterator[Any]:
-        return ((self.epoch, index) for index in super().__iter__())
+        skip, self.skip = self.skip, 0
+        return ((self.epoch, index) for index in islice(super().__iter__(), skip, None))
+
+
+def serve_on(worker: int) -> None:
+    """Let a loader process finish the step in progress when a signal to stop reaches all processes of a run.
+
+    Its parent, which finishes the step first, can still end it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # on Linux
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        continue
+    os._exit(0)
 
 
 def training_batches(
-    samples: SliceDataset, batch_size: int, world: int, rank: int, seed: int, num_workers: int
+    samples: SliceDataset,
+    batch_size: int,
+    world: int,
+    rank: int,
+    seed: int,
+    num_workers: int,
+    epoch: int = 0,
+    done: int = 0,
 ) -> DataLoader[Any]:
     """Return this device's share of each global batch.
 
@@ -30,6 +65,8 @@ def training_batches(
         rank: Index of this device.
         seed: Seed of the order of samples.
         num_workers: Loader processes of this device.
+        epoch: First epoch.
+        done: Batches of that epoch to leave out.
 
     Raises:
         InputError: The batch cannot be divided among the devices, or there are fewer samples than one batch.
@@ -41,12 +78,16 @@ def training_batches(
             f"The training split has {len(samples)} slices, fewer than one batch: "
             f"set --data.batch_size to {max(1, len(samples) // world * world)} or less."
         )
+    sampler = EpochSampler(samples, world, rank, shuffle=True, seed=seed, drop_last=True)
+    sampler.set_epoch(epoch)
+    sampler.skip = done * (batch_size // world)
     return DataLoader(
         samples,
         batch_size=batch_size // world,
-        sampler=EpochSampler(samples, world, rank, shuffle=True, seed=seed, drop_last=True),
+        sampler=sampler,
         drop_last=True,
         num_workers=num_workers,
+        worker_init_fn=serve_on,
         persistent_workers=num_workers > 0,
         pin_memory=True,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -55,6 +55,17 @@ def card_of(card: str | None, root: str | Path, channels: Sequence[str] | None =
     """Return the card by name or path, or else from ``dataset.json`` in the root, with the given channels."""
     known = load_card(card) if card else nnunet_card(Path(root))
     return known if channels is None else known.using(channels)
+
+
+def position(fit_loop: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the epoch at which training goes on, and the number of its batches that are done.
+
+    Args:
+        fit_loop: State of Lightning's loop: ``checkpoint["loops"]["fit_loop"]`` or ``trainer.fit_loop.state_dict()``.
+    """
+    epochs = fit_loop["epoch_progress"]["current"]
+    within = epochs["started"] > epochs["processed"]  # otherwise it was saved at the end of an epoch
+    return epochs["processed"], fit_loop["epoch_loop.batch_progress"]["current"]["processed"] if within else 0
 
 
 class SegmentationDataModule(LightningDataModule):
@@ -171,6 +182,7 @@ class SegmentationDataModule(LightningDataModule):
         self.full_labels = full_labels
         self.num_workers = num_workers
         self.prepared = False
+        self.start = (0, 0)  # epoch, and batches of it that a resumed run has done
         self.seed = seed
         what = [str(self.root.absolute()), *(self.card.use or ())]
         place = hashlib.sha256("|".join(what).encode()).hexdigest()[:8]
@@ -270,7 +282,9 @@ class SegmentationDataModule(LightningDataModule):
                 )
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return training_batches(self.train_set, self.batch_size, *self._processes(), self.seed, self.num_workers)
+        return training_batches(
+            self.train_set, self.batch_size, *self._processes(), self.seed, self.num_workers, *self.start
+        )
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         return cases_in_turn(self.val_set, *self._processes()) if len(self.val_set) else []

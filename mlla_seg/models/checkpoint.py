@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import torch
 from torch import Tensor, nn
@@ -39,13 +41,31 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             "runs/<name>/version_<n>/checkpoints."
         )
     try:
+        status = path.stat()
+        _require_intact(path, status.st_size, status.st_mtime_ns)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(f"{path}: cannot be read as a checkpoint. Is it a complete .ckpt of fit?") from error
     if not isinstance(content, dict) or CHECKPOINT_KEY not in content:
         raise InputError(f"{path}: is not a checkpoint of mlla_seg. Load other weights with mlla_seg.load_pretrained.")
     content["hyper_parameters"] = {**BEFORE_0_2, **content["hyper_parameters"]}
     return content
+
+
+@lru_cache
+def _require_intact(path: Path, size: int, changed_ns: int) -> None:
+    """Check the checksums that torch stores with every tensor, and does not check itself; once per process and file.
+
+    Raises:
+        InputError: A checksum differs.
+    """
+    with ZipFile(path) as file:
+        if part := file.testzip():
+            raise InputError(
+                f"{path}: is damaged: the checksum of {part} is wrong. Copy it again, or use another checkpoint."
+            )
 
 
 def build_network(hparams: Mapping[str, Any]) -> Segmenter:

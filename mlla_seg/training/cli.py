@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.plugins import LayerSync
+from lightning.pytorch.plugins import CheckpointIO, LayerSync
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mlla_seg._version import __version__
-from mlla_seg.data.datamodule import SegmentationDataModule
+from mlla_seg.data.datamodule import SegmentationDataModule, position
 from mlla_seg.data.dataset import CaseDataset
 from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.folds import number_of_folds
@@ -29,11 +28,15 @@ from mlla_seg.errors import InputError
 from mlla_seg.evaluation import plots
 from mlla_seg.evaluation.report import Scored, score_table, write_results
 from mlla_seg.models.checkpoint import fitting_weights, load_members, read_checkpoint, require_mirrored
+from mlla_seg.training.checkpoints import BestCheckpoint, LastCheckpoint
+from mlla_seg.training.curve import RunLogger
 from mlla_seg.training.distributed import convert_batch_norm
 from mlla_seg.training.module import SegmentationModule
 from mlla_seg.training.resume import (
     RUNS,
+    continued_version,
     find_checkpoint,
+    log_to,
     name_runs,
     note_differences,
     options_of,
@@ -41,8 +44,12 @@ from mlla_seg.training.resume import (
     require_something_left,
     require_unseen,
     resume_spec,
+    run_folder,
 )
-from mlla_seg.training.scoring import Scoring, single_slices
+from mlla_seg.training.run_folder import remove_killed
+from mlla_seg.training.saving import DurableCheckpointIO
+from mlla_seg.training.scoring import Scoring
+from mlla_seg.training.stopping import was_requeued
 
 # Lightning warnings about choices that are deliberate here.
 QUIET = (
@@ -57,6 +64,7 @@ QUIET = (
     ".*The dirpath has changed from.*",
     ".*args parameter is intended to run from within Python.*",  # expanded: shipped configs and recipes
     ".*Checkpoint directory .* exists and is not empty.*",
+    ".*ended before the epoch ended and your dataloader is.*",  # the sampler goes on where it was, see data/batches.py
 )
 
 
@@ -70,20 +78,6 @@ class BatchNormOverProcesses(LayerSync):
         return model  # synchronisation changes neither evaluation nor checkpoints
 
 
-class BestCheckpoint(ModelCheckpoint):
-    """Checkpoint of the best epoch: by pooled IoU if all validation cases are single slices, otherwise by mean Dice."""
-
-    @property
-    def state_key(self) -> str:
-        """Key of Lightning's ModelCheckpoint, under which version 0.1 saved this callback's state."""
-        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__)
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit" and single_slices(trainer.datamodule.val_set.cases):  # type: ignore[attr-defined]
-            self.monitor = "val/pooled_iou"
-        super().setup(trainer, pl_module, stage)
-
-
 class SegmentationCLI(LightningCLI):
     """LightningCLI that passes the data spec of the card to the module."""
 
@@ -95,6 +89,9 @@ class SegmentationCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data", "model.spec", compute_fn=lambda data: data.spec.to_dict(), apply_on="instantiate")
         parser.add_class_arguments(Scoring)
+        parser.add_argument(
+            "--checkpoint_minutes", type=float, default=10.0, help="minutes between checkpoints within an epoch of fit"
+        )
         parser.add_argument("--recipe", type=str | None, default=None, help=SUPPRESS)  # a key of configs, see cli.py
 
     def _parse_ckpt_path(self) -> None:
@@ -102,16 +99,40 @@ class SegmentationCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        if config.checkpoint_minutes < 0:
+            raise InputError(f"--checkpoint_minutes must be 0 or more, got {config.checkpoint_minutes}.")
         name_runs(config)
-        self.continues = config.get("ckpt_path") == "last"
-        if config.get("ckpt_path"):
-            config["ckpt_path"] = str(find_checkpoint(config["ckpt_path"], config, self.subcommand == "fit"))
-        elif self.subcommand != "fit":
+        self.version: int | str | None = None  # of the run that is continued
+        if self.subcommand == "fit":
+            self._find_start(config)
+        elif config.get("ckpt_path"):
+            config["ckpt_path"] = str(find_checkpoint(config["ckpt_path"], config))
+        else:
             raise InputError(
                 f"{self.subcommand} needs --ckpt_path: best, last or the path of a .ckpt file written by fit."
             )
         if self.subcommand != "fit":
             config["verbose"] = False  # the table printed at the end is more detailed
+
+    def _find_start(self, config: Any) -> None:
+        """Find the checkpoint to resume from, if any; ``last`` starts anew where there is none yet."""
+        if not config.data.root:
+            return  # the data module says so
+        folder = run_folder(config)
+        if is_first_process():
+            remove_killed(folder)
+        name = config.get("ckpt_path") or ("last" if was_requeued() else None)
+        if name is None:
+            return
+        path = find_checkpoint(name, config, to_train=True)
+        config["ckpt_path"] = path and str(path)
+        if path is None:
+            if is_first_process():
+                print(f"note: no checkpoint below {folder} yet, so training starts anew.", file=sys.stderr)
+            return
+        self.version = continued_version(path, config)
+        if self.version is not None:
+            log_to(self.version, config)
 
     def after_instantiate_classes(self) -> None:
         """Configure the module's scoring and check the data.
@@ -130,9 +151,10 @@ class SegmentationCLI(LightningCLI):
                     require_unseen(name, read_checkpoint(name), scored)
             if self.subcommand == "fit":
                 require_something_left(path, content, config.trainer)
+                self.datamodule.start = position(content["loops"]["fit_loop"])  # FSDP makes the loader before it loads
                 resume_spec(path, content["hyper_parameters"]["spec"], self.model)
                 self.model.starts_from = None  # the checkpoint's weights would replace them
-                if os.environ.get("LOCAL_RANK", "0") == "0":
+                if is_first_process():
                     note_differences(content, self.model.hparams, options_of(config))
             else:
                 require_same_view(path, content["hyper_parameters"]["spec"], self.datamodule.spec)
@@ -141,7 +163,7 @@ class SegmentationCLI(LightningCLI):
         self.model.options = options_of(config)
         if config.members:
             self.model.members = load_members([path, *config.members])[1:]
-        if os.environ.get("LOCAL_RANK", "0") == "0":
+        if is_first_process():
             splits = self.datamodule.splits
             counts = f"{len(splits.train)} training, {len(splits.val)} validation and {len(splits.test)} test cases"
             print(f"{self.datamodule.card.title}: {counts}", flush=True)
@@ -162,27 +184,27 @@ class SegmentationCLI(LightningCLI):
             callbacks += [*self._checkpointing(), LearningRateMonitor()]
         else:  # the checkpoint's weights are already averaged
             callbacks = [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]
-        plugins = [*(config.get("plugins") or []), BatchNormOverProcesses()]
+        given = config.get("plugins") or []
+        plugins = [*(given if isinstance(given, list) else [given]), BatchNormOverProcesses()]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(DurableCheckpointIO())
         if config.get("logger") in (None, True):
-            kwargs["logger"] = CSVLogger(RUNS, name=self.datamodule.card.name)
+            kwargs["logger"] = RunLogger(RUNS, name=self.datamodule.card.name, version=self.version)
         try:
             return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs)
         except MisconfigurationException as error:  # such as a missing GPU
             raise InputError(" ".join(str(error).split())) from error
 
     def _checkpointing(self) -> list[ModelCheckpoint]:
-        """Return callbacks that save the last epoch and, if there is a validation split, the best.
+        """Return callbacks that save the best epoch, if there is a validation split, and the latest state.
 
         There are two callbacks because one with ``save_last`` skips epochs that are not among the best.
-        ``--ckpt_path last`` keeps writing to the resumed run's folder, so that its best score so far still counts.
         """
-        plain: dict[str, Any] = {"auto_insert_metric_name": False, "enable_version_counter": False}
-        # Save after every epoch, with or without validation; by default Lightning saves only after validation.
-        whole_epochs = self.config_init[self.subcommand]["trainer"].get("val_check_interval") in (None, 1.0)
-        callbacks = [ModelCheckpoint(filename="last", save_on_train_epoch_end=whole_epochs or None, **plain)]
-        if self.datamodule.splits.val:
-            callbacks.append(BestCheckpoint(filename="best", monitor="val/dice", mode="max", **plain))
-        if self.continues:  # set afterwards: the constructor would make it absolute, and Lightning would see a change
+        config = self.config_init[self.subcommand]
+        whole_epochs = config["trainer"].get("val_check_interval") in (None, 1.0)
+        callbacks: list[ModelCheckpoint] = [BestCheckpoint()] if self.datamodule.splits.val else []
+        callbacks.append(LastCheckpoint(config["checkpoint_minutes"], whole_epochs))
+        if self.version is not None:  # set afterwards: the constructor would make it absolute, which Lightning notices
             for callback in callbacks:
                 callback.dirpath = str(Path(self.config[self.subcommand].ckpt_path).parent)
         return callbacks
@@ -249,6 +271,11 @@ def folders_of_masks(data: SegmentationDataModule, split: str) -> list[str]:
     """
     cases = getattr(data.splits, split)
     return sorted({path.parent.relative_to(data.root).as_posix() for case in cases for path in case.masks})
+
+
+def is_first_process() -> bool:
+    """Return whether this process prints notes; before the trainer exists, which knows the ranks."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _is_not_advertising(record: logging.LogRecord) -> bool:

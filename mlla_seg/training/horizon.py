@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
+from mlla_seg.data.datamodule import position
 from mlla_seg.errors import InputError
 
 
@@ -32,15 +33,11 @@ def limits_time(trainer: Trainer) -> bool:
 
 def steps_left(trainer: Trainer) -> float:
     """Return the optimiser steps left after restoring a checkpoint, whatever its batch size was; may be infinite."""
-    left, each, loop = math.inf, trainer.accumulate_grad_batches, trainer.fit_loop
+    left, each = math.inf, trainer.accumulate_grad_batches
     if trainer.max_epochs not in (None, -1):
-        epochs: Any = loop.epoch_progress.current
-        batches = loop.epoch_loop.batch_progress
-        progress: Any = batches.current
-        # Lightning either resumes an epoch that was interrupted midway or starts a new one.
-        goes_on = not batches.is_last_batch and (loop.restarted_mid_epoch or trainer.max_steps != -1)
-        done = progress.processed // each if goes_on else 0
-        left = (trainer.max_epochs - epochs.processed) * math.ceil(trainer.num_training_batches / each) - done
+        epochs, batches = position(trainer.fit_loop.state_dict())
+        in_epoch = math.ceil(trainer.num_training_batches / each)
+        left = (trainer.max_epochs - epochs) * in_epoch - min(math.ceil(batches / each), in_epoch)
     if trainer.max_steps != -1:
         left = min(left, trainer.max_steps - trainer.global_step)
     return max(left, 0)

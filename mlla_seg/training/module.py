@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
@@ -13,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from mlla_seg._version import __version__
+from mlla_seg.data.datamodule import position
 from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.regions import membership
 from mlla_seg.errors import InputError, about, lookup
@@ -120,6 +123,8 @@ class SegmentationModule(LightningModule):
         self.options: dict[str, Any] = {}  # options of data and trainer, saved in checkpoints
         self.time_used = 0.0  # fraction of max_time
         self.watched: tuple[Tensor, Sequence[str]]  # loss and case names of the latest batch
+        self.seed: int | None = None
+        self.epoch_loss = torch.zeros(2)  # sum over the samples of this epoch, and their number
         self.tables: dict[str, CaseTable] = {}
         self.members: list[Segmenter] = []  # further members of an ensemble, for scoring
 
@@ -136,11 +141,19 @@ class SegmentationModule(LightningModule):
         return self.network(image)
 
     def on_fit_start(self) -> None:
-        self.seed = torch.initial_seed()
+        if self.seed is None:  # otherwise it came with the checkpoint
+            self.seed = torch.initial_seed()
+
+    def on_train_epoch_start(self) -> None:
+        self.epoch_loss = torch.zeros(2)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed stochastic depth by process and step, so that a resumed run repeats the same draws."""
-        torch.manual_seed(step_seed(self.seed, self.global_rank, self.current_epoch, batch_idx))
+        """Seed by process and step, so that a resumed run repeats the same draws, such as those of stochastic depth."""
+        assert self.seed is not None
+        seed = step_seed(self.seed, self.global_rank, self.current_epoch, batch_idx)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
         if limits_time(self.trainer):  # validation may have used some since the last scheduler step
             self._set_rates()
 
@@ -148,8 +161,19 @@ class SegmentationModule(LightningModule):
         logits = self.network.segment(batch["image"])  # already normalised by the data set
         loss = self.loss(logits, batch["mask"])
         self.watched = loss.detach(), batch.get("name", [])
-        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["image"]))
+        samples = len(batch["image"])
+        self.epoch_loss = self.epoch_loss.to(loss.device) + torch.stack(
+            [loss.detach().float() * samples, loss.new_tensor(samples).float()]
+        )
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log the mean loss of the epoch, before the checkpoints of its end are saved."""
+        total, samples = self.epoch_loss.tolist()
+        mean = total / samples
+        self.log("train/loss", mean, prog_bar=True, logger=False)
+        for logger in self.loggers:
+            logger.log_metrics({"train/loss": mean, "epoch": self.current_epoch}, step=self.global_step - 1)
 
     def on_after_backward(self) -> None:
         """Stop before the optimiser step if the loss is NaN or infinite; the loss is the same in every process.
@@ -284,7 +308,11 @@ class SegmentationModule(LightningModule):
         scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Split the saved optimiser state into the parameter groups of the current options."""
+        """Restore data order, seed and loss; split the optimiser state into the groups of the current options."""
+        if (data := getattr(self.trainer, "datamodule", None)) is not None:
+            data.start = position(checkpoint["loops"]["fit_loop"])
+        self.seed = checkpoint.get("seed")
+        self.epoch_loss = torch.tensor(checkpoint.get("epoch_loss", [0.0, 0.0]))
         sizes = [len(group["params"]) for group in self._groups()]
         for state in checkpoint.get("optimizer_states", ()):
             state["param_groups"] = regrouped(state["param_groups"], sizes)
@@ -298,4 +326,4 @@ class SegmentationModule(LightningModule):
         for key in ("state_dict", "current_model_state"):
             require_finite_weights("No checkpoint is saved", checkpoint.get(key, {}), LOWER_RATE)
         checkpoint[CHECKPOINT_KEY] = __version__
-        checkpoint["options"] = self.options
+        checkpoint |= {"options": self.options, "seed": self.seed, "epoch_loss": self.epoch_loss.tolist()}

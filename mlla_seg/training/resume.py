@@ -16,12 +16,16 @@ from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.pseudonyms import known_patients
 from mlla_seg.errors import InputError
 from mlla_seg.models.checkpoint import SHARED_BY_MEMBERS, read_checkpoint
+from mlla_seg.training.curve import RunLogger
 from mlla_seg.training.module import SegmentationModule
 
 UNNAMED = "lightning_logs"
 """Lightning's default name of runs."""
 RUNS = "runs"
 """Default folder of runs, which are named after the card."""
+
+CSV_LOGGERS = ("lightning.pytorch.loggers.CSVLogger", "lightning.pytorch.loggers.csv_logs.CSVLogger")
+"""Names of Lightning's CSVLogger in configs."""
 
 REFUSED, USED, PAST, KEPT = "refused", "used", "past", "kept"
 """How a value that differs from the checkpoint's is handled: refused, because the weights would not fit; used from now
@@ -59,29 +63,54 @@ TRAINER = (
 """Trainer options that affect training. Like those of the data, changed values are used from now on."""
 
 
+def _loggers(config: Any) -> list[Any]:
+    """Return the options of the configured loggers."""
+    given = config.trainer.get("logger")
+    return [logger for logger in (given if isinstance(given, list) else [given]) if hasattr(logger, "get")]
+
+
 def name_runs(config: Any) -> None:
-    """Name runs after the card unless the config names them."""
-    arguments = config.trainer.logger.get("init_args", {}) if hasattr(config.trainer.get("logger"), "get") else {}
-    if arguments.get("name") == UNNAMED:
-        arguments["name"] = card_of(config.data.card, config.data.root).name
+    """Name runs after the card unless the config names them, and log with our form of Lightning's CSVLogger."""
+    for logger in _loggers(config):
+        arguments = logger.get("init_args", {})
+        if arguments.get("name") == UNNAMED:
+            arguments["name"] = card_of(config.data.card, config.data.root).name
+        if logger.get("class_path") in CSV_LOGGERS:
+            logger["class_path"] = f"{RunLogger.__module__}.{RunLogger.__qualname__}"
 
 
 def run_folder(config: Any) -> Path:
     """Return the folder in which the configured logger keeps the versions of this experiment."""
-    logger = config.trainer.get("logger")
-    if not hasattr(logger, "get"):
+    loggers = _loggers(config)
+    if not loggers:
         return Path(RUNS) / card_of(config.data.card, config.data.root).name
-    arguments = logger.get("init_args", {})
+    arguments = loggers[0].get("init_args", {})
     return Path(arguments.get("save_dir") or RUNS) / (arguments.get("name") or "")
 
 
-def find_checkpoint(name: str, config: Any, to_train: bool = False) -> Path:
+def continued_version(path: Path, config: Any) -> int | str | None:
+    """Return the version of the run that a checkpoint continues, if it is the ``last.ckpt`` of this experiment."""
+    if path.stem != "last" or run_folder(config).resolve() != path.resolve().parent.parent.parent:
+        return None
+    name = path.resolve().parent.parent.name
+    number = name.removeprefix("version_")
+    return int(number) if number != name and number.isdecimal() else name
+
+
+def log_to(version: int | str, config: Any) -> None:
+    """Let the configured loggers continue a version."""
+    for logger in _loggers(config):
+        if logger.get("class_path", "").endswith(("RunLogger", "CSVLogger", "TensorBoardLogger")):
+            logger["init_args"]["version"] = version
+
+
+def find_checkpoint(name: str, config: Any, to_train: bool = False) -> Path | None:
     """Return the path of a checkpoint, given directly or as the newest ``best`` or ``last`` of this experiment.
 
     Args:
         name: ``best``, ``last`` or a path.
         config: The options of the command.
-        to_train: Whether training is resumed from it.
+        to_train: Whether training is resumed from it; then ``last`` may be absent, and the result is none.
 
     Raises:
         InputError: There is no checkpoint, it was not written by this program, or its network differs from the config.
@@ -89,21 +118,56 @@ def find_checkpoint(name: str, config: Any, to_train: bool = False) -> Path:
     folder = run_folder(config)
     path = Path(name)
     if name in ("best", "last"):
-        found = sorted(folder.glob("**/checkpoints/*.ckpt"), key=lambda path: path.stat().st_mtime)
-        found = [path for path in found if _fold_of(read_checkpoint(path)) == _fold_in(config)]
-        chosen = [path for path in found if path.stem == name] or [path for path in found if path.stem == "last"]
-        if not chosen:
+        found = _newest(name, folder, _fold_in(config))
+        if found is None and name == "last" and to_train:
+            return None
+        if found is None:
             of_fold = "" if config.data.fold is None else f" of fold {config.data.fold}"
             raise InputError(
                 f"No checkpoint{of_fold} below {folder.absolute()}. Run fit first, or give the path of a .ckpt file."
             )
-        path = chosen[-1]
+        path = found
     content = read_checkpoint(path)
     _keep(path, content["hyper_parameters"], config)
     _require_same_network(path, content["hyper_parameters"], config)
     if to_train:
         _require_same_start(path, content["hyper_parameters"], config)
     return path
+
+
+def _newest(name: str, folder: Path, fold: tuple[int, int] | None) -> Path | None:
+    """Return the newest checkpoint of a fold by name, otherwise its newest ``last``.
+
+    Damaged files of earlier versions are left out, with a note.
+
+    Raises:
+        InputError: The only or the latest version's checkpoint is damaged.
+    """
+    files = sorted(folder.glob("**/checkpoints/[!.]*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for wanted in dict.fromkeys((name, "last")):
+        damaged: dict[Path, InputError] = {}
+        for path in (path for path in files if path.stem == wanted):
+            try:
+                content = read_checkpoint(path)
+            except InputError as error:
+                damaged[path] = error
+                continue
+            if _fold_of(content) != fold:
+                continue
+            for other, reason in damaged.items():
+                if _number(other) >= _number(path):
+                    raise reason
+                print(f"note: left out {reason}", file=sys.stderr)
+            return path
+        if damaged:
+            raise next(iter(damaged.values()))
+    return None
+
+
+def _number(path: Path) -> int:
+    """Return the number of the version that a checkpoint belongs to; -1 without one."""
+    number = path.parent.parent.name.rpartition("_")[2]
+    return int(number) if number.isdecimal() else -1
 
 
 def _fold_in(config: Any) -> tuple[int, int] | None:
