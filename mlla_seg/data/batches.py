@@ -18,13 +18,13 @@ from mlla_seg.errors import InputError
 class EpochSampler(DistributedSampler[Any]):
     """Sampler of ``(epoch, index)`` pairs, which determine training samples; Lightning sets the epoch.
 
-    ``skip`` samples are left out of the first pass: a resumed run has trained on them already.
+    A resumed run has trained on the first ``done[1]`` samples of epoch ``done[0]`` already.
     """
 
-    skip = 0
+    done = (0, 0)
 
     def __iter__(self) -> Iterator[Any]:
-        skip, self.skip = self.skip, 0
+        skip = self.done[1] if self.epoch == self.done[0] else 0
         return ((self.epoch, index) for index in islice(super().__iter__(), skip, None))
 
 
@@ -80,7 +80,7 @@ def training_batches(
         )
     sampler = EpochSampler(samples, world, rank, shuffle=True, seed=seed, drop_last=True)
     sampler.set_epoch(epoch)
-    sampler.skip = done * (batch_size // world)
+    sampler.done = (epoch, done * (batch_size // world))
     return DataLoader(
         samples,
         batch_size=batch_size // world,

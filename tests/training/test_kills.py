@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,51 @@ def test_a_killed_run_goes_on_from_its_latest_checkpoint(cli, options, whole, st
     assert killed.returncode == -9, killed.stderr
     cli("fit", *options, "--ckpt_path=last")
     assert_same_run(Path("runs/demo/version_0"), whole)
+
+
+@pytest.mark.parametrize(
+    ("step", "at"), [(4, "on_train_batch_end"), (3, "on_validation_end"), (6, "on_validation_start")]
+)
+@pytest.mark.parametrize(
+    "course",
+    [
+        ["--trainer.max_epochs=-1", "--trainer.max_steps=8"],  # Lightning resumes these in another way
+        ["--trainer.max_epochs=3", "--trainer.val_check_interval=2"],
+        ["--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=2"],
+    ],
+    ids=["steps", "within epochs", "every other epoch"],
+)
+def test_other_courses_resume_as_the_same_run(cli, capsys, options, course, step, at):
+    course = [*course, "--data.num_workers=0"]
+    cli("fit", *options, *course, "--trainer.logger.init_args.name=whole")
+    killed = [*killing(options, "SIGTERM", step, at), *course, "--trainer.logger.init_args.name=parts"]
+    with suppress(SystemExit):  # not all have a validation at that step
+        cli("fit", *killed)
+    stopped = "Stopped by SIGTERM" in capsys.readouterr().err
+    assert stopped or at != "on_train_batch_end"
+    if stopped:
+        cli("fit", *options, *course, "--trainer.logger.init_args.name=parts", "--ckpt_path=last")
+    assert_same_run(Path("runs/parts/version_0"), Path("runs/whole/version_0"))
+
+
+def test_slurm_requeues_a_job_that_resumes_by_itself(cli, capsys, monkeypatch, tmp_path, options, whole):
+    tool = tmp_path / "bin/scontrol"
+    tool.parent.mkdir()
+    tool.write_text('#!/bin/sh\necho "$@" > asked.txt\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
+    job = {"NTASKS": 1, "JOB_NAME": "train", "JOB_ID": 42, "PROCID": 0, "LOCALID": 0, "NODEID": 0}
+    for key, value in job.items():
+        monkeypatch.setenv(f"SLURM_{key}", str(value))
+    with pytest.raises(SystemExit) as stop:
+        cli("fit", *killing(options, "SIGUSR1", 4))
+    assert stop.value.code == 138
+    assert Path("asked.txt").read_text() == "requeue 42\n"
+    assert "SLURM will start this job again, and it will resume." in capsys.readouterr().err
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    cli("fit", *options)
+    assert_same_run(Path("runs/demo/version_0"), whole)
+    assert not list(Path().glob("hpc_ckpt*"))
 
 
 @pytest.mark.slow
