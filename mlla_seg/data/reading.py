@@ -16,8 +16,9 @@ from mlla_seg.data.cases import Case
 from mlla_seg.data.formats.classes import IGNORE_INDEX
 from mlla_seg.data.formats.georeference import Ground
 from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES, Raster, open_rasters
-from mlla_seg.data.formats.picture import Array, Picture, require_finite, require_same_grid
+from mlla_seg.data.formats.picture import Array, Picture, require_finite
 from mlla_seg.data.formats.registry import PHOTO_SUFFIXES, read_channels, read_mask, suffix_of
+from mlla_seg.data.formats.voxel_grids import require_same_grid
 from mlla_seg.data.labels import class_indices, note_nodata, refuse_unknown
 from mlla_seg.errors import InputError
 

@@ -291,7 +291,7 @@ def test_damaged_volumes_are_named_before_the_first_step(cli, capsys, tmp_path):
     message = refused(capsys, cli, "fit", "--data.card=atlas23", "--data.root=data", "--data.crop=[16,16]", *TINY)
     assert "2 of 5 cases cannot be used:" in message
     for name in ("im0", "im3"):
-        assert re.search(rf"{name}\.nii\.gz: cannot be read as \.nii\.gz .*Is it complete\? Copy or download", message)
+        assert re.search(rf"{name}\.nii\.gz: cannot be read as \.nii\.gz .* Copy or download it again", message)
     assert not list(Path("runs").glob("**/*.ckpt"))
 
 

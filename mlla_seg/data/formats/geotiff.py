@@ -24,6 +24,7 @@ from mlla_seg.data.formats.georeference import Ground
 from mlla_seg.data.formats.grids import finest, ground_of, on_grid, pixel_size, place_of, same_grid
 from mlla_seg.data.formats.locations import Location, require_local
 from mlla_seg.data.formats.picture import Array, Picture
+from mlla_seg.data.formats.unreadable import unreadable
 from mlla_seg.errors import InputError
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2")
@@ -289,9 +290,7 @@ def _has_mask(dataset: Any) -> bool:
 
 
 def _unreadable(path: Location, error: Exception) -> InputError:
-    reason = " ".join(str(error.__cause__ or error).split())
-    suffix = Path(path.name).suffix.lower()
-    return InputError(f"{path}: cannot be read as {suffix} ({reason}). Is it complete? Copy or download it again.")
+    return unreadable(path, Path(path.name).suffix.lower(), error.__cause__ or error)
 
 
 def read_raster(path: Path, plane: str, keys: Sequence[str]) -> Picture:

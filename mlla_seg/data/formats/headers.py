@@ -47,17 +47,32 @@ def nifti_affine(name: str, header: Any) -> tuple[Array, tuple[str, ...]]:
         affine, note = _choose(good.get("sform"), good.get("qform"), pixdim, min(int(header["dim"][0]), 3))
         notes += [note] if note else []
     elif faults:
-        said = " and ".join(f"its {key} {fault}" for key, fault in faults.items())
-        raise InputError(f"{name}: {said}, so its geometry is unknown. Convert it again, or repair its header.")
+        said = " and ".join(f"its {key} {fault} ({_found(key, header)})" for key, fault in faults.items())
+        raise InputError(
+            f"{name}: {said}, so its geometry is unknown. Convert it again, or repair its header: three independent "
+            "axes with steps above zero."
+        )
     else:
         affine = header.get_base_affine()
         notes.append("neither sform nor qform is set; axes are assumed to run to the left, anterior and superior")
-        require_affine(name, affine)
+        if _fault(affine):
+            raise InputError(
+                f"{name}: neither sform nor qform is set and pixdim is {_found('pixdim', header)}, so its geometry is "
+                "unknown. Repair its header: pixdim needs a spacing above zero for each axis."
+            )
     unit = header.get_xyzt_units()[0]
     if unit in MILLIMETRES:
         affine = np.diag([*[MILLIMETRES[unit]] * 3, 1.0]) @ affine
         notes.append(f"lengths are in {unit}s and are converted to millimetres")
     return affine, (*notes, *sheared(affine))
+
+
+def _found(key: str, header: Any) -> str:
+    """Return the fields of a form as found in the header."""
+    fields = {"sform": ("srow_x", "srow_y", "srow_z"), "qform": ("quatern_b", "quatern_c", "quatern_d", "pixdim")}
+    return ", ".join(
+        f"{field} {np.array2string(np.asarray(header[field]), precision=4)}" for field in fields.get(key, ())
+    ) or np.array2string(np.asarray(header[key][1:4]), precision=4)
 
 
 def _choose(sform: Array | None, qform: Array | None, pixdim: Array, axes: int) -> tuple[Array, str]:

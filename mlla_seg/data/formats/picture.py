@@ -39,7 +39,13 @@ class Picture:
 
 
 def compact(array: Array) -> Array:
-    """Keep arrays of small integers and convert all others to float32."""
+    """Keep arrays of small integers and convert all others to float32.
+
+    Raises:
+        TypeError: The values are no real numbers.
+    """
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"its values are of type {array.dtype}, expected real numbers")
     return array if array.dtype in (np.uint8, np.int16, np.uint16) else array.astype(np.float32)
 
 
@@ -60,35 +66,4 @@ def require_finite(path: Path, picture: Picture) -> None:
         count = int((~np.isfinite(picture.array)).sum())
         raise InputError(
             f"{path}: {count} of {picture.array.size} values are NaN or infinite. Repair the file or exclude the case."
-        )
-
-
-def require_same_grid(path: Path, picture: Picture, other_path: Path, other: Picture) -> None:
-    """Raise if two files differ in shape, or their voxels in position by more than a tenth of a voxel.
-
-    Files that store the same voxels along different axes agree, as both have been reoriented to the same slices.
-
-    Raises:
-        InputError: Names both files and the difference.
-    """
-    shape, other_shape = (p.array.shape[:1] + p.array.shape[2:] for p in (picture, other))
-    if shape != other_shape:
-        raise InputError(
-            f"{other_path}: shape {other_shape} differs from {path.name} with {shape} (slices, height, width)."
-        )
-    if picture.affine is None or other.affine is None:
-        return
-    corners = np.array([(*corner, 1) for corner in np.ndindex(2, 2, 2)]) * (*(n - 1 for n in shape), 1)
-
-    def apart(affine: Array, other_affine: Array) -> float:
-        distance = np.linalg.norm(corners @ (affine - other_affine).T, axis=1).max()
-        return float(distance) if distance > 0.1 * np.linalg.norm(affine[:3, :3], axis=0).min() else 0.0
-
-    distance = apart(picture.affine, other.affine)
-    # A mask drawn in another program has the affine which that program read from the image's header.
-    stored = picture.affine if picture.stored is None else picture.stored
-    if distance and apart(stored, other.affine if other.stored is None else other.stored):
-        raise InputError(
-            f"{other_path}: its affine differs from {path.name} by up to {distance:.3g} mm. "
-            "Resample one to the other's grid, or correct the wrong header."
         )

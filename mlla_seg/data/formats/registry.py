@@ -25,9 +25,11 @@ from mlla_seg.data.formats.dicom_files import is_series
 from mlla_seg.data.formats.dicom_seg import write_dicom_seg
 from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES, open_rasters, read_raster, read_scene
 from mlla_seg.data.formats.photos import read_photo, with_gaps, write_png
-from mlla_seg.data.formats.picture import Array, Picture, require_same_grid
+from mlla_seg.data.formats.picture import Array, Picture
+from mlla_seg.data.formats.unreadable import unreadable
 from mlla_seg.data.formats.volume_masks import write_itk, write_nifti, write_segmentation
 from mlla_seg.data.formats.volumes import ITK_SUFFIXES, read_itk, read_nifti
+from mlla_seg.data.formats.voxel_grids import require_same_grid
 from mlla_seg.errors import InputError, lookup
 
 Reader = Callable[[Path, str, Sequence[str]], Picture]
@@ -230,10 +232,7 @@ def _read(path: Path, plane: str, keys: Sequence[str]) -> Picture:
     except ModuleNotFoundError as error:
         raise _without(path, error) from error
     except Exception as error:  # each library has its own exceptions for a damaged file
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(
-            f"{path}: cannot be read as {suffix} ({reason}). Is it complete? Copy or download it again."
-        ) from error
+        raise unreadable(path, suffix, error) from error
     if picture.array.size == 0:
         raise InputError(f"{path}: is empty, with shape {picture.array.shape}.")
     return picture

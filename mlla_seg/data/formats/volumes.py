@@ -114,6 +114,8 @@ def picture_of_nibabel(image: Any, plane: str, name: str) -> Picture:
     stored = image.dataobj  # array proxy of a file, or an array
     scaled = (getattr(stored, "slope", 1), getattr(stored, "inter", 0)) != (1, 0)
     array = image.get_fdata(dtype=np.float32, caching="unchanged") if scaled else np.asarray(stored)
+    if array.dtype.names:  # colours, which NIfTI stores as one value of several bytes
+        array = np.stack([array[name] for name in array.dtype.names], axis=-1)
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim not in (3, 4):

@@ -12,10 +12,10 @@ from test_registry import AXIS_CODES, CLASSES, PATIENT, SEEN, scan, tilt
 
 from mlla_seg.data.card import load_card
 from mlla_seg.data.cases import Case
-from mlla_seg.data.formats.picture import require_same_grid
 from mlla_seg.data.formats.planes import ACQUIRED_PLANES
 from mlla_seg.data.formats.registry import FORMATS, mask_path, read_channels, read_image, read_mask, write_mask
 from mlla_seg.data.formats.volumes import LPS, coarsest_axis
+from mlla_seg.data.formats.voxel_grids import require_same_grid
 from mlla_seg.data.reading import open_case
 from mlla_seg.errors import InputError
 from samples import classes_of, write_nifti
