@@ -33,11 +33,14 @@ from mlla_seg.data.card_sections import (
     Step,
     Whole,
 )
+from mlla_seg.data.dataspec import Normalisation
 from mlla_seg.data.formats.bands import Wanted
 from mlla_seg.data.formats.classes import ClassInfo, Code
 from mlla_seg.data.formats.gaps import Gaps
 from mlla_seg.data.regions import Region, in_order, read_regions
+from mlla_seg.data.schemes import CT, RGB, normalisation_of
 from mlla_seg.data.shipped import shipped
+from mlla_seg.data.slices import ZSCORE
 from mlla_seg.errors import InputError, lookup, unknown
 
 
@@ -67,8 +70,8 @@ class Card:
     """the terms of use"""
     folder: Path
     """the folder of the card"""
-    ignore_index: Whole = 255
-    """the mask value to exclude from training and scores"""
+    ignore_index: Whole | None = 255
+    """the mask value to exclude from training and scores, or null for none"""
     background: Name | None = "background"
     """the class to exclude from mean scores, or null if every class counts"""
     plane: Literal["axial", "coronal", "sagittal", "acquired"] = "axial"
@@ -114,19 +117,20 @@ class Card:
             raise InputError(f"mask_threshold needs exactly two classes, found {len(names)}.")
         if repeated := sorted(set(self.layout.extra_channels or {}) & set(self.channels)):
             raise InputError(f"extra_channels repeats {repeated}.")
-        if self.normalisation.foreground and len(self.channels) > 1:
-            raise InputError("foreground of normalisation supports only images with one channel.")
         if self.grid is not None:
             lookup(dict.fromkeys([*self.channels, *(self.layout.extra_channels or {})]), self.grid, "channel for grid")
-        if self.use is not None:
-            self._check_used(self.use)
+        self._check_used(self.seen, unique=self.use is not None)
         _ = self.region_infos  # checks them
         return self
 
-    def _check_used(self, names: Sequence[str]) -> None:
-        for name in names:
-            lookup(dict.fromkeys([*self.channels, *(self.layout.extra_channels or {})]), name, "channel")
-        if not names or len(set(names)) < len(names):
+    def _check_used(self, names: Sequence[str], unique: bool = True) -> None:
+        known = dict.fromkeys([*self.channels, *(self.layout.extra_channels or {})])
+        for name in (*names, *(self.normalisation.schemes or {})):
+            lookup(known, name, "channel")
+        schemes = self.normalisation.schemes
+        if schemes is not None and (without := [name for name in names if name not in schemes]):
+            raise InputError(f"schemes of normalisation lacks {', '.join(without)}; give one for each channel.")
+        if unique and (not names or len(set(names)) < len(names)):
             raise InputError(f"channels must be one or more names without repetition, got {', '.join(names)}.")
         for key in ("mean", "std"):
             value = getattr(self.normalisation, key)
@@ -140,6 +144,29 @@ class Card:
     def seen(self) -> tuple[str, ...]:
         """Channels that the network sees, in order: ``use``, or all channels of the image files."""
         return self.use or self.channels
+
+    @property
+    def schemes(self) -> dict[str, str]:
+        """Scheme of each channel that the network sees, see ``schemes.py``; empty for other normalisations."""
+        if self.normalisation.schemes is not None:
+            return {name: self.normalisation.schemes[name] for name in self.seen}
+        everywhere = CT if self.normalisation.foreground else ZSCORE if self.normalisation.per_case else None
+        return dict.fromkeys(self.seen, everywhere) if everywhere else {}
+
+    @property
+    def under_masks(self) -> bool:
+        """Whether values are measured under the masks, without background."""
+        return CT in self.schemes.values()
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the normalisation is measured, or checked, on the training data."""
+        return self.normalisation.measured or bool({CT, RGB} & set(self.schemes.values()))
+
+    @property
+    def given_normalisation(self) -> Normalisation:
+        """The normalisation of a card whose normalisation is not measured."""
+        return normalisation_of(self.schemes) if self.schemes else self.normalisation.given()
 
     @property
     def further(self) -> dict[str, str]:

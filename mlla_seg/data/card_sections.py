@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Strict, model_validator
 from pydantic.dataclasses import dataclass
 
 from mlla_seg.data.dataspec import Normalisation
+from mlla_seg.data.schemes import Scheme
 from mlla_seg.errors import InputError
 
 SPLITS = ("train", "val", "test")
@@ -78,21 +79,18 @@ class CardNormalisation:
     """true to measure window, mean and std under the training masks"""
     measured: Flag = False
     """true to measure mean and std per channel over the training images"""
+    schemes: dict[Name, Scheme] | None = None
+    """a scheme of nnU-Net for each channel: ct, zscore, nonorm, rescale_to_0_1 or rgb_to_0_1"""
 
     @model_validator(mode="after")
     def _check(self) -> CardNormalisation:
         if self.window is not None and self.window[0] >= self.window[1]:
             raise InputError(f"window of normalisation must be [low, high] with low < high, found {list(self.window)}.")
         said = [entry.name for entry in fields(self) if getattr(self, entry.name) != entry.default]
-        for key in ("foreground", "measured", "per_case"):
+        for key in ("foreground", "measured", "per_case", "schemes"):
             if getattr(self, key) and len(said) > 1:
                 raise InputError(f"{key} of normalisation excludes all other keys, found {' and '.join(said)}.")
         return self
-
-    @property
-    def is_measured(self) -> bool:
-        """Whether the statistics are measured on the training data."""
-        return self.foreground or self.measured
 
     def given(self) -> Normalisation:
         """Return the statistics given in the card."""
@@ -118,7 +116,7 @@ class Layout:
     split_folders: dict[Name, Literal["train", "val", "test"]] | None = None
     """names of folders, each with the split it stands for: train, val or test"""
     patient: Name | None = None
-    """a regular expression that finds the patient in the name of a case"""
+    """a regular expression that finds the patient in the name of a case; its first group, if it has one"""
     coloured_masks: Flag = False
     """true if masks store the colours of the classes"""
     ignored_colours: tuple[Colour, ...] = ()
@@ -130,11 +128,9 @@ class Layout:
     def _check(self) -> Layout:
         if self.format == "files" and not self.patterns:
             raise InputError("layout with format files needs patterns: one regular expression per kind of file.")
+        _compiled(self.patient or "", "patient")
         for pattern in self.patterns:
-            try:
-                groups = re.compile(pattern).groupindex
-            except re.error as error:
-                raise InputError(f"the pattern {pattern!r} is not a valid regular expression ({error}).") from error
+            groups = _compiled(pattern, "the pattern").groupindex
             if "case" not in groups:
                 raise InputError(f"the pattern {pattern!r} needs a group (?P<case>...), which names the case.")
             for key, template in self._templates():
@@ -152,6 +148,13 @@ class Layout:
         """Return the templates of ``mask`` or ``test_mask`` in the order to try; empty if not given."""
         value: str | tuple[str, ...] = getattr(self, key)
         return (value,) if isinstance(value, str) else value
+
+
+def _compiled(expression: str, what: str) -> re.Pattern[str]:
+    try:
+        return re.compile(expression)
+    except re.error as error:
+        raise InputError(f"{what} {expression!r} is not a valid regular expression ({error}).") from error
 
 
 @dataclass(frozen=True, config=CONFIG)

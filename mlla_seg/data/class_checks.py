@@ -40,7 +40,9 @@ def check_classes(card: Card, stored: Sequence[StoredCase], cases: Sequence[Case
     if absent:
         ignored = any(sum(case.voxels) < math.prod(case.shape) // case.shape[1] for case in stored)
         stored_as = (
-            f" It may be stored as {card.ignore_index}, which is ignored." if len(absent) == 1 and ignored else ""
+            f" It may be stored as {card.ignore_index}, which is ignored."
+            if len(absent) == 1 and ignored and card.ignore_index is not None
+            else ""
         )
         print(f"note: no training mask of {card.name} contains {', '.join(absent)}.{stored_as}", file=sys.stderr)
 
@@ -63,10 +65,8 @@ def _advice(card: Card, cases: Sequence[Case]) -> str:
         cure = "remove mask_threshold, as these are class ids" if ids else f"set mask_threshold: {middle}"
         return f"{held}, all {side} mask_threshold: {threshold:g}. In the layout of your copy of the card, {cure}."
     if len(card.classes) == 2:
-        return (
-            f"{held}, of which {card.ignore_index} is ignored. In the layout of your copy of the card, set "
-            f"mask_threshold: {middle}."
-        )
+        ignored = "" if card.ignore_index is None else f", of which {card.ignore_index} is ignored"
+        return f"{held}{ignored}. In the layout of your copy of the card, set mask_threshold: {middle}."
     return f"{held}. Give the classes of the card the ids of the masks."
 
 

@@ -21,13 +21,13 @@ from mlla_seg.data.card_sections import MEDIAN, SPLITS
 from mlla_seg.data.cases import Case
 from mlla_seg.data.class_checks import check_classes
 from mlla_seg.data.dataset import CaseDataset, SliceDataset
-from mlla_seg.data.dataspec import DataSpec, Normalisation
-from mlla_seg.data.folds import fold_cases
+from mlla_seg.data.dataspec import DataSpec
+from mlla_seg.data.folds import fold_cases, note_folds
 from mlla_seg.data.formats.georeference import note_overlaps
 from mlla_seg.data.formats.headers import note_headers
 from mlla_seg.data.formats.planes import ACQUIRED, PLANES
 from mlla_seg.data.layouts import find_cases
-from mlla_seg.data.nnunet import nnunet_card
+from mlla_seg.data.nnunet import nnunet_card, note_described
 from mlla_seg.data.pseudonyms import pseudonyms
 from mlla_seg.data.splits import Splits, split_cases
 from mlla_seg.data.store import (
@@ -86,6 +86,9 @@ class SegmentationDataModule(LightningDataModule):
             the median over all cases, null to keep an axis; by default as in the card.
         plane: ``axial``, ``coronal`` or ``sagittal`` slices of volumes, or ``acquired`` for slices along the coarsest
             axis of each; by default as in the card.
+        patient: Regular expression that finds the patient in a case's name, or its first group does; all cases of a
+            patient are in one split. By default as in the card; without a card, by usual names such as
+            ``patient001_frame01``.
         augment: ``none``, ``transunet``, ``anatomy`` or ``aerial``.
         intensity: Strength of random changes of contrast, brightness, gamma and noise; 0 disables them.
         mirror: Axes, ``rows`` and ``columns``, along which half of the samples are mirrored in addition; with both,
@@ -114,6 +117,7 @@ class SegmentationDataModule(LightningDataModule):
         channels: list[str] | None = None,
         spacing_mm: list[float | str | None] | None = None,
         plane: PlaneName | None = None,
+        patient: str | None = None,
         augment: AugmentName = "anatomy",
         intensity: float = 0.0,
         mirror: list[MirrorName] | None = None,
@@ -155,6 +159,12 @@ class SegmentationDataModule(LightningDataModule):
         if plane is not None:
             lookup(dict.fromkeys((*PLANES, ACQUIRED)), plane, "plane for --data.plane:")
             self.card = replace(self.card, plane=plane)
+        if patient is not None:
+            try:
+                self.card = replace(self.card, layout=replace(self.card.layout, patient=patient))
+            except ValidationError as error:
+                reason = error.errors()[0]["ctx"]["error"]
+                raise InputError(f"--data.patient: {reason}") from error
         if spacing_mm is not None:
             try:
                 self.card = replace(self.card, spacing_mm=spacing_mm)  # type: ignore[arg-type]  # validated
@@ -167,6 +177,7 @@ class SegmentationDataModule(LightningDataModule):
             raise InputError(
                 f"--data.augment {augment} supports at most {MOST_CHANNELS} channels, got {stacked}: use none."
             )
+        self.described = card is not None
         self.root = Path(root)
         self.fold = fold
         self.folds = folds
@@ -191,12 +202,12 @@ class SegmentationDataModule(LightningDataModule):
     @cached_property
     def spec(self) -> DataSpec:
         """What the network must remember of its data."""
-        normalisation = self.card.normalisation.given()
         spacing: Any = self.card.spacing_mm
-        if self.card.normalisation.is_measured:
+        if self.card.is_measured:
             build_store(self.card, self.splits.train, self.root, self.store)
-            training = open_store(self.card, self.splits.train, self.store)
-            normalisation = Normalisation.from_dict(measured_normalisation(self.card, training))
+            normalisation = measured_normalisation(self.card, open_store(self.card, self.splits.train, self.store))
+        else:
+            normalisation = self.card.given_normalisation
         if MEDIAN in (spacing or ()):
             used = self._used()
             build_store(self.card, used, self.root, self.store)
@@ -229,6 +240,7 @@ class SegmentationDataModule(LightningDataModule):
         if self.full_labels:
             cases = [replace(case, test_masks=()) for case in cases]
         if self.fold is None:
+            note_folds(self.root)
             return split_cases(self.card, cases)
         return fold_cases(self.card, cases, self.root, self.fold, self.folds)
 
@@ -257,11 +269,8 @@ class SegmentationDataModule(LightningDataModule):
         note_merged_classes(self.card)
         note_warped(stored)
         note_ignored(self.card, stored)
-        if self.card.normalisation.per_case and (single := [c.name for c in stored if c.shape[0] == 1]):
-            raise InputError(
-                f"{self.card.name}: per_case is for volumes; {len(single)} cases are a single image, such as "
-                f"{single[0]}. Use per_image: true or measured: true in the card's normalisation."
-            )
+        if not self.described:
+            note_described(self.card, self.spec)
         note_planes(self.card, stored)
         note_resampled(self.card, stored, self.spec.spacing_mm)
         note_headers({case.name: case.notes for case in stored})

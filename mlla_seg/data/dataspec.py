@@ -15,13 +15,17 @@ from mlla_seg.data.formats.classes import ClassInfo, Code, class_colour
 from mlla_seg.data.formats.gaps import RULES, Gaps
 from mlla_seg.data.formats.planes import ACQUIRED, PLANES
 from mlla_seg.data.regions import Region, plain_regions, read_regions
-from mlla_seg.data.slices import View
+from mlla_seg.data.slices import RESCALE, View
 from mlla_seg.errors import InputError, lookup
 
 OTHER_KEYS = ("spec_version", "window", "ignore_index")
 """Further keys of plain dicts: the version, and two of version 1, the second of which was never used."""
 VERSION = 2
 """Version of the plain dict. Version 1 (mlla_seg 0.1) has no number and names the patch size ``window``."""
+
+
+Window = tuple[float, float]
+OWN = "own mean and standard deviation of each"
 
 
 @dataclass(frozen=True)
@@ -31,30 +35,58 @@ class Normalisation:
     Args:
         mean: Mean after clipping; one number, or one per channel.
         std: Standard deviation after clipping; one number, or one per channel.
-        window: Intensity window ``(low, high)`` to which values are clipped first, in raw units such as HU.
+        window: Intensity window ``(low, high)`` to which values are clipped first, in raw units such as HU; or one per
+            channel, None for a channel that is not clipped.
         per_image: Standardise each channel of each image by its own mean and standard deviation instead.
-        per_case: Standardise each channel of a whole volume by its own mean and standard deviation instead.
+        per_case: Standardise each channel of a whole volume by its own mean and standard deviation instead; or the
+            scheme of each channel, see :func:`mlla_seg.data.slices.case_moments`.
     """
 
     mean: float | tuple[float, ...] = 0.0
     std: float | tuple[float, ...] = 1.0
-    window: tuple[float, float] | None = None
+    window: Window | tuple[Window | None, ...] | None = None
     per_image: bool = False
-    per_case: bool = False
+    per_case: bool | tuple[str | None, ...] = False
 
     @property
-    def kind(self) -> tuple[bool, bool, bool]:
+    def windows(self) -> tuple[Window | None, ...]:
+        """The windows of the channels, or one that stands for all channels."""
+        pairs: Any = self.window
+        return (pairs,) if pairs is None or isinstance(pairs[0], (int, float)) else pairs
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
         """Which operations are applied, whatever their numbers, which are stored with a network's weights."""
-        return self.window is not None, self.per_image, self.per_case
+        return *(window is not None for window in self.windows), self.per_image, self.per_case
 
     def for_network(self, context: int = 0) -> dict[str, Any]:
         """Return the arguments of the network's normalisation, for slices with ``context`` neighbours on each side."""
-        repeated = {
-            key: value * (2 * context + 1) if isinstance(value, tuple) else value
-            for key, value in (("mean", self.mean), ("std", self.std))
-        }
-        # Whole cases are standardised before slices are cut.
-        return {} if self.per_case else {**repeated, "window": self.window, "per_image": self.per_image}
+        if self.per_case is True:  # whole cases are standardised before slices are cut
+            return {}
+        copies = 2 * context + 1
+        mean, std = (value * copies if isinstance(value, tuple) else value for value in (self.mean, self.std))
+        window = self.windows * copies if len(self.windows) > 1 else self.window
+        return {"mean": mean, "std": std, "window": window, "per_image": self.per_image}
+
+    def in_words(self, channels: Sequence[str]) -> str:
+        """Describe the normalisation of each channel."""
+
+        def one(k: int) -> str:
+            case = self.per_case if isinstance(self.per_case, bool) else self.per_case[k]
+            window = self.windows[k if len(self.windows) > 1 else 0]
+            mean, std = (value[k] if isinstance(value, tuple) else value for value in (self.mean, self.std))
+            clipped = f"clipped to {window[0]:g} .. {window[1]:g}, " if window else ""
+            if case:
+                return "own minimum and maximum of each case" if case == RESCALE else f"{OWN} case"
+            if self.per_image:
+                return f"{clipped}{OWN} image"
+            known = f"{clipped}mean {mean:g}, standard deviation {std:g}"
+            return "unchanged" if (window, mean, std) == (None, 0, 1) else known
+
+        words = [one(k) for k in range(len(channels))]
+        if len(set(words)) == 1:
+            return words[0]
+        return "; ".join(f"{name}: {word}" for name, word in zip(channels, words, strict=True))
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], where: str = "spec") -> Normalisation:
@@ -252,8 +284,10 @@ def _background(classes: Sequence[ClassInfo]) -> int | None:
 
 
 def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(map(_tuple, value)) if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value
+    if isinstance(value, tuple):
+        return [_plain(entry) for entry in value]
+    return dict(value) if isinstance(value, Mapping) else value

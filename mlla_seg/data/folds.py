@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mlla_seg.data.card import Card
@@ -40,6 +42,14 @@ def fold_cases(card: Card, cases: Sequence[Case], root: Path, fold: int, folds: 
     return by_patient(card, cases, {"train": set(pool) - held_out, "val": held_out, "test": test})
 
 
+def note_folds(root: Path) -> None:
+    """Note that there is a file of folds, if none of them is asked for."""
+    if (root / FOLDS_FILE).is_file():
+        print(
+            f"note: {root / FOLDS_FILE} is used with --data.fold only; splits are those of the card.", file=sys.stderr
+        )
+
+
 def number_of_folds(root: Path, folds: int) -> int:
     """Return the number of folds: that of ``splits_final.json`` if there is one, else ``folds``."""
     path = root / FOLDS_FILE
@@ -62,10 +72,32 @@ def _nnunet_fold(card: Card, cases: Sequence[Case], path: Path, fold: int) -> Sp
     names = folds[fold]
     for split, listed in names.items():
         note_absent(listed, {case.name for case in cases}, f"cases of {split} in {path}")
+    cases = _as_listed(card, cases, names, path)
     patients = {split: {case.patient for case in cases if case.name in listed} for split, listed in names.items()}
     if not patients["train"]:
         raise InputError(
             f"{path}: none of its training cases is in the data, such as {sorted(names['train'] or {'(none)'})[0]}."
         )
     patients["test"] = {case.patient for case in cases} - patients["train"] - patients["val"]
-    return by_patient(card, cases, patients)
+    splits = by_patient(card, cases, patients)
+    print(
+        f"note: fold {fold} of {len(folds)} is that of {path}: {len(splits.train)} cases train, {len(splits.val)} "
+        f"validate, {len(splits.test)} in neither list test.",
+        file=sys.stderr,
+    )
+    return splits
+
+
+def _as_listed(card: Card, cases: Sequence[Case], names: Mapping[str, set[str]], path: Path) -> Sequence[Case]:
+    """Return cases each as its own patient if a fold divides patients that are only guessed, as nnU-Net's do."""
+    if card.layout.patient is not None or card.layout.format != "nnunet":
+        return cases
+    train, val = ({case.patient for case in cases if case.name in names[split]} for split in ("train", "val"))
+    if not (shared := sorted(train & val)):
+        return cases
+    print(
+        f"note: {path} puts {len(shared)} patients into both train and val, such as {shared[0]}, so validation scores "
+        "are too good. It is used as it is; remove it to have folds by patient.",
+        file=sys.stderr,
+    )
+    return [replace(case, patient=case.name) for case in cases]

@@ -53,7 +53,7 @@ def class_indices(
                 "Set coloured_masks in the card's layout if these are the colours of its classes."
             )
         values = mask[:, 0]
-        known = {**card.ids, card.ignore_index: IGNORE_INDEX}
+        known = {**card.ids} if card.ignore_index is None else {**card.ids, card.ignore_index: IGNORE_INDEX}
         known |= {int(value): IGNORE_INDEX for value in nodata if np.isfinite(value) and value not in known}
     if missing is not None:
         values = np.where(missing, next(iter(known)), values)  # any known value, so that they do not count as unknown
@@ -95,12 +95,31 @@ def refuse_unknown(card: Card, unknown: Mapping[float, int], path: Path) -> None
             f"{path}: colour {[code >> 16, code >> 8 & 255, code & 255]} in {unknown[value]} pixels{others} is not in "
             f"the card {card.name}: {listed}. Correct the mask, or add the colour to classes or ignored_colours."
         )
-    expected = f"{_listed(card.ids)} ({', '.join(card.class_names)})"
-    grey = " If the mask stores grey levels, set mask_threshold in the card's layout." if len(unknown) > 1 else ""
+    ignored = "" if card.ignore_index is None else f" or {card.ignore_index} (ignored)"
     raise InputError(
-        f"{path}: mask value {value:g} in {unknown[value]} voxels{others}; expected {expected} or {card.ignore_index} "
-        f"(ignored). Correct the mask or the card's classes.{grey if len(card.classes) == 2 else ''}"
+        f"{path}: mask value {value:g} in {unknown[value]} voxels{others}; expected {_listed(card.ids)} "
+        f"({', '.join(card.class_names)}){ignored}. {_advice(card, unknown)}"
     )
+
+
+def _advice(card: Card, unknown: Mapping[float, int]) -> str:
+    """Return what to do about mask values of no class."""
+    if set(unknown) == {255}:
+        second = card.class_infos[1]
+        grey = (
+            f"If 255 stands for {second.name}, store {second.id} in the masks, or write a card with mask_threshold: "
+            "127. "
+        )
+        return (
+            f"{grey if len(card.classes) == 2 else ''}If 255 marks what to ignore, declare it: as the label ignore of "
+            "dataset.json, or ignore_index of a card."
+        )
+    if len(card.classes) == 2 and len(unknown) > 1:
+        return (
+            "Correct the mask or the card's classes. If the mask stores grey levels, set mask_threshold in the card's "
+            "layout."
+        )
+    return "Correct the mask, or the classes of the card or dataset.json."
 
 
 def _known_colours(card: Card) -> dict[int, int]:

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from mlla_seg.data.card import Card
 from mlla_seg.data.cases import Case, missing_data
 from mlla_seg.data.nnunet import nnunet_cases
+from mlla_seg.data.patients import with_patients
 from mlla_seg.data.tree import Tree, filled, is_image, list_tree
 from mlla_seg.data.unmatched import explain, masks_without_image, match_name, near_miss
 from mlla_seg.errors import InputError, lookup
@@ -48,7 +49,7 @@ def find_cases(card: Card, root: Path) -> list[Case]:
             raise InputError(missing_data(card, root, NOTHING))
     else:
         cases = _pattern_cases(card, root)
-    return sorted(cases, key=lambda case: case.name)
+    return sorted(with_patients(card, cases), key=lambda case: case.name)
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+import sys
+from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 from mlla_seg.data.card import Card
 from mlla_seg.data.card_sections import CardClass, CardNormalisation, CardSplits, Layout
 from mlla_seg.data.cases import Case, missing_data, note_unlabelled
-from mlla_seg.data.dataspec import class_colour
-from mlla_seg.data.nnunet_regions import classes_of, names_in, regions_in
+from mlla_seg.data.dataset_json import USUAL_ENDING, Description, read_description
+from mlla_seg.data.dataspec import DataSpec, class_colour
+from mlla_seg.data.nnunet_regions import classes_of
+from mlla_seg.data.schemes import scheme_of
+from mlla_seg.data.slices import ZSCORE
 from mlla_seg.errors import InputError
 
 TREE = """dataset.json
@@ -26,9 +28,8 @@ SPLITS = CardSplits(seed=0, val=0.1, test=0.2)
 def nnunet_card(root: Path) -> Card:
     """Build a card from a folder's ``dataset.json``.
 
-    As in nnU-Net, CT is clipped and standardised by statistics of the labelled voxels of the training cases, anything
-    else image by image. Slices run along the coarsest axis of each volume and are resampled to the median pixel spacing
-    of all.
+    As in nnU-Net, the name of a channel selects its normalisation, and only a label that is declared as such is
+    ignored. Slices run along the coarsest axis of each volume and are resampled to the median pixel spacing of all.
 
     Raises:
         InputError: The folder or its ``dataset.json`` is missing or cannot be used.
@@ -39,40 +40,52 @@ def nnunet_card(root: Path) -> Card:
             f"Without --data.card the data are described by {path.absolute()}, which does not exist. "
             "Give the name of a card, or the root of an nnU-Net or Decathlon folder."
         )
-    content = _read(path)
-    labels = _labels(content, path)
-    channels = content.get("channel_names") or content.get("modality") or {}
-    if not all(str(key).isdigit() for key in channels):
-        raise InputError(
-            f"{path}: channel_names are {channels}; expected numbers (from 0) mapped to names, such as {{'0': 'CT'}}."
-        )
-    names = [str(channels[key]) for key in sorted(channels, key=int)]
-    if not names or len(labels) < 2:
+    about = read_description(path)
+    if not about.channels or len(about.labels) < 2:
         raise InputError(f"{path}: needs channel_names (or modality) and at least two labels.")
-    regions, order = regions_in(content, path), tuple(content.get("regions_class_order") or ())
-    is_ct = names == ["CT"]
-    name = str(content.get("name") or root.absolute().name)
+    given = about.channels  # each channel needs a name of its own
+    channels = tuple(f"{name} {k}" if given.count(name) > 1 else name for k, name in enumerate(given))
     return Card(
-        name=re.sub(r"[^\w-]+", "_", name).strip("_").lower(),
-        title=name,
-        modality=names[0],
-        channels=tuple(names),
-        classes=classes_of(labels, order)
-        if regions
-        else tuple(CardClass(label, class_colour(k), value) for k, (value, label) in enumerate(labels.items())),
-        normalisation=CardNormalisation(foreground=True) if is_ct else CardNormalisation(per_image=True),
+        name=re.sub(r"[^\w-]+", "_", about.name).strip("_").lower(),
+        title=about.name,
+        modality=given[0],
+        channels=channels,
+        classes=classes_of(about.labels, about.order)
+        if about.regions
+        else tuple(CardClass(name, class_colour(k), value) for k, (value, name) in enumerate(about.labels.items())),
+        normalisation=CardNormalisation(schemes=dict(zip(channels, map(scheme_of, given), strict=True))),
         layout=Layout(format="nnunet", tree=TREE),
         splits=SPLITS,
-        source=str(content.get("reference") or content.get("source") or "the creator of dataset.json"),
-        licence=str(content.get("licence") or content.get("license") or "not stated"),
+        source=about.source,
+        licence=about.licence,
         folder=root,
-        ignore_index=_ignored(content),
-        background=labels.get(0),
+        ignore_index=about.ignore,
+        background=about.labels.get(0),
         plane="acquired",
         spacing_mm=(None, "median", "median"),
-        regions={name: tuple(ids) for name, ids in regions.items()} or None,
-        regions_class_order=order if regions else None,
+        regions={name: tuple(ids) for name, ids in about.regions.items()} or None,
+        regions_class_order=about.order if about.regions else None,
     )
+
+
+def note_described(card: Card, spec: DataSpec) -> None:
+    """Print what ``dataset.json`` says and what it leaves to rules, for data without a card."""
+    unknown = [
+        name for name, scheme in card.schemes.items() if scheme == ZSCORE and not name.casefold().startswith(ZSCORE)
+    ]
+    steps = spec.spacing_mm and " x ".join("original" if step is None else f"{step:g}" for step in spec.spacing_mm)
+    ids = [*card.ids]
+    facts = [
+        f"normalisation: {spec.normalisation.in_words(spec.channels)}",
+        f"{', '.join(unknown)} {'names' if len(unknown) == 1 else 'name'} no scheme of nnU-Net, so zscore is used"
+        if unknown
+        else "",
+        f"slices along the coarsest axis of each volume, median spacing of all cases: {steps} mm" if steps else "",
+        "no label is ignored" if card.ignore_index is None else f"the label {card.ignore_index} is ignored",
+        f"class {card.background} ({ids[0]}) is the background" if card.background else "no class is the background",
+        "" if ids == list(range(len(ids))) else f"the ids {', '.join(map(str, ids))} have gaps and are kept in masks",
+    ]
+    print(f"note: {card.folder / 'dataset.json'}: {'; '.join(filter(None, facts))}.", file=sys.stderr)
 
 
 def nnunet_cases(card: Card, root: Path) -> list[Case]:
@@ -80,63 +93,67 @@ def nnunet_cases(card: Card, root: Path) -> list[Case]:
     path = root / "dataset.json"
     if not path.is_file():
         raise InputError(missing_data(card, root, "has no dataset.json"))
-    content = _read(path)
-    listed = {value: name.lower() for value, name in _labels(content, path).items()}
+    about = read_description(path)
+    listed = {value: name.lower() for value, name in about.labels.items()}
     expected = {value: card.class_names[k].lower() for value, k in card.ids.items()}
-    if listed != expected and not (regions_in(content, path) and set(listed) == set(expected)):  # these name no ids
+    if listed != expected and not (about.regions and set(listed) == set(expected)):  # these name no ids
         raise InputError(
             f"{path} lists the classes {', '.join(f'{value} {name}' for value, name in listed.items()) or 'none'}; the "
             f"card {card.name} expects {', '.join(f'{value} {card.class_names[k]}' for value, k in card.ids.items())}."
         )
-    ending = content.get("file_ending", ".nii.gz")
+    ending = about.ending or USUAL_ENDING
+    images = _by_stem(root / "imagesTr", ending)
+    channels: dict[str, dict[int, Path]] = defaultdict(dict)
+    for stem, file in images.items():
+        if match := re.fullmatch(r"(.+)_(\d{4})", stem):
+            channels[match[1]][int(match[2])] = file
+    masks = _by_stem(root / "labelsTr", ending)
+    if not masks:
+        _refuse_ending(about, root)
     cases = []
-    for mask in sorted((root / "labelsTr").glob(f"[!.]*{ending}")):
-        name = mask.name[: -len(ending)]
-        channels = sorted((root / "imagesTr").glob(f"{_glob_escape(name)}_[0-9][0-9][0-9][0-9]{ending}"))
-        images = tuple(channels) or (root / "imagesTr" / mask.name,)
-        if not images[0].is_file():
-            raise InputError(f"{mask} has no image: expected {images[0]} or {name}_0000{ending} beside it.")
-        numbers = [int(path.name[len(name) + 1 :][:4]) for path in channels]
-        if numbers != list(range(len(numbers))):
-            raise InputError(f"{images[0]}: the channels of {name} are {numbers}, expected consecutive numbers from 0.")
-        cases.append(Case(name, _patient(card, name), (images,), (mask,)))
-    known = {path.name for case in cases for files in case.images for path in files}
-    present = (root / "imagesTr").glob(f"[!.]*{ending}")
-    note_unlabelled(sorted(path.name for path in present if path.name not in known), "imagesTr")
+    for name, mask in masks.items():
+        numbered = dict(sorted(channels[name].items())) if name in channels else {}
+        if not numbered and name not in images:
+            place = root / "imagesTr" / mask.name
+            raise InputError(f"{mask} has no image: expected {place} or {name}_0000{ending} beside it.")
+        files = tuple(numbered.values()) or (images[name],)
+        if [*numbered] != list(range(len(numbered))):
+            raise InputError(
+                f"{files[0]}: the channels of {name} are {[*numbered]}, expected consecutive numbers from 0."
+            )
+        cases.append(Case(name, name, (files,), (mask,)))
+    known = {file.name for case in cases for files in case.images for file in files}
+    note_unlabelled(sorted(file.name for file in images.values() if file.name not in known), "imagesTr")
+    _note_count(about, len(cases))
     return cases
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}).") from error
-    if not isinstance(content, dict) or not isinstance(content.get("labels"), dict):
-        raise InputError(f"{path} should be a mapping with labels, as in nnU-Net and the Decathlon.")
-    return content
+def _by_stem(folder: Path, ending: str) -> dict[str, Path]:
+    """Return the files of a folder with an ending in any case, by their names without it, in order.
+
+    Raises:
+        InputError: Two files differ only in the case of their ending.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.name.lower().endswith(ending.lower()) and path.name[0] != ".":
+            other = found.setdefault(path.name[: -len(ending)], path)
+            if other != path:
+                raise InputError(f"{path}: {other.name} beside it has the same name; keep one of them.")
+    return found
 
 
-def _labels(content: Mapping[str, Any], path: Path) -> dict[int, str]:
-    """Return class names by id, from either convention: id -> name (v1, MSD) or name -> id or ids (v2)."""
-    labels = content["labels"]
-    if all(str(key).isdigit() for key in labels):
-        return dict(sorted((int(key), str(value)) for key, value in labels.items()))
-    if regions := regions_in(content, path):
-        return names_in(content, regions)
-    single = {key: value[0] if isinstance(value, list) else value for key, value in labels.items() if key != "ignore"}
-    return dict(sorted((int(value), str(key)) for key, value in single.items()))
+def _refuse_ending(about: Description, root: Path) -> None:
+    """Raise if the masks have another ending than ``dataset.json`` says."""
+    there = sorted(path.name for path in (root / "labelsTr").glob("[!.]*"))
+    if there:
+        said = f"file_ending is {about.ending}" if about.ending else f"there is no file_ending, so it is {USUAL_ENDING}"
+        raise InputError(
+            f"{about.path}: {said}, but none of the {len(there)} files in labelsTr ends so, such as {there[0]}. "
+            "Correct file_ending."
+        )
 
 
-def _ignored(content: Mapping[str, Any]) -> int:
-    value = content["labels"].get("ignore", 255)
-    return int(value) if str(value).isdigit() else 255
-
-
-def _patient(card: Card, name: str) -> str:
-    """Return the patient of a case: the match of the card's expression ``patient`` in its name, or the name."""
-    match = re.search(card.layout.patient or "$^", name)
-    return match[0] if match else name
-
-
-def _glob_escape(name: str) -> str:
-    return re.sub(r"([*?[])", r"[\1]", name)
+def _note_count(about: Description, found: int) -> None:
+    if about.count is not None and about.count != found:
+        print(f"note: {about.path} says numTraining {about.count}, but {found} cases are there.", file=sys.stderr)

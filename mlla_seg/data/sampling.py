@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -88,18 +87,7 @@ def value_sample(image: Array, mask: Array, left_out: Sequence[int | None] = ())
     return np.concatenate(values, axis=1).astype(np.float32)
 
 
-def statistics(values: Array, foreground: bool) -> dict[str, Any]:
-    """Compute the statistics for ``normalisation: {foreground: true}`` or ``{measured: true}``.
-
-    Args:
-        values: Values of the training cases, ``(C, n)``.
-        foreground: As in nnU-Net, for one channel: the 0.5th and 99.5th percentiles of the values under the masks for
-            clipping, and their mean and standard deviation. Otherwise mean and standard deviation of each channel,
-            without clipping.
-    """
+def statistics(values: Array) -> tuple[float, float]:
+    """Return mean and standard deviation of the values of a channel, the latter above zero."""
     values = values.astype(np.float64)
-    std = np.maximum(values.std(axis=1), 1e-6)
-    if not foreground:
-        return {"mean": values.mean(axis=1).tolist(), "std": std.tolist()}
-    low, high = np.percentile(values, (0.5, 99.5)).tolist()
-    return {"window": [low, high], "mean": float(values.mean()), "std": float(std[0])}
+    return float(values.mean()), max(float(values.std()), 1e-6)

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 Volume = TypeVar("Volume", np.ndarray[Any, Any], "Tensor")
 Grid = tuple[int, int, int]
 """Slices, height, width."""
+ZSCORE, RESCALE = "zscore", "rescale_to_0_1"
+"""Normalisation of a channel over a whole case: by its mean and standard deviation, or from its minimum to maximum."""
+PART = 2**22
+"""Pixels of an image whose moments are computed at once."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +33,18 @@ class View:
         patch_size: ``(height, width)`` of the training samples; larger slices are processed with a sliding window of
             this size.
         context: Neighbouring slices on each side, as additional channels (2.5-D).
-        per_case: Whether cases are standardised as a whole, by :func:`case_moments`.
+        per_case: Whether cases are normalised as a whole, see :func:`case_moments`.
     """
 
     spacing_mm: Sequence[float | None] | None = None
     resize: Sequence[int] | float | None = None
     patch_size: Sequence[int] | None = None
     context: int = 0
-    per_case: bool = False
+    per_case: bool | Sequence[str | None] = False
+
+    def moments(self, case: Any) -> tuple[Any, Any] | None:
+        """Return the moments of a case, or None if cases are not normalised as a whole; see :func:`case_moments`."""
+        return case_moments(case, self.per_case) if self.per_case else None
 
     def grid(self, shape: Sequence[int], spacing_mm: Sequence[float] | None = None) -> Grid:
         """Return the slices, height and width at which the network sees a case.
@@ -84,23 +92,35 @@ def slices_at(volume: Volume, positions: Sequence[int], context: int = 0, slices
     return stacked.reshape(len(index), -1, *volume.shape[2:])
 
 
-def case_moments(volume: Any) -> tuple[Any, Any]:
-    """Return mean and standard deviation of each channel of ``(S, C, H, W)`` over all data, ``(C,)`` float32 each.
+def case_moments(case: Any, per_case: bool | Sequence[str | None] = True) -> tuple[Any, Any]:
+    """Return what to subtract from each channel of a case and what to divide it by, ``(C,)`` float32 each.
 
     As nnU-Net standardises MR, whose units are comparable within a scan but not between scans.
+
+    Args:
+        case: ``(S, C, H, W)``, or images ``(C, h, w)`` that make it up; NaN where there is no data.
+        per_case: True for mean and standard deviation, or ``zscore``, ``rescale_to_0_1`` or None for each channel.
     """
-    channels = volume.shape[1]
-    count, total, squares = np.zeros(channels), np.zeros(channels), np.zeros(channels)
-    for image in volume:
-        values = np.asarray(image, np.float64).reshape(channels, -1)
-        count += (~np.isnan(values)).sum(axis=1)
-        total += np.nansum(values, axis=1)
-    mean = total / np.maximum(count, 1)
-    for image in volume:  # second pass: a difference of squares would lose precision for large means
-        values = np.asarray(image, np.float64).reshape(channels, -1)
-        squares += np.nansum((values - mean[:, None]) ** 2, axis=1)
-    std = np.sqrt(squares / np.maximum(count, 1))
-    return mean.astype(np.float32), np.maximum(std, 1e-6).astype(np.float32)
+    count, mean, squares, low, high = (np.array(start) for start in (0.0, 0.0, 0.0, np.inf, -np.inf))
+    for image in case:
+        rows = max(1, PART // image.shape[-1])
+        for top in range(0, image.shape[-2], rows):
+            values = np.asarray(image[:, top : top + rows], np.float64).reshape(len(image), -1)
+            present = ~np.isnan(values)
+            own_count = present.sum(axis=1)
+            own_mean = np.where(present, values, 0).sum(axis=1) / np.maximum(own_count, 1)
+            own_squares = (np.where(present, values - own_mean[:, None], 0) ** 2).sum(axis=1)
+            total = np.maximum(count + own_count, 1)
+            squares = squares + own_squares + (own_mean - mean) ** 2 * count * own_count / total
+            mean = mean + (own_mean - mean) * own_count / total
+            count = count + own_count
+            low = np.minimum(low, np.where(present, values, np.inf).min(axis=1))
+            high = np.maximum(high, np.where(present, values, -np.inf).max(axis=1))
+    std = np.maximum(np.sqrt(squares / np.maximum(count, 1)), 1e-6)
+    schemes = [ZSCORE] * len(mean) if isinstance(per_case, bool) else per_case
+    known = {ZSCORE: (mean, std), RESCALE: (low, np.maximum(high - low, 1e-8))}
+    chosen = [[known[name][k][c] if name else k for c, name in enumerate(schemes)] for k in (0, 1)]
+    return np.array(chosen[0], np.float32), np.array(chosen[1], np.float32)
 
 
 def standardised(slices: Volume, moments: tuple[Any, Any] | None, context: int = 0) -> Volume:

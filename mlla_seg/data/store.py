@@ -25,6 +25,7 @@ from numpy.lib.format import open_memmap
 from mlla_seg.atomic import renamed_when_done
 from mlla_seg.data.card import Card
 from mlla_seg.data.cases import Case
+from mlla_seg.data.dataspec import Normalisation
 from mlla_seg.data.formats.classes import IGNORE_INDEX
 from mlla_seg.data.formats.georeference import Ground
 from mlla_seg.data.formats.geotiff import COVERED
@@ -35,8 +36,9 @@ from mlla_seg.data.formats.volumes import coarsest_axis
 from mlla_seg.data.reading import open_case
 from mlla_seg.data.regions import written_as
 from mlla_seg.data.sampling import class_places, statistics, value_sample
-from mlla_seg.data.slices import case_moments
-from mlla_seg.errors import InputError
+from mlla_seg.data.schemes import normalisation_of, per_case
+from mlla_seg.data.slices import View
+from mlla_seg.errors import InputError, about
 
 VERSION = 8
 """Increased when the meaning of the stored arrays changes, so that older ones are rebuilt."""
@@ -187,9 +189,17 @@ def note_warped(cases: Sequence[StoredCase]) -> None:
 
 
 def note_ignored(card: Card, cases: Sequence[StoredCase]) -> None:
-    """Note cases of which every pixel is excluded from training and scores."""
-    names = [case.name for case in cases if not any(case.voxels)]
-    if names:
+    """Note how many pixels are excluded from training and scores, and cases of which every pixel is."""
+    sizes = [case.shape[0] * case.shape[2] * case.shape[3] for case in cases]
+    left_out = {case.name: size - sum(case.voxels) for case, size in zip(cases, sizes, strict=True)}
+    if names := [name for name, count in left_out.items() if count]:
+        value = "" if card.ignore_index is None or card.layout.coloured_masks else f", mask value {card.ignore_index}"
+        print(
+            f"note: {sum(left_out.values()):,} pixels ({sum(left_out.values()) / sum(sizes):.1%}) in {len(names)} of "
+            f"{len(cases)} cases of {card.name}, such as {names[0]}, are ignored (no data{value}).",
+            file=sys.stderr,
+        )
+    if names := [case.name for case in cases if not any(case.voxels)]:
         print(
             f"note: {len(names)} of {len(cases)} cases of {card.name}, such as {names[0]}, have no pixel with a class "
             "and data: all are excluded from training and scores.",
@@ -258,7 +268,7 @@ def _fingerprint(card: Card, case: Case, root: Path) -> str:
     files = [file for path in case.files for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
     sources = [(str(path.relative_to(root)), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files]
     masks = [getattr(card.layout, key) for key in ("coloured_masks", "ignored_colours", "mask_threshold")]
-    counted = [getattr(card.normalisation, key) for key in ("foreground", "per_case")]
+    counted = [card.under_masks, per_case([*card.schemes.values()])]
     gaps = (card.nodata, card.nodata_rule, card.grid)
     values = (card.array_units, [*card.ids.items()], card.ignore_index, counted, gaps)
     colours = card.layout.coloured_masks and [entry.colour for entry in card.classes]
@@ -284,10 +294,10 @@ def _build_case(card: Card, case: Case, root: Path, folder: Path) -> None:
                 voxels += np.bincount(piece.labels.ravel(), minlength=256)
         counts = voxels[: len(card.classes)].tolist()
         background = card.class_names.index(card.background) if card.background in card.class_names else None
-        left_out = (IGNORE_INDEX, background) if card.normalisation.foreground else ()
+        left_out = (IGNORE_INDEX, background) if card.under_masks else ()
         np.save(temporary["places"], class_places(mask, counts))
         np.save(temporary["values"], value_sample(image, mask, left_out))
-        moments = case_moments(image) if card.normalisation.per_case else None
+        moments = View(per_case=per_case([*card.schemes.values()])).moments(image)
         del image, mask  # flushes them to disk
         entry = {
             "fingerprint": fingerprint,
@@ -305,8 +315,8 @@ def _build_case(card: Card, case: Case, root: Path, folder: Path) -> None:
             note.write_text(json.dumps(entry))
 
 
-def measured_normalisation(card: Card, cases: Sequence[StoredCase]) -> dict[str, Any]:
-    """Measure the statistics for ``normalisation: {foreground: true}`` or ``{measured: true}`` on the training cases.
+def measured_normalisation(card: Card, cases: Sequence[StoredCase]) -> Normalisation:
+    """Measure the normalisation of a card on the training cases, as with ``foreground: true`` or ``measured: true``.
 
     Raises:
         InputError: There are no values to measure.
@@ -314,6 +324,10 @@ def measured_normalisation(card: Card, cases: Sequence[StoredCase]) -> dict[str,
     values = np.concatenate([case.values() for case in cases], axis=1)
     if values.size == 0:
         what = f"mask contains anything but {card.background}"
-        what = what if card.normalisation.foreground else "scene has a pixel with data"
+        what = what if card.under_masks else "scene has a pixel with data"
         raise InputError(f"{card.name}: no training {what}, so its normalisation cannot be measured.")
-    return statistics(values, foreground=card.normalisation.foreground)
+    if card.schemes:
+        with about(card.name):
+            return normalisation_of(card.schemes, values)
+    means, stds = zip(*map(statistics, values), strict=True)
+    return Normalisation(means, stds)

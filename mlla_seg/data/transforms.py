@@ -20,7 +20,7 @@ import torch
 from mlla_seg.data.boxes import Box, cut
 from mlla_seg.data.dataspec import Normalisation
 from mlla_seg.data.formats.picture import Array
-from mlla_seg.data.normalisation import normalise
+from mlla_seg.data.normalisation import normalise, window_tensor
 from mlla_seg.errors import lookup
 
 # albumentations looks for a newer version online when it is imported.
@@ -194,7 +194,7 @@ class Augment:
         how = self.normalisation
         defaults = {"mean": 0.0, "std": 1.0}
         mean, std = (torch.as_tensor(how.get(key, defaults[key])).float().expand(len(image)) for key in defaults)
-        window = torch.tensor(how.get("window") or (0.0, 0.0))
+        window = window_tensor(how.get("window"))
         pixels = None if own.all() or not own.any() else torch.from_numpy(own > 0)
         return normalise(image, mean, std, window, bool(how.get("window")), bool(how.get("per_image")), pixels)
 

@@ -167,7 +167,7 @@ def overlay(scored: Scored, case: Mapping[str, Any]) -> Any:
 
 
 def _draw(image: Array, masks: Mapping[str, Array], spec: DataSpec, title: str, aspect: float, to: Any) -> None:
-    window = spec.normalisation.window
+    window = spec.normalisation.windows[0] if len(image) < 3 else None  # that of the channel drawn in grey
     plots.plot_overlay(image, masks, spec.classes, to, title, window, aspect, spec.background)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mlla_seg.data import outputs
-from mlla_seg.data.slices import View, case_moments, slices_at, standardised
+from mlla_seg.data.slices import View, slices_at, standardised
 from mlla_seg.evaluation.surface_distance import surface_distances
 from mlla_seg.finite import require_finite_logits
 
@@ -45,7 +45,7 @@ def transunet_labels(
     height, width = volume.shape[-2:]
     there = (size[0] / height, size[1] / width)
     back = (height / size[0], width / size[1])
-    moments = case_moments(volume) if view.per_case else None
+    moments = view.moments(volume)
     labels = []
     for positions in torch.arange(len(volume)).split(batch_size):
         chunk = standardised(slices_at(volume, positions.tolist(), view.context).float().numpy(), moments, view.context)

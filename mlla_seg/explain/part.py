@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.framing import margin
-from mlla_seg.data.slices import View, case_moments, nearest_slice, slices_at, standardised
+from mlla_seg.data.slices import View, nearest_slice, slices_at, standardised
 from mlla_seg.inference.cases import TorchEngine
 from mlla_seg.models.segmenter import Segmenter
 
@@ -49,7 +49,7 @@ def part_around(
     stored = (len(image), *image.shape[-2:])
     slices, *size = view.grid(stored, spacing_mm)
     seen = nearest_slice(position, stored[0], slices)
-    moments = case_moments(image) if view.per_case else None
+    moments = view.moments(image)
     pixels = standardised(engine.load(slices_at(volume, [seen], view.context, slices)), moments, view.context)
     pixels = engine.resize_images(engine.fill_gaps(pixels), (size[0], size[1]))
     place = [int((at + 0.5) * grid / own) for at, own, grid in zip((row, column), stored[1:], size, strict=True)]

@@ -117,8 +117,8 @@ def export(
     job = Job(network, spec, outputs, precision, **options)
     if spec.view.per_case and format != "monai_bundle":
         print(
-            "note: this network expects slices of standardised volumes: subtract the mean of each channel over the "
-            "volume and divide by its standard deviation. python -m mlla_seg.runtime does so itself.",
+            "note: of this normalisation, your program does what is of each case, over the whole volume, and the file "
+            f"the rest: {spec.normalisation.in_words(spec.channels)}. python -m mlla_seg.runtime does both.",
             file=sys.stderr,
         )
     with _place_beside(target) as unfinished:

@@ -75,7 +75,7 @@ def metadata(spec: DataSpec) -> dict[str, Any]:
         "num_channels": len(spec.channels),
         "spatial_shape": ["*", "*", "*"],
         "dtype": "float32",
-        "value_range": list(spec.normalisation.window or ()),
+        "value_range": list(spec.normalisation.windows[0] or ()) if len(spec.channels) == 1 else [],
         "is_patch_data": False,
         "channel_def": dict(enumerate(spec.channels)),
     }

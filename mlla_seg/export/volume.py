@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlla_seg.data import outputs
-from mlla_seg.data.slices import View
+from mlla_seg.data.slices import RESCALE, ZSCORE, View
 from mlla_seg.inference.steps import OVERLAP
 
 CHUNK = 4
@@ -31,6 +31,8 @@ class Volume(nn.Module):
 
     if TYPE_CHECKING:  # TorchScript cannot parse string annotations
         values: Tensor
+        zscored: Tensor
+        rescaled: Tensor
 
     def __init__(
         self,
@@ -43,7 +45,7 @@ class Volume(nn.Module):
         self.network = network
         self.writes = writes
         self.context = view.context
-        self.per_case = view.per_case
+        self.per_case = bool(view.per_case)
         self.size = [0, 0] if view.resize is None or isinstance(view.resize, (int, float)) else list(view.resize)
         self.factor = float(view.resize) if isinstance(view.resize, (int, float)) else 1.0
         self.window = list(view.patch_size or (0, 0))
@@ -52,6 +54,9 @@ class Volume(nn.Module):
         self.labels = values is not None
         dtype = torch.uint8 if max(values or [0]) < 256 else torch.int16
         self.register_buffer("values", torch.tensor(values or [0], dtype=dtype))
+        schemes = [ZSCORE] if isinstance(view.per_case, bool) else view.per_case  # one stands for all channels
+        for name, scheme in (("zscored", ZSCORE), ("rescaled", RESCALE)):
+            self.register_buffer(name, torch.tensor([own == scheme for own in schemes])[:, None, None])
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C, H, W, S)`` to class values ``(B, 1, H, W, S)`` or probabilities ``(B, K, H, W, S)``."""
@@ -59,13 +64,21 @@ class Volume(nn.Module):
         for case in x.float().unbind(0):
             volume = case.permute(3, 0, 1, 2)  # (S, C, H, W)
             if self.per_case:
-                std, mean = torch.std_mean(volume.double(), dim=(0, 2, 3), keepdim=True, correction=0)
-                volume = (volume - mean.float()) / std.float().clamp(min=1e-6)
+                volume = self.normalised(volume)
             blocks: list[Tensor] = []
             for start in range(0, volume.shape[0], self.chunk):
                 blocks.append(self.segment(volume, start, min(start + self.chunk, volume.shape[0])))
             cases.append(torch.cat(blocks, dim=0).permute(1, 2, 3, 0))
         return torch.stack(cases)
+
+    def normalised(self, volume: Tensor) -> Tensor:
+        """Normalise ``(S, C, H, W)`` as a whole, as :func:`mlla_seg.data.slices.case_moments` says."""
+        std, mean = torch.std_mean(volume.double(), dim=(0, 2, 3), keepdim=True, correction=0)
+        low, high = volume.amin(dim=(0, 2, 3), keepdim=True), volume.amax(dim=(0, 2, 3), keepdim=True)
+        shift = torch.where(self.zscored, mean.float(), torch.where(self.rescaled, low, torch.zeros_like(low)))
+        scale = torch.where(self.rescaled, (high - low).clamp(min=1e-8), torch.ones_like(low))
+        scale = torch.where(self.zscored, std.float().clamp(min=1e-6), scale)
+        return (volume - shift) / scale
 
     def segment(self, volume: Tensor, start: int, end: int) -> Tensor:
         """Return class values ``(n, 1, H, W)`` or probabilities ``(n, K, H, W)`` of slices of ``(S, C, H, W)``."""

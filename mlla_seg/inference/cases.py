@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mlla_seg.data import outputs, resampling
 from mlla_seg.data.formats.picture import Array
-from mlla_seg.data.slices import View, seen_by_network, slices_at
+from mlla_seg.data.slices import View, seen_by_network, slices_at, standardised
 from mlla_seg.finite import require_finite_logits
 from mlla_seg.inference.steps import OVERLAP, Engine, case_logits, reader, window_logits
 
@@ -93,13 +93,16 @@ def predict_case(
     :func:`mlla_seg.inference.steps.case_logits` and :class:`TorchEngine`.
     """
     engine = TorchEngine(network, device)
-    if len(image) > 1 or view.patch_size is None or view.per_case:
+    if len(image) > 1 or view.patch_size is None:
         blocks = case_logits(engine, image, view, spacing_mm, batch_size)
         return torch.cat([labels_of(logits, 1, writes).cpu() for logits in blocks])
     # For a scene keep only labels, which need far less memory than logits.
     shape = (image.shape[-2], image.shape[-1])
     _, *grid = view.grid((1, *shape), spacing_mm)
     seen, size = seen_by_network(shape, grid, view.patch_size)
-    read = reader(slices_at(image, [0], view.context)[0])
+    whole = slices_at(image, [0], view.context)
+    if moments := view.moments(image):
+        whole = standardised(whole.float(), moments, view.context)
+    read = reader(whole[0])
     bands = window_logits(engine, read, shape, seen, size, overlap=OVERLAP, batch_size=batch_size)
     return torch.cat([labels_of(logits, 0, writes).cpu() for _, logits in bands])[None]

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 
 from mlla_seg.data.dataspec import DataSpec
-from mlla_seg.data.formats.geotiff import open_rasters
+from mlla_seg.data.formats.geotiff import Raster, open_rasters
 from mlla_seg.data.formats.geotiff_masks import FULL, NODATA, write_map, write_probability_map
 from mlla_seg.data.formats.locations import Location
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.formats.polygons import PolygonOptions, write_polygons
-from mlla_seg.data.slices import seen_by_network
+from mlla_seg.data.slices import seen_by_network, standardised
 from mlla_seg.errors import InputError, about, lookup
 from mlla_seg.inference.sliding_window import BLENDS, row_bands
 from mlla_seg.inference.steps import Engine, window_logits
@@ -33,6 +33,8 @@ from mlla_seg.progress import note, progress
 
 SUMS = 2**28
 """Maximum bytes for the pixels and summed logits of a stripe; determines its width."""
+STRIP = 2**22
+"""Pixels of a scene read at once."""
 WINDOW = (512, 512)
 """Height and width of the sliding window if neither the user nor the training sets them."""
 
@@ -125,11 +127,10 @@ def predict_scene(
             polygons, or logits are NaN or infinite.
         PolygonsFailed: The map is finished, but its polygons could not be written.
     """
-    if spec.view.per_case:
-        raise InputError(f"{sources[0]}: this network standardises whole volumes (per_case) and cannot segment scenes.")
     wanted = spec.wanted
     with open_rasters(sources, wanted) as raster:
         shape, place = raster.shape, raster.place
+        moments = spec.view.moments(_Strips(raster))
         said = set() if said is None else said
         for key, text in raster.told.items():
             if key not in said:
@@ -164,7 +165,7 @@ def predict_scene(
                     continue
                 blended = window_logits(
                     engine,
-                    raster.read_seen,
+                    lambda *part: standardised(raster.read_seen(*part)[None], moments)[0],
                     shape,
                     window,
                     size,
@@ -204,6 +205,19 @@ def _window(asked: int | None, frame: Sequence[int] | None) -> Sequence[int] | N
             f"pad every window. Use {max(frame)} or more; to save memory, lower --batch_size."
         )
     return asked, asked
+
+
+@dataclass(frozen=True)
+class _Strips:
+    """Strips ``(C, rows, W)`` of a raster from top to bottom, for networks that normalise a scene as a whole."""
+
+    raster: Raster
+
+    def __iter__(self) -> Iterator[Array]:
+        height, width = self.raster.shape
+        rows = max(1, STRIP // width)
+        for top in range(0, height, rows):
+            yield self.raster.read_seen(top, 0, min(rows, height - top), width)
 
 
 def _widest(height: int, channels: int, spec: DataSpec) -> int:

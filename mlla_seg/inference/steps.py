@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mlla_seg.data.formats.picture import Array
-from mlla_seg.data.slices import View, case_moments, slices_at, standardised, through_slices
+from mlla_seg.data.slices import View, slices_at, standardised, through_slices
 from mlla_seg.inference.sliding_window import Read, blended_bands
 
 OVERLAP = 0.5
@@ -146,7 +146,7 @@ def case_logits(
         batch_size: Slices, or patches, per forward pass.
     """
     slices, height, width = view.grid((len(image), *image.shape[-2:]), spacing_mm)
-    moments = case_moments(image) if view.per_case else None
+    moments = view.moments(image)
 
     def run(positions: list[int]) -> Any:
         chunk = engine.load(slices_at(image, positions, view.context, slices))

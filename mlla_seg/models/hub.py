@@ -17,7 +17,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, PyTorchModelHu
 from torch import Tensor, nn, random
 
 from mlla_seg._version import __version__
-from mlla_seg.data.dataspec import DataSpec
+from mlla_seg.data.dataspec import DataSpec, Normalisation
 from mlla_seg.errors import InputError, lookup
 from mlla_seg.models.weights import read_state_dict
 
@@ -203,7 +203,7 @@ def _model_card(
         "Parameters": f"{sum(p.numel() for p in network.parameters()):,}",
         "Channels": ", ".join(spec.channels) if spec else arguments["in_channels"],
         "Classes": arguments["num_classes"],
-        "Normalisation": f"{_normalisation(arguments['normalisation'])}; done in the network, which takes raw units",
+        "Normalisation": _normalisation(arguments, spec),
     }
     classes = []
     use = """from mlla_seg import Segmenter
@@ -251,10 +251,9 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (header, ["---"] * len(header), *rows))
 
 
-def _normalisation(options: Mapping[str, Any] | None) -> str:
-    if not options:
-        return "none"
-    clip = "clipped to {} .. {}, ".format(*options["window"]) if options.get("window") else ""
-    if options.get("per_image"):
-        return f"{clip}each channel of each image standardised by its own mean and standard deviation"
-    return f"{clip}mean {options.get('mean', 0)}, standard deviation {options.get('std', 1)}"
+def _normalisation(arguments: Mapping[str, Any], spec: DataSpec | None) -> str:
+    options = json.loads(json.dumps(arguments["normalisation"] or {}, default=lambda number: number.tolist()))
+    normalisation = spec.normalisation if spec else Normalisation.from_dict(options)
+    words = normalisation.in_words(spec.channels if spec else [f"channel {k}" for k in range(arguments["in_channels"])])
+    outside = "what is of each case is done by Predictor, the rest " if normalisation.per_case else ""
+    return f"{words}; {outside}done in the network, which takes raw units"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlla_seg.data.framing import at_least, margin, pad
-from mlla_seg.data.normalisation import normalise
+from mlla_seg.data.normalisation import normalise, window_tensor
 from mlla_seg.errors import InputError
 from mlla_seg.models.decoders import Decoder, MLLAUNetDecoder
 from mlla_seg.models.hub import HubMixin
@@ -29,7 +29,8 @@ class Normalise(nn.Module):
         in_channels: Channels of the image.
         mean: Mean per channel after clipping; a single number applies to all channels.
         std: Standard deviation per channel, likewise.
-        window: Intensity window ``(low, high)`` to which values are clipped first, in raw units, such as HU for CT.
+        window: Intensity window ``(low, high)`` to which values are clipped first, in raw units, such as HU for CT; or
+            one per channel, None for a channel that is not clipped.
         per_image: Standardise each channel of each image by its own mean and standard deviation, for uncalibrated
             units, as in MR; ``mean`` and ``std`` are then ignored.
     """
@@ -44,7 +45,7 @@ class Normalise(nn.Module):
         in_channels: int,
         mean: float | Sequence[float] = 0.0,
         std: float | Sequence[float] = 1.0,
-        window: Sequence[float] | None = None,
+        window: Sequence[Any] | None = None,
         per_image: bool = False,
     ) -> None:
         super().__init__()
@@ -59,7 +60,7 @@ class Normalise(nn.Module):
             if name == "std" and min(values) <= 0:
                 raise InputError(f"Normalisation needs standard deviations above zero, found {values}.")
             self.register_buffer(name, torch.tensor(values).expand(in_channels).clone())
-        self.register_buffer("window", torch.tensor(window or (0.0, 0.0), dtype=torch.float32))
+        self.register_buffer("window", window_tensor(window))
 
     def forward(self, x: Tensor) -> Tensor:
         x = at_least_float32(x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -152,7 +152,7 @@ def test_mistake_is_named_with_its_file(tmp_path, changes, problem):
         ("classes", None),
         ("classes", [{"name": "background", "colour": 0}, {"name": "rest", "colour": 1}]),
         ("classes", [{"name": False, "colour": [0, 0, 0]}, {"name": True, "colour": [1, 1, 1]}]),  # YAML's no and yes
-        ("ignore_index", None),
+        ("ignore_index", "none"),
         ("normalisation", None),
         ("layout", "nnunet"),
         ("splits", None),
@@ -192,7 +192,11 @@ def test_ids_are_positions_unless_given(tmp_path):
         ({"spacing_mm": [1, 2]}, "spacing_mm is [1, 2], expected [slices, rows, columns] in mm"),
         ({"spacing_mm": [1, 0, 1]}, "spacing_mm is [1, 0, 1], expected"),
         ({"normalisation": {"foreground": True, "mean": 3}}, "foreground of normalisation excludes all other keys"),
-        ({"channels": ["a", "b"], "normalisation": {"foreground": True}}, "supports only images with one channel"),
+        ({"channels": ["a", "b"], "normalisation": {"schemes": {"a": "ct"}}}, "schemes of normalisation lacks b"),
+        ({"channels": ["a"], "normalisation": {"schemes": {"A": "ct"}}}, "Unknown channel 'A'"),
+        ({"channels": ["a"], "normalisation": {"schemes": {"a": "CT"}}}, "Unknown a of schemes of normalisation"),
+        ({"channels": ["a"], "normalisation": {"schemes": {"a": "ct"}, "std": 2}}, "schemes of normalisation excludes"),
+        ({"layout": {"format": "nnunet", "tree": "a", "patient": "(a"}}, "patient '(a' is not a valid regular express"),
         ({"classes": [{"name": "a", "colour": [0, 0, 0], "id": 1}, {"name": "b", "colour": [0, 0, 1]}]}, "share an id"),
         (
             {"classes": [{"name": "a", "colour": [0, 0, 0]}, {"name": "b", "colour": [0, 0, 1], "id": []}]},
@@ -272,9 +276,27 @@ def test_planes_in_words():
     )
 
 
-@pytest.mark.parametrize(("key", "measured"), [("foreground", True), ("measured", True), ("per_image", False)])
-def test_normalisation_knows_whether_it_must_be_measured(key, measured):
-    assert CardNormalisation(**{key: True}).is_measured is measured
+@pytest.mark.parametrize(
+    ("normalisation", "measured"),
+    [
+        ({"foreground": True}, True),
+        ({"measured": True}, True),
+        ({"per_image": True}, False),
+        ({"per_case": True}, False),
+        ({"schemes": {"MR": "rescale_to_0_1"}}, False),
+        ({"schemes": {"MR": "rgb_to_0_1"}}, True),  # its values are checked
+    ],
+)
+def test_card_knows_whether_its_normalisation_must_be_measured(normalisation, measured):
+    card = replace(load_card("hippocampus"), channels=("MR",), normalisation=CardNormalisation(**normalisation))
+    assert card.is_measured is measured
+
+
+def test_schemes_are_those_of_the_channels_that_the_network_sees():
+    schemes = CardNormalisation(schemes={"CT": "ct", "PET": "zscore", "T1": "nonorm"})
+    card = replace(load_card("hippocampus"), channels=("CT", "PET", "T1"), normalisation=schemes)
+    assert [*card.using(["T1", "CT"]).schemes.items()] == [("T1", "nonorm"), ("CT", "ct")]
+    assert not card.using(["T1", "PET"]).under_masks
 
 
 REGIONS = {"regions": {"hippocampus": [1, 2], "head": 1}, "regions_class_order": [2, 1]}

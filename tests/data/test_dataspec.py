@@ -178,6 +178,8 @@ def test_numbers_of_the_normalisation_are_repeated_for_neighbouring_slices(conte
         (Normalisation(), {}),
         (Normalisation(mean=1.5, per_case=True), {"mean": 1.5, "per_case": True}),
         (Normalisation(std=(1.0, 2.0), window=(0.0, 9.0)), {"std": [1.0, 2.0], "window": [0.0, 9.0]}),
+        (Normalisation(window=(None, (0.0, 9.0))), {"window": [None, [0.0, 9.0]]}),
+        (Normalisation(per_case=("zscore", None)), {"per_case": ["zscore", None]}),
     ],
 )
 def test_a_normalisation_is_written_where_it_differs_from_none(normalisation, content):

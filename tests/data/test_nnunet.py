@@ -8,10 +8,12 @@ import re
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
+from PIL import Image
 
 import layouts
-from mlla_seg.data.card_sections import CardNormalisation
 from mlla_seg.data.datamodule import SegmentationDataModule
+from mlla_seg.data.dataspec import Normalisation
 from mlla_seg.data.formats.registry import write_mask
 from mlla_seg.data.nnunet import nnunet_card
 from mlla_seg.errors import InputError
@@ -31,7 +33,7 @@ def test_description_of_version_2_makes_a_card(tmp_path):
     assert card.class_names == ["background", "cyst", "stone"]
     assert card.ids == {0: 0, 2: 1, 7: 2}
     assert (card.ignore_index, card.background) == (9, "background")
-    assert card.normalisation == CardNormalisation(per_image=True)
+    assert card.schemes == {"T1": "zscore", "T2": "zscore"}
     assert [entry.id for entry in card.class_infos] == [0, 2, 7]
 
 
@@ -39,7 +41,7 @@ def test_description_of_the_decathlon_makes_a_card(tmp_path):
     labels = {str(k): name for k, name in enumerate(["background", "liver", "cancer"])}
     card = nnunet_card(describe(tmp_path, modality={"0": "CT"}, labels=labels, reference="MSD", licence="CC"))
     assert card.class_names == ["background", "liver", "cancer"]
-    assert card.normalisation == CardNormalisation(foreground=True)
+    assert card.schemes == {"CT": "ct"}
     assert (card.modality, card.source, card.licence) == ("CT", "MSD", "CC")
     assert card.name == tmp_path.name.lower()
 
@@ -101,7 +103,7 @@ def test_regions_make_classes_of_the_ids_that_they_tell_apart(tmp_path, labels, 
     held = [{value for value, k in card.ids.items() if k in region.classes} for region in card.region_infos]
     assert held == [{ids} if isinstance(ids, int) else set(ids) for ids in [*labels.values()][1 : len(order) + 1]]
     assert [card.class_infos[region.writes].id for region in card.region_infos] == order
-    assert card.ignore_index == labels.get("ignore", 255)
+    assert card.ignore_index == labels.get("ignore")
 
 
 def test_lists_of_one_id_are_classes(tmp_path):
@@ -209,7 +211,7 @@ def test_slices_run_along_the_coarsest_axis_unless_told(tmp_path, capsys, steps)
     case = data.train_set.cases[0]
     assert case.spacing_mm == pytest.approx((4, 0.6, 0.6))
     assert case.shape == (32, 1, 3, 32)
-    assert "coarsest axis" not in capsys.readouterr().err
+    assert "are not sliced along their coarsest axis" not in capsys.readouterr().err
     fixed = SegmentationDataModule(**how, plane="axial")
     assert fixed.spec.plane == "axial"
     fixed.prepare_data()
@@ -245,3 +247,135 @@ def test_slices_have_the_median_spacing_of_all_cases(tmp_path, capsys):
     assert set(kept.train_set.grids) == {(3, 32, 32)}
     with pytest.raises(InputError, match=r"columns\] in mm, median or null, got \[1, 0, 1\]"):
         SegmentationDataModule(**how, spacing_mm=[1, 0, 1])
+
+
+def png_folder(root, values=(0, 1), channels=("US",), colours=False):
+    """2-D images as nnU-Net stores them, masks of two values."""
+    for name in ("imagesTr", "labelsTr"):
+        (root / name).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for n in range(6):
+        mask = np.zeros((40, 36), np.uint8)
+        mask[8 + n : 24, 9:20] = 1
+        image = (mask * 90 + rng.integers(0, 60, mask.shape)).astype(np.uint8)
+        image = np.stack([image, image // 2, 255 - image], axis=-1) if colours else image
+        Image.fromarray(image).save(root / f"imagesTr/c{n}_0000.png")
+        Image.fromarray(np.array(values, np.uint8)[mask]).save(root / f"labelsTr/c{n}.png")
+    labels = {"background": 0, "nodule": 1}
+    content = {"channel_names": dict(enumerate(channels)), "labels": labels, "numTraining": 6, "file_ending": ".png"}
+    return describe(root, **content)
+
+
+def module(root, tmp_path, **options):
+    return SegmentationDataModule(root=str(root), crop=[32, 32], cache_dir=str(tmp_path / "cache"), **options)
+
+
+def test_255_is_no_class_unless_it_is_declared(tmp_path, capsys):
+    root = png_folder(tmp_path / "data", values=(0, 255))
+    with pytest.raises(InputError, match=r"c0\.png: mask value 255 in \d+ voxels; expected 0 to 1 \(background, nodu"):
+        module(root, tmp_path).prepare_data()
+    for path in (root / "labelsTr").iterdir():
+        mask = np.array(Image.open(path))
+        mask[:20] //= 255  # the nodule; the rest is not labelled
+        Image.fromarray(mask).save(path)
+    content = json.loads((root / "dataset.json").read_text())
+    describe(root, **{**content, "labels": {"background": 0, "nodule": 1, "ignore": 255}})
+    data = module(root, tmp_path)
+    data.prepare_data()
+    data.setup("fit")
+    assert set(np.unique(data.train_set.cases[0].mask())) == {0, 1, 255}
+    assert re.search(
+        r"\(\d+\.\d%\) in 6 of 6 cases of data, such as c\d, are ignored \(no data, mask value 255\)",
+        capsys.readouterr().err,
+    )
+
+
+def test_colours_of_one_file_are_channels(tmp_path, capsys):
+    root = png_folder(tmp_path / "data", channels=("rgb_to_0_1",) * 3, colours=True)
+    data = module(root, tmp_path)
+    data.prepare_data()
+    assert data.spec.normalisation == Normalisation(std=(255.0,) * 3)
+    assert data.spec.channels == ("rgb_to_0_1 0", "rgb_to_0_1 1", "rgb_to_0_1 2")
+    assert "zscore" not in capsys.readouterr().err
+
+
+def test_each_channel_is_normalised_by_its_name_and_the_rest_is_said(tmp_path, capsys):
+    layouts.nnunet(tmp_path / "data")
+    root = tmp_path / "data"
+    for path in sorted((root / "imagesTr").iterdir()):
+        image = nib.load(path)
+        second = np.asarray(image.dataobj) * 3 + 7
+        nib.Nifti1Image(second, image.affine).to_filename(str(path).replace("_0000", "_0001"))
+    content = json.loads((root / "dataset.json").read_text())
+    describe(root, **{**content, "channel_names": {"0": "ct", "1": "PET"}, "numTraining": 30})
+    data = module(root, tmp_path)
+    data.prepare_data()
+    said = capsys.readouterr().err
+    assert "PET names no scheme of nnU-Net, so zscore is used" in said
+    assert "the ids 0, 2, 7 have gaps and are kept in masks" in said
+    assert "no label is ignored; class background (0) is the background" in said
+    assert "says numTraining 30, but 9 cases are there" in said
+    normalisation = data.spec.normalisation
+    assert normalisation.per_case == (None, "zscore")
+    assert normalisation.windows[1] is None
+    data.setup("fit")
+    image = data.train_set.cases[0].image()
+    shift, scale = data.train_set.cases[0].moments
+    assert (shift[0], scale[0]) == (0, 1)
+    assert (shift[1], scale[1]) == pytest.approx((image[:, 1].mean(), image[:, 1].std()), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("ending", "written"), [(".nii.gz", ".NII.GZ"), (".nii", ".nii"), (".MHA", ".mha"), (".nrrd", ".NRRD")]
+)
+def test_files_may_have_any_ending_in_any_case(tmp_path, ending, written):
+    root = tmp_path / "data"
+    layouts.nnunet(root)
+    for path in sorted(root.glob("*/*.nii.gz")):
+        target = path.with_name(path.name.replace(".nii.gz", ".mha" if written == ".mha" else written.lower()))
+        image = sitk.ReadImage(str(path))
+        path.unlink()
+        sitk.WriteImage(image, str(target))
+        target.rename(path.with_name(path.name.replace(".nii.gz", written)))
+    content = json.loads((root / "dataset.json").read_text())
+    describe(root, **{**content, "file_ending": ending})
+    data = module(root, tmp_path)
+    data.prepare_data()
+    assert sum(len(cases) for cases in vars(data.splits).values()) == 9
+
+
+def test_an_ending_that_no_file_has_is_named(tmp_path):
+    root = png_folder(tmp_path / "data")
+    content = json.loads((root / "dataset.json").read_text())
+    del content["file_ending"]
+    describe(root, **content)
+    with pytest.raises(
+        InputError, match=r"no file_ending, so it is \.nii\.gz, but none of the 6 files .* such as c0\.png\. Correct"
+    ):
+        module(root, tmp_path).splits  # noqa: B018
+
+
+def test_frames_of_a_patient_stay_together(tmp_path, capsys):
+    root = png_folder(tmp_path / "data")
+    for path in sorted(root.glob("*/c*.png")):
+        n = int(path.name[1])
+        path.rename(path.with_name(f"patient{n // 2:03d}_frame{n % 2}{path.name[2:]}"))
+    splits = module(root, tmp_path).splits
+    patients = [{case.name[:10] for case in cases} for cases in vars(splits).values()]
+    assert sum(map(len, patients)) == len(set.union(*patients)) == 3
+    assert "the 6 cases are of 3 patients" in capsys.readouterr().err
+    own = module(root, tmp_path, patient=".+").splits
+    assert len({case.patient for case in own.train}) == len(own.train)
+    with pytest.raises(InputError, match=r"--data\.patient: patient '\(x' is not a valid regular expression"):
+        module(root, tmp_path, patient="(x")
+
+
+def test_folds_of_the_folder_are_used_and_said(tmp_path, capsys):
+    root = png_folder(tmp_path / "data")
+    folds = [{"train": ["c0", "c1", "c2"], "val": ["c3"]}, {"train": ["c3"], "val": ["c0"]}]
+    (root / "splits_final.json").write_text(json.dumps(folds))
+    splits = module(root, tmp_path, fold=0).splits
+    assert [case.name for case in splits.train] == ["c0", "c1", "c2"]
+    assert "splits_final.json: 3 cases train, 1 validate, 2 in neither list test" in capsys.readouterr().err
+    assert module(root, tmp_path).splits.test
+    assert "splits_final.json is used with --data.fold only" in capsys.readouterr().err

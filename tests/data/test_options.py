@@ -58,6 +58,7 @@ READERS: dict[str, tuple[Any, Callable[[Any], Any], Any]] = {
     "context": (1, lambda data: len(sample(data)["image"]), 3),
     "channels": (["second"], lambda data: data.train_set.cases[0].image().min(), 100),
     "plane": ("coronal", lambda data: data.train_set.cases[0].shape, (20, 1, 6, 24)),
+    "patient": ("(?<=p).", lambda data: {len(case.patient) for case in data.splits.train}, {1}),
     "augment": ("transunet", lambda data: steps(data)[0], "OneOf"),
     "intensity": (0.7, lambda data: data.train_set.augment.intensity, 0.7),
     "mirror": (["rows"], lambda data: steps(data)[1], "VerticalFlip"),

@@ -29,6 +29,26 @@ def test_cases_are_standardised_whatever_their_scale(scale):
     np.testing.assert_allclose(np.nanstd(values, axis=(0, 2, 3)), 1, atol=1e-3)
 
 
+def test_each_channel_of_a_case_has_its_own_scheme():
+    volume = np.random.default_rng(0).normal(30, 5, (4, 3, 9, 8)).astype(np.float32)
+    shift, scale = case_moments(volume, ("zscore", None, "rescale_to_0_1"))
+    one, untouched, other = np.moveaxis(standardised(volume, (shift, scale)), 1, 0)
+    assert (one.mean(), one.std()) == pytest.approx((0, 1), abs=1e-5)
+    np.testing.assert_array_equal(untouched, volume[:, 1])
+    assert (other.min(), other.max()) == pytest.approx((0, 1))
+
+
+def test_moments_do_not_depend_on_the_pieces_of_a_case(monkeypatch):
+    case = np.random.default_rng(0).normal(1000, 3, (1, 2, 50, 40)).astype(np.float32)
+    case[0, 0, :7] = np.nan  # without data
+    whole = case_moments(case)
+    strips = case_moments([case[0, :, top : top + 11] for top in range(0, 50, 11)])
+    monkeypatch.setattr("mlla_seg.data.slices.PART", 40 * 9)
+    for one, other, third in zip(whole, strips, case_moments(case), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+        np.testing.assert_allclose(one, third, rtol=1e-5)
+
+
 def test_a_constant_case_is_zero():
     volume = np.full((2, 1, 4, 4), 7, np.int16)
     assert not standardised(volume.astype(np.float32), case_moments(volume)).any()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -58,8 +59,14 @@ def test_folds_of_nnunet_decide(card, tmp_path, capsys):
         fold_cases(card, CASES, tmp_path, 2, 5)
     folds[0]["val"].append("p01_b")
     (tmp_path / "splits_final.json").write_text(json.dumps(folds))
+    split = fold_cases(card, CASES, tmp_path, 0, 5)  # patients by the names of files are a guess
+    assert (names(split.train), names(split.val)) == ({"p00_a", "p00_b", "p01_a"}, {"p02_a", "p01_b"})
+    assert re.search(
+        r"splits_final\.json puts 1 patients into both train and val, such as p01", capsys.readouterr().err
+    )
+    declared = replace(card, layout=replace(card.layout, patient="p[0-9]+"))
     with pytest.raises(InputError, match="patient p01 is in both train and val"):
-        fold_cases(card, CASES, tmp_path, 0, 5)
+        fold_cases(declared, CASES, tmp_path, 0, 5)
 
 
 @pytest.mark.parametrize("text", ["{", '{"train": []}', '[{"train": ["a"]}]', "[3]"])

@@ -138,11 +138,12 @@ def test_the_volume_writes_regions():
     torch.testing.assert_close(written[0, 0].permute(2, 0, 1), values)
 
 
+@pytest.mark.parametrize("per_case", [True, ("zscore", "rescale_to_0_1"), (None, "zscore")])
 @torch.no_grad()
-def test_the_volume_standardises_whole_cases_as_prediction_does():
+def test_the_volume_standardises_whole_cases_as_prediction_does(per_case):
     network = Mixing(3 * 2)
     case = 300 + 50 * torch.randn(6, 2, 33, 47, generator=torch.Generator().manual_seed(0))
-    view = View(context=1, per_case=True)
+    view = View(context=1, per_case=per_case)
     expected = torch.cat(list(case_logits(TorchEngine(network), case, view)))
     found = scripted(Volume(network, view))(case.permute(1, 2, 3, 0)[None])
     torch.testing.assert_close(found[0].permute(3, 0, 1, 2), expected.softmax(dim=1), atol=1e-5, rtol=1e-4)

@@ -64,6 +64,7 @@ HOW = {
     "spacing": {"spacing_mm": [2.0, 1.0, None], "patch_size": [32, 32]},
     "whole cases": {"normalisation": {"per_case": True}, "context": 1, "patch_size": [32, 48]},
     "regions": {**REGIONS, "resize": [40, 56]},
+    "mixed channels": {"normalisation": {"per_case": ["rescale_to_0_1", None]}, "context": 1},
 }
 
 
@@ -84,7 +85,11 @@ def test_volumes_get_the_labels_and_probabilities_of_the_checkpoint(tmp_path, ho
     np.testing.assert_array_equal(segmenter(volume[2], spacing_mm=spacing).shape, (33, 47))
 
 
-@pytest.mark.parametrize("more", [{}, {"resize": 0.5}, REGIONS], ids=["plain", "resized", "regions"])
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"resize": 0.5}, REGIONS, {"normalisation": {"per_case": True}}],
+    ids=["plain", "resized", "regions", "whole scenes"],
+)
 def test_scenes_become_the_same_maps(tmp_path, more):
     predictor, segmenter = both(tmp_path, patch_size=[32, 32], **more)
     array = np.random.default_rng(0).normal(40, 20, (2, 90, 110)).astype(np.float32)

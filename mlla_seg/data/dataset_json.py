@@ -1,0 +1,136 @@
+"""``dataset.json`` of nnU-Net, in either version, and of the Medical Segmentation Decathlon, checked key by key."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlla_seg.data.formats.registry import READERS
+from mlla_seg.data.nnunet_regions import IGNORE, names_in, regions_in
+from mlla_seg.errors import InputError
+
+USUAL_ENDING = ".nii.gz"
+"""Ending of the files of the first version and the Decathlon, which do not give it."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """Content of a ``dataset.json``."""
+
+    path: Path
+    name: str
+    channels: tuple[str, ...]
+    """Names of the channels, in order, which may repeat; empty if it gives none."""
+    labels: dict[int, str]
+    """Names of the classes by id, without the one to ignore; with regions, of what they hold together."""
+    ignore: int | None
+    """Id of the label to ignore, if it declares one."""
+    ending: str | None
+    """Ending of all files, if it gives one."""
+    count: Any
+    """Number of training cases as given; only compared."""
+    source: str
+    licence: str
+    regions: dict[str, list[int]]
+    """Ids by name of the region; empty if every label has one id."""
+    order: tuple[int, ...]
+    """Ids that the regions write, in order."""
+
+
+def read_description(path: Path) -> Description:
+    """Read and check a ``dataset.json``; unknown keys are left to other programs.
+
+    Raises:
+        InputError: It cannot be read, or a key has a wrong type; says what was found and what was expected.
+    """
+    content = _read(path)
+    regions = regions_in(content, path)
+    labels, ignore = _labels(content, path, bool(regions))
+    return Description(
+        path,
+        name=str(content.get("name") or path.absolute().parent.name),
+        channels=_channels(content, path),
+        labels=labels,
+        ignore=ignore,
+        ending=_ending(content, path),
+        count=content.get("numTraining"),
+        source=str(content.get("reference") or content.get("source") or "the creator of dataset.json"),
+        licence=str(content.get("licence") or content.get("license") or "not stated"),
+        regions=regions,
+        order=tuple(content["regions_class_order"]) if regions else (),
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start}): save it in the encoding UTF-8.") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}).") from error
+    if not isinstance(content, dict) or not isinstance(content.get("labels"), dict):
+        raise InputError(
+            f"{path} should be a mapping with labels, as in nnU-Net and the Decathlon, such as "
+            '{"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1}, "file_ending": ".nii.gz"}.'
+        )
+    return content
+
+
+def _channels(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    key = "channel_names" if "channel_names" in content else "modality"
+    channels = content.get(key, {})
+    fits = isinstance(channels, dict) and all(isinstance(name, str) for name in channels.values())
+    if not fits or {str(number) for number in channels} != {str(k) for k in range(len(channels))}:
+        raise InputError(
+            f"{path}: {key} is {channels!r}; expected numbers (from 0) mapped to names, such as {{'0': 'CT'}}."
+        )
+    return tuple(channels[str(k)] for k in range(len(channels)))
+
+
+def _ending(content: Mapping[str, Any], path: Path) -> str | None:
+    ending = content.get("file_ending")
+    if ending is not None and (not isinstance(ending, str) or ending.lower() not in READERS):
+        known = ", ".join(suffix for suffix in READERS if suffix.startswith("."))
+        raise InputError(f"{path}: file_ending is {ending!r}; expected one of {known}.")
+    return ending
+
+
+def _labels(content: Mapping[str, Any], path: Path, has_regions: bool) -> tuple[dict[int, str], int | None]:
+    """Return class names by id, from either convention: id -> name (v1, MSD) or name -> id (v2); and the id to ignore.
+
+    Raises:
+        InputError: An id is no whole number or given twice.
+    """
+    labels = {key: value[0] if _is_single(value) else value for key, value in content["labels"].items()}
+    by_id = bool(labels) and all(_is_id(key) for key in labels)
+    found = names_in(content, regions_in(content, path)) if has_regions else {}
+    ignore = None
+    for key, value in labels.items():
+        name, number = (value, key) if by_id else (key, value)
+        if has_regions and name != IGNORE:
+            continue
+        if not isinstance(name, str) or not _is_id(number):
+            raise InputError(
+                f"{path}: labels has {key!r}: {value!r}; expected a name with its id, a whole number from 0, such as "
+                "'liver': 1."
+            )
+        if int(number) in (*found, ignore):
+            raise InputError(f"{path}: two labels have the id {int(number)}, one of them {name}. Each needs its own.")
+        if name == IGNORE:
+            ignore = int(number)
+        else:
+            found[int(number)] = name
+    return dict(sorted(found.items())), ignore
+
+
+def _is_single(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 1
+
+
+def _is_id(value: Any) -> bool:
+    return (isinstance(value, int) and not isinstance(value, bool) and value >= 0) or (
+        isinstance(value, str) and value.isascii() and value.isdigit()
+    )

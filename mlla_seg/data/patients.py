@@ -1,0 +1,92 @@
+"""Patients of cases: several images of one patient, such as the frames of a heart, must be in one split."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mlla_seg.data.card import Card
+from mlla_seg.data.cases import Case
+from mlla_seg.errors import InputError
+
+PERSON = re.compile(r"(sub-[a-z0-9]+|(?:patient|subject|subj|pat|pt)[_-]?\d+)(?![a-z0-9])", re.IGNORECASE)
+"""A patient at the start of a name, as in BIDS and ACDC."""
+PART = re.compile(
+    r"(.*\d.*?)[_.-]?(?<![a-z])(?:frame|visit|ses|session|timepoint|time|tp|phase|scan|slice|echo|run|patch|tile|crop"
+    r"|left|right|ed|es)[_-]?\d*",
+    re.IGNORECASE,
+)
+"""A name that ends in a part of a patient, such as a visit or a slice; what comes before must have a number."""
+MOST = 10
+"""Mean number of cases that share all but the last part of their names, above which that is no patient."""
+
+
+def with_patients(card: Card, cases: Sequence[Case]) -> list[Case]:
+    """Return cases with their patients: by the card's expression ``patient``, or for nnU-Net folders by their names.
+
+    Raises:
+        InputError: The expression finds no patient in any name.
+    """
+    if card.layout.patient is not None:
+        return _by_expression(card.layout.patient, cases)
+    if card.layout.format != "nnunet":
+        return [*cases]
+    groups = _grouped({case.name: patient_in(case.name) for case in cases})
+    if 3 <= len(groups) < len(cases):
+        several = next(names for names in groups.values() if len(names) > 1)
+        print(
+            f"note: by their names, the {len(cases)} cases are of {len(groups)} patients, such as {several[0]} and "
+            f"{several[1]}; each patient is in one split. --data.patient takes another expression for the patient in a "
+            "name, '.+' for every case by itself.",
+            file=sys.stderr,
+        )
+        return [replace(case, patient=patient_in(case.name)) for case in cases]
+    _note_alike([case.name for case in cases])
+    return [*cases]
+
+
+def patient_in(name: str) -> str:
+    """Return the patient in the name of a case, if it is named as such; else the name."""
+    if match := PERSON.match(name):
+        return match[1]
+    while match := PART.fullmatch(name):
+        name = match[1]
+    return name
+
+
+def _by_expression(expression: str, cases: Sequence[Case]) -> list[Case]:
+    found = {case.name: match for case in cases if (match := re.search(expression, case.name))}
+    without = [case.name for case in cases if case.name not in found]
+    if cases and not found:
+        raise InputError(f"The expression for patients, {expression!r}, is in no name of a case, such as {without[0]}.")
+    if without:
+        print(
+            f"note: {expression!r} finds no patient in {len(without)} of {len(cases)} names, such as {without[0]}; "
+            "each of them is taken for a patient of its own.",
+            file=sys.stderr,
+        )
+    groups = {name: match[1] if match.re.groups else match[0] for name, match in found.items()}
+    return [replace(case, patient=groups.get(case.name) or case.name) for case in cases]
+
+
+def _note_alike(names: Sequence[str]) -> None:
+    """Note cases that might be of one patient, as their names share all but the last part."""
+    groups = _grouped({name: re.sub(r"[_.-][^_.-]+$", "", name) for name in names})
+    several = [found for found in groups.values() if len(found) > 1]
+    if several and len(groups) >= 3 and len(names) <= MOST * len(groups):
+        print(
+            f"note: {sum(map(len, several))} of {len(names)} cases share all but the last part of their names with "
+            f"another, such as {several[0][0]} and {several[0][1]}, and may land in different splits. If they are of "
+            "one patient, set --data.patient '^.+(?=[_.-])'.",
+            file=sys.stderr,
+        )
+
+
+def _grouped(patients: dict[str, str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name, patient in patients.items():
+        groups[patient].append(name)
+    return groups
