@@ -191,3 +191,9 @@ def test_wheel_works_alone(tmp_path):
             for folder in (tmp_path / "installed/mlla_seg" / kind, ROOT / kind)
         )
         assert installed == source
+
+
+@pytest.mark.parametrize("name", [name for name, path in MODULES.items() if "def forward(" in path.read_text()])
+def test_annotations_of_networks_are_types(name):
+    """torch.fx copies annotations into its graphs, and TorchScript compiles no graph whose annotations are strings."""
+    assert "from __future__ import annotations" not in MODULES[name].read_text()

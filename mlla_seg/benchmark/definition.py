@@ -4,8 +4,6 @@ Source: arXiv 2405.16605 and the authors' code. Tokens ``(B, N, C)`` are reshape
 back around every convolution, RoPE is a complex multiplication, and each step is a separate call.
 """
 
-from __future__ import annotations
-
 import copy
 from functools import partial
 

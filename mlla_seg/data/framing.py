@@ -22,6 +22,8 @@ def at_least(size: int, least: int) -> int:
     """Return the larger of two sizes; the first is symbolic in graphs for images of any size."""
     if torch.jit.is_scripting():
         return max(size, least)
+    if isinstance(size, Tensor):  # while torch's older exporters trace
+        return size.clamp(min=least)
     larger: Any = torch.sym_max(size, least)
     return larger
 

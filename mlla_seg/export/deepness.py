@@ -5,8 +5,6 @@ and expects probabilities ``(1, K, S, S)``. Mean and std are set to 0 and 1 here
 and includes the normalisation of the training.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

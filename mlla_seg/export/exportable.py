@@ -1,7 +1,5 @@
 """Export job and exportable network: raw pixels to the chosen output, batch norms folded into convolutions."""
 
-from __future__ import annotations
-
 import copy
 import json
 from dataclasses import dataclass

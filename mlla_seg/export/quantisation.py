@@ -1,7 +1,5 @@
 """Static int8 quantisation of ONNX files by onnxruntime, calibrated on the user's images."""
 
-from __future__ import annotations
-
 import random
 import sys
 from collections.abc import Iterator

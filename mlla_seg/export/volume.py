@@ -1,9 +1,5 @@
 """Scriptable module that segments whole volumes slice by slice, including pre- and postprocessing."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,10 +25,9 @@ class Volume(nn.Module):
         writes: Class that each region writes, None for a network of classes; see :mod:`mlla_seg.data.outputs`.
     """
 
-    if TYPE_CHECKING:  # TorchScript cannot parse string annotations
-        values: Tensor
-        zscored: Tensor
-        rescaled: Tensor
+    values: Tensor
+    zscored: Tensor
+    rescaled: Tensor
 
     def __init__(
         self,

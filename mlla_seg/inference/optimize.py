@@ -1,7 +1,5 @@
 """Preparation of networks for inference: the same results as in training, in less time and memory."""
 
-from __future__ import annotations
-
 import copy
 from itertools import pairwise
 

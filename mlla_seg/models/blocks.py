@@ -4,8 +4,6 @@ Contract: ``Block(dim, num_heads, mlp_ratio, drop_path_rate, mixer)``; ``forward
 same shape. To add a block, write a class here and add it to ``BLOCKS``, which the tests cover.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn

@@ -10,8 +10,6 @@ To add a decoder, write a class with this contract and add it to ``DECODERS``, w
 decoders are defined here; all others come from segmentation_models_pytorch.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -24,6 +22,7 @@ from torch.nn import functional as F
 from mlla_seg.errors import InputError
 from mlla_seg.models.blocks import Stage
 from mlla_seg.models.mlla import ConvBN, Encoder, init_weights
+from mlla_seg.models.ops import to_channels_first, to_channels_last
 
 
 class Decoder(nn.Module):
@@ -59,8 +58,8 @@ class Upsample(nn.Module):
         self.norm = nn.LayerNorm(dim // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(F.relu(self.expand(x.movedim(-1, 1)), inplace=True))
-        return self.norm(self.reduce(x).movedim(1, -1))
+        x = self.conv(F.relu(self.expand(to_channels_first(x)), inplace=True))
+        return self.norm(to_channels_last(self.reduce(x)))
 
 
 class Level(nn.Module):
@@ -135,7 +134,7 @@ class BlockDecoder(Decoder):
 
     def ascend(self, features: list[Tensor]) -> Tensor:
         """Decode feature maps ``(B, C_i, H / 2^i, W / 2^i)`` to ``(B, H / 4, W / 4, E)``."""
-        skips = [feature.movedim(1, -1) for feature in features]
+        skips = [to_channels_last(feature) for feature in features]
         x = self.enter(self.norm(skips[4]))
         for level, skip in zip(self.levels, (skips[3], skips[2], skips[1]), strict=True):
             x = level(x, skip)
@@ -165,7 +164,7 @@ class MLLAUNetDecoder(BlockDecoder):
         """Apply the learned x4 expansion, ``(B, h, w, E)`` to ``(B, E, 4h, 4w)``."""
         x = self.expand(self.norm_up(x)).unflatten(-1, (4, 4, -1))  # (B, h, w, 4, 4, E): order p1, p2, c
         x = x.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2)  # (B, 4h, 4w, E)
-        return self.norm_out(x).movedim(-1, 1)
+        return to_channels_first(self.norm_out(x))
 
 
 class SmpDecoder(Decoder):

@@ -1,7 +1,5 @@
 """Test-time augmentation and ensembles, wrapped as a single network."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -4,8 +4,6 @@ Use ``timm/convnext_tiny`` or ``smp/resnet34`` wherever an encoder is named. Bot
 their feature maps. Nothing is downloaded: weights start random and can be loaded from files with ``load_pretrained``.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Collection, Iterable
 from functools import partial

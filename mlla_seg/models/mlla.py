@@ -4,8 +4,6 @@ Source: arXiv 2405.16605 and the authors' code. Feature maps are channels-last `
 ``(B, C, H, W)`` at every public boundary. Shapes are read from the input, so any image of at least one pixel works.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlla_seg.models.blocks import Stage
+from mlla_seg.models.ops import to_channels_first, to_channels_last
 
 # drop_path_rate as trained by the authors; the last three sizes are ours, for CPUs, quick trials and tests.
 SIZES: dict[str, dict[str, Any]] = {
@@ -67,8 +66,8 @@ class MapNorm(nn.LayerNorm):
     """LayerNorm over the channels of ``(B, C, H, W)``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.layer_norm(x.movedim(1, -1), self.normalized_shape, self.weight, self.bias, self.eps)
-        return x.movedim(-1, 1)
+        x = F.layer_norm(to_channels_last(x), self.normalized_shape, self.weight, self.bias, self.eps)
+        return to_channels_first(x)
 
 
 class Downsample(nn.Module):
@@ -189,7 +188,7 @@ class MLLAEncoder(Encoder):
         for downsample, stage, norm in zip(self.downsamples, self.stages, self.norms):  # noqa: B905 - TorchScript
             if len(features) < maps:
                 x = skip = downsample(x)
-                x = stage(x.movedim(1, -1)).movedim(-1, 1)
+                x = to_channels_first(stage(to_channels_last(x)))
                 features.append(skip if self.stage_inputs else norm(x))
         if self.stage_inputs:
             features[-1] = x

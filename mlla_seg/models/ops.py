@@ -5,8 +5,6 @@ product of the spatial sizes), C channels, h heads, d = C / h channels per head,
 spatial axis, where A is the number of spatial axes (2 for images).
 """
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -18,6 +16,16 @@ EPSILON = 1e-6
 
 ROPE_BASE = 10000.0
 """Frequencies of the rotary position encoding are ROPE_BASE ** (-t / K), t = 0 .. K - 1."""
+
+
+def to_channels_last(x: Tensor) -> Tensor:
+    """Permute ``(B, C, *spatial)`` to ``(B, *spatial, C)``."""
+    return x.movedim(1, x.ndim - 1)  # torch's older ONNX exporter writes invalid files for negative axes
+
+
+def to_channels_first(x: Tensor) -> Tensor:
+    """Permute ``(B, *spatial, C)`` to ``(B, C, *spatial)``."""
+    return x.movedim(x.ndim - 1, 1)
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:

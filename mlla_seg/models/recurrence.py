@@ -23,8 +23,6 @@ Dimensions: d key channels per head, C value channels. With h heads, ``q`` and `
 reads C / h channels of ``v``. Gates act on the state of all heads, ``(d, C)``.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

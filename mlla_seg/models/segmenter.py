@@ -1,10 +1,8 @@
 """Segmenter: normalise, pad, encode, decode, classify, crop; images in raw units in, logits of the same size out."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,10 +33,9 @@ class Normalise(nn.Module):
             units, as in MR; ``mean`` and ``std`` are then ignored.
     """
 
-    if TYPE_CHECKING:  # TorchScript cannot read string annotations
-        mean: Tensor
-        std: Tensor
-        window: Tensor
+    mean: Tensor
+    std: Tensor
+    window: Tensor
 
     def __init__(
         self,

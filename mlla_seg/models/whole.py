@@ -4,8 +4,6 @@
 its last layer, which the segmenter's head replaces. Weights start random.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 

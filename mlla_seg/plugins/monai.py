@@ -4,8 +4,6 @@ Images are 2-D with sides that are multiples of 32, as for MONAI's own encoders.
 file of released weights with ``mlla_seg.load_pretrained(model, "mlla_t.pth")``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

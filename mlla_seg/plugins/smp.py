@@ -6,8 +6,6 @@ Nothing is downloaded; leave ``encoder_weights`` at ``None`` and load a local fi
 ``SemanticSegmentationTask(model="unet", backbone="mlla_tiny", ...)``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

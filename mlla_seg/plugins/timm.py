@@ -6,8 +6,6 @@ local file of released weights with ``mlla_seg.load_pretrained(model, "mlla_t.pt
 ``checkpoint_path="mlla_t.pth"``, or ``pretrained=True, pretrained_cfg_overlay={"file": "mlla_t.pth"}``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -33,7 +31,7 @@ from torch import Tensor, nn
 
 from mlla_seg.models.mixers import LinearAttention, rope_for
 from mlla_seg.models.mlla import SIZES, MLLAEncoder, init_weights
-from mlla_seg.models.ops import drop_path
+from mlla_seg.models.ops import drop_path, to_channels_first, to_channels_last
 from mlla_seg.models.recompute import set_checkpointing
 from mlla_seg.models.weights import common_names, rename
 from mlla_seg.plugins.dense import DenseEncoder
@@ -98,7 +96,7 @@ class MLLAClassifier(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last feature map, normalised: ``(B, C, H, W)`` to ``(B, 8 E, H / 32, W / 32)``."""
         x = self.encoder(x)[-1]
-        return self.norm(x.movedim(1, -1)).movedim(-1, 1)
+        return to_channels_first(self.norm(to_channels_last(x)))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Return logits ``(B, num_classes)`` of the result of :meth:`forward_features`, or the input of the head."""
@@ -134,7 +132,7 @@ class MLLAClassifier(nn.Module):
         maps = self.encoder(x, last + 1 if stop_early else len(self.feature_info))
         x = maps[-1]
         if len(maps) == len(self.feature_info):
-            x = self.norm(x.movedim(1, -1)).movedim(-1, 1)
+            x = to_channels_first(self.norm(to_channels_last(x)))
         wanted = [x if norm and i == len(self.feature_info) - 1 else maps[i] for i in sorted(take)]
         return wanted if intermediates_only else (x, wanted)
 

@@ -3,8 +3,6 @@
 With the same global batch, which ``data/batches.py`` divides among them, N devices train exactly as one would.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

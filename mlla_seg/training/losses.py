@@ -4,8 +4,6 @@ Existing Dice losses average per-device ratios (Dice is a ratio of sums over the
 on batches in which every pixel is ignored, or lack the squared denominators of published Synapse recipes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """LightningModule of a segmenter: network, loss, metrics, optimiser and schedule."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Sequence

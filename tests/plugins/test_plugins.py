@@ -12,6 +12,10 @@ import timm
 import torch
 from monai.networks.nets import FlexibleUNet
 from safetensors.torch import save_file
+from timm import set_scriptable
+from timm.layers import get_notrace_functions, get_notrace_modules
+from timm.utils.onnx import onnx_export
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 import mlla_seg.plugins.monai
 import mlla_seg.plugins.smp
@@ -185,3 +189,53 @@ print(len(timm.list_models("mlla_tiny")))
     for order in ("", "[::-1]"):
         result = run(script.replace("{order}", order))
         assert result.stdout.strip() == "1", result.stderr
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
+@pytest.mark.parametrize("name", ["classifier", "smp", "smp through timm", "timm", "timm features"])
+def test_graphs_of_fx_script(name):
+    """As timm's tests and torchvision's ``create_feature_extractor`` do; MONAI's own annotations do not script."""
+    torch.manual_seed(0)
+    with set_scriptable(True):
+        model = HOLDERS[name][0]().eval()
+    how = {"leaf_modules": list(get_notrace_modules()), "autowrap_functions": list(get_notrace_functions())}
+    last = get_graph_node_names(model, tracer_kwargs=how)[1][-1]
+    scripted = torch.jit.script(create_feature_extractor(model, [last], tracer_kwargs=how))
+    for shape in ((1, 3, 64, 96), (2, 3, 128, 64)):
+        x = torch.randn(shape)
+        with torch.no_grad():
+            expected = model(x)
+            torch.testing.assert_close(scripted(x)[last], expected if torch.is_tensor(expected) else expected[-1])
+
+
+def by_timm(model, path):
+    """Export as timm's script ``onnx_export.py`` does: the older exporter, dynamic sizes."""
+    onnx_export(model, path, example_input=torch.randn(2, 3, 64, 96), dynamic_size=True, use_dynamo=False)
+
+
+def by_torch(model, path):
+    axes = {"x": {0: "batch", 2: "height", 3: "width"}}
+    torch.onnx.export(
+        model, (torch.randn(2, 3, 64, 96),), path, dynamo=False, input_names=["x"], dynamic_axes=axes, opset_version=17
+    )
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize(
+    ("export", "name"),
+    [(by_timm, "timm"), *((by_torch, name) for name in HOLDERS)],
+)
+def test_the_older_onnx_exporter_writes_valid_files(export, name, tmp_path):
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    model = HOLDERS[name][0]().eval()
+    export(model, path := str(tmp_path / "model.onnx"))
+    onnx.checker.check_model(path, full_check=True)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for shape in ((2, 3, 64, 96), (1, 3, 96, 128), (1, 3, 32, 64)):
+        x = torch.randn(shape)
+        with torch.no_grad():
+            expected = model(x)
+        found = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        for a, b in zip(found, [expected] if torch.is_tensor(expected) else expected, strict=True):
+            torch.testing.assert_close(torch.from_numpy(a), b, atol=1e-4, rtol=0)

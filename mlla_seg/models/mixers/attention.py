@@ -1,7 +1,5 @@
 """Attention over all tokens: MLLA's linear attention, and softmax attention."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 

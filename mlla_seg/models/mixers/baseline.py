@@ -4,8 +4,6 @@ Source: arXiv 2405.16605, tables 1 and 2. Every switch is one difference between
 state space model, see :mod:`mlla_seg.models.recurrence`.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -5,8 +5,6 @@ without global context. From identity through lepe and lepe_matched to linear_at
 convolution, parameters, global context.
 """
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -1,8 +1,8 @@
 """Depthwise convolution on channels-last feature maps."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
+
+from mlla_seg.models.ops import to_channels_first, to_channels_last
 
 
 class DepthwiseConv(nn.Conv2d):
@@ -12,4 +12,4 @@ class DepthwiseConv(nn.Conv2d):
         super().__init__(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x.movedim(-1, 1), self.weight, self.bias).movedim(1, -1)
+        return to_channels_last(self._conv_forward(to_channels_first(x), self.weight, self.bias))

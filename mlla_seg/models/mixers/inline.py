@@ -3,8 +3,6 @@
 Source: "Bridging the Divide: Reconsidering Softmax and Linear Attention", arXiv 2412.06590, and the authors' code.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

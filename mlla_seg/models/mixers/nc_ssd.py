@@ -3,8 +3,6 @@
 Source: "VSSD: Vision Mamba with Non-Causal State Space Duality", arXiv 2407.18559, equation 10, and the authors' code.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

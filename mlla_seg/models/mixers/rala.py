@@ -3,8 +3,6 @@
 Source: "Breaking the Low-Rank Dilemma of Linear Attention", arXiv 2411.07635, and the authors' code.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -3,8 +3,6 @@
 Source: the cross-scan of VMamba (arXiv 2401.10166): one model per scan direction, whose outputs are added.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch
