@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mlla_seg.models.mlla import SIZES
 from mlla_seg.plugins.dense import DenseEncoder
+from mlla_seg.plugins.names import accept_other_names
 
 
 class MonaiEncoder(nn.Module, BaseEncoder):
@@ -54,6 +55,7 @@ class MonaiEncoder(nn.Module, BaseEncoder):
             )
         super().__init__()
         self.mlla = DenseEncoder(in_channels, embed_dim, depths, num_heads, drop_path_rate=drop_path_rate)
+        accept_other_names(self)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return self.mlla(x)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mlla_seg.models.mlla import SIZES
 from mlla_seg.plugins.dense import DenseEncoder
+from mlla_seg.plugins.names import accept_other_names
 
 
 class SmpEncoder(nn.Module, EncoderMixin):
@@ -48,6 +49,7 @@ class SmpEncoder(nn.Module, EncoderMixin):
         super().__init__()
         stages = depth - 1
         self.mlla = DenseEncoder(3, embed_dim, depths[:stages], num_heads[:stages], drop_path_rate=drop_path_rate)
+        accept_other_names(self)
         self._depth = depth
         self._in_channels = 3
         self._output_stride = output_stride

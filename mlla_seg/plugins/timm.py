@@ -33,8 +33,8 @@ from mlla_seg.models.mixers import LinearAttention, rope_for
 from mlla_seg.models.mlla import SIZES, MLLAEncoder, init_weights
 from mlla_seg.models.ops import drop_path, to_channels_first, to_channels_last
 from mlla_seg.models.recompute import set_checkpointing
-from mlla_seg.models.weights import common_names, rename
 from mlla_seg.plugins.dense import DenseEncoder
+from mlla_seg.plugins.names import accept_other_names, translated
 
 __all__: list[str] = []  # timm adds the model names
 
@@ -91,7 +91,7 @@ class MLLAClassifier(nn.Module):
         ]
         self.norm: nn.Module = nn.LayerNorm(self.num_features)
         self.reset_classifier(num_classes, global_pool)
-        self.register_load_state_dict_pre_hook(_rename_authors)
+        accept_other_names(self)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last feature map, normalised: ``(B, C, H, W)`` to ``(B, 8 E, H / 32, W / 32)``."""
@@ -209,6 +209,7 @@ class FeatureMaps(nn.Module):
         for i in range(len(self.encoder.norms)):
             if i + 1 not in self.out_indices:
                 self.encoder.norms[i] = nn.Identity()  # DDP fails on parameters without a gradient
+        accept_other_names(self)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = self.encoder(x)
@@ -220,20 +221,9 @@ class FeatureMaps(nn.Module):
         set_checkpointing(self.encoder, "blocks" if enable else "none")
 
 
-def _rename_authors(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Make ``load_state_dict``, and hence timm's ``checkpoint_path``, accept the authors' files."""
-    if not prefix and any(name.startswith("patch_embed.") for name in state_dict):
-        weights = checkpoint_filter_fn(state_dict, model)
-        state_dict.clear()
-        state_dict.update(weights)
-
-
 def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Rename the authors' weights, or those of any network with an MLLA encoder, to the names used here."""
-    weights = rename(state_dict)
-    kept = ("encoder.", "norm.", "head.")
-    norms = {name: value for name, value in model.state_dict().items() if name.startswith("encoder.norms.")}
-    return norms | {name: weights[own] for name, own in common_names(weights).items() if name.startswith(kept)}
+    return translated(state_dict, model.state_dict())[0]
 
 
 def _cfg() -> dict[str, Any]:

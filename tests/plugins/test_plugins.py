@@ -135,7 +135,13 @@ def run(code):
     return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
 
 
-LIBRARIES = {"smp": "segmentation_models_pytorch", "timm": "timm", "monai": "monai", "torchgeo": "torchgeo"}
+LIBRARIES = {
+    "smp": "segmentation_models_pytorch",
+    "timm": "timm",
+    "monai": "monai",
+    "torchgeo": "torchgeo",
+    "terratorch": "terratorch",
+}
 
 
 def test_plain_import_and_networks_of_our_own_load_none_of_the_libraries():
@@ -160,8 +166,8 @@ def test_a_missing_library_is_answered_with_its_extra(plugin):
     library = LIBRARIES[plugin]
     hide = "import sys, importlib.util as u; find = u.find_spec;" + (
         f"sys.modules['{library}'] = None;"
-        if plugin != "torchgeo"
-        else "u.find_spec = lambda name, *a: None if name == 'torchgeo' else find(name, *a);"
+        if plugin not in ("torchgeo", "terratorch")
+        else f"u.find_spec = lambda name, *a: None if name == '{library}' else find(name, *a);"
     )
     answer = run(f"{hide}import mlla_seg.plugins.{plugin}").stderr.strip().splitlines()[-1]
     assert answer == f"ImportError: mlla_seg.plugins.{plugin} needs {library}: pip install 'mlla_seg[{plugin}]'"

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
+import timm
 import torch
 from lightning.pytorch import Trainer
 
@@ -57,3 +63,41 @@ def test_released_weights_load_into_a_task(tasks):
     report = load_pretrained(task, classifier.state_dict())
     assert {name[:25] for name in report.missing if ".mlla." in name} == {"model.encoder.mlla.norms."}
     torch.testing.assert_close(task.model.encoder.mlla.stages.state_dict(), classifier.encoder.stages.state_dict())
+
+
+@pytest.mark.parametrize(("key", "prefix"), [("model", "model."), ("backbone", "model.backbone.model.")])
+def test_checkpoints_of_torchgeo_load_by_its_own_option(tasks, tmp_path, key, prefix):
+    """Classification and MoCo tasks save a classifier under ``model``, SimCLR and BYOL a backbone."""
+    classifier = timm.create_model("mlla_test")
+    weights = {prefix + name: value for name, value in classifier.state_dict().items()}
+    torch.save({"hyper_parameters": {key: "mlla_test"}, "state_dict": weights}, tmp_path / "x.ckpt")
+    file = str(tmp_path / "x.ckpt")
+    segmentation = tasks.SemanticSegmentationTask(backbone="mlla_test", weights=file, num_classes=6)
+    classification = tasks.ClassificationTask(model="mlla_test", weights=file, num_classes=1000)
+    for encoder in (segmentation.model.encoder.mlla, classification.model.encoder):
+        torch.testing.assert_close(encoder.stages.state_dict(), classifier.encoder.stages.state_dict())
+
+
+@pytest.mark.slow
+def test_its_command_line_knows_our_encoders(tasks, chips, tmp_path):
+    options = {
+        "--model": "SemanticSegmentationTask",
+        "--model.backbone": "mlla_test",
+        "--model.num_classes": "5",
+        "--data": "LandCoverAI100DataModule",
+        "--data.batch_size": "2",
+        "--data.dict_kwargs.root": str(chips),
+        "--trainer.fast_dev_run": "true",
+        "--trainer.accelerator": "cpu",
+    }
+    command = [sys.executable, "-W", "ignore", "-m", "mlla_seg.plugins.torchgeo", "fit"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    run = subprocess.run(
+        [*command, *(f"{name}={value}" for name, value in options.items())],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "`Trainer.fit` stopped: `max_steps=1` reached." in run.stdout + run.stderr
