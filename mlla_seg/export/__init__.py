@@ -20,7 +20,7 @@ from mlla_seg.export.bundle import write_bundle
 from mlla_seg.export.deepness import write_deepness
 from mlla_seg.export.exportable import OUTPUTS, Job
 from mlla_seg.export.folder import write_safetensors
-from mlla_seg.export.onnx import write_onnx
+from mlla_seg.export.onnx import LOWEST_OPSET, highest_opset, write_onnx
 from mlla_seg.export.openvino import write_openvino
 from mlla_seg.export.parity import Engine, compare
 from mlla_seg.export.programs import write_aoti, write_torch_export, write_torchscript
@@ -100,7 +100,7 @@ def export(
             monai_bundle, or deepness (ONNX for QGIS).
         outputs: Output of the file: logits, probabilities or labels.
         precision: float32, float16, or int8 (onnx only, with --calibration).
-        opset: ONNX opset version, 18 or more.
+        opset: ONNX opset version, 18 to 25; a newer one needs newer runtimes.
         calibration: Image, folder or list of images, as for predict, to calibrate int8 quantisation.
         tile: Side of the square windows of deepness in pixels; by default that of the training patches.
         pixel_size_m: Ground sample distance of the training images in metres, for deepness.
@@ -153,8 +153,8 @@ def _require(how: Format, name: str, target: Path, outputs: str, precision: str,
             raise InputError(f"--{option} is an option of --format {owners}, not of {name}.")
     if ("calibration" in options) != (precision == "int8"):
         raise InputError("--precision int8 and --calibration IMAGES go together: int8 is calibrated on images.")
-    if options.get("opset", 18) < 18:
-        raise InputError(f"--opset must be 18 or more, got {options['opset']}.")
+    if "opset" in options and not LOWEST_OPSET <= options["opset"] <= highest_opset():
+        raise InputError(f"--opset must be {LOWEST_OPSET} to {highest_opset()}, got {options['opset']}.")
     if options.get("tile", 1) < 1:
         raise InputError(f"--tile must be 1 pixel or more, got {options['tile']}.")
     if options.get("pixel_size_m", 1) <= 0:

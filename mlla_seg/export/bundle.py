@@ -32,6 +32,8 @@ from mlla_seg.inference.steps import case_logits
 from mlla_seg.progress import quiet
 
 NETWORK = "models/model.ts"
+SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+"""MONAI's schema of ``metadata.json``; only ``python -m monai.bundle verify_metadata`` reads it."""
 LICENCE = """Whoever trained these weights chooses their licence, which may depend on the training data.
 Replace this text with the licence before you distribute the bundle.
 """
@@ -93,6 +95,7 @@ def metadata(spec: DataSpec) -> dict[str, Any]:
         "channel_def": dict(enumerate(channels)) if resampled and spec.regions else dict(zip(ids, names, strict=True)),
     }
     return {
+        "schema": SCHEMA,
         "version": "1.0.0",
         "changelog": {"1.0.0": f"exported by mlla_seg {__version__} on {date.today().isoformat()}"},
         "monai_version": version("monai"),

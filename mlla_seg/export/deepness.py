@@ -10,17 +10,21 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.errors import InputError
 from mlla_seg.export.exportable import Exportable, Job, example_image
 from mlla_seg.export.onnx import checked, onnx_program, save
 from mlla_seg.export.parity import Engine
+from mlla_seg.progress import note
 
 TILE = 512
 """Side of the windows if neither the option nor the training sets it."""
 OVERLAP = 20
 """Overlap of windows in percent; Deepness crops half of it from each."""
 BYTE = 255.0
+BRIGHTEST = 308.0
+"""Largest sum of mean and standard deviation that values from 0 to 255 can have."""
 
 
 class _OfBytes(nn.Module):
@@ -32,6 +36,17 @@ class _OfBytes(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.network(image * BYTE)
+
+
+def typical_range(spec: DataSpec) -> tuple[float, float]:
+    """Return the range of the training images as far as their normalisation tells: the window, or mean and std."""
+    how = spec.normalisation
+    if how.per_image and not how.window:  # any range will do
+        return 0.0, BYTE
+    if how.window:
+        return how.window
+    means, stds = (value if isinstance(value, tuple) else (value,) for value in (how.mean, how.std))
+    return min(means), max(means) + max(stds)
 
 
 def write_deepness(job: Job, path: Path) -> Engine:
@@ -48,6 +63,12 @@ def write_deepness(job: Job, path: Path) -> Engine:
         raise InputError("Deepness gives each pixel its most probable class, but the regions of this network overlap.")
     if spec.view.per_case:
         raise InputError("Deepness passes single images, but this network was trained on standardised volumes.")
+    low, high = typical_range(spec)
+    if low < 0 or not 1 <= high <= BRIGHTEST:
+        note(
+            "note: Deepness shows bytes (0 to 255), but the normalisation of this network is for values from "
+            f"{low:g} to {high:g}: its masks will be wrong. predict --polygons gpkg reads such files as they are."
+        )
     trained_on = max(spec.patch_size or (TILE,))
     tile = job.tile or trained_on
     channels = job.channels

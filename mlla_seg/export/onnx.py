@@ -18,6 +18,17 @@ from mlla_seg.progress import quiet
 IN_FILE = 2**31 - 2**24
 """Largest size of weights in bytes that are stored in the file itself; larger ones go to a separate file."""
 
+LOWEST_OPSET = 18
+HIGHEST_OPSET = 25
+"""Range to which torch's exporter and onnxscript convert."""
+
+
+def highest_opset() -> int:
+    """Return the highest opset that can be written and that the installed onnx knows."""
+    from onnx.defs import onnx_opset_version
+
+    return min(HIGHEST_OPSET, onnx_opset_version())
+
 
 def write_onnx(job: Job, path: Path) -> Engine:
     """Write an ONNX file for images of any size, quantised if int8 is requested."""

@@ -18,8 +18,8 @@ from mlla_seg.data import outputs
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.export.exportable import Job, example_image
 
-SIZES = ((64, 64), (224, 224), (224, 352), (225, 257))
-"""Heights and widths of the compared images, including odd and non-square ones."""
+SIZES = ((17, 30), (64, 64), (224, 224), (224, 352), (225, 257))
+"""Heights and widths of the compared images, including small, odd and non-square ones."""
 TOLERANCES = {"float32": (1e-4, 2e-6), "float16": (0.0, 2e-2), "int8": (float("inf"), 0.0)}
 """Absolute tolerance of logits, and relative to the largest logit, because rounding grows with the logits; the larger
 of the two applies. int8 is checked by its labels alone."""
@@ -39,6 +39,8 @@ class Engine:
     """Images to compare on, instead of random ones of ``SIZES``."""
     expected: Callable[[Tensor], Tensor] | None = None
     """Computes the expected logits of such images, if it is not the network alone."""
+    least: int = 1
+    """Smallest height and width in pixels."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def compare(job: Job, engine: Engine, path: Path, checkpoints: Sequence[str], av
         checkpoints: Paths of the checkpoints, for the report.
         averaged: Whether the weights are a moving average, for the report.
     """
-    rows = [_compare_on(job, engine, image) for image in engine.images or _examples(job)]
+    rows = [_compare_on(job, engine, image) for image in engine.images or _examples(job, engine.least)]
     files = [path, *path.rglob("*"), *path.parent.glob(f"{path.name}.data"), *path.parent.glob(f"{path.stem}.bin")]
     size = sum(file.stat().st_size for file in files if file.is_file())
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
@@ -122,11 +124,12 @@ def compare(job: Job, engine: Engine, path: Path, checkpoints: Sequence[str], av
     return Report(*about, rows)
 
 
-def _examples(job: Job) -> list[Tensor]:
-    """Return images of ``SIZES`` and of the training size."""
+def _examples(job: Job, least: int) -> list[Tensor]:
+    """Return images of ``SIZES`` and of the training size, except those with a side below ``least``."""
     own = job.spec.patch_size or job.spec.resize
     sizes = [*SIZES, own] if isinstance(own, tuple) else SIZES
-    return [example_image(job.spec, (1, job.channels, *size), k) for k, size in enumerate(dict.fromkeys(sizes))]
+    fitting = [size for size in dict.fromkeys(sizes) if min(size) >= least]
+    return [example_image(job.spec, (1, job.channels, *size), k) for k, size in enumerate(fitting)]
 
 
 @torch.inference_mode()

@@ -16,7 +16,7 @@ from mlla_seg.export.parity import Engine
 from mlla_seg.inference.optimize_compile import require_compiler
 from mlla_seg.models.mixers import scanning
 from mlla_seg.models.segmenter import STRIDE
-from mlla_seg.progress import quiet
+from mlla_seg.progress import note, quiet
 
 FACTS = "mlla_seg.json"
 """Name of the metadata file inside ``.pt2`` and TorchScript archives."""
@@ -61,15 +61,28 @@ def write_torch_export(job: Job, path: Path) -> Engine:
     """Write a ``.pt2`` file for ``torch.export.load``."""
     program = exported_program(job, Exportable(job.network, job.outputs, job.precision, job.spec.writes))
     torch.export.save(program, path, extra_files={FACTS: json.dumps(job.facts)})
+    least = smallest_side(program)
+    if least > 1:
+        note(f"note: this .pt2 file takes heights and widths from {least} pixels on; onnx and torchscript take any.")
     with quiet():
-        return _engine("torch.export", torch.export.load(path).module())
+        return replace(_engine("torch.export", torch.export.load(path).module()), least=least)
+
+
+def smallest_side(program: torch.export.ExportedProgram) -> int:
+    """Return the smallest height and width in pixels that a graph takes.
+
+    torch traces a coarsest feature map of one pixel as a special case, so the limit is 33 unless the network centres
+    small images in a larger frame.
+    """
+    lowest = max((int(sizes.lower) for sizes in program.range_constraints.values()), default=1)
+    return lowest if lowest > 2 else 1  # torch counts from 2 where any size will do
 
 
 def write_aoti(job: Job, path: Path) -> Engine:
     """Write a ``.pt2`` package of code compiled for this type of CPU, for C++ servers and ``aoti_load_package``.
 
-    Heights and widths must be multiples of 32, because code compiled for any size ran no faster than eager torch. The
-    caller pads other images by repeating their border.
+    Heights and widths must be multiples of 32 from 64 on, because code compiled for any size ran no faster than eager
+    torch. The caller pads other images by repeating their border.
 
     Raises:
         InputError: No C++ compiler was found.

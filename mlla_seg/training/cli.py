@@ -134,6 +134,17 @@ class SegmentationCLI(LightningCLI):
         if self.version is not None:
             log_to(self.version, config)
 
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError as error:  # jsonargparse wraps what a class of the config raises
+            cause: BaseException | None = error
+            while cause and not isinstance(cause, (ModuleNotFoundError, InputError)):
+                cause = cause.__cause__ or cause.__context__
+            if not isinstance(cause, ModuleNotFoundError):
+                raise
+            raise InputError(f"A class that the options name needs another package. {cause}".splitlines()[0]) from error
+
     def after_instantiate_classes(self) -> None:
         """Configure the module's scoring and check the data.
 
@@ -181,7 +192,9 @@ class SegmentationCLI(LightningCLI):
         config = self.config_init[self.subcommand]["trainer"]
         callbacks = [*(config.get("callbacks") or [])]
         if self.subcommand == "fit":
-            callbacks += [*self._checkpointing(), LearningRateMonitor()]
+            callbacks += self._checkpointing()
+            if config.get("logger") is not False:
+                callbacks.append(LearningRateMonitor())
         else:  # the checkpoint's weights are already averaged
             callbacks = [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]
         given = config.get("plugins") or []

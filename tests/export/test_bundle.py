@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,7 +19,7 @@ from mlla_seg import Predictor
 from mlla_seg.data.outputs import labels, probabilities
 from mlla_seg.data.slices import View
 from mlla_seg.errors import InputError
-from mlla_seg.export.bundle import write_bundle
+from mlla_seg.export.bundle import metadata, write_bundle
 from mlla_seg.export.exportable import Job
 from mlla_seg.export.parity import compare
 from mlla_seg.export.programs import scripted
@@ -105,6 +106,36 @@ def test_metadata_names_channels_and_classes(tmp_path):
     files = {str(path.relative_to(tmp_path / "bundle")) for path in (tmp_path / "bundle").rglob("*") if path.is_file()}
     expected = {"configs/metadata.json", "configs/inference.json", "models/model.ts", "docs/README.md", "LICENSE"}
     assert files == expected
+
+
+def schema():
+    """The required fields of MONAI's schema of metadata, in our words."""
+    numbers = {"type": "array", "items": {"type": "number"}}
+    sizes = {"type": "array", "items": {"type": ["string", "integer"]}}
+    text = {key: {"type": "string"} for key in ("type", "format", "dtype")}
+    tensor = {**text, "num_channels": {"type": "integer"}, "spatial_shape": sizes, "value_range": numbers}
+    tensors = {"type": "object", "additionalProperties": {"properties": tensor, "required": list(tensor)}}
+    names = ("schema", "version", "monai_version", "pytorch_version", "numpy_version")
+    texts = {key: {"type": "string"} for key in (*names, "task", "description", "authors", "copyright")}
+    data = {"properties": {"inputs": tensors, "outputs": tensors}, "required": ["inputs", "outputs"]}
+    properties = {**texts, "required_packages_version": {"type": "object"}, "network_data_format": data}
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+@pytest.mark.filterwarnings("ignore:No hash value provided")
+@pytest.mark.parametrize("how", [{}, {"spacing_mm": [5.0, 1.0, 1.0]}, {"normalisation": {"window": [-125.0, 275.0]}}])
+def test_metadata_pass_monais_check(how, tmp_path):
+    from monai.bundle import verify_metadata
+
+    pytest.importorskip("jsonschema")
+    content = metadata(spec_of(2, **how))
+    assert re.fullmatch(r"https://github.com/Project-MONAI/.*/meta_schema_\d{8}\.json", content["schema"])
+    (tmp_path / "metadata.json").write_text(json.dumps(content))
+    (tmp_path / "schema.json").write_text(json.dumps(schema()))  # not downloaded, because it exists
+    verify_metadata(meta_file=str(tmp_path / "metadata.json"), filepath=str(tmp_path / "schema.json"))
+    (tmp_path / "metadata.json").write_text(json.dumps({**content, "network_data_format": {"inputs": {}}}))
+    with pytest.raises(ValueError, match="'outputs' is a required property"):
+        verify_metadata(meta_file=str(tmp_path / "metadata.json"), filepath=str(tmp_path / "schema.json"))
 
 
 @pytest.mark.parametrize("context", [0, 2])

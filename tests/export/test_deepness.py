@@ -70,3 +70,23 @@ def test_what_deepness_cannot_show_is_refused(tmp_path):
         write_deepness(small_job(context=1), tmp_path / "m.onnx")
     with pytest.raises(InputError, match="this network was trained on resized images"):
         write_deepness(small_job(resize=0.5), tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("normalisation", "values"),
+    [
+        ({"mean": [3000.0], "std": [900.0]}, "from 3000 to 3900"),
+        ({"window": [0.0, 10000.0]}, "from 0 to 10000"),
+        ({"window": [-125.0, 275.0]}, "from -125 to 275"),
+        ({"mean": [0.3], "std": [0.1]}, "from 0.3 to 0.4"),
+        ({"mean": [240.0], "std": [60.0]}, ""),
+        ({"window": [0.0, 255.0]}, ""),
+        ({"per_image": True}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_network_for_other_values_than_bytes_is_said(normalisation, values, tmp_path, capsys):
+    write_deepness(small_job(tile=32, normalisation=normalisation), tmp_path / "m.onnx")
+    said = capsys.readouterr().err
+    assert ("Deepness shows bytes (0 to 255)" in said) == bool(values)
+    assert values in said

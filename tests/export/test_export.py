@@ -131,7 +131,8 @@ def test_mistakes_are_answered_before_any_work(quick, cli, capsys):
     )
     assert "go together" in said("--output=m.onnx", "--precision=int8")
     assert "go together" in said("--output=m.onnx", "--calibration=images")
-    assert "--opset must be 18 or more, got 11" in said("--output=m.onnx", "--opset=11")
+    assert "--opset must be 18 to 25, got 11" in said("--output=m.onnx", "--opset=11")
+    assert "--opset must be 18 to 25, got 99" in said("--format=deepness", "--output=m.onnx", "--opset=99")
     assert "--tile is an option of --format deepness, not of onnx" in said("--output=m.onnx", "--tile=64")
     assert "--tile must be 1 pixel or more, got 0" in said("--format=deepness", "--output=m.onnx", "--tile=0")
     assert "--pixel_size_m must be above zero, got -1.0" in said(

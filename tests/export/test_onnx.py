@@ -33,7 +33,7 @@ def test_the_file_says_what_the_network_knows(tmp_path):
     assert not any(node.metadata_props for node in model.graph.node)
 
 
-@pytest.mark.parametrize("opset", [18, 20])
+@pytest.mark.parametrize("opset", [18, 20, 25])
 def test_the_opset_is_the_one_asked_for(opset, tmp_path):
     ours.write_onnx(small_job(opset=opset), tmp_path / "m.onnx")
     (standard,) = [entry.version for entry in onnx.load(tmp_path / "m.onnx").opset_import if not entry.domain]

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +179,19 @@ def test_places_that_cannot_be_written_are_named(cli, capsys, options, tmp_path)
     message = refused(capsys, cli, "fit", *options, "--data.cache_dir", tmp_path / "file")
     assert str(tmp_path / "file") in message
     assert "Choose another path" in message
+
+
+def test_without_any_logger_training_runs(cli, options, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cli("fit", *options, "--trainer.logger=false", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2")
+    assert len(list(tmp_path.glob("**/last.ckpt"))) == 1
+
+
+@pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is installed")
+def test_a_logger_that_is_not_installed_is_refused_in_a_line(cli, capsys, options):
+    message = refused(capsys, cli, "fit", *options, "--trainer.logger=WandbLogger")
+    assert message.splitlines()[-1].count("wandb")
+    assert "Traceback" not in message
 
 
 def test_without_a_logger_runs_are_named_after_the_card(cli, options):
