@@ -41,10 +41,11 @@ class _OfBytes(nn.Module):
 def typical_range(spec: DataSpec) -> tuple[float, float]:
     """Return the range of the training images as far as their normalisation tells: the window, or mean and std."""
     how = spec.normalisation
-    if how.per_image and not how.window:  # any range will do
+    clipped = [window for window in how.windows if window]
+    if clipped:
+        return min(low for low, _ in clipped), max(high for _, high in clipped)
+    if how.per_image:  # any range will do
         return 0.0, BYTE
-    if how.window:
-        return how.window
     means, stds = (value if isinstance(value, tuple) else (value,) for value in (how.mean, how.std))
     return min(means), max(means) + max(stds)
 
