@@ -92,7 +92,7 @@ def test_a_file_that_differs_is_not_written(quick, cli, capsys, monkeypatch):
 
     monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], write=wrong))
     message = refused(capsys, cli, "--ckpt_path=a.ckpt", "--output=m.onnx")
-    assert "m.onnx: not written, because it differs from the checkpoint: logits at 64 x 64 differ by 0.001" in message
+    assert "m.onnx: not written, because it differs from the checkpoint: logits at 17 x 30 differ by 0.001" in message
     assert not list(quick.iterdir())
 
 
@@ -198,7 +198,7 @@ def test_parity_sees_differences_above_tolerance(more, outputs, by, fails, tmp_p
     report = compare(job, Engine("other", Brighter(network, outputs, by, job.spec.writes)), tmp_path, ["a.ckpt"])
     assert bool(report.problem) == fails
     if fails:
-        assert f"{outputs} at 64 x 64 differ by" in report.problem
+        assert f"{outputs} at 17 x 30 differ by" in report.problem
     elif outputs == "logits":
         assert max(row.difference for row in report.rows) == pytest.approx(by, rel=0.1, abs=1e-6)
 
@@ -208,4 +208,4 @@ def test_parity_in_int8_is_that_of_labels(tmp_path):
     job = Job(network, spec_of(), precision="int8", calibration="images")
     assert not compare(job, Engine("other", Brighter(network, "logits", 0.01)), tmp_path, ["a.ckpt"]).problem
     problem = compare(job, Engine("other", Brighter(network, "logits", 5.0)), tmp_path, ["a.ckpt"]).problem
-    assert "of labels at 64 x 64 agree, less than 95.0%" in problem
+    assert "of labels at 17 x 30 agree, less than 95.0%" in problem
