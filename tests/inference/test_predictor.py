@@ -199,7 +199,7 @@ def test_a_dicom_folder_and_its_patient_folder_are_predicted(cli, capsys, checkp
     assert {path.name for path in Path("masks").iterdir()} == {"first.dcm", "first.nii.gz", "second.nii.gz"}
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), tmp_path / "patient/first.nii.gz")
     message = refused(capsys, cli, *rest, "--input", tmp_path / "patient")
-    assert "first.nii.gz: would be the mask of several images" in message
+    assert "first.nii.gz: would be the mask of both" in message
     assert "Did you mean nii.gz" in refused(capsys, cli, *rest, "--input", tmp_path / "patient", "--format=nii.g")
 
 
@@ -209,7 +209,7 @@ def test_probabilities_of_two_images_do_not_overwrite_each_other(cli, capsys, ch
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), tmp_path / "in/x.nii")
     rest = ("--ckpt_path", checkpoint, "--input", tmp_path / "in", "--output=masks")
     message = refused(capsys, cli, *rest, "--probabilities=true")
-    assert "would be the mask of several images" in message
+    assert "would be the mask of both" in message
     cli("predict", *rest)
     cli(
         "predict",
@@ -283,4 +283,4 @@ def test_scenes_that_cannot_be_mapped_are_named(capsys, cli, checkpoint, tmp_pat
     write_scene(tmp_path / "sub/scene.tif", np.zeros((1, 40, 40), np.uint8))
     listed.write_text("scene.tif\nsub/scene.tif\n")
     message = refused(capsys, cli, "--ckpt_path", checkpoint, "--input", listed, "--output=m")
-    assert "scene.tif: would be the mask of several images of" in message
+    assert "scene.tif: would be the mask of both" in message
