@@ -48,7 +48,7 @@ def test_regions_are_learned_and_written_with_their_labels(cli, capsys, tmp_path
     root = write_tumours(tmp_path / "data")
     options = ["--config", ROOT / "configs/nnunet.yaml", f"--data.root={root}", "--data.crop=[32,32]", *TINY]
     options += ["--trainer.precision=32-true"]
-    cli("fit", *options, "--model.lr=4e-3", "--trainer.max_epochs=12")
+    cli("fit", *options, "--model.lr=4e-3", "--trainer.max_epochs=24")
     checkpoint = Path("runs/nnunet/version_0/checkpoints/last.ckpt")
     spec = Predictor.from_checkpoint(checkpoint).spec
     assert spec.output_names == ["whole", "core", "enhancing"]
