@@ -15,6 +15,7 @@ from mlla_seg.errors import InputError
 from mlla_seg.export import FORMATS, onnx, openvino, programs
 from mlla_seg.export.exportable import Exportable, Job
 from mlla_seg.export.parity import compare
+from mlla_seg.models import create_model
 
 SIZES = ((64, 64), (224, 224), (224, 352), (225, 257))
 ANY_SIZE = [("mlla_unet", 4), ("unet", 1)]
@@ -63,13 +64,14 @@ def run_alone(kind, path, inputs, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("decoder", "channels"), ANY_SIZE)
 @torch.no_grad()
-def test_every_engine_gives_the_logits_of_torch(decoder, channels, tmp_path, recorded_once):
+def test_every_engine_gives_the_logits_of_torch(decoder, channels, tmp_path, recorded_once, capsys):
     import onnx as onnx_library
     import onnxruntime
 
     network = segmenter(decoder, channels)
     job = Job(network, spec_of(channels))
-    inputs = [*images(channels, SIZES), *images(channels, ((40, 33),), batch=3)]
+    small = images(channels, ((17, 30), (32, 70)))
+    inputs = [*images(channels, SIZES), *images(channels, ((40, 33),), batch=3), *small]
     expected = [network(image) for image in inputs]
     results = {}
 
@@ -85,13 +87,15 @@ def test_every_engine_gives_the_logits_of_torch(decoder, channels, tmp_path, rec
     compiled = openvino_library.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     results["openvino"] = [torch.from_numpy(compiled(image.numpy())[0].copy()) for image in inputs]
 
-    programs.write_torch_export(job, tmp_path / "m.pt2")
-    results["torch_export"] = run_alone("torch_export", tmp_path / "m.pt2", inputs, tmp_path)
+    assert programs.write_torch_export(job, tmp_path / "m.pt2").least == 33
+    assert "takes heights and widths from 33 pixels on" in capsys.readouterr().err
+    larger = inputs[: -len(small)]
+    results["torch_export"] = run_alone("torch_export", tmp_path / "m.pt2", larger, tmp_path)
     programs.write_torchscript(job, tmp_path / "m.ts")
     results["torchscript"] = run_alone("torchscript", tmp_path / "m.ts", inputs, tmp_path)
 
     for engine, found in results.items():
-        for one, other in zip(found, expected, strict=True):
+        for one, other in zip(found, expected, strict=engine != "torch_export"):
             torch.testing.assert_close(one, other, atol=1e-4, rtol=0, msg=lambda text, name=engine: f"{name}: {text}")
 
 
@@ -219,3 +223,12 @@ def test_no_file_tells_where_this_machine_keeps_its_code(tmp_path):
         FORMATS[format].write(job, tmp_path / f"{format}{FORMATS[format].suffix}")
     for path in tmp_path.iterdir():
         assert b"site-packages" not in path.read_bytes(), path
+
+
+def test_files_of_framed_networks_and_of_convolutions_take_small_images():
+    for network in (create_model("mlla_test", "fpn", 3, 1, frame=(64, 64)).eval(), small_job().network):
+        program = programs.exported_program(small_job(), Exportable(network))
+        assert programs.smallest_side(program) == 1
+        image = images(1, ((17, 30),))[0]
+        with torch.no_grad():
+            torch.testing.assert_close(program.module()(image), network(image), atol=1e-4, rtol=0)
