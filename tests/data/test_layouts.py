@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 import layouts
+from dicom_samples import dicom_series
 from mlla_seg.data.card import load_card
 from mlla_seg.data.cases import Case
 from mlla_seg.data.datamodule import SegmentationDataModule
@@ -311,7 +312,7 @@ def test_channels_of_a_pattern_are_sorted(tmp_path):
 
 def test_folders_of_dicom_are_images(tmp_path):
     card = separate(tmp_path, patterns=[r"(?P<case>\w+)/ct"], mask="{case}/mask.nii.gz")
-    layouts.dicom_series(tmp_path / "anna/ct")
+    dicom_series(tmp_path / "anna/ct")
     touch(tmp_path, "anna/mask.nii.gz", "otto/mask.nii.gz", "otto/ct/readme.txt")
     (case,) = find_cases(card, tmp_path)
     assert (case.name, case.images) == ("anna", ((tmp_path / "anna/ct",),))

@@ -14,7 +14,8 @@ import rasterio
 import torch
 from PIL import Image
 
-from layouts import PLACE, dicom_series, write_scene
+from dicom_samples import dicom_series
+from layouts import PLACE, write_scene
 from mlla_seg import Predictor
 from mlla_seg.data.formats.polygons import write_polygons
 from mlla_seg.data.formats.registry import read_mask

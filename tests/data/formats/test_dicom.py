@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 from pydicom.uid import generate_uid
 
-from layouts import DICOM_SHAPE, DICOM_SPACING, dicom_series
+from dicom_samples import DICOM_SHAPE, DICOM_SPACING, dicom_series
 from mlla_seg.data.formats.dicom_files import is_series
 from mlla_seg.data.formats.registry import is_readable, mask_path, read_image, write_mask
 from mlla_seg.errors import InputError

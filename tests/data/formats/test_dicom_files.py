@@ -9,7 +9,7 @@ import pydicom
 import pytest
 from pydicom.uid import UID, generate_uid
 
-from layouts import DICOM_SHAPE, dicom_series
+from dicom_samples import DICOM_SHAPE, dicom_series
 from mlla_seg.data.formats.dicom_files import is_dicom, is_series
 from mlla_seg.data.formats.registry import is_readable, read_image
 from mlla_seg.errors import InputError

@@ -8,7 +8,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
-from layouts import DICOM_SHAPE, DICOM_SPACING, dicom_series, enhanced_series
+from dicom_samples import DICOM_SHAPE, DICOM_SPACING, dicom_series, enhanced_series
 from mlla_seg.data.card import load_card
 from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.formats.classes import ClassInfo, Code

@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 from pydicom.uid import generate_uid
 
-from layouts import DICOM_SHAPE, DICOM_SPACING, dicom_series, enhanced_series
+from dicom_samples import DICOM_SHAPE, DICOM_SPACING, dicom_series, enhanced_series
 from mlla_seg.data.formats.dicom import read_stack
 from mlla_seg.data.formats.registry import read_image
 from mlla_seg.data.formats.volumes import LPS

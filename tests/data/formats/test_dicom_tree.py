@@ -8,8 +8,8 @@ import pydicom
 import pytest
 from pydicom.uid import UID
 
+from dicom_samples import dicom_series
 from jobs import Pixelwise, spec_of
-from layouts import dicom_series
 from mlla_seg import Predictor
 from mlla_seg.data.formats.dicom_tree import find_series
 from mlla_seg.errors import InputError

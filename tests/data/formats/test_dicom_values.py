@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from pydicom.encaps import encapsulate
 from pydicom.uid import HTJ2KLossless, JPEGLosslessSV1
 
-from layouts import DICOM_SHAPE, dicom_series
+from dicom_samples import DICOM_SHAPE, dicom_series
 from mlla_seg.data.formats.registry import read_image
 from mlla_seg.errors import InputError
 
