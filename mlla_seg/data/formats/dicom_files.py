@@ -24,6 +24,8 @@ LOCALISERS = re.compile(r"locali[sz]er|scout|topogram|surview|\bsurvey", re.IGNO
 """Descriptions of series that only serve to plan others."""
 SCREENSHOT = "Secondary Capture without a position"
 PRIVATE = "private object without an image"
+NEEDED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation")
+"""Tags that every image has, the last before its pixels."""
 ROWS = 0x00280010
 """The last of the tags by which :func:`role_of` decides."""
 
@@ -100,8 +102,12 @@ def role_of(header: Any) -> str:
     """Return what a DICOM object is if it is no slice of a volume, such as ``RT Structure Set``; empty if it is one."""
     from pydicom.uid import UID
 
-    kind = UID(str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or ""))
-    known = kind.keyword if kind.is_valid and not kind.is_private else ""
+    kinds = [
+        UID(str(uid)) for uid in (header.get("SOPClassUID"), header.file_meta.get("MediaStorageSOPClassUID")) if uid
+    ]
+    # In a file that is cut short, the first may be a part of a UID.
+    kind = next((uid for uid in kinds if _keyword(uid)), kinds[0] if kinds else UID(""))
+    known = _keyword(kind)
     if known and "ImageStorage" not in known:
         return kind.name.removesuffix(" Storage")
     if not known and "Rows" not in header and kind:
@@ -111,6 +117,11 @@ def role_of(header: Any) -> str:
     if "LOCALIZER" in (header.get("ImageType") or ()) or LOCALISERS.search(header.get("SeriesDescription") or ""):
         return LOCALISER
     return ""
+
+
+def _keyword(uid: Any) -> str:
+    """Return the keyword of a class of objects; empty for an unknown or private one."""
+    return str(uid.keyword) if uid.is_valid and not uid.is_private else ""
 
 
 def _headers(folder: Path) -> tuple[dict[Path, Any], dict[str, list[Path]]]:
@@ -131,7 +142,7 @@ def _headers(folder: Path) -> tuple[dict[Path, Any], dict[str, list[Path]]]:
     classes = {header.get("SOPClassUID") for header in headers.values() if "Rows" in header}
     for path in [path for path, header in headers.items() if role_of(header) == PRIVATE]:
         if headers[path].get("SOPClassUID") in classes:
-            damaged.append(f"{path}: is cut short, its header ends before the size of the image")
+            damaged.append(f"{path}: is cut short, its header ends before the size and type of the pixels")
     suffixes = {*SUFFIXES, *(path.suffix.lower() for path in headers if not _has_no_suffix(path))}
     damaged += [reason for path in others if (reason := _damage(path, suffixes))]
     if damaged:
@@ -153,8 +164,9 @@ def read_header(path: Path) -> Any:
             role = role_of(header)
     except Exception as error:  # pydicom has no exception of its own for damaged files
         raise InputError(f"{path}: its header is damaged ({' '.join(str(error).split())})") from error
-    if role in ("", LOCALISER) and ("Rows" not in header or "Columns" not in header):
-        raise InputError(f"{path}: is cut short, its header ends before the size of the image")
+    needed = NEEDED if role in ("", LOCALISER) else ("SOPClassUID",) if role == PRIVATE else ()
+    if not all(keyword in header for keyword in needed):
+        raise InputError(f"{path}: is cut short, its header ends before the size and type of the pixels")
     return header
 
 

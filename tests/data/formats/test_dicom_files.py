@@ -53,6 +53,17 @@ def test_a_damaged_slice_is_an_error_that_names_it(series, place, kept):
         read_image(series)
 
 
+@pytest.mark.filterwarnings("ignore")  # of pydicom, about UIDs that end early
+def test_wherever_a_file_is_cut_its_slice_is_not_lost(series):
+    """Also within a tag: the first half of a UID is no other kind of object."""
+    path = in_order(series)[-1]
+    content = path.read_bytes()
+    for kept in range(0, len(content), 7):
+        path.write_bytes(content[:kept])
+        with pytest.raises(InputError, match=rf"ct/{path.name}: is|ct/{path.name}: its header is damaged"):
+            read_image(series)
+
+
 def test_several_damaged_slices_are_counted(series):
     first, *_, last = in_order(series)
     first.write_bytes(b"")
