@@ -29,9 +29,9 @@ from mlla_seg.data.dataspec import Normalisation
 from mlla_seg.data.formats.classes import IGNORE_INDEX
 from mlla_seg.data.formats.georeference import Ground
 from mlla_seg.data.formats.geotiff import COVERED
-from mlla_seg.data.formats.grids import pixel_size
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.formats.planes import PLANES
+from mlla_seg.data.formats.raster_grids import pixel_size
 from mlla_seg.data.formats.volumes import coarsest_axis
 from mlla_seg.data.reading import open_case
 from mlla_seg.data.regions import written_as

@@ -21,9 +21,9 @@ from mlla_seg.data.formats.arrays import COLOUR_KEYS, MASK_KEYS
 from mlla_seg.data.formats.bands import Band, Order, Wanted, alpha_note, band_order, bands_of, simple
 from mlla_seg.data.formats.gaps import Gaps, Tag, mark_gaps
 from mlla_seg.data.formats.georeference import Ground
-from mlla_seg.data.formats.grids import finest, ground_of, on_grid, pixel_size, place_of, same_grid
 from mlla_seg.data.formats.locations import Location, require_local
 from mlla_seg.data.formats.picture import Array, Picture
+from mlla_seg.data.formats.raster_grids import finest, ground_of, on_grid, pixel_size, place_of, same_grid
 from mlla_seg.data.formats.unreadable import unreadable
 from mlla_seg.errors import InputError
 

@@ -65,23 +65,27 @@ class PolygonOptions:
         lacks = f"{source}: {_lack(dataset)}"
         if self.format == "geojson":
             raise InputError(
-                f"{lacks}, but GeoJSON is in longitude and latitude. Use --polygons gpkg, or give the scene a CRS "
-                "(gdal_edit.py -a_srs)."
+                f"{lacks}, but GeoJSON is in longitude and latitude. Use --polygons gpkg, or {_cure(dataset)}."
             )
         for name, value in (("min_area_m2", self.min_area_m2), ("simplify", self.simplify_m)):
             if value is not None:
-                raise InputError(
-                    f"{lacks}, so --{name} in metres has no meaning. Leave it out, or give the scene a CRS."
-                )
+                raise InputError(f"{lacks}, so --{name} in metres has no meaning. Leave it out, or {_cure(dataset)}.")
 
 
 def _lack(dataset: Any) -> str:
     if dataset.transform.is_identity:
-        points = dataset.gcps[0] or dataset.rpcs is not None
-        return (
-            "has GCPs or RPCs in place of a geotransform (warp it with gdalwarp)" if points else "has no geotransform"
-        )
+        return "has GCPs or RPCs in place of a geotransform" if _has_points(dataset) else "has no geotransform"
     return "its CRS has no relation to longitude and latitude" if dataset.crs else "has no CRS"
+
+
+def _cure(dataset: Any) -> str:
+    if dataset.transform.is_identity and _has_points(dataset):
+        return "rectify the scene with gdalwarp"
+    return "give the scene a CRS and a geotransform (gdal_edit.py -a_srs, -a_ullr)"
+
+
+def _has_points(dataset: Any) -> bool:
+    return bool(dataset.gcps[0]) or dataset.rpcs is not None
 
 
 def write_polygons(
