@@ -17,8 +17,9 @@ from mlla_seg.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    {"errors", "progress", "atomic", "_version"},
-    {"finite"},
+    {"errors", "progress", "_version"},
+    {"disk_space", "locks"},
+    {"atomic", "finite"},
     {"data"},
     {"models", "evaluation"},
     {"inference", "plugins"},

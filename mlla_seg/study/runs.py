@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from mlla_seg import locks
 from mlla_seg.errors import InputError
 from mlla_seg.evaluation.tables import write_json
 from mlla_seg.progress import note
@@ -111,11 +112,9 @@ def train_and_score(plan: Plan, run: Run, processes: set[subprocess.Popen[bytes]
         run: The run.
         processes: Holds the process while it runs.
     """
-    from filelock import FileLock, Timeout
-
     run.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(run.folder / ".lock").acquire(timeout=0):
+        with locks.held(run.folder, str):
             if run.done:  # by another process since
                 return ""
             for name in ("trained", "scored"):
@@ -128,7 +127,7 @@ def train_and_score(plan: Plan, run: Run, processes: set[subprocess.Popen[bytes]
                 if name == "trained":
                     seconds = time.monotonic() - begun
             write_json(run.facts, {**trained_facts(run), "seconds": round(seconds, 1)})
-    except Timeout:
+    except locks.Held:
         return ELSEWHERE
     return ""
 

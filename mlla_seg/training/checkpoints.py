@@ -16,9 +16,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 
 from mlla_seg.data.datamodule import position
 from mlla_seg.errors import InputError
+from mlla_seg.locks import release
 from mlla_seg.models.checkpoint import read_checkpoint
 from mlla_seg.training.curve import Curve, RunLogger
-from mlla_seg.training.run_folder import hold, release
+from mlla_seg.training.run_folder import hold
 from mlla_seg.training.scoring import single_slices
 from mlla_seg.training.stopping import StopSignals, requeue, resume_command
 

@@ -6,12 +6,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from mlla_seg.errors import InputError
+from mlla_seg import locks
 
-LOCK = ".lock"
-"""File beside the checkpoints that a training process holds; the system releases it if the process is killed."""
 WAIT = 10
 """Seconds to wait for a process that is about to end."""
 BEFORE_CHECKPOINTS = {"config.yaml", "hparams.yaml", "metrics.csv"}
@@ -25,35 +23,29 @@ def hold(checkpoints: Path) -> FileLock:
         InputError: Another process trains there.
     """
     checkpoints.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(checkpoints / LOCK)
-    try:
-        lock.acquire(timeout=WAIT)
-    except Timeout as error:
-        raise InputError(
-            f"{checkpoints.parent}: another process is training in this folder. Wait for its end, or start a run of "
-            "its own without --ckpt_path."
-        ) from error
+    lock = locks.hold(
+        checkpoints,
+        lambda holder: (
+            f"{checkpoints.parent}: another process is training in this folder ({holder}). Wait for its end, or start "
+            "a run of its own without --ckpt_path."
+        ),
+        WAIT,
+    )
     for path in checkpoints.glob(".*.ckpt"):
         path.unlink(missing_ok=True)
     return lock
 
 
-def release(lock: FileLock) -> None:
-    """Unlock a run's folder."""
-    Path(lock.lock_file).unlink(missing_ok=True)
-    lock.release()
-
-
 def remove_killed(runs: Path) -> None:
     """Remove the folders of runs that were killed before their first checkpoint."""
-    for lock in sorted(runs.glob(f"*/checkpoints/{LOCK}")):
+    for lock in sorted(runs.glob(f"*/checkpoints/{locks.LOCK}")):
         run = lock.parent.parent
         others = {path.name for path in run.iterdir()} - {"checkpoints"}
         if any(lock.parent.glob("[!.]*")) or others - BEFORE_CHECKPOINTS:
             continue
         try:
-            with FileLock(lock).acquire(timeout=0):
+            with locks.held(lock.parent, str):
                 shutil.rmtree(run)
-        except (Timeout, OSError):  # alive, or not ours to remove
+        except (locks.Held, OSError):  # alive, or not ours to remove
             continue
         print(f"note: removed {run}, which a killed run left without a checkpoint", file=sys.stderr)

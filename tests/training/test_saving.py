@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,23 +13,12 @@ from filelock import FileLock
 
 from conftest import ROOT, TINY
 from mlla_seg.errors import InputError
+from mlla_seg.locks import release
 from mlla_seg.models.checkpoint import read_checkpoint
-from mlla_seg.training.run_folder import hold, release, remove_killed
+from mlla_seg.training.run_folder import hold, remove_killed
 from mlla_seg.training.saving import DurableCheckpointIO
 from mlla_seg.training.stopping import StopSignals
-
-FULL_DISK = """
-import sys, torch
-from mlla_seg.training.saving import DurableCheckpointIO
-save = DurableCheckpointIO().save_checkpoint
-save({"x": torch.zeros(100_000)}, "disk/last.ckpt")
-try:
-    save({"x": torch.ones(1_000_000)}, "disk/last.ckpt")
-except ValueError as error:
-    print(error)
-print(sorted(path.name for path in __import__("pathlib").Path("disk").iterdir()))
-print(torch.load("disk/last.ckpt", weights_only=True)["x"].shape, float(torch.load("disk/last.ckpt")["x"].sum()))
-"""
+from small_disk import on_small_disk
 
 
 @pytest.fixture
@@ -56,19 +43,18 @@ def refused(capsys, cli, *arguments):
 
 
 def test_a_full_disk_leaves_the_former_checkpoint_and_says_how_much_is_missing(tmp_path):
-    (tmp_path / "disk").mkdir()
-    mount = "mount -t tmpfs -o size=3m none disk && exec"
-    apart = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount + ' "$0" "$@"']
-    if not shutil.which("unshare") or subprocess.run([*apart, "true"], cwd=tmp_path, capture_output=True).returncode:
-        pytest.skip("no file system of its own can be mounted here")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [*apart, sys.executable, "-c", FULL_DISK]
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    message, files, content = result.stdout.splitlines()
-    assert message.startswith("disk/last.ckpt: the disk is full: 4.0 MB are needed, ")
+    def fill(folder):
+        path = folder / "last.ckpt"
+        DurableCheckpointIO().save_checkpoint({"x": torch.zeros(100_000)}, path)
+        with pytest.raises(InputError) as error:
+            DurableCheckpointIO().save_checkpoint({"x": torch.ones(1_000_000)}, path)
+        kept = torch.load(path, weights_only=True)["x"]
+        return str(error.value), [file.name for file in folder.iterdir()], kept.shape, float(kept.sum())
+
+    message, *kept = on_small_disk(tmp_path / "disk", fill)
+    assert "/disk/last.ckpt: the disk is full: 4.0 MB are needed, 2.7 MB are free in " in message
     assert message.endswith("The last.ckpt before is kept. Free some space, then resume with --ckpt_path last.")
-    assert files == "['last.ckpt']"
-    assert content == "torch.Size([100000]) 0.0"
+    assert kept == [["last.ckpt"], torch.Size([100_000]), 0.0]
 
 
 def test_a_checkpoint_never_goes_through_another_folder(tmp_path, monkeypatch):
