@@ -12,7 +12,7 @@ import numpy as np
 from mlla_seg.data.card import Card
 from mlla_seg.data.cases import Case
 from mlla_seg.data.formats.registry import read_mask
-from mlla_seg.data.store import StoredCase
+from mlla_seg.data.store.case import StoredCase
 from mlla_seg.errors import InputError
 
 MOST_MASKS = 20

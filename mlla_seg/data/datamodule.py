@@ -30,18 +30,10 @@ from mlla_seg.data.layouts import find_cases
 from mlla_seg.data.nnunet import nnunet_card, note_described
 from mlla_seg.data.pseudonyms import pseudonyms
 from mlla_seg.data.splits import Splits, split_cases
-from mlla_seg.data.store import (
-    build_store,
-    check_class_sizes,
-    measured_normalisation,
-    measured_spacing,
-    note_ignored,
-    note_merged_classes,
-    note_planes,
-    note_resampled,
-    note_warped,
-    open_store,
-)
+from mlla_seg.data.store.building import build_store
+from mlla_seg.data.store.measured import check_class_sizes, measured_normalisation, measured_spacing
+from mlla_seg.data.store.notes import note_ignored, note_merged_classes, note_planes, note_resampled, note_warped
+from mlla_seg.data.store.opening import open_store
 from mlla_seg.data.transforms import AUGMENTATIONS, MIRRORS, MOST_CHANNELS, Augment
 from mlla_seg.errors import InputError, lookup
 

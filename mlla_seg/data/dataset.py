@@ -13,7 +13,7 @@ from mlla_seg.data.boxes import Box, draw_box, whole
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.resampling import fill_gaps, resize_images, resize_masks
 from mlla_seg.data.slices import Grid, View, nearest_slice, seen_by_network, slices_at, standardised
-from mlla_seg.data.store import StoredCase
+from mlla_seg.data.store.case import StoredCase
 from mlla_seg.data.transforms import Augment
 
 

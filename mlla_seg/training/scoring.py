@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mlla_seg.data.dataspec import DataSpec
-from mlla_seg.data.store import StoredCase
+from mlla_seg.data.store.case import StoredCase
 from mlla_seg.errors import InputError, lookup
 from mlla_seg.evaluation.boundary_iou import WIDTH, boundary_counts
 from mlla_seg.evaluation.overlap import CaseTable, case_confusion

@@ -11,7 +11,8 @@ from PIL import Image
 from mlla_seg.data.card import load_card
 from mlla_seg.data.class_checks import check_classes
 from mlla_seg.data.layouts import find_cases
-from mlla_seg.data.store import build_store, open_store
+from mlla_seg.data.store.building import build_store
+from mlla_seg.data.store.opening import open_store
 from mlla_seg.errors import InputError
 
 CARD = load_card("image_folder")

@@ -14,7 +14,7 @@ from mlla_seg.data.dataset import CaseDataset, SliceDataset
 from mlla_seg.data.resampling import resize_images
 from mlla_seg.data.sampling import class_places
 from mlla_seg.data.slices import View
-from mlla_seg.data.store import StoredCase
+from mlla_seg.data.store.case import StoredCase
 from mlla_seg.data.transforms import Augment
 
 SLICES = (3, 1, 4)

@@ -15,7 +15,9 @@ from mlla_seg.data import reading, sampling
 from mlla_seg.data.card import load_card
 from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.layouts import find_cases
-from mlla_seg.data.store import build_store, note_ignored, note_warped, open_store
+from mlla_seg.data.store.building import build_store
+from mlla_seg.data.store.notes import note_ignored, note_warped
+from mlla_seg.data.store.opening import open_store
 from mlla_seg.errors import InputError
 
 BASE = load_card("kampala")

@@ -13,7 +13,9 @@ import pytest
 import layouts
 from mlla_seg.data.card import load_card
 from mlla_seg.data.layouts import find_cases
-from mlla_seg.data.store import build_store, check_class_sizes, open_store
+from mlla_seg.data.store.building import build_store
+from mlla_seg.data.store.measured import check_class_sizes
+from mlla_seg.data.store.opening import open_store
 from mlla_seg.data.synthetic import ORGANS, phantom_volume
 from mlla_seg.errors import InputError
 from samples import write_array, write_nifti
