@@ -7,6 +7,7 @@ columns follow the plane (see ``planes.PLANES``), and a mask is reoriented back 
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mlla_seg.data.formats.headers import nifti_affine, require_affine, sheared, steps_of
+from mlla_seg.data.formats.itk_headers import CHUNK, require_whole
 from mlla_seg.data.formats.picture import Array, Picture, compact
 from mlla_seg.data.formats.planes import ACQUIRED, ACQUIRED_PLANES, PLANES
 from mlla_seg.errors import InputError
@@ -106,7 +108,15 @@ def read_nifti(path: Path, plane: str, keys: Sequence[str]) -> Picture:
     """Read a NIfTI with 2 or 3 axes, or 4 with channels last; integers without scaling keep their type."""
     import nibabel as nib
 
-    return picture_of_nibabel(nib.load(path), plane, str(path))
+    image = nib.load(path)
+    if path.suffix.lower() != ".gz":
+        return picture_of_nibabel(image, plane, str(path))
+    with gzip.open(path) as stream:
+        files = {"image": nib.FileHolder(str(path), stream)}
+        picture = picture_of_nibabel(type(image).from_file_map(files, mmap=False), plane, str(path))
+        while stream.read(CHUNK):  # up to the checksum at the end, which nibabel does not reach
+            pass
+    return picture
 
 
 def picture_of_nibabel(image: Any, plane: str, name: str) -> Picture:
@@ -126,6 +136,7 @@ def picture_of_nibabel(image: Any, plane: str, name: str) -> Picture:
 def read_itk(path: Path, plane: str, keys: Sequence[str]) -> Picture:
     """Read an image with 2 or 3 axes; several values per voxel or a fourth axis become channels."""
     sitk = simple_itk(path)
+    require_whole(path)
     return picture_of_itk(sitk.ReadImage(str(path)), plane, str(path))
 
 
