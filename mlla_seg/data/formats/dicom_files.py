@@ -60,6 +60,11 @@ def is_series(folder: Path) -> bool:
     return folder.is_dir() and any(_role_at_a_glance(path) in ("", LOCALISER) for path in _visible(folder))
 
 
+def slice_files(folder: Path) -> list[Path]:
+    """Return the DICOM files in a folder, also damaged ones, sorted by name."""
+    return [path for path in _visible(folder) if path.suffix.lower() in SUFFIXES or is_dicom(path)]
+
+
 def is_localiser(folder: Path) -> bool:
     """Return whether the images in a folder only serve to plan other series."""
     roles = {_role_at_a_glance(path) for path in _visible(folder)}

@@ -195,7 +195,7 @@ def open_rasters(
     with ExitStack() as stack:
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE_MB))
         try:
-            datasets = [stack.enter_context(_open(rasterio, path)) for path in paths]
+            datasets = [stack.enter_context(open_dataset(rasterio, path)) for path in paths]
         except rasterio.errors.RasterioError as error:
             raise _unreadable(paths[0], error) from error
         total, last = sum(dataset.count for dataset in datasets), datasets[-1].colorinterp[-1].name
@@ -232,7 +232,12 @@ def open_rasters(
         yield Raster(opened, paths, grid, tags, bands, warped, alpha, palette, tuple(sorted(tagged)), notes, order)
 
 
-def _open(rasterio: Any, path: Location) -> Any:
+def open_dataset(rasterio: Any, path: Location) -> Any:
+    """Open one file with rasterio.
+
+    Raises:
+        InputError: No such file, several images in it, or it stands for files elsewhere.
+    """
     if isinstance(path, Path):
         if not path.exists():
             raise InputError(f"{path}: no such file.")
