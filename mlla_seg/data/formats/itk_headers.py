@@ -7,6 +7,7 @@ damaged, so the checksum at the end of the stream is checked here.
 from __future__ import annotations
 
 import bz2
+import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -102,17 +103,17 @@ def _meta_image(lines: Iterator[bytes]) -> tuple[dict[str, str], Sequence[str]]:
             continue
         if value.split()[:1] == ["LIST"]:
             return fields, [line for line in map(_text, lines) if line]
-        return fields, () if value.upper() == "LOCAL" else _numbered(value)
+        return fields, () if value.upper() in ("LOCAL", "LOCAL_FILE") else _numbered(value)
     return fields, ()
 
 
 def _numbered(text: str) -> Sequence[str]:
     """Return the name of a data file, or those that a pattern such as ``slice%03d.raw 1 24 1`` stands for."""
-    words = text.split()
-    if "%" not in text or len(words) < 3:
+    match = re.match(r"(\S*%0?\d*d\S*)\s+(-?\d+)\s+(-?\d+)(?:\s+(-?\d+))?", text)
+    if not match:
         return [text] if text else []
-    pattern, first, last, step = words[0], int(words[1]), int(words[2]), int((*words, "1")[3])
-    return [pattern % number for number in range(first, last + (1 if step > 0 else -1), step)]
+    first, last, step = int(match[2]), int(match[3]), int(match[4] or 1) or 1
+    return [match[1] % number for number in range(first, last + (1 if step > 0 else -1), step)]
 
 
 def _text(line: bytes) -> str:

@@ -10,16 +10,18 @@ import hashlib
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
 from mlla_seg.data.formats.dicom_files import slice_files
 from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES, import_rasterio, open_dataset
+from mlla_seg.data.formats.itk_headers import voxels_of
 from mlla_seg.data.formats.locations import Location, Remote
+from mlla_seg.data.formats.registry import PHOTO_SUFFIXES
 from mlla_seg.data.formats.volumes import ITK_SUFFIXES
+from mlla_seg.errors import InputError
 
-HEADER = 2**16
-"""Bytes of a volume in which its header names other files."""
 SETTLED_NS = 2 * 10**9
 """Age from which a file's times tell every change; some file systems store them to two seconds."""
 BLOCK = 2**20
@@ -33,7 +35,7 @@ def files_of(place: Location) -> list[Path]:
             machines are left out.
 
     Raises:
-        InputError: A raster cannot be opened.
+        InputError: A raster does not exist or stands for something else.
     """
     if isinstance(place, Remote):
         return _local_files(place.text)
@@ -42,7 +44,14 @@ def files_of(place: Location) -> list[Path]:
     name = place.name.lower()
     if name.endswith(RASTER_SUFFIXES):
         return _raster_files(place)
-    return sorted({place, *_named_in_header(place)}) if name.endswith(ITK_SUFFIXES) else [place]
+    if name.endswith(PHOTO_SUFFIXES):
+        return _photo_files(place)
+    others: Iterable[Path] = ()
+    if name.endswith(ITK_SUFFIXES) and place.is_file():
+        others = voxels_of(place).files
+    elif name.endswith(".h5"):
+        others = _arrays_elsewhere(place)
+    return sorted({place, *others})
 
 
 def _raster_files(place: Path) -> list[Path]:
@@ -56,14 +65,28 @@ def _raster_files(place: Path) -> list[Path]:
             if path in found:
                 continue
             found.add(path)
-            if path != place and (path.suffix.lower() not in RASTER_SUFFIXES or not path.exists()):
-                continue  # a file beside a raster, a tile in another format, or a missing one
             try:
                 with open_dataset(rasterio, path) as dataset:
-                    pending += [Path(file) for file in dataset.files]
+                    files, mosaic = [Path(file) for file in dataset.files], dataset.driver == "VRT"
             except rasterio.errors.RasterioError:
                 continue  # reading it tells what is wrong
+            except InputError:
+                if path == place:
+                    raise
+                continue  # a file beside a raster, or a missing one
+            if mosaic:
+                pending += files
+            else:
+                found.update(files)
     return sorted(found)
+
+
+def _photo_files(place: Path) -> list[Path]:
+    """Return a photo and what is beside it, which counts if it is the mask of a scene or a tile of a mosaic."""
+    try:
+        return _raster_files(place)
+    except InputError:  # rasterio is not installed, or reading it tells what is wrong
+        return [place]
 
 
 def _local_files(text: str) -> list[Path]:
@@ -74,31 +97,19 @@ def _local_files(text: str) -> list[Path]:
     return [path for path in ancestors if path.is_file()][:1]
 
 
-def _named_in_header(path: Path) -> Iterator[Path]:
-    """Yield the files that the header of an NRRD or a MetaImage names for its voxels."""
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
-        text = file.read(HEADER).decode("latin-1")
-    lines = iter(text.split("\n\n" if text.startswith("NRRD") else "\0")[0].splitlines())
-    for line in lines:
-        if match := re.match(r"(?:data ?file|ElementDataFile)\s*[:=]\s*(.+?)\s*$", line, re.IGNORECASE):
-            value = match[1]
-            if value.upper() in ("LOCAL", "LOCAL_FILE"):
-                return
-            names = [line.strip() for line in lines if line.strip()] if value.upper().startswith("LIST") else [value]
-            for name in names:
-                yield from _numbered(path.parent, name)
-            return
+def _arrays_elsewhere(path: Path) -> Iterator[Path]:
+    """Yield the other files that hold arrays of an HDF5 file: by links, external storage and virtual sources."""
+    import h5py
 
-
-def _numbered(folder: Path, name: str) -> list[Path]:
-    """Return the files of a name, which may be a pattern with first, last and step, such as ``ct%03d.raw 1 90 1``."""
-    match = re.match(r"(\S*%0?\d*d\S*)\s+(-?\d+)\s+(-?\d+)(?:\s+(-?\d+))?", name)
-    if not match:
-        return [folder / name]
-    first, last, step = int(match[2]), int(match[3]), int(match[4] or 1) or 1
-    return [folder / (match[1] % k) for k in range(first, last + (1 if step > 0 else -1), step)]
+    with suppress(OSError), h5py.File(path) as file:  # reading a damaged file tells what is wrong
+        for name in file:
+            link = file.get(name, getlink=True)
+            if isinstance(link, h5py.ExternalLink):
+                yield path.parent / link.filename
+            elif isinstance(array := file.get(name), h5py.Dataset):
+                yield from (path.parent / outer for outer, _, _ in array.external or ())
+                if array.is_virtual:
+                    yield from (path.parent / source.file_name for source in array.virtual_sources())
 
 
 class Sources:

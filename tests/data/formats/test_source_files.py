@@ -7,10 +7,12 @@ import shutil
 import time
 from zipfile import ZipFile
 
+import h5py
 import numpy as np
 import pytest
 import rasterio
 import SimpleITK as sitk
+from PIL import Image
 from rasterio.transform import Affine
 
 from dicom_samples import dicom_series
@@ -141,3 +143,34 @@ def test_a_file_that_appears_or_goes_is_a_change(tmp_path):
     assert not Sources([tmp_path / "a.tif"]).equal(stored)
     (tmp_path / "a.tif.aux.xml").unlink()
     assert Sources([tmp_path / "a.tif"]).equal(stored)
+
+
+def test_photo_with_a_world_file(tmp_path):
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+    assert names(tmp_path / "a.png") == ["a.png"]
+    (tmp_path / "a.pgw").write_text("2\n0\n0\n-2\n100\n200\n")
+    assert names(tmp_path / "a.png") == ["a.pgw", "a.png"]
+
+
+def test_tile_of_a_mosaic_in_another_format(tmp_path):
+    tile(tmp_path / "a.img", driver="ENVI")
+    assert names(mosaic(tmp_path, ["a.img"]))[:2] == ["a.hdr", "a.img"]
+
+
+def test_arrays_of_h5_in_other_files(tmp_path):
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["image"] = np.ones((2, 3))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["image"] = h5py.ExternalLink("other.h5", "image")
+        layout = h5py.VirtualLayout((2, 3), "f8")
+        layout[:] = h5py.VirtualSource("other.h5", "image", (2, 3))
+        file.create_virtual_dataset("label", layout)
+        file.create_dataset("more", (2,), "f8", external=[(str(tmp_path / "more.raw"), 0, 16)])
+        file["more"][:] = 1
+    assert names(tmp_path / "a.h5") == ["a.h5", "more.raw", "other.h5"]
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.mhd", "a.tif", "a.vrt", "a.h5", "a.png"])
+def test_damaged_file_is_itself(tmp_path, name):
+    (tmp_path / name).write_bytes(b"nothing of this kind")
+    assert names(tmp_path / name) == [name]
