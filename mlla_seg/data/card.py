@@ -24,7 +24,6 @@ from mlla_seg.data.card_sections import (
     CONFIG,
     CardClass,
     CardNormalisation,
-    CardSplits,
     Id,
     Ids,
     Layout,
@@ -33,6 +32,7 @@ from mlla_seg.data.card_sections import (
     Step,
     Whole,
 )
+from mlla_seg.data.card_splits import CardSplits
 from mlla_seg.data.dataspec import Normalisation
 from mlla_seg.data.formats.bands import Wanted
 from mlla_seg.data.formats.classes import ClassInfo, Code
@@ -63,7 +63,7 @@ class Card:
     layout: Layout
     """format, tree and, with format files, patterns"""
     splits: CardSplits
-    """train: a file, or a seed with val and test fractions"""
+    """train: a file, or a seed with val and test fractions, or csv: a table, or blocks of scenes"""
     source: Name
     """where to get the data"""
     licence: Name
@@ -97,6 +97,9 @@ class Card:
     regions_class_order: tuple[Id, ...] | None = None
     """a list with the mask value that each region writes, in the order of regions"""
 
+    exclude: dict[Name, Name] | None = None
+    """names of cases or patients to leave out, each with the reason in words"""
+
     @model_validator(mode="after")
     def _check(self) -> Card:
         names, values = self.class_names, [value for k in range(len(self.classes)) for value in self._values(k)]
@@ -117,6 +120,8 @@ class Card:
             raise InputError(f"mask_threshold needs exactly two classes, found {len(names)}.")
         if repeated := sorted(set(self.layout.extra_channels or {}) & set(self.channels)):
             raise InputError(f"extra_channels repeats {repeated}.")
+        if self.layout.format == "list" and self.splits.mask is None:
+            raise InputError("layout with format list needs csv, image and mask in splits: the table of the files.")
         if self.grid is not None:
             lookup(dict.fromkeys([*self.channels, *(self.layout.extra_channels or {})]), self.grid, "channel for grid")
         self._check_used(self.seen, unique=self.use is not None)

@@ -1,4 +1,4 @@
-"""Sections of a data set card: classes, normalisation, layout of the files, splits.
+"""Sections of a data set card: classes, normalisation, layout of the files; splits are in ``card_splits.py``.
 
 The docstring of each field serves as the expected value in error messages and as the description in the JSON schema.
 """
@@ -101,8 +101,8 @@ class CardNormalisation:
 class Layout:
     """Layout of a data set's files below its root."""
 
-    format: Literal["files", "nnunet"]
-    """files (found by patterns) or nnunet (nnU-Net raw folders and Decathlon tasks)"""
+    format: Literal["files", "nnunet", "list"]
+    """files (found by patterns), nnunet (nnU-Net raw folders and Decathlon tasks) or list (named in a table)"""
     tree: Name
     """the folder structure, shown if the data are missing"""
     patterns: tuple[Name, ...] = ()
@@ -155,38 +155,3 @@ def _compiled(expression: str, what: str) -> re.Pattern[str]:
         return re.compile(expression)
     except re.error as error:
         raise InputError(f"{what} {expression!r} is not a valid regular expression ({error}).") from error
-
-
-@dataclass(frozen=True, config=CONFIG)
-class CardSplits:
-    """Splits by patient: lists in files, or fractions drawn once from a seed."""
-
-    seed: Whole | None = None
-    """a whole number; with a seed, val and test are fractions of the patients"""
-    train: Name | None = None
-    """a file beside the card with one patient per line"""
-    val: Name | Fraction | None = None
-    """a file beside the card with one patient per line; with a seed, a fraction from 0 to 1"""
-    test: Name | Fraction | None = None
-    """a file beside the card with one patient per line; with a seed, a fraction from 0 to 1"""
-
-    @model_validator(mode="after")
-    def _check(self) -> CardSplits:
-        if self.seed is None and self.train is None:
-            raise InputError("splits needs train: a file, or a seed with val and test fractions.")
-        for name in SPLITS:
-            value = getattr(self, name)
-            if self.seed is None and not isinstance(value, str | None):
-                raise InputError(f"without a seed, the split {name} must be a file, found {value}.")
-            if self.seed is not None and isinstance(value, str):
-                raise InputError(f"with a seed, the split {name} must be a fraction from 0 to 1, found {value!r}.")
-        fractions = [value for value in (self.val, self.test) if isinstance(value, int | float)]
-        if sum(fractions) >= 1:
-            raise InputError(f"val: {self.val} and test: {self.test} of splits leave nothing to train on.")
-        return self
-
-    @property
-    def files(self) -> dict[str, str]:
-        """Files with the patients of each split; empty with a seed."""
-        named = {name: getattr(self, name) for name in SPLITS}
-        return {name: value for name, value in named.items() if isinstance(value, str)}

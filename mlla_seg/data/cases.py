@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mlla_seg.data.card import Card
 from mlla_seg.progress import note_files
+
+LONGEST = 230
+"""Bytes of the name of a case: file systems take 255, with what the names in the store add."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,13 @@ class Case:
     test_masks: tuple[Path, ...] = ()
     """Separate masks for testing, such as those without boundaries; empty to use ``masks``."""
     split: str | None = None
-    """Split given by the location of the files, if any."""
+    """Split given by the location of the files or by a table, if any."""
+    fold: int | None = None
+    """Fold given by a table, if any."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """What a table says about it, by column: scanner, sex, age, ..."""
+    excluded: str | None = None
+    """The reason if it is left out of all splits."""
 
     @property
     def files(self) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -12,22 +12,21 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from lightning.pytorch import LightningDataModule
-from pydantic import ValidationError
 from torch.utils.data import DataLoader
 
 from mlla_seg.data.batches import cases_in_turn, training_batches
-from mlla_seg.data.card import Card, load_card
 from mlla_seg.data.card_sections import MEDIAN, SPLITS
 from mlla_seg.data.cases import Case
 from mlla_seg.data.class_checks import check_classes
 from mlla_seg.data.dataset import CaseDataset, SliceDataset
 from mlla_seg.data.dataspec import DataSpec
-from mlla_seg.data.folds import fold_cases, note_folds
+from mlla_seg.data.folds import fold_cases, note_folds, number_of_folds
 from mlla_seg.data.formats.georeference import note_overlaps
 from mlla_seg.data.formats.headers import note_headers
 from mlla_seg.data.formats.planes import ACQUIRED, PLANES
 from mlla_seg.data.layouts import find_cases
-from mlla_seg.data.nnunet import nnunet_card, note_described
+from mlla_seg.data.nnunet import note_described
+from mlla_seg.data.overrides import card_of, with_options
 from mlla_seg.data.pseudonyms import pseudonyms
 from mlla_seg.data.splits import Splits, split_cases
 from mlla_seg.data.store.building import build_store
@@ -41,12 +40,6 @@ from mlla_seg.errors import InputError, lookup
 PlaneName: TypeAlias = Literal[(*PLANES, ACQUIRED)]  # type: ignore[valid-type]
 AugmentName: TypeAlias = Literal[tuple(AUGMENTATIONS)]  # type: ignore[valid-type]
 MirrorName: TypeAlias = Literal[tuple(MIRRORS)]  # type: ignore[valid-type]
-
-
-def card_of(card: str | None, root: str | Path, channels: Sequence[str] | None = None) -> Card:
-    """Return the card by name or path, or else from ``dataset.json`` in the root, with the given channels."""
-    known = load_card(card) if card else nnunet_card(Path(root))
-    return known if channels is None else known.using(channels)
 
 
 def position(fit_loop: Mapping[str, Any]) -> tuple[int, int]:
@@ -92,8 +85,12 @@ class SegmentationDataModule(LightningDataModule):
         full_labels: Score the test split with the training masks if the card has separate ones for testing, such as
             those without boundaries.
         num_workers: Processes that load training slices, per device.
+        splits: How cases are divided, instead of the card's ``splits``: ``--data.splits.csv cohort.csv
+            --data.splits.patient id --data.splits.split set``. See docs/datasets.md.
+        exclude: Cases or patients to leave out in addition to those of the card, each with the reason:
+            ``--data.exclude '{case_012: motion artefact}'``.
         fold: Cross-validation fold to hold out as the validation split; none for the card's splits.
-        folds: Number of folds, unless ``splits_final.json`` in the root defines them.
+        folds: Number of folds, unless a table or ``splits_final.json`` in the root defines them.
         cache_dir: Folder of the memory-mapped arrays.
         seed: Random seed of the training samples and their order.
     """
@@ -117,6 +114,8 @@ class SegmentationDataModule(LightningDataModule):
         balance: float | bool = 0.0,
         full_labels: bool = False,
         num_workers: int = 2,
+        splits: dict[str, Any] | None = None,
+        exclude: dict[str, str] | None = None,
         fold: int | None = None,
         folds: int = 5,
         cache_dir: str = "cache",
@@ -147,23 +146,7 @@ class SegmentationDataModule(LightningDataModule):
             raise InputError(f"--data.context must be 0 or more, got {context}.")
         if crop is None and not isinstance(resize, list):
             raise InputError("Training slices need one size: set --data.crop or --data.resize to [height, width].")
-        self.card = card_of(card, root, channels)
-        if plane is not None:
-            lookup(dict.fromkeys((*PLANES, ACQUIRED)), plane, "plane for --data.plane:")
-            self.card = replace(self.card, plane=plane)
-        if patient is not None:
-            try:
-                self.card = replace(self.card, layout=replace(self.card.layout, patient=patient))
-            except ValidationError as error:
-                reason = error.errors()[0]["ctx"]["error"]
-                raise InputError(f"--data.patient: {reason}") from error
-        if spacing_mm is not None:
-            try:
-                self.card = replace(self.card, spacing_mm=spacing_mm)  # type: ignore[arg-type]  # validated
-            except ValidationError as error:
-                raise InputError(
-                    f"--data.spacing_mm takes [slices, rows, columns] in mm, {MEDIAN} or null, got {spacing_mm}."
-                ) from error
+        self.card = with_options(card_of(card, root, channels), plane, patient, spacing_mm, splits, exclude)
         stacked = len(self.card.seen) * (2 * context + 1)
         if augment != "none" and stacked > MOST_CHANNELS:
             raise InputError(
@@ -228,13 +211,21 @@ class SegmentationDataModule(LightningDataModule):
     @cached_property
     def splits(self) -> Splits:
         """Cases found below the root, by split."""
-        cases = find_cases(self.card, self.root)
-        if self.full_labels:
-            cases = [replace(case, test_masks=()) for case in cases]
+        cases = self._cases
+        note_folds(self.card, self.root, self.fold)
         if self.fold is None:
-            note_folds(self.root)
             return split_cases(self.card, cases)
         return fold_cases(self.card, cases, self.root, self.fold, self.folds)
+
+    @cached_property
+    def _cases(self) -> list[Case]:
+        cases = find_cases(self.card, self.root)
+        return [replace(case, test_masks=()) for case in cases] if self.full_labels else cases
+
+    @property
+    def number_of_folds(self) -> int:
+        """Number of folds of the cross-validation."""
+        return number_of_folds(self.root, self.folds, self._cases)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the fold and pseudonyms of the training patients, so that a checkpoint is never scored on them."""

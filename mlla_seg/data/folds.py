@@ -1,4 +1,4 @@
-"""Folds of a cross-validation: those of nnU-Net's ``splits_final.json``, or drawn with a fixed seed."""
+"""Folds of a cross-validation: of a table, of nnU-Net's ``splits_final.json``, or drawn with a fixed seed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mlla_seg.data.card import Card
 from mlla_seg.data.cases import Case
-from mlla_seg.data.splits import Splits, by_patient, note_absent, split_cases
+from mlla_seg.data.splits import Splits, by_patient, kept, note_absent, note_names, note_unlisted, split_patients
 from mlla_seg.errors import InputError
 
 FOLDS_FILE = "splits_final.json"
@@ -21,39 +21,66 @@ FOLDS_FILE = "splits_final.json"
 def fold_cases(card: Card, cases: Sequence[Case], root: Path, fold: int, folds: int) -> Splits:
     """Return one fold of a cross-validation: the held-out fold is ``val``, the other folds are ``train``.
 
-    The folds are those of nnU-Net's ``splits_final.json`` in the root. Without it, all patients outside the test split
-    are shuffled with a fixed seed and divided into folds.
+    The folds are those of the card's table, or of nnU-Net's ``splits_final.json`` in the root. Without these, all
+    patients outside the test split are shuffled with a fixed seed and divided into folds.
 
     Raises:
         InputError: The fold does not exist, there are too few patients, or the file of folds cannot be used.
     """
+    if card.splits.fold is not None:
+        return _tabled_fold(card, cases, fold)
     path = root / FOLDS_FILE
     if path.is_file():
         return _nnunet_fold(card, cases, path, fold)
     if not 0 <= fold < folds:
         raise InputError(f"--data.fold must be from 0 to {folds - 1} with --data.folds {folds}, got {fold}.")
-    whole = split_cases(card, cases)
-    pool = sorted({case.patient for case in whole.train + whole.val})
+    whole = split_patients(card, cases)
+    present = {case.patient for case in cases}
+    pool = sorted((whole.get("train", set()) | whole.get("val", set())) & present)
     if folds < 2 or len(pool) < folds:
         raise InputError(f"{card.name}: {len(pool)} patients outside the test split cannot form {folds} folds.")
     random.Random(0).shuffle(pool)
     held_out = set(pool[fold::folds])
-    test = {case.patient for case in whole.test}
+    test = whole.get("test", set())
+    note_unlisted(card, cases, whole)
     return by_patient(card, cases, {"train": set(pool) - held_out, "val": held_out, "test": test})
 
 
-def note_folds(root: Path) -> None:
-    """Note that there is a file of folds, if none of them is asked for."""
-    if (root / FOLDS_FILE).is_file():
-        print(
-            f"note: {root / FOLDS_FILE} is used with --data.fold only; splits are those of the card.", file=sys.stderr
-        )
+def note_folds(card: Card, root: Path, fold: int | None) -> None:
+    """Note that there is a file of folds, if none of them is asked for or a table has others."""
+    path = root / FOLDS_FILE
+    if path.is_file() and card.splits.fold is not None:
+        print(f"note: {path} is not used: the folds are those of {card.splits.csv}.", file=sys.stderr)
+    elif path.is_file() and fold is None:
+        print(f"note: {path} is used with --data.fold only; splits are those of the card.", file=sys.stderr)
 
 
-def number_of_folds(root: Path, folds: int) -> int:
-    """Return the number of folds: that of ``splits_final.json`` if there is one, else ``folds``."""
+def number_of_folds(root: Path, folds: int, cases: Sequence[Case] = ()) -> int:
+    """Return the number of folds: that of the table or ``splits_final.json`` if there is one, else ``folds``."""
+    if numbers := {case.fold for case in cases} - {None}:
+        return len(numbers)
     path = root / FOLDS_FILE
     return len(_read_folds(path)) if path.is_file() else folds
+
+
+def _tabled_fold(card: Card, cases: Sequence[Case], fold: int) -> Splits:
+    """Return a fold of the card's table; the test split is outside of all folds."""
+    numbers = sorted({case.fold for case in cases if case.fold is not None})
+    if fold not in numbers:
+        raise InputError(
+            f"{card.splits.csv} has the folds {numbers[0]} to {numbers[-1]} in its column {card.splits.fold}: "
+            f"--data.fold must be one of them, got {fold}."
+        )
+    divided = card.splits.split is not None or card.splits.seed is not None or bool(card.splits.files)
+    test = split_patients(card, cases).get("test", set()) if divided else set()
+    patients = {
+        "train": {case.patient for case in kept(cases) if case.fold not in (None, fold)} - test,
+        "val": {case.patient for case in kept(cases) if case.fold == fold} - test,
+        "test": test,
+    }
+    if without := [case.name for case in kept(cases) if case.fold is None and case.patient not in test]:
+        note_names(without, f"of {len(cases)} cases have no {card.splits.fold} in {card.splits.csv} and are left out")
+    return by_patient(card, cases, patients)
 
 
 def _read_folds(path: Path) -> list[dict[str, set[str]]]:

@@ -1,7 +1,7 @@
 """Discovery of cases below a folder, and of the files that belong to each.
 
-There are two formats: ``files`` (a card's regular expressions match files below a folder) and ``nnunet`` (see
-``nnunet.py``).
+There are three formats: ``files`` (a card's regular expressions match files below a folder), ``nnunet`` (see
+``nnunet.py``) and ``list`` (a table names the files, see ``listed.py``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from mlla_seg.data.card import Card
-from mlla_seg.data.cases import Case, missing_data
+from mlla_seg.data.cases import LONGEST, Case, missing_data
+from mlla_seg.data.cohort import with_cohort
+from mlla_seg.data.exclusion import with_exclusions
+from mlla_seg.data.listed import listed_cases
 from mlla_seg.data.nnunet import nnunet_cases
 from mlla_seg.data.patients import with_patients
 from mlla_seg.data.tree import Tree, filled, is_image, list_tree
@@ -28,8 +31,6 @@ SPLIT_FOLDERS = {
     **dict.fromkeys(("test", "ts"), "test"),
 }
 """Splits by the usual names of folders, unless the card sets ``split_folders``."""
-LONGEST = 230
-"""Bytes of the name of a case: file systems take 255, with what the names in the store add."""
 NOTHING = "holds no file of the expected layout"
 
 
@@ -43,13 +44,20 @@ def find_cases(card: Card, root: Path) -> list[Case]:
     if not root.is_dir():
         problem = "is a file" if root.is_file() else "is a link that leads nowhere" if root.is_symlink() else ""
         raise InputError(missing_data(card, root, problem or "does not exist"))
-    if card.layout.format == "nnunet":
+    if card.splits.mask is not None:
+        cases = listed_cases(card, root)
+    elif card.layout.format == "nnunet":
         cases = nnunet_cases(card, root)
         if not cases:
             raise InputError(missing_data(card, root, NOTHING))
     else:
         cases = _pattern_cases(card, root)
-    return sorted(with_patients(card, cases), key=lambda case: case.name)
+    names = [case.name for case in cases]
+    if card.splits.patient is None or (card.layout.patient is not None and card.splits.mask is None):
+        cases = with_patients(card, cases)
+    if card.splits.csv is not None and card.splits.mask is None:
+        cases = with_cohort(card, root, cases)
+    return sorted(with_exclusions(card, cases, names), key=lambda case: case.name)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from mlla_seg.data.card import Card
-from mlla_seg.data.card_sections import CardClass, CardNormalisation, CardSplits, Layout
+from mlla_seg.data.card_sections import CardClass, CardNormalisation, Layout
+from mlla_seg.data.card_splits import CardSplits
 from mlla_seg.data.cases import Case, missing_data, note_unlabelled
 from mlla_seg.data.dataset_json import USUAL_ENDING, Description, read_description
 from mlla_seg.data.dataspec import DataSpec, class_colour

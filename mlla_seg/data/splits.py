@@ -1,4 +1,7 @@
-"""Splits by folder, patient list or random draw; each patient is in one split only. Folds are in ``folds.py``."""
+"""Splits by folder, table, patient list or random draw; each patient is in one split only.
+
+Folds are in ``folds.py``, blocks of scenes in ``blocks.py``.
+"""
 
 from __future__ import annotations
 
@@ -23,19 +26,35 @@ class Splits:
     train: list[Case] = field(default_factory=list)
     val: list[Case] = field(default_factory=list)
     test: list[Case] = field(default_factory=list)
+    excluded: dict[str, str] = field(default_factory=dict)
+    """Cases that the card leaves out, each with the reason."""
 
 
 def split_cases(card: Card, cases: Iterable[Case]) -> Splits:
     """Assign cases to train, val and test by patient.
 
-    The location of the files decides if the layout defines it; else the card's patient lists; else the card's
+    The table decides, or the location of the files, if these define it; else the card's patient lists; else the card's
     fractions, drawn once from its seed over the sorted patients.
 
     Raises:
         InputError: A patient is in two splits, a list is empty, some cases lie in folders of splits and others do not,
-            or there is no training case.
+            there are only folds, or there is no training case.
     """
     cases = list(cases)
+    patients = split_patients(card, cases)
+    splits = by_patient(card, cases, patients)
+    note_unlisted(card, cases, patients)
+    return splits
+
+
+def note_unlisted(card: Card, cases: Sequence[Case], patients: Mapping[str, set[str]]) -> None:
+    """Note cases whose patient is in no split."""
+    if left := [case.name for case in kept(cases) if not any(case.patient in listed for listed in patients.values())]:
+        note_names(left, f"of {len(cases)} cases of {card.name} are in no split list and are left out")
+
+
+def split_patients(card: Card, cases: Sequence[Case]) -> dict[str, set[str]]:
+    """Return the patients of each split; see :func:`split_cases`."""
     placed, loose = [case for case in cases if case.split], [case for case in cases if not case.split]
     if placed and loose:
         raise InputError(
@@ -44,18 +63,25 @@ def split_cases(card: Card, cases: Iterable[Case]) -> Splits:
         )
     present = {case.patient for case in cases}
     if placed:
-        patients: dict[str, set[str]] = {split: {c.patient for c in cases if c.split == split} for split in SPLITS}
+        patients = {split: {case.patient for case in kept(cases) if case.split == split} for split in SPLITS}
         _note_unused(card, patients)
-    elif card.splits.seed is not None:
-        patients = _draw(card, sorted(present))
-    else:
-        patients = {split: _read_list(card, split, card.folder / file) for split, file in card.splits.files.items()}
-        for split, listed in patients.items():
-            note_absent(listed, present, f"patients of split {split}")
-    splits = by_patient(card, cases, patients)
-    if left := [case.name for case in cases if not any(case.patient in listed for listed in patients.values())]:
-        note_names(left, f"of {len(cases)} cases of {card.name} are in no split list and are left out")
-    return splits
+        return patients
+    if card.splits.seed is not None:
+        return _draw(card, sorted(present))
+    if not card.splits.files:
+        raise InputError(
+            f"{card.name}: {card.splits.csv} divides the cases into folds by its column {card.splits.fold}, but not "
+            "into splits. Choose a fold with --data.fold."
+        )
+    patients = {split: _read_list(card, split, card.folder / file) for split, file in card.splits.files.items()}
+    for split, listed in patients.items():
+        note_absent(listed, present, f"patients of split {split}")
+    return patients
+
+
+def kept(cases: Iterable[Case]) -> list[Case]:
+    """Return the cases that are not excluded."""
+    return [case for case in cases if case.excluded is None]
 
 
 def note_names(names: Sequence[str], what: str) -> None:
@@ -87,8 +113,10 @@ def by_patient(card: Card, cases: Sequence[Case], patients: Mapping[str, set[str
     for a, b in (("train", "val"), ("train", "test"), ("val", "test")):
         if shared := sorted(patients.get(a, set()) & patients.get(b, set())):
             raise InputError(f"{card.name}: patient {shared[0]} is in both {a} and {b} ({len(shared)} such patients).")
-    splits = Splits(*([case for case in cases if case.patient in patients.get(split, set())] for split in SPLITS))
-    splits.test = [case.tested() for case in splits.test]
+    used = kept(cases)
+    train, val, test = ([case for case in used if case.patient in patients.get(split, set())] for split in SPLITS)
+    excluded = {case.name: case.excluded for case in cases if case.excluded is not None}
+    splits = Splits(train, val, [case.tested() for case in test], excluded)
     if not splits.train:
         listed, found = patients.get("train"), cases[0].patient if cases else "none"
         example = f": it lists {min(listed)}, the data have {found}" if listed else ""

@@ -61,7 +61,8 @@ def newest_by_fold(runs: Path) -> dict[int, tuple[Path, dict[str, Any]]]:
     if not found:
         raise InputError(f"{runs.absolute()}: contains no scored folds; {how}")
     folder, first = next(iter(found.values()))
-    if missing := sorted(set(range(first["folds"])) - set(found)):
+    start = 0 if first["folds"] not in found else 1  # a table may number folds from 1
+    if missing := sorted(set(range(start, first["folds"] + start)) - set(found)):
         raise InputError(f"{runs}: folds {', '.join(map(str, missing))} of {first['folds']} are not scored; {how}")
     for other, content in found.values():
         for key in SAME_IN_ALL:

@@ -20,9 +20,13 @@ from mlla_seg.evaluation import html, plots, tables
 from mlla_seg.evaluation.score_tables import SHOWN as SPREAD_SHOWN
 from mlla_seg.evaluation.score_tables import explanation, spread_table, write_scores_csv, write_scores_latex
 from mlla_seg.evaluation.scores import PROTOCOLS, Evaluation
+from mlla_seg.evaluation.subgroups import Subgroup, subgroup_rows, subgroup_summary, subgroup_table, subgroups
+from mlla_seg.evaluation.subgroups import explanation as explanation_of_groups
 
 RESULTS = ("per_case.csv", "summary.json", "scores.csv", "scores.tex", "report.html", "overlay.png")
 """Files of a scored split."""
+BY_GROUP = "subgroups.csv"
+"""A further file, if a table says more about the cases than their split."""
 
 Spacing = Sequence[float] | None
 
@@ -58,6 +62,11 @@ def score_table(evaluation: Evaluation) -> str:
     for score in _with_spread(evaluation):
         parts += ["", tables.format_table(*spread_table(evaluation, score))]
     parts.append(explanation(evaluation))
+    if evaluation.facts and evaluation.facts[0]:
+        groups = subgroups(evaluation)
+        for score in _with_spread(evaluation) if groups else ():
+            parts += ["", tables.format_table(*subgroup_table(evaluation, groups, score))]
+        parts.append(explanation_of_groups(evaluation))
     if evaluation.boundaries is not None:
         parts += ["", tables.format_table(*evaluation.pooled_table())]
     parts.append(_pooled_line(evaluation))
@@ -75,6 +84,7 @@ def summary(evaluation: Evaluation, split: str, about: Mapping[str, Any]) -> dic
             score: {name: asdict(found) for name, found in classes.items()}
             for score, classes in evaluation.spreads.items()
         },
+        **({"subgroups": subgroup_summary(groups)} if (groups := subgroups(evaluation)) else {}),
         "cases": len(evaluation.cases),
         "cases_by_class": evaluation.numbers_of_cases(),
         "pooled": evaluation.pooled(),
@@ -103,6 +113,10 @@ def write_results(folder: Path, scored: Scored, split: str, about: Mapping[str, 
     tables.write_json(files[1], summary(evaluation, split, about))
     write_scores_csv(files[2], evaluation)
     write_scores_latex(files[3], evaluation)
+    groups = subgroups(evaluation)
+    if any(entry.spreads for entry in groups):
+        files.append(folder / BY_GROUP)
+        tables.write_csv(files[-1], subgroup_rows(groups))
     shown = chosen_cases(evaluation)
     pictures = []
     index = {case.name: i for i, case in enumerate(cases.cases)}
@@ -118,8 +132,10 @@ def write_results(folder: Path, scored: Scored, split: str, about: Mapping[str, 
         files[4],
         f"{about['title']}: {len(evaluation.cases)} cases of split {split}",
         [
-            html.table(["", ""], [[key, str(value)] for key, value in about.items()]),
+            html.table(["", ""], [[key, str(value)] for key, value in about.items() if key != "excluded"]),
+            *_excluded(about.get("excluded", {})),
             *_tables(evaluation),
+            *_by_group(evaluation, groups),
             html.heading("Scores per case, by class"),
             *_boxes(evaluation, colours),
             html.heading("Best, median and worst case by mean Dice"),
@@ -219,6 +235,20 @@ def _tables(evaluation: Evaluation) -> list[str]:
             html.note(PROTOCOLS["transunet"]),
         ]
     return parts
+
+
+def _by_group(evaluation: Evaluation, groups: Sequence[Subgroup]) -> list[str]:
+    if not groups:
+        return []
+    shown = [html.table(*subgroup_table(evaluation, groups, score)) for score in _with_spread(evaluation)]
+    note = f"{explanation_of_groups(evaluation)} {BY_GROUP} has all scores by class."
+    return [html.heading("Scores of subgroups: means over classes"), *shown, html.note(note)]
+
+
+def _excluded(reasons: Mapping[str, str]) -> list[str]:
+    if not reasons:
+        return []
+    return [html.heading(f"Excluded cases: {len(reasons)}"), html.table(["case", "reason"], [*reasons.items()])]
 
 
 def _pooled_line(evaluation: Evaluation) -> str:

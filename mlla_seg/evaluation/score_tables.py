@@ -26,10 +26,10 @@ def spread_table(evaluation: Evaluation, score: str) -> tuple[list[str], list[li
         [
             name,
             found.mean,
-            _range(found.low, found.high),
+            range_in_words(found.low, found.high),
             found.sd,
             found.median,
-            _range(found.first_quartile, found.third_quartile),
+            range_in_words(found.first_quartile, found.third_quartile),
             found.cases,
         ]
         for name, found in evaluation.spreads[score].items()
@@ -70,7 +70,8 @@ def write_scores_latex(path: Path, evaluation: Evaluation) -> None:
         temporary.write_text("\n".join(text) + "\n")
 
 
-def _range(low: float, high: float) -> str:
+def range_in_words(low: float, high: float) -> str:
+    """Return both limits, or a dash if they are unknown."""
     return "-" if math.isnan(low) else f"{format_cell(low)} to {format_cell(high)}"
 
 

@@ -8,8 +8,8 @@ of the image, NSD is 0, and the case is counted as missed or hallucinated. So mi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -75,6 +75,7 @@ class Evaluation:
         patients: The patient of each case; by default every case is a patient of its own.
         regions: Indices of the classes of each region, if regions are scored.
         labels: Names of the classes of the confusion matrices; by default ``classes``.
+        facts: What a table says about each case, such as scanner or age, with the same columns for all.
     """
 
     cases: Sequence[str]
@@ -90,6 +91,7 @@ class Evaluation:
     patients: Sequence[str] = ()
     regions: Sequence[Sequence[int]] = ()
     labels: Sequence[str] = ()
+    facts: Sequence[Mapping[str, str]] = ()
 
     def __post_init__(self) -> None:
         if not self.labels:
@@ -144,8 +146,21 @@ class Evaluation:
                     row |= dict(zip(PUBLISHED, published[i][k], strict=True))
                 volume = self.voxel_ml[i] if self.voxel_ml else math.nan
                 row |= {"truth_ml": (tp + fn) * volume, "prediction_ml": (tp + fp) * volume}
-                rows.append(row | {"tp": tp, "fp": fp, "fn": fn})
+                row |= {"tp": tp, "fp": fp, "fn": fn}
+                facts = self.facts[i] if self.facts else {}
+                rows.append(row | {f"{key} (table)" if key in row else key: value for key, value in facts.items()})
         return rows
+
+    def subset(self, chosen: Sequence[int]) -> Evaluation:
+        """Return the measurements on some of the cases, by their indices."""
+        changes: dict[str, Any] = {}
+        for name in ("confusion", "surfaces", "boundaries", "published"):
+            values = getattr(self, name)
+            changes[name] = None if values is None else values[list(chosen)]
+        for name in ("cases", "voxel_ml", "patients", "facts"):
+            values = getattr(self, name)
+            changes[name] = [values[i] for i in chosen] if len(values) else values
+        return replace(self, **changes)
 
     def means(self) -> dict[str, float]:
         """Return means over cases per class, such as ``dice_liver``, and over foreground classes, such as ``dice``."""

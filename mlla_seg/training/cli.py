@@ -23,7 +23,6 @@ from mlla_seg._version import __version__
 from mlla_seg.data.datamodule import SegmentationDataModule, position
 from mlla_seg.data.dataset import CaseDataset
 from mlla_seg.data.dataspec import DataSpec
-from mlla_seg.data.folds import number_of_folds
 from mlla_seg.errors import InputError
 from mlla_seg.evaluation import plots
 from mlla_seg.evaluation.report import Scored, score_table, write_results
@@ -238,9 +237,11 @@ class SegmentationCLI(LightningCLI):
         if not self.trainer.is_global_zero:
             return
         config = self.config[self.subcommand]
-        patients = {case.name: case.patient for case in getattr(self.datamodule.splits, split)}
-        evaluation = self.model.evaluation
-        evaluation = replace(evaluation, patients=[patients[name] for name in evaluation.cases])
+        splits, evaluation = self.datamodule.splits, self.model.evaluation
+        known = {case.name: case for case in getattr(splits, split)}
+        scored_cases = [known[name] for name in evaluation.cases]
+        patients, facts = [case.patient for case in scored_cases], [case.facts for case in scored_cases]
+        evaluation = replace(evaluation, patients=patients, facts=facts)
         print("\n" + score_table(evaluation))
         if self.datamodule.card.layout.test_mask:
             print(f"Masks: {', '.join(folders_of_masks(self.datamodule, split))}")
@@ -251,8 +252,9 @@ class SegmentationCLI(LightningCLI):
             "split": split,
             "masks": ", ".join(folders_of_masks(self.datamodule, split)),
             "fold": self.datamodule.fold,
-            "folds": number_of_folds(self.datamodule.root, self.datamodule.folds),
+            "folds": self.datamodule.number_of_folds,
             "checkpoint": config.ckpt_path,
+            **({"excluded": splits.excluded} if splits.excluded else {}),
             "ensemble with": ", ".join(config.members) or "none",
             "test-time augmentation": config.tta,
             **({"transunet at": list(self.model.published_size)} if config.evaluation == "transunet" else {}),

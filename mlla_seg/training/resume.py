@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from mlla_seg.data.cases import Case
-from mlla_seg.data.datamodule import SegmentationDataModule, card_of
+from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.dataspec import DataSpec
+from mlla_seg.data.overrides import card_of
 from mlla_seg.data.pseudonyms import known_patients
 from mlla_seg.errors import InputError
 from mlla_seg.models.checkpoint import SHARED_BY_MEMBERS, read_checkpoint
@@ -301,6 +302,8 @@ def resume_spec(path: str | Path, saved: Mapping[str, Any], module: Segmentation
 def options_of(config: Any) -> dict[str, Any]:
     """Return the data and trainer options that affect training, as plain values for the checkpoint."""
     given = {key: value for key, value in config.data.items() if key not in PLACES}
+    if given.get("exclude"):  # names of patients stay out of checkpoints
+        given["exclude"] = f"{len(given['exclude'])} names"
     given |= {key: config.trainer.get(key) for key in TRAINER}
     plain = (bool, int, float, str, list, type(None))
     return {key: value if isinstance(value, plain) else str(value) for key, value in given.items()}

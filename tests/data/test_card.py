@@ -12,7 +12,8 @@ import yaml
 from pydantic import ValidationError
 
 from mlla_seg.data.card import Card, find_card, load_card, schema
-from mlla_seg.data.card_sections import CardClass, CardNormalisation, CardSplits, Layout
+from mlla_seg.data.card_sections import CardClass, CardNormalisation, Layout
+from mlla_seg.data.card_splits import CardSplits
 from mlla_seg.data.formats.planes import plane_in_words
 from mlla_seg.data.regions import Region
 from mlla_seg.errors import InputError

@@ -66,6 +66,8 @@ READERS: dict[str, tuple[Any, Callable[[Any], Any], Any]] = {
     "balance": (0.3, lambda data: data.train_set.balance, 0.3),
     "full_labels": (True, lambda data: {case.tested().masks[0].parts[1] for case in data.splits.test}, {"masks"}),
     "num_workers": (1, lambda data: data.train_dataloader().num_workers, 1),
+    "splits": ({"seed": 3, "test": 0.3}, lambda data: data.card.splits.seed, 3),
+    "exclude": ({"p1": "blurred"}, lambda data: data.splits.excluded, {"p1": "blurred"}),
     "fold": (1, lambda data: [case.name for case in data.splits.val] == folds_of(data, 3)[1], True),
     "folds": (3, lambda data: len(data.splits.train) / len(data.splits.val), 2),
     "cache_dir": ("elsewhere", lambda data: data.train_set.cases[0].stem.parts[0], "elsewhere"),

@@ -1,0 +1,92 @@
+"""The card of a run: a card by name or path, or of ``dataset.json``, with what the options of the data say instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from mlla_seg.data.card import Card, load_card
+from mlla_seg.data.card_sections import MEDIAN
+from mlla_seg.data.card_splits import MEANS, CardSplits
+from mlla_seg.data.formats.planes import ACQUIRED, PLANES
+from mlla_seg.data.nnunet import nnunet_card
+from mlla_seg.errors import InputError, lookup
+
+FILES = ("csv", "train", "val", "test")
+"""Keys of splits that may name files."""
+
+
+def card_of(card: str | None, root: str | Path, channels: Sequence[str] | None = None) -> Card:
+    """Return the card by name or path, or else from ``dataset.json`` in the root, with the given channels."""
+    known = load_card(card) if card else nnunet_card(Path(root))
+    return known if channels is None else known.using(channels)
+
+
+def with_options(
+    card: Card,
+    plane: str | None = None,
+    patient: str | None = None,
+    spacing_mm: Sequence[float | str | None] | None = None,
+    splits: Mapping[str, Any] | None = None,
+    exclude: Mapping[str, Any] | None = None,
+) -> Card:
+    """Return the card with the values of those options of the data module that are not None.
+
+    Raises:
+        InputError: A value is not what the card's key expects.
+    """
+    if plane is not None:
+        lookup(dict.fromkeys((*PLANES, ACQUIRED)), plane, "plane for --data.plane:")
+        card = replace(card, plane=plane)  # type: ignore[arg-type]  # validated
+    if patient is not None:
+        try:
+            card = replace(card, layout=replace(card.layout, patient=patient))
+        except ValidationError as error:
+            raise InputError(f"--data.patient: {error.errors()[0]['ctx']['error']}") from error
+    if spacing_mm is not None:
+        try:
+            card = replace(card, spacing_mm=spacing_mm)  # type: ignore[arg-type]  # validated
+        except ValidationError as error:
+            raise InputError(
+                f"--data.spacing_mm takes [slices, rows, columns] in mm, {MEDIAN} or null, got {spacing_mm}."
+            ) from error
+    if splits is not None:
+        card = replace(card, splits=_splits(card.splits, splits))
+    if exclude is not None:
+        try:
+            card = replace(card, exclude={**(card.exclude or {}), **exclude})
+        except ValidationError as error:
+            raise InputError(
+                f"--data.exclude takes {{name of a case or patient: reason}}, both in words, got {dict(exclude)}."
+            ) from error
+    return card
+
+
+def _splits(own: CardSplits, given: Mapping[str, Any]) -> CardSplits:
+    """Return the splits of ``--data.splits``; those of the card if it says nothing about how cases are divided.
+
+    Its files are relative to the working directory; see ``table_of`` for the folders in which they may be as well.
+    """
+    known = {entry.name: entry for entry in fields(CardSplits)}
+    for key in given:
+        lookup(known, key, "key of --data.splits:")
+    kept = {} if set(MEANS) & set(given) else {key: getattr(own, key) for key in known}
+    here = {
+        key: str(Path(value).absolute())
+        for key, value in given.items()
+        if key in FILES and isinstance(value, str) and Path(value).is_file()
+    }
+    try:
+        return CardSplits(**{**kept, **given, **here})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        if problem["type"] == "value_error":
+            raise InputError(f"--data.splits: {problem['ctx']['error']}") from error
+        key = str(problem["loc"][0])
+        raise InputError(
+            f"--data.splits.{key} is {given.get(key)!r}, expected {CardSplits.__pydantic_fields__[key].description}."  # type: ignore[attr-defined]
+        ) from error
