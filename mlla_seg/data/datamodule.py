@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader
 
 from mlla_seg.data.batches import cases_in_turn, training_batches
 from mlla_seg.data.card_sections import MEDIAN, SPLITS
-from mlla_seg.data.cases import Case
 from mlla_seg.data.class_checks import check_classes
 from mlla_seg.data.dataset import CaseDataset, SliceDataset
 from mlla_seg.data.dataspec import DataSpec
@@ -29,7 +28,7 @@ from mlla_seg.data.nnunet import note_described
 from mlla_seg.data.overrides import card_of, with_options
 from mlla_seg.data.pseudonyms import pseudonyms
 from mlla_seg.data.splits import Splits, split_cases
-from mlla_seg.data.store.building import build_store
+from mlla_seg.data.store.case import StoredCase
 from mlla_seg.data.store.measured import check_class_sizes, measured_normalisation, measured_spacing
 from mlla_seg.data.store.notes import note_ignored, note_merged_classes, note_planes, note_resampled, note_warped
 from mlla_seg.data.store.opening import open_store
@@ -92,6 +91,8 @@ class SegmentationDataModule(LightningDataModule):
         fold: Cross-validation fold to hold out as the validation split; none for the card's splits.
         folds: Number of folds, unless a table or ``splits_final.json`` in the root defines them.
         cache_dir: Folder of the memory-mapped arrays.
+        verify: Compare the content of all files of the data and of the cache with their checksums, and not only their
+            sizes and times, to find what a failing disk has changed.
         seed: Random seed of the training samples and their order.
     """
 
@@ -119,6 +120,7 @@ class SegmentationDataModule(LightningDataModule):
         fold: int | None = None,
         folds: int = 5,
         cache_dir: str = "cache",
+        verify: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -167,6 +169,7 @@ class SegmentationDataModule(LightningDataModule):
         self.balance = balance
         self.full_labels = full_labels
         self.num_workers = num_workers
+        self.verify = verify
         self.prepared = False
         self.start = (0, 0)  # epoch, and batches of it that a resumed run has done
         self.seed = seed
@@ -179,14 +182,11 @@ class SegmentationDataModule(LightningDataModule):
         """What the network must remember of its data."""
         spacing: Any = self.card.spacing_mm
         if self.card.is_measured:
-            build_store(self.card, self.splits.train, self.root, self.store)
-            normalisation = measured_normalisation(self.card, open_store(self.card, self.splits.train, self.store))
+            normalisation = measured_normalisation(self.card, self._stored(["train"]))
         else:
             normalisation = self.card.given_normalisation
         if MEDIAN in (spacing or ()):
-            used = self._used()
-            build_store(self.card, used, self.root, self.store)
-            spacing = measured_spacing(self.card, open_store(self.card, used, self.store))
+            spacing = measured_spacing(self.card, self._stored(SPLITS))
         return DataSpec(
             name=self.card.name,
             modality=self.card.modality,
@@ -235,18 +235,22 @@ class SegmentationDataModule(LightningDataModule):
     def _learned(self) -> dict[str, Any]:
         return pseudonyms(case.patient for case in self.splits.train)
 
-    def _used(self) -> list[Case]:
-        """Return the cases of all splits."""
-        return [case for name in SPLITS for case in getattr(self.splits, name)]
+    @cached_property
+    def _cases(self) -> dict[str, StoredCase]:
+        """The stored cases of all splits by name, checked and built once."""
+        used = [case for name in SPLITS for case in getattr(self.splits, name)]
+        return {case.name: case for case in open_store(self.card, used, self.root, self.store, self.verify)}
+
+    def _stored(self, splits: Sequence[str]) -> list[StoredCase]:
+        """Return the stored cases of some splits."""
+        return [self._cases[case.name] for name in splits for case in getattr(self.splits, name)]
 
     def prepare_data(self) -> None:
         """Check every file and build the memory-mapped arrays; runs in one process per machine."""
         if self.prepared:  # called before the trainer, which calls it again
             return
         self.prepared = True
-        splits, used = {name: getattr(self.splits, name) for name in SPLITS}, self._used()
-        build_store(self.card, used, self.root, self.store)
-        stored = open_store(self.card, used, self.store)
+        stored = self._stored(SPLITS)
         check_class_sizes(self.card, stored)
         check_classes(self.card, stored[: len(self.splits.train)], self.splits.train)
         note_merged_classes(self.card)
@@ -257,10 +261,10 @@ class SegmentationDataModule(LightningDataModule):
         note_planes(self.card, stored)
         note_resampled(self.card, stored, self.spec.spacing_mm)
         note_headers({case.name: case.notes for case in stored})
-        note_overlaps({name: open_store(self.card, cases, self.store) for name, cases in splits.items()})
+        note_overlaps({name: self._stored([name]) for name in SPLITS})
 
     def setup(self, stage: str) -> None:
-        opened = {name: open_store(self.card, getattr(self.splits, name), self.store) for name in SPLITS}
+        opened = {name: self._stored([name]) for name in SPLITS}
         augment = Augment(
             self.augment, self.crop, self.intensity, self.spec.normalisation, self.context, self.mirror, self.elastic
         )

@@ -55,7 +55,7 @@ ON_RESUME = {
     "eval_batch_size": USED,
 }
 """How a changed value of each module option is handled on resume."""
-PLACES = ("root", "cache_dir", "num_workers")
+PLACES = ("root", "cache_dir", "verify", "num_workers")
 """Data options that only affect where and how data are read; all others affect training."""
 TRAINER = (
     *("max_epochs", "max_steps", "max_time", "precision", "accumulate_grad_batches", "limit_train_batches"),

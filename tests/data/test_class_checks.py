@@ -11,7 +11,6 @@ from PIL import Image
 from mlla_seg.data.card import load_card
 from mlla_seg.data.class_checks import check_classes
 from mlla_seg.data.layouts import find_cases
-from mlla_seg.data.store.building import build_store
 from mlla_seg.data.store.opening import open_store
 from mlla_seg.errors import InputError
 
@@ -31,8 +30,7 @@ def check(root, values, mode="L", card=CARD, **layout):
         mask.putpalette([0, 0, 0, 255, 0, 0])
     mask.save(root / "masks/a.png")
     cases = find_cases(card, root)
-    build_store(card, cases, root, root / "store")
-    check_classes(card, open_store(card, cases, root / "store"), cases)
+    check_classes(card, open_store(card, cases, root, root / "store"), cases)
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P"])

@@ -71,6 +71,7 @@ READERS: dict[str, tuple[Any, Callable[[Any], Any], Any]] = {
     "fold": (1, lambda data: [case.name for case in data.splits.val] == folds_of(data, 3)[1], True),
     "folds": (3, lambda data: len(data.splits.train) / len(data.splits.val), 2),
     "cache_dir": ("elsewhere", lambda data: data.train_set.cases[0].stem.parts[0], "elsewhere"),
+    "verify": (True, lambda data: data.verify, True),
     "seed": (5, lambda data: (data.train_set.seed, data.train_dataloader().sampler.seed), (5, 5)),
 }
 

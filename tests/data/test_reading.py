@@ -15,7 +15,6 @@ from mlla_seg.data import reading, sampling
 from mlla_seg.data.card import load_card
 from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.layouts import find_cases
-from mlla_seg.data.store.building import build_store
 from mlla_seg.data.store.notes import note_ignored, note_warped
 from mlla_seg.data.store.opening import open_store
 from mlla_seg.errors import InputError
@@ -41,8 +40,7 @@ def pair(root, image=None, mask=None, name="one", place=PLACE, mask_place=None, 
 def build(root, card=CARD):
     card = replace(card, layout=replace(card.layout, patterns=[r"(?P<case>[a-z]+)\.tif"]))
     cases = find_cases(card, root)
-    build_store(card, cases, root, root / "store")
-    return open_store(card, cases, root / "store")
+    return open_store(card, cases, root, root / "store")
 
 
 def refused(root, card=CARD):
@@ -218,8 +216,7 @@ def test_transparent_pixels_of_photos_are_ignored(tmp_path):
     Image.fromarray(np.ones((9, 8), np.uint8)).save(tmp_path / "one_mask.png")
     card = replace(CARD, layout=replace(CARD.layout, patterns=[r"(?P<case>[a-z]+)\.png"]))
     cases = find_cases(card, tmp_path)
-    build_store(card, cases, tmp_path, tmp_path / "store")
-    (case,) = open_store(card, cases, tmp_path / "store")
+    (case,) = open_store(card, cases, tmp_path, tmp_path / "store")
     assert case.shape == (1, 3, 9, 8)
     assert ((case.mask()[0] == 255) == (np.arange(8) < 2)).all()
 

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 
 from mlla_seg.data.formats.georeference import Ground
 from mlla_seg.data.formats.picture import Array
+from mlla_seg.errors import InputError
+
+Kind: TypeAlias = Literal["image", "mask", "values", "places"]
+KINDS: tuple[Kind, ...] = ("image", "mask", "values", "places")
+"""Arrays stored for each case."""
+Stamp: TypeAlias = tuple[int, int, int]
+"""Size in bytes, time of modification (mtime) and time of change (ctime) of a file, in ns.
+
+Any user may set the former time, but nobody the latter.
+"""
+
+
+def stamp_of(path: str | Path) -> Stamp:
+    """Return the stamp of a file."""
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 @dataclass(frozen=True)
@@ -32,17 +50,38 @@ class StoredCase:
     moments: tuple[Array, Array] | None = None
     """Mean and standard deviation of each channel, if the card standardises whole cases."""
 
+    stamps: Mapping[Kind, Stamp] = field(default_factory=dict)
+    """Stamps of the arrays when the case was opened."""
+
     # Copy-on-write, as torch expects writable arrays; changes stay in memory.
     def image(self) -> Array:
-        return np.load(f"{self.stem}.image.npy", mmap_mode="c")
+        return np.load(self._path("image"), mmap_mode="c")
 
     def mask(self) -> Array:
-        return np.load(f"{self.stem}.mask.npy", mmap_mode="c")
+        return np.load(self._path("mask"), mmap_mode="c")
 
     def values(self) -> Array:
         """Return a sample ``(C, n)`` of the image's values, for statistics of the data set."""
-        return np.load(f"{self.stem}.values.npy")
+        return np.load(self._path("values"))
 
     def places(self) -> Array:
         """Return sampled pixels of every class as rows of class, slice, row and column."""
-        return np.load(f"{self.stem}.places.npy")
+        return np.load(self._path("places"))
+
+    def _path(self, kind: Kind) -> str:
+        """Return the file of an array.
+
+        Raises:
+            InputError: It is gone, or another than the one that was opened.
+        """
+        path = f"{self.stem}.{kind}.npy"
+        try:  # the time of change is left out: programs for backups set it
+            same = kind not in self.stamps or stamp_of(path)[:2] == self.stamps[kind][:2]
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise InputError(
+                f"{path}: another process has replaced or removed this array since the start, for instance for other "
+                "options or changed sources. Start again, and use another --data.cache_dir for runs side by side."
+            )
+        return path

@@ -1,52 +1,176 @@
-"""Opening of stored cases."""
+"""Memory-mapped store of decoded cases, built once per data set, so that training never decodes gzip or npz.
+
+A case is stored as ``<case>.image.npy`` ``(S, C, H, W)``, ``<case>.mask.npy`` ``(S, H, W)`` with class indices,
+``<case>.values.npy`` and ``<case>.places.npy`` with samples of its values and class positions, and ``<case>.json`` with
+everything else (see ``entry.py``). The JSON is written last, so an interrupted build resumes.
+
+A case is opened if the files that it was built from and its arrays have the sizes and times that its entry names.
+Otherwise contents are compared with the digests in the entry: those of a copy are equal, and only its times are noted.
+Where they differ, or the card reads cases in another way, the case is built again.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from mlla_seg.data.card import Card
 from mlla_seg.data.cases import Case
-from mlla_seg.data.formats.georeference import Ground
-from mlla_seg.data.store.case import StoredCase
+from mlla_seg.data.store.building import build_case, how_read
+from mlla_seg.data.store.case import KINDS, StoredCase
+from mlla_seg.data.store.entry import Entry, Stored, checksum_of, read_entry, stamps_of, write_entry
+from mlla_seg.data.store.sources import SourceCheck, difference
 from mlla_seg.errors import InputError
+from mlla_seg.locks import Held, hold, release
+from mlla_seg.progress import note, progress
 
-KINDS = ("image", "mask", "values", "places")
-"""Arrays stored for each case."""
-
-
-def open_store(card: Card, cases: Sequence[Case], folder: Path) -> list[StoredCase]:
-    """Return the stored cases, in the order of ``cases``."""
-    opened = []
-    for case in cases:
-        entry = stored(folder, case.name)
-        if not entry:
-            raise InputError(f"{folder} has no arrays of {case.name}. Run the command again to build them.")
-        spacing = tuple(entry["spacing_mm"]) if entry["spacing_mm"] else None
-        place, moments = entry["ground"], entry["moments"]
-        ground = Ground(place["crs"], tuple(place["transform"]), tuple(place["shape"])) if place else None
-        facts = (
-            tuple(entry["shape"]),
-            tuple(entry["voxels"]),
-            spacing,
-            ground,
-            entry["warped"],
-            tuple(entry["notes"]),
-            moments and (np.array(moments[0], np.float32), np.array(moments[1], np.float32)),
-        )
-        opened.append(StoredCase(case.name, folder / case.name, *facts))
-    return opened
+THREADS = 4
+TICK = 0.02
+"""Seconds in which the clock of a file system moves on, so that a later change of an array has another time."""
 
 
-def stored(folder: Path, name: str) -> dict[str, Any]:
-    """Read the JSON of a case; empty if any of its files is missing or damaged."""
-    if not all((folder / f"{name}.{kind}.npy").is_file() for kind in KINDS):
-        return {}
+def open_store(card: Card, cases: Sequence[Case], root: Path, folder: Path, verify: bool = False) -> list[StoredCase]:
+    """Return the stored cases, in the order of ``cases``; build those that are not stored as they are now.
+
+    Several processes may do so at once: one builds, and the others wait for it.
+
+    Args:
+        card: Card of the data set.
+        cases: Its cases.
+        root: Root of the data.
+        folder: Folder of the store.
+        verify: Compare all contents with their digests, even if sizes and times are equal.
+
+    Raises:
+        InputError: Some cases cannot be used; names them and the reasons. All other cases are stored.
+    """
+    store = _Store(card, root, folder, how_read(card), SourceCheck(root))
+    opened = {} if verify else {case.name: found for case in cases if (found := store.unchanged(case))}
+    if left := [case for case in cases if case.name not in opened]:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(store, left):
+            store = replace(store, sources=SourceCheck(root))  # folders may have changed while it waited
+            opened |= store.renewed(left, verify)
+    return [opened[case.name] for case in cases]
+
+
+@dataclass(frozen=True)
+class _Store:
+    card: Card
+    root: Path
+    folder: Path
+    reading: str
+    sources: SourceCheck
+
+    def unchanged(self, case: Case) -> StoredCase | None:
+        """Return a case if sizes and times say that nothing has changed."""
+        entry = read_entry(self.folder, case.name)
+        if entry is None or entry.reading != self.reading or not self.sources.unchanged(case, entry.sources):
+            return None
+        try:
+            stamps = stamps_of(self.folder, case.name)
+        except OSError:
+            return None
+        if any(entry.arrays[kind].stamp != stamps[kind] for kind in KINDS):
+            return None
+        return entry.case(self.folder, case.name, stamps)
+
+    def renewed(self, cases: Sequence[Case], verify: bool) -> dict[str, StoredCase]:
+        """Return cases by name, after those are built that contents show to be stored otherwise.
+
+        Raises:
+            InputError: Some cannot be used.
+        """
+        reasons: dict[str, list[str]] = defaultdict(list)
+        opened, problems = {}, []
+        with (
+            ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool,
+            progress(len(cases), f"Preparing {self.card.name}", "case", leave=False) as bar,
+        ):
+            jobs = [pool.submit(self._renew, case, verify, reasons) for case in cases]
+            try:
+                for case, job in zip(cases, jobs, strict=True):
+                    try:
+                        opened[case.name] = job.result()
+                    except InputError as error:
+                        problems.append(str(error))
+                    bar.update()
+            except BaseException:  # such as Ctrl-C: the cases in progress are finished, no others are begun
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        for reason, names in reasons.items():
+            count = f"{len(names)} cases of {self.card.name} are" if len(names) > 1 else f"1 case of {self.card.name} is"
+            note(f"note: {count} built again, as {reason}, such as {min(names)}")
+        time.sleep(TICK)
+        if problems:
+            more = f"\n... and {len(problems) - 5} more" if len(problems) > 5 else ""
+            count = f"{len(problems)} of {len(cases)} cases cannot be used:\n" if len(problems) > 1 else ""
+            raise InputError(count + "\n".join(problems[:5]) + more)
+        return opened
+
+    def _renew(self, case: Case, verify: bool, reasons: dict[str, list[str]]) -> StoredCase:
+        if not verify and (found := self.unchanged(case)):  # another process has built it
+            return found
+        entry, now = read_entry(self.folder, case.name), self.sources.take(case)
+        damage = ""
+        if entry is None:
+            if (self.folder / f"{case.name}.json").exists():
+                reasons["the store's entry was damaged or of another version"].append(case.name)
+        elif entry.reading != self.reading:
+            reasons["the card reads cases in another way"].append(case.name)
+        elif changed := difference(entry.sources, now):
+            reasons["files have changed"].append(changed)
+        elif damage := self._damaged(case, entry):
+            reasons["arrays in the store were damaged"].append(damage)
+        else:
+            stamps = stamps_of(self.folder, case.name)
+            arrays = {kind: Stored(stamps[kind], entry.arrays[kind].checksum) for kind in KINDS}
+            renewed = replace(entry, sources=now, arrays=arrays)
+            if renewed != entry:
+                with suppress(PermissionError):  # a store of another user is compared each time
+                    write_entry(self.folder, case.name, renewed)
+            return renewed.case(self.folder, case.name, stamps)
+        built = build_case(self.card, case, self.folder, self.reading, now)
+        return built.case(self.folder, case.name, {kind: stored.stamp for kind, stored in built.arrays.items()})
+
+    def _damaged(self, case: Case, entry: Entry) -> str:
+        """Return the name of an array whose content is not that of the entry; empty if there is none."""
+        for kind in KINDS:
+            path = self.folder / f"{case.name}.{kind}.npy"
+            try:
+                same = checksum_of(path) == entry.arrays[kind].checksum
+            except OSError:
+                same = False
+            if not same:
+                return path.name
+        return ""
+
+
+@contextmanager
+def _alone(store: _Store, cases: Sequence[Case]) -> Iterator[None]:
+    """Hold the lock of a store; while another process builds cases, show how many are there."""
+    refusal: Callable[[str], str] = lambda holder: f"{store.folder}: {holder} prepares {store.card.name}"  # noqa: E731
     try:
-        return json.loads((folder / f"{name}.json").read_text())
-    except (OSError, ValueError):
-        return {}
+        lock = hold(store.folder, refusal)
+    except Held as error:
+        note(f"note: waiting, as {error}")
+        with progress(len(cases), f"Waiting for {store.card.name}", "case", leave=False) as bar:
+            lock, left = None, list(cases)
+            while lock is None:
+                with suppress(Held):
+                    lock = hold(store.folder, refusal, wait=1)
+                ready, left = len(left), [case for case in left if not store.unchanged(case)]
+                bar.update(ready - len(left))
+    except (OSError, NotImplementedError):  # a store that others own, or a file system without locks
+        lock = None
+    try:
+        yield
+    finally:
+        if lock is not None:
+            release(lock)
