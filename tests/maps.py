@@ -8,7 +8,7 @@ from torch import nn
 
 from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.inference.cases import TorchEngine
-from mlla_seg.inference.scenes import MapOptions, predict_scene
+from mlla_seg.inference.scenes import MapOptions, predict_scene, scene_job
 
 CLASSES = [
     {"name": "ground", "colour": [120, 110, 90], "id": 0},
@@ -22,9 +22,10 @@ def spec_of(count, **changes):
     return DataSpec.from_dict({"channels": channels, "classes": CLASSES, "patch_size": [64, 64], **changes})
 
 
-def make_map(network, spec, source, output, job="", **options):
+def make_map(network, spec, source, output, weights="", **options):
     sources = source if isinstance(source, list) else [source]
-    predict_scene(TorchEngine(network), spec, sources, output, MapOptions(**options), job)
+    job = scene_job({"weights": weights}, spec, sources, chosen := MapOptions(**options))
+    predict_scene(TorchEngine(network), spec, sources, output, chosen, job)
 
 
 def noise(*shape, dtype=np.uint8):

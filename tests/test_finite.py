@@ -191,7 +191,7 @@ def test_volumes_without_a_mask_are_named_too(tmp_path):
     predictor = Predictor(_Overflowing(), SPEC)
     with pytest.raises(InputError, match=r"wild\.nii\.gz: the network gives NaN or infinite logits for 1 of"):
         segment_files(predictor, tmp_path / "in", tmp_path / "out", MapOptions(probabilities=True))
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["fine.nii.gz", "fine.probabilities.h5"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["fine.nii.gz", "fine.probabilities.h5"]
     with pytest.raises(InputError, match="the network gives NaN or infinite logits"):
         predictor(np.full((1, 8, 8), 2000, np.float32))
 

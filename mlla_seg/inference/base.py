@@ -6,7 +6,8 @@ This module does not import torch.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from mlla_seg.data.formats.picture import Array, gaps_of, require_finite
 from mlla_seg.data.formats.planes import plane_in_words
 from mlla_seg.data.formats.probabilities import write_probabilities
 from mlla_seg.data.formats.registry import read_channels, write_mask
+from mlla_seg.data.formats.source_files import Sources
 from mlla_seg.errors import InputError, about
 from mlla_seg.inference.steps import Engine, case_logits
 from mlla_seg.progress import progress
@@ -28,7 +30,7 @@ from mlla_seg.progress import progress
 Spacing = tuple[float, float, float]
 
 
-class CaseSegmenter:
+class CaseSegmenter(ABC):
     """Trained segmenter: images, arrays or files in raw units in, class indices out.
 
     Args:
@@ -39,6 +41,11 @@ class CaseSegmenter:
     def __init__(self, spec: DataSpec, engine: Engine) -> None:
         self.spec = spec
         self.engine = engine
+
+    @property
+    @abstractmethod
+    def identity(self) -> Mapping[str, Any]:
+        """A digest of the network, ``weights``, and by name all options of how it is run that may change its logits."""
 
     def logits(self, image: Array, batch_size: int = 16, spacing_mm: Spacing | None = None) -> Iterator[Any]:
         """Yield logits ``(n, K, H, W)`` of the slices of ``(S, C, H, W)`` in order, in batches; see ``__call__``."""
@@ -135,12 +142,17 @@ class CaseSegmenter:
             batch_size: Slices per forward pass.
             probabilities: Path of an h5 file for the probabilities of classes or regions; ``None`` to skip them.
         """
-        note_headers({str(files[0]): self.write_labels(files, output, batch_size, probabilities)})
+        notes = self.write_labels(files, output, batch_size, probabilities, Sources(files))
+        note_headers({str(files[0]): notes})
 
     def write_labels(
-        self, files: tuple[Path, ...], output: Path, batch_size: int, probabilities: Path | None
+        self, files: tuple[Path, ...], output: Path, batch_size: int, probabilities: Path | None, sources: Sources
     ) -> tuple[str, ...]:
-        """Like :meth:`predict_file`, but return the notes on the header instead of printing them."""
+        """Like :meth:`predict_file`, but return the notes on the header instead of printing them.
+
+        Raises:
+            InputError: As for ``__call__``, or a file is no longer as in ``sources``, its fingerprint.
+        """
         picture = read_channels(files, self.spec.plane, self.spec.array_units, self.spec.wanted)
         names = self.spec.output_names
         slices, _, height, width = picture.array.shape
@@ -160,6 +172,8 @@ class CaseSegmenter:
                 if probabilities is not None:
                     array[:, part] = self.engine.probabilities(block, 1).swapaxes(0, 1)
                 bar.update(len(block))
+            if sources.changed():
+                raise InputError("was changed while it was segmented. Run the same command again.")
         labels[gaps_of(picture)] = IGNORE_INDEX
         write_mask(output, labels, self.spec.classes, files[0], picture.axes or self.spec.plane)
         return picture.notes

@@ -30,7 +30,11 @@ from mlla_seg.data.formats.registry import (
 from mlla_seg.data.lists import read_lines
 from mlla_seg.errors import InputError
 from mlla_seg.inference.base import CaseSegmenter
-from mlla_seg.inference.scenes import MapOptions, PolygonsFailed, map_files, predict_scene
+from mlla_seg.inference.jobs import job_of
+from mlla_seg.inference.kept_masks import KeptMasks
+from mlla_seg.inference.records import Record
+from mlla_seg.inference.scenes import MapOptions, PolygonsFailed, map_files, predict_scene, scene_job
+from mlla_seg.locks import Held
 from mlla_seg.progress import note, note_files, progress
 
 CHANNEL_SUFFIX = re.compile(r"(.+)_(\d{4})")
@@ -46,7 +50,6 @@ def segment_files(
     options: MapOptions,
     format: str | None = None,
     overwrite: bool = True,
-    job: str = "",
 ) -> None:
     """Segment an image, a folder or a list of images, and print a summary.
 
@@ -56,12 +59,13 @@ def segment_files(
         output: Folder for the masks; for a single image also the path of its mask.
         options: Options for rasters; ``batch_size`` and ``probabilities`` apply to all images.
         format: Format of volume masks; defaults to that of the source.
-        overwrite: Overwrite existing masks.
-        job: Anything else the masks depend on, such as the names of the checkpoints.
+        overwrite: Make existing masks anew; if false, those are kept that are there, see
+            :mod:`mlla_seg.inference.kept_masks`.
 
     Raises:
         InputError: No images were found, masks would overwrite images or each other, or some images could not be
-            segmented, or maps have no polygons; the last two are raised after all others have been written.
+            segmented, or maps have no polygons, or masks of other jobs are kept; the last three are raised after all
+            others have been written.
     """
     images = images_at(source, len(segmenter.spec.channels))
     folder = output
@@ -84,35 +88,58 @@ def segment_files(
             raise InputError(
                 f"{target}: would be the mask of both {rivals[0]} and {rivals[1]}; segment them into different folders."
             )
-    written, problems, without_polygons, notes = 0, [], [], {}
+    problems: list[str] = []
+    without_polygons: list[str] = []
+    notes: dict[str, tuple[str, ...]] = {}
     said: set[Hashable] = set()
-    with progress(len(images), "Predicting", "image") as bar:
-        for files, target, paths in zip(images, targets, written_by, strict=True):
-            try:
-                if not overwrite and all(path.exists() for path in paths):
-                    pass
-                elif is_scene(files):
+    kept = KeptMasks(overwrite)
+
+    def make(files: tuple[Location, ...], target: Path, paths: list[Path], wait: bool) -> bool:
+        """Make the mask of an image, and return whether it was not kept instead."""
+        record, scene = Record(paths), is_scene(files)
+        with record.locked(wait):
+            if scene:
+                job = scene_job(segmenter.identity, segmenter.spec, files, options)
+            else:
+                job = job_of(segmenter.identity, segmenter.spec, files)
+            if kept.keeps(record, job):
+                return False
+            with record.making(job):
+                if scene:
                     predict_scene(segmenter.engine, segmenter.spec, files, target, options, job, said)
-                    written += 1
                 else:
                     beside = paths[1] if options.probabilities else None
                     own = cast(tuple[Path, ...], files)  # only scenes are at other places
-                    notes[str(files[0])] = segmenter.write_labels(own, target, options.batch_size, beside)
+                    notes[str(files[0])] = segmenter.write_labels(own, target, options.batch_size, beside, job.sources)
+        return True
+
+    written = 0
+    pending = list(zip(images, targets, written_by, strict=True))
+    with progress(len(images), "Predicting", "image") as bar:
+        for wait in (False, True):  # masks that another process is making come last
+            busy = []
+            for files, target, paths in pending:
+                try:
+                    written += make(files, target, paths, wait)
+                except Held:
+                    busy.append((files, target, paths))
+                    continue
+                except PolygonsFailed as error:
+                    without_polygons.append(str(error))
                     written += 1
-            except PolygonsFailed as error:
-                without_polygons.append(str(error))
-                written += 1
-            except InputError as error:  # continue with the other images
-                problems.append(str(error))
-            except Exception as error:  # such as those of the libraries that read and write the formats
-                problems.append(f"{files[0]}: {type(error).__name__}: {' '.join(str(error).split())}")
-            bar.update()
+                except InputError as error:  # continue with the other images
+                    problems.append(str(error))
+                except Exception as error:  # such as those of the libraries that read and write the formats
+                    problems.append(f"{files[0]}: {type(error).__name__}: {' '.join(str(error).split())}")
+                bar.update()
+            pending = busy
     note_headers(notes)
+    kept.say()
     place = str(targets[0] if len(images) == 1 else folder).encode("utf-8", "surrogateescape")  # any bytes on Linux
     print(f"{written} of {len(images)} masks written to {place.decode('utf-8', 'backslashreplace')}")
     print("\n".join(_legend(segmenter.spec)))
-    if problems or without_polygons:
-        lines = _counted(problems, images, "have no mask") + _counted(without_polygons, images, "have no polygons")
+    lines = [*_counted(problems, images, "have no mask"), *_counted(without_polygons, images, "have no polygons")]
+    if lines := [*lines, *kept.problems()]:
         raise InputError("\n".join(lines))
 
 

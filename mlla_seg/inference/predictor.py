@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -19,6 +20,8 @@ from mlla_seg.inference.optimize import PRECISIONS, device_named, for_inference
 from mlla_seg.inference.scenes import MapOptions
 from mlla_seg.inference.sliding_window import BLENDS
 from mlla_seg.models.checkpoint import load_network
+from mlla_seg.models.digest import network_digest
+from mlla_seg.models.ensemble import Flips
 
 
 class Predictor(CaseSegmenter):
@@ -55,8 +58,15 @@ class Predictor(CaseSegmenter):
         self.device = device_named(device)
         self.network = network.eval()
         self.fast = for_inference(network, self.device, precision, compile)  # the one that runs
+        self._run = {"device": torch.device(self.device).type, "precision": precision, "compile": compile}
         known = DataSpec.of(spec)
         super().__init__(known, TorchEngine(self.fast, self.device, known.writes))
+
+    @cached_property
+    def identity(self) -> Mapping[str, Any]:
+        """Digest of the network, or ensemble, and how it is run."""
+        inner, tta = (self.network.network, True) if isinstance(self.network, Flips) else (self.network, False)
+        return {"weights": network_digest(inner), "tta": tta, **self._run}
 
     @classmethod
     def from_checkpoint(
@@ -144,7 +154,8 @@ def predict(
         tta: Test-time augmentation: averages over four flips.
         probabilities: Also write the probabilities of every class, or region, beside the mask, as h5, or for rasters as
             GeoTIFF with one band for each.
-        overwrite: Overwrite existing masks; false resumes an interrupted run.
+        overwrite: Make existing masks anew; false keeps them, for resuming an interrupted run, and says which of them
+            were made with another network, other options or other images.
         nodata: Value of pixels without data, for rasters and photos whose files tag none; defaults to that of the card.
             NaN never is data.
     """
@@ -153,5 +164,4 @@ def predict(
     predictor = Predictor.from_checkpoint(*paths, device=device, tta=tta, precision=precision, compile=compile)
     if nodata is not None:
         predictor.spec = replace(predictor.spec, nodata=nodata)
-    job = f"{' '.join(paths)} {tta} {precision}"
-    segment_files(predictor, input, Path(output), options, format, overwrite, job)
+    segment_files(predictor, input, Path(output), options, format, overwrite)

@@ -6,11 +6,8 @@ stripe width. Progress is kept in a folder beside the mask, from which an interr
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
-import shutil
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,12 +18,14 @@ import numpy as np
 
 from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.formats.geotiff import Raster, open_rasters
-from mlla_seg.data.formats.geotiff_masks import FULL, NODATA, write_map, write_probability_map
+from mlla_seg.data.formats.geotiff_masks import write_map, write_probability_map
 from mlla_seg.data.formats.locations import Location
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.formats.polygons import PolygonOptions, write_polygons
 from mlla_seg.data.slices import seen_by_network, standardised
 from mlla_seg.errors import InputError, about, lookup
+from mlla_seg.inference.jobs import Job, job_of
+from mlla_seg.inference.partial_maps import PartialMap
 from mlla_seg.inference.sliding_window import BLENDS, row_bands
 from mlla_seg.inference.steps import Engine, window_logits
 from mlla_seg.progress import note, progress
@@ -108,10 +107,12 @@ def predict_scene(
     sources: Sequence[Location],
     output: Path,
     options: MapOptions,
-    job: str = "",
+    job: Job | None = None,
     said: set[Hashable] | None = None,
 ) -> None:
     """Segment a scene, with a progress bar; resumes an interrupted run of the same job.
+
+    No other process may make the same mask meanwhile.
 
     Args:
         engine: The network and the operations around it.
@@ -119,16 +120,16 @@ def predict_scene(
         sources: The raster, or several that together hold its spectral bands.
         output: Path of the GeoTIFF mask.
         options: Sliding window and outputs.
-        job: Anything else the mask depends on, such as the names of the checkpoints; another job starts over.
+        job: See :func:`scene_job`, without which networks are not told apart; another job starts over.
         said: Notes that have been printed for other scenes, to which those for this scene are added.
 
     Raises:
         InputError: Not a raster, its bands differ from those of the training, its position does not suffice for the
-            polygons, or logits are NaN or infinite.
+            polygons, it changes while it is read, or logits are NaN or infinite.
         PolygonsFailed: The map is finished, but its polygons could not be written.
     """
-    wanted = spec.wanted
-    with open_rasters(sources, wanted) as raster:
+    job = job or scene_job({}, spec, sources, options)
+    with open_rasters(sources, spec.wanted) as raster:
         shape, place = raster.shape, raster.place
         moments = spec.view.moments(_Strips(raster))
         said = set() if said is None else said
@@ -145,19 +146,8 @@ def predict_scene(
         window, size = seen_by_network(shape, grid, side)
         stripes = _stripes(shape[1], options.stripe or _widest(window[0], raster.count, spec))
         rows = row_bands(shape[0], window[0], options.overlap)
-        facts: list[Any] = [_version(source) for source in sources]
-        facts += [
-            str(wanted),
-            shape,
-            window,
-            size,
-            options.overlap,
-            options.blend,
-            stripes,
-            options.probabilities,
-            job,
-        ]
-        partial = _Partial(output, shape, len(spec.output_names) if options.probabilities else 0, len(stripes), facts)
+        layout = {"shape": shape, "window": window, "size": size, "stripes": stripes}
+        partial = PartialMap(output, job, layout, len(spec.output_names) if options.probabilities else 0)
         done = sum(partial.done)
         with progress(len(stripes) * len(rows), sources[0].name, "row", initial=done) as bar:
             for k, (left, right) in enumerate(stripes):
@@ -182,12 +172,28 @@ def predict_scene(
                     probabilities = engine.probabilities(logits, 0) if options.probabilities else None
                     partial.keep(k, top, left, labels, probabilities, np.all(np.isfinite(pixels), axis=0))
                     bar.update()
-    partial.finish(output, spec, place, options)
+    if job.sources.changed():
+        raise InputError(f"{sources[0]}: was changed while it was segmented. Run the same command again.")
+    _write_files(partial, output, shape, spec, place, options)
 
 
-def _version(source: Location) -> list[Any]:
-    """Return what tells a source from others and, for a file, from its earlier content."""
-    return [str(source.absolute()), source.stat().st_mtime_ns] if isinstance(source, Path) else [source.text]
+def scene_job(network: Mapping[str, Any], spec: DataSpec, sources: Sequence[Location], options: MapOptions) -> Job:
+    """Return everything on which a map depends.
+
+    Args:
+        network: See ``CaseSegmenter.identity``.
+        spec: Description of the segmenter's data.
+        sources: The raster, or several that together hold its spectral bands.
+        options: Sliding window and outputs.
+
+    Raises:
+        InputError: A source cannot be opened.
+    """
+    how = {key: getattr(options, key) for key in ("window", "overlap", "blend")}
+    files = {"cog": options.cog}
+    if options.polygons:
+        files |= {key: getattr(options, key) for key in ("polygons", "min_area_m2", "simplify")}
+    return job_of(network, spec, sources, how, files)
 
 
 def _window(asked: int | None, frame: Sequence[int] | None) -> Sequence[int] | None:
@@ -232,92 +238,36 @@ def _stripes(width: int, widest: int) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-class _Partial:
-    """Partial results of a scene, in a folder beside its mask."""
+def _write_files(
+    partial: PartialMap,
+    output: Path,
+    shape: tuple[int, int],
+    spec: DataSpec,
+    place: Mapping[str, Any],
+    options: MapOptions,
+) -> None:
+    """Write the mask of a finished scene, then the files beside it, and remove the partial results.
 
-    def __init__(
-        self, output: Path, shape: tuple[int, int], probabilities: int, stripes: int, facts: Sequence[Any]
-    ) -> None:
-        self.folder = output.with_name(f".{output.name}.partial")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.shape = shape
-        self.probabilities = probabilities > 0
-        job = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-        written = self.folder / "job"
-        if not written.is_file() or written.read_text() != job:  # written last, after all other files
-            _create(self.folder / "labels.npy", shape, np.uint8)
-            _create(self.folder / "done.npy", (stripes,), np.int64)
-            if self.probabilities:
-                _create(self.folder / "probabilities.npy", (probabilities, *shape), np.uint8)
-            written.write_text(job)
-        self.done: list[int] = np.load(self.folder / "done.npy").tolist()
-        """Number of finished row bands per stripe."""
-
-    def _array(self, name: str, mode: Any = "r") -> Array:
-        """Memory-map an array anew each time, so that used pages do not stay in memory."""
-        return np.load(self.folder / f"{name}.npy", mmap_mode=mode)
-
-    def keep(
-        self, stripe: int, top: int, left: int, labels: Array, probabilities: Array | None, present: Array
-    ) -> None:
-        """Store a row band of a stripe; it counts as done only once it is written."""
-        height, width = labels.shape
-        place = (slice(top, top + height), slice(left, left + width))
-        self._write("labels", place, np.where(present, labels, NODATA))
-        if probabilities is not None:
-            stored = np.rint(FULL * probabilities).astype(np.uint8)
-            self._write("probabilities", (slice(None), *place), np.where(present, stored, NODATA))
-        self.done[stripe] += 1
-        self._write("done", (slice(stripe, stripe + 1),), np.array([self.done[stripe]]))
-
-    def _write(self, name: str, place: tuple[slice, ...], values: Array) -> None:
-        mapped = self._array(name, "r+")
-        mapped[place] = values
-        mapped.flush()  # type: ignore[attr-defined]  # of a memory-mapped array
-
-    def finish(self, output: Path, spec: DataSpec, place: Mapping[str, Any], options: MapOptions) -> None:
-        """Write the mask, then the files beside it, and remove the folder.
-
-        Raises:
-            PolygonsFailed: The mask is written; the folder stays, so that another run writes its polygons alone.
-        """
-        classes = spec.classes
-        targets = map_files(output, options)
-        ready = [self.folder / target.name for target in targets]
-        write_map(
-            ready[0],
-            lambda rows, columns: np.array(self._array("labels")[rows, columns]),
-            self.shape,
-            classes,
-            place,
-            options.cog,
-        )
-        if options.probabilities:
-            write_probability_map(
-                ready[1],
-                lambda rows, columns: np.array(self._array("probabilities")[:, rows, columns]),
-                self.shape,
-                spec.output_names,
-                place,
-                options.cog,
-            )
-        if options.vectors is not None:
-            targets[-1].unlink(missing_ok=True)  # of another map
-        for path, target in list(zip(ready, targets, strict=True))[: 1 + options.probabilities]:
-            os.replace(path, target)
-        if options.vectors is not None:
-            try:
-                write_polygons(ready[-1], output, classes, spec.background, options.vectors)
-                os.replace(ready[-1], targets[-1])
-            except Exception as error:  # such as those of the libraries that write the formats, or a full disk
-                reason = " ".join(str(error).split()) or type(error).__name__
-                raise PolygonsFailed(
-                    f"{output}: is finished, but its polygons could not be written ({reason}). Run the same command "
-                    "again: it continues with the polygons."
-                ) from error
-        shutil.rmtree(self.folder)
-
-
-def _create(path: Path, shape: tuple[int, ...], dtype: Any) -> None:
-    """Create a file with an array of zeros, sparse until written to."""
-    np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape).flush()
+    Raises:
+        PolygonsFailed: The mask is written; the partial results stay, so that another run writes its polygons alone.
+    """
+    targets = map_files(output, options)
+    ready = [partial.folder / target.name for target in targets]
+    write_map(ready[0], partial.labels, shape, spec.classes, place, options.cog)
+    if options.probabilities:
+        write_probability_map(ready[1], partial.probabilities, shape, spec.output_names, place, options.cog)
+    if options.vectors is not None:
+        targets[-1].unlink(missing_ok=True)  # of another map
+    for path, target in list(zip(ready, targets, strict=True))[: 1 + options.probabilities]:
+        os.replace(path, target)
+    if options.vectors is not None:
+        try:
+            write_polygons(ready[-1], output, spec.classes, spec.background, options.vectors)
+            os.replace(ready[-1], targets[-1])
+        except Exception as error:  # such as those of the libraries that write the formats, or a full disk
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise PolygonsFailed(
+                f"{output}: is finished, but its polygons could not be written ({reason}). Run the same command "
+                "again: it continues with the polygons."
+            ) from error
+    partial.remove()

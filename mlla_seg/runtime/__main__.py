@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--probabilities", action="store_true", help="also write the probabilities of every class")
     parser.add_argument("--nodata", type=float, help="value of pixels without data, where files tag none")
     parser.add_argument("--format", help="format of volume masks: nii.gz, nrrd, seg.nrrd, ...")
+    parser.add_argument("--overwrite", choices=("true", "false"), default="true", help="false keeps existing masks")
     given = vars(parser.parse_args(argv))
     try:
         options = MapOptions(**{field.name: given[field.name] for field in fields(MapOptions) if field.name in given})
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if given["nodata"] is not None:
             segmenter.spec = replace(segmenter.spec, nodata=given["nodata"])
         where = given["image"], Path(given["output"])
-        segment_files(segmenter, *where, options, given["format"], job=f"{given['model']} {given['precision']}")
+        segment_files(segmenter, *where, options, given["format"], given["overwrite"] == "true")
     except InputError as error:
         sys.exit(_complain(str(error)))
 

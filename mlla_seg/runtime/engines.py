@@ -62,6 +62,12 @@ def open_engine(path: Path, device: str = "cpu", threads: int = 0, precision: st
     return _logits_of(run, facts["outputs"], bool(spec.regions), path), spec
 
 
+def beside(path: Path) -> list[Path]:
+    """Return the files with the weights of an exported network, where they are not in the file itself."""
+    found = (path.with_suffix(".bin") if path.suffix == ".xml" else path.with_name(f"{path.name}.data"),)
+    return [file for file in found if file.is_file()]
+
+
 def _onnxruntime(path: Path, device: str, threads: int) -> tuple[Run, dict[str, str]]:
     try:
         import onnxruntime

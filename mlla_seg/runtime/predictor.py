@@ -7,17 +7,21 @@ onnxruntime, an ``.xml`` OpenVINO; formats need their readers: nibabel for NIfTI
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlla_seg.data.formats.picture import Array
+from mlla_seg.data.formats.source_files import Sources
+from mlla_seg.errors import InputError
 from mlla_seg.finite import require_finite_logits
 from mlla_seg.inference.base import CaseSegmenter
 from mlla_seg.inference.steps import Engine
 from mlla_seg.runtime import resize
-from mlla_seg.runtime.engines import Run, open_engine
+from mlla_seg.runtime.engines import Run, beside, open_engine
 
 
 class ArrayEngine(Engine):
@@ -86,5 +90,20 @@ class Segmenter(CaseSegmenter):
     """
 
     def __init__(self, path: str | Path, device: str = "cpu", threads: int = 0, precision: str = "fp32") -> None:
+        files = Sources([Path(path), *beside(Path(path))])
         run, spec = open_engine(Path(path), device, threads, precision)
         super().__init__(spec, ArrayEngine(run, spec.writes))
+        self._files = files
+        self._run = {"device": device, "precision": precision}
+
+    @cached_property
+    def identity(self) -> Mapping[str, Any]:
+        """Digest of the exported files, and how the network is run.
+
+        Raises:
+            InputError: They were changed since they were loaded.
+        """
+        weights = self._files.content
+        if self._files.changed():
+            raise InputError(f"{self._files.files[0]}: was changed while it was loaded. Run the same command again.")
+        return {"weights": weights, **self._run}

@@ -86,14 +86,15 @@ def test_photo_gives_an_indexed_png(cli, checkpoint, tmp_path):
         assert mask.getpalette()[15:18] == [150, 80, 60]  # liver
 
 
-def test_existing_masks_are_kept_when_asked(cli, checkpoint, phantom_root, tmp_path):
+def test_existing_masks_are_kept_when_asked(cli, capsys, checkpoint, phantom_root, tmp_path):
     target = tmp_path / "masks/case0013.npy.h5"
     target.parent.mkdir()
     target.write_text("kept")
     source = phantom_root / "test_vol_h5"
     cli("predict", "--ckpt_path", checkpoint, "--input", source, "--output", target.parent, "--overwrite=false")
     assert target.read_text() == "kept"
-    assert len(list(target.parent.iterdir())) == 4
+    assert len(list(target.parent.glob("[!.]*"))) == 4
+    assert "case0013.npy.h5 was kept without knowing the network" in capsys.readouterr().err
 
 
 def refused(capsys, cli, *arguments):
@@ -124,7 +125,7 @@ def test_a_bad_file_in_a_folder_is_named_and_the_others_have_masks(capsys, cli, 
     assert "error: 1 of 4 images have no mask:" in said.err
     assert "case0014.npy.h5: cannot be read" in said.err
     assert "3 of 4 masks written" in said.out
-    assert sorted(path.name[:8] for path in (tmp_path / "out").iterdir()) == ["case0013", "case0015", "case0016"]
+    assert sorted(path.name[:8] for path in (tmp_path / "out").glob("[!.]*")) == ["case0013", "case0015", "case0016"]
 
 
 def test_bad_images_are_refused(capsys, cli, checkpoint, phantom_root, tmp_path):
@@ -173,7 +174,7 @@ def test_probabilities_are_written_beside_the_mask(cli, checkpoint, phantom_root
     labels = read_mask(Path("masks/case0013.npy.h5")).array[:, 0]
     chosen = np.take_along_axis(probabilities, labels[None].astype(int), axis=0)[0]
     assert (chosen >= probabilities.max(axis=0) - 1e-3).all()
-    assert not [path for path in Path("masks").iterdir() if path.name.startswith(".")]
+    assert [path.name for path in Path("masks").iterdir() if path.name.startswith(".")] == [".mlla_seg"]
 
 
 def test_probabilities_say_where_they_lie(cli, checkpoint, tmp_path):
@@ -195,9 +196,9 @@ def test_a_dicom_folder_and_its_patient_folder_are_predicted(cli, capsys, checkp
         dicom_series(tmp_path / "patient" / name)
     rest = ("--ckpt_path", checkpoint, "--output=masks")
     cli("predict", *rest, "--input", tmp_path / "patient/first", "--format=dicom-seg")
-    assert [path.name for path in Path("masks").iterdir()] == ["first.dcm"]
+    assert [path.name for path in Path("masks").glob("[!.]*")] == ["first.dcm"]
     cli("predict", *rest, "--input", tmp_path / "patient")
-    assert {path.name for path in Path("masks").iterdir()} == {"first.dcm", "first.nii.gz", "second.nii.gz"}
+    assert {path.name for path in Path("masks").glob("[!.]*")} == {"first.dcm", "first.nii.gz", "second.nii.gz"}
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), tmp_path / "patient/first.nii.gz")
     message = refused(capsys, cli, *rest, "--input", tmp_path / "patient")
     assert "first.nii.gz: would be the mask of both" in message
@@ -243,14 +244,14 @@ def test_scenes_become_maps_by_name_or_in_a_folder(cli, checkpoint, tmp_path):
     rest = ("--ckpt_path", checkpoint, "--window=32", "--overlap=0.25")
     cli("predict", *rest, "--input", tmp_path / "scenes/a.tif", "--output=maps/one.tif")
     cli("predict", *rest, "--input", tmp_path / "scenes", "--output=maps", "--cog=true")
-    assert sorted(path.name for path in Path("maps").iterdir()) == ["a.tif", "b.tif", "one.tif"]
+    assert sorted(path.name for path in Path("maps").glob("[!.]*")) == ["a.tif", "b.tif", "one.tif"]
     with rasterio.open("maps/one.tif") as one, rasterio.open("maps/a.tif") as other:
         np.testing.assert_array_equal(one.read(), other.read())
         assert one.transform == PLACE
     (tmp_path / "list.txt").write_text("scenes/b.tif\n\n")
     beside = ("--probabilities=true", "--polygons=geojson", "--blend=cosine")
     cli("predict", *rest, "--input", tmp_path / "list.txt", "--output=listed", *beside)
-    assert sorted(path.name for path in Path("listed").iterdir()) == ["b.geojson", "b.probabilities.tif", "b.tif"]
+    assert sorted(path.name for path in Path("listed").glob("[!.]*")) == ["b.geojson", "b.probabilities.tif", "b.tif"]
 
 
 def test_maps_whose_polygons_fail_are_kept_and_named(capsys, cli, checkpoint, tmp_path, monkeypatch):

@@ -82,9 +82,9 @@ def test_killed_half_way_it_goes_on_and_ends_with_the_same_bytes(tmp_path, capsy
 def test_another_job_starts_anew(tmp_path):
     source = write_scene(tmp_path / "scene.tif", noise(3, 200, 200))
     with pytest.raises(Killed):
-        make_map(Mortal(12), spec_of(3), source, tmp_path / "map.tif", stripe=64, job="a")
+        make_map(Mortal(12), spec_of(3), source, tmp_path / "map.tif", stripe=64, weights="a")
     counting = Mortal(10_000)
-    make_map(counting, spec_of(3), source, tmp_path / "map.tif", stripe=64, job="b")
+    make_map(counting, spec_of(3), source, tmp_path / "map.tif", stripe=64, weights="b")
     fresh = Mortal(10_000)
     make_map(fresh, spec_of(3), source, tmp_path / "fresh.tif", stripe=64)
     assert counting.lives == fresh.lives

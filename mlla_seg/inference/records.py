@@ -1,0 +1,126 @@
+"""Records of how masks were made, in a hidden folder ``.mlla_seg`` beside them.
+
+A record is a small file per mask, ``.mlla_seg/NAME.json``: the job (:mod:`mlla_seg.inference.jobs`), the digest of the
+mask and the sizes of the files beside it. It is written twice: before a mask is made, without the digest, and after. So
+a mask whose making was interrupted is never taken for finished, or for that of another job. Programs that list the
+masks do not see records; masks of other programs have none.
+
+A process holds a lock on the record while it makes a mask, so two processes may share one output folder.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from mlla_seg.atomic import renamed_when_done
+from mlla_seg.data.formats.source_files import digest_of_files
+from mlla_seg.inference.jobs import Job
+from mlla_seg.locks import held
+
+FOLDER = ".mlla_seg"
+
+
+class Found(Enum):
+    """What an existing mask is, compared with what a job would make."""
+
+    ABSENT = "there is none"
+    UNFINISHED = "the same job made it, or was about to, but not all files are there"
+    SAME = "the same job made it"
+    OTHER = "another job made it"
+    UNKNOWN = "it has no record, or was changed since"
+
+
+class Record:
+    """Record of one mask.
+
+    Args:
+        paths: The mask and the files beside it.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+        self.path = paths[0].parent / FOLDER / f"{paths[0].name}.json"
+        self.reasons: list[str] = []
+        """In words, how the job that made an existing mask differs, after :meth:`compare`."""
+
+    def compare(self, job: Job) -> Found:
+        """Return what is known of the mask; reads it, and if need be its sources."""
+        if not self.paths[0].exists():
+            return Found.ABSENT
+        stored = self._stored()
+        finished = "mask" in stored
+        if not stored or (finished and stored["mask"] != digest_of_files(self.paths[:1])):
+            return Found.UNKNOWN
+        sizes = {path.name: path.stat().st_size for path in self.paths[1:] if path.exists()}
+        complete = finished and len(sizes) == len(self.paths) - 1 and sizes.items() <= stored["beside"].items()
+        self.reasons = job.differences(stored["job"], files=complete)
+        if self.reasons:
+            return Found.OTHER
+        return Found.SAME if complete else Found.UNFINISHED
+
+    def made_since(self, moment: float) -> bool:
+        """Return whether the mask was finished, or begun, after a moment in seconds since the epoch."""
+        return bool(self._stored().get("time", 0) > moment)
+
+    @contextmanager
+    def locked(self, wait: bool) -> Iterator[None]:
+        """Keep other processes from making the same mask.
+
+        Args:
+            wait: Wait for another process that makes it, with a note.
+
+        Raises:
+            Held: Another process is making it, and it is not to be waited for.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        mask = self.paths[0]
+        try:
+            with held(
+                self.path,
+                lambda holder: f"{mask}: {holder} is making it.",
+                math.inf if wait else 0,
+                lambda holder: f"note: {mask}: {holder} is making it; waiting for its end.",
+            ):
+                yield
+        finally:
+            with suppress(OSError):  # there are records in it
+                self.path.parent.rmdir()
+
+    @contextmanager
+    def making(self, job: Job) -> Iterator[None]:
+        """Record that the mask is being made by a job, and at the end that it was.
+
+        On an error the earlier record comes back if its mask is still there, and none stays without a mask.
+        """
+        before = self._stored()
+        self._write({"job": job.to_dict()})
+        try:
+            yield
+        except BaseException:
+            if before and before.get("mask") == digest_of_files(self.paths[:1]):
+                self._write(before)
+            elif not self.paths[0].exists():
+                self.path.unlink(missing_ok=True)
+            raise
+        beside = {path.name: path.stat().st_size for path in self.paths[1:]}
+        self._write({"job": job.to_dict(), "mask": digest_of_files(self.paths[:1]), "beside": beside})
+
+    def _stored(self) -> dict[str, Any]:
+        """Return the content; empty if there is none, or it is unreadable."""
+        try:
+            content = json.loads(self.path.read_text())
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) and isinstance(content.get("job"), dict) else {}
+
+    def _write(self, content: dict[str, Any]) -> None:
+        with renamed_when_done(self.path) as temporary:
+            temporary.write_text(json.dumps({"time": time.time(), "process": os.getpid(), **content}))
