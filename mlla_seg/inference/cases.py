@@ -14,6 +14,7 @@ from mlla_seg.data import outputs, resampling
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.slices import View, seen_by_network, slices_at, standardised
 from mlla_seg.finite import require_finite_logits
+from mlla_seg.inference.optimize import need_less_memory
 from mlla_seg.inference.steps import OVERLAP, Engine, case_logits, reader, window_logits
 
 
@@ -24,12 +25,20 @@ class TorchEngine(Engine):
         network: Maps ``(B, C, h, w)`` to ``(B, K, h, w)``.
         device: Device of the network.
         writes: Class that each region writes, None for a network of classes; see :mod:`mlla_seg.data.outputs`.
+        own: Whether nothing else uses the network, so that it may be changed to need less memory.
     """
 
-    def __init__(self, network: nn.Module, device: torch.device | str = "cpu", writes: list[int] | None = None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        device: torch.device | str = "cpu",
+        writes: list[int] | None = None,
+        own: bool = False,
+    ) -> None:
         self.network = network
         self.device = device
         self.writes = writes
+        self.own = own
 
     def volume(self, array: Array) -> Tensor:
         if array.dtype == np.uint16:
@@ -62,6 +71,14 @@ class TorchEngine(Engine):
 
     def join(self, bands: list[Tensor]) -> Tensor:
         return torch.cat(bands, dim=1)
+
+    def stack(self, batches: list[Tensor]) -> Tensor:
+        return torch.cat(batches)
+
+    def spare_memory(self, change: bool) -> bool:
+        if torch.device(self.device).type == "cuda":
+            torch.cuda.empty_cache()
+        return change and self.own and need_less_memory(self.network)
 
     def labels(self, logits: Tensor, axis: int) -> Array:
         return labels_of(logits, axis, self.writes).cpu().numpy()

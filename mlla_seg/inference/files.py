@@ -32,6 +32,7 @@ from mlla_seg.errors import InputError
 from mlla_seg.inference.base import CaseSegmenter
 from mlla_seg.inference.jobs import job_of
 from mlla_seg.inference.kept_masks import KeptMasks
+from mlla_seg.inference.memory import is_out_of_memory, out_of_memory_told
 from mlla_seg.inference.records import Record
 from mlla_seg.inference.scenes import MapOptions, PolygonsFailed, map_files, predict_scene, scene_job
 from mlla_seg.locks import Held
@@ -129,8 +130,8 @@ def segment_files(
                     written += 1
                 except InputError as error:  # continue with the other images
                     problems.append(str(error))
-                except Exception as error:  # such as those of the libraries that read and write the formats
-                    problems.append(f"{files[0]}: {type(error).__name__}: {' '.join(str(error).split())}")
+                except Exception as error:
+                    problems.append(_unexpected(files[0], error))
                 bar.update()
             pending = busy
     note_headers(notes)
@@ -141,6 +142,13 @@ def segment_files(
     lines = [*_counted(problems, images, "have no mask"), *_counted(without_polygons, images, "have no polygons")]
     if lines := [*lines, *kept.problems()]:
         raise InputError("\n".join(lines))
+
+
+def _unexpected(image: Location, error: Exception) -> str:
+    """Return a line on an error that is not one of the input, such as those of libraries for the formats."""
+    if is_out_of_memory(error):
+        return out_of_memory_told(image, error)
+    return f"{image}: {type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _counted(problems: Sequence[str], images: Sequence[tuple[Location, ...]], what: str) -> list[str]:

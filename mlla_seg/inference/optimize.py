@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from mlla_seg.errors import InputError, lookup
-from mlla_seg.inference.optimize_compile import compile_segmenters
+from mlla_seg.inference.optimize_compile import compile_segmenters, run_uncompiled
 from mlla_seg.inference.optimize_strips import in_strips
 
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -55,6 +55,16 @@ def for_inference(
     if torch.device(device).type == "cpu":
         in_strips(network)
     return network if dtype is None else Autocast(network, dtype)
+
+
+def need_less_memory(network: nn.Module) -> bool:
+    """Make a network from :func:`for_inference` compute strip by strip, uncompiled, in place.
+
+    Returns:
+        Whether it did otherwise before.
+    """
+    compiled = run_uncompiled(network)
+    return in_strips(network) or compiled
 
 
 class Autocast(nn.Module):

@@ -47,6 +47,14 @@ def compile_segmenters(network: nn.Module) -> None:
         part.forward = CompiledForward(code, part.forward)
 
 
+def run_uncompiled(network: nn.Module) -> bool:
+    """Undo :func:`compile_segmenters`, in place, and return whether there was anything to undo."""
+    compiled = [module for module in network.modules() if isinstance(vars(module).get("forward"), CompiledForward)]
+    for module in compiled:
+        module.forward = vars(module)["forward"].otherwise
+    return bool(compiled)
+
+
 def require_compiler(option: str) -> None:
     """Raise an InputError if there is no C++ compiler, which an option needs."""
     compiler = os.environ.get("CXX", "g++")

@@ -26,12 +26,19 @@ PIXELS = 4096
 """Pixels per strip. A quarter or four times as many cost a few per cent more time, see benchmarks."""
 
 
-def in_strips(network: nn.Module) -> None:
-    """Make a network compute strip by strip, in place; for evaluation only, outputs are unchanged."""
+def in_strips(network: nn.Module) -> bool:
+    """Make a network compute strip by strip, in place; for evaluation only, outputs are unchanged.
+
+    Returns:
+        Whether a part of it did not do so before.
+    """
+    changed = False
     for module in network.modules():
         for kind, (name, method) in PARTS.items():
-            if isinstance(module, kind):
+            if isinstance(module, kind) and name not in vars(module):
                 setattr(module, name, partial(method, module))
+                changed = True
+    return changed
 
 
 def strips(size: int, step: int) -> Iterator[slice]:

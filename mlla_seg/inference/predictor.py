@@ -60,7 +60,7 @@ class Predictor(CaseSegmenter):
         self.fast = for_inference(network, self.device, precision, compile)  # the one that runs
         self._run = {"device": torch.device(self.device).type, "precision": precision, "compile": compile}
         known = DataSpec.of(spec)
-        super().__init__(known, TorchEngine(self.fast, self.device, known.writes))
+        super().__init__(known, TorchEngine(self.fast, self.device, known.writes, own=True))
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:

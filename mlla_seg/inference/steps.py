@@ -12,6 +12,7 @@ from typing import Any
 
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.slices import View, slices_at, standardised, through_slices
+from mlla_seg.inference.memory import is_out_of_memory, note_once
 from mlla_seg.inference.sliding_window import Read, blended_bands
 
 OVERLAP = 0.5
@@ -20,6 +21,9 @@ OVERLAP = 0.5
 
 class Engine(ABC):
     """A network and the operations around it; images and logits are tensors or arrays, depending on the engine."""
+
+    most: int | None = None
+    """Images at once that fit into memory, after more did not; see :func:`network_logits`."""
 
     @abstractmethod
     def volume(self, array: Array) -> Any:
@@ -54,6 +58,14 @@ class Engine(ABC):
         """Join the logits of row bands, from top to bottom, to ``(K, H, W)``."""
 
     @abstractmethod
+    def stack(self, batches: list[Any]) -> Any:
+        """Join the logits of batches of images to ``(n, K, h, w)``."""
+
+    @abstractmethod
+    def spare_memory(self, change: bool) -> bool:
+        """Free what is cached; if asked, change the network to need less memory, and return whether it was changed."""
+
+    @abstractmethod
     def labels(self, logits: Any, axis: int) -> Array:
         """Return class indices (uint8) from logits; ``axis`` is that of the network's outputs, classes or regions.
 
@@ -64,6 +76,39 @@ class Engine(ABC):
     @abstractmethod
     def probabilities(self, logits: Any, axis: int) -> Array:
         """Convert logits to probabilities of the network's outputs: of classes, which sum to 1, or of regions."""
+
+
+def network_logits(engine: Engine, images: Any) -> Any:
+    """Map images ``(n, C, h, w)`` to logits ``(n, K, h, w)``, as many at once as fit into memory.
+
+    Where memory does not suffice, the number is halved and stays so. If a single image does not fit, the engine may
+    compute in another way. Each of these is said once.
+
+    Raises:
+        MemoryError: A single image does not fit.
+    """
+    size = " x ".join(map(str, images.shape[-2:]))
+    while True:
+        count = min(engine.most or len(images), len(images))
+        try:
+            batches = [engine.run(images[start : start + count]) for start in range(0, len(images), count)]
+            return batches[0] if len(batches) == 1 else engine.stack(batches)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        # Not in the handler, where the traceback holds the memory of the call that failed.
+        if count > 1:
+            if engine.most is None:
+                note_once(
+                    f"note: {count} images of {size} pixels at once do not fit into memory; going on with fewer. "
+                    f"--batch_size {count // 2} avoids this."
+                )
+            engine.most = count // 2
+            engine.spare_memory(False)
+        elif engine.spare_memory(True):
+            note_once(f"note: one image of {size} pixels does not fit into memory; going on strip by strip.")
+        else:
+            raise MemoryError(f"not enough memory for one image of {size} pixels")
 
 
 def window_logits(
@@ -87,7 +132,7 @@ def window_logits(
 
     def run(windows: list[Any]) -> Any:
         images = engine.resize_images(engine.fill_gaps(engine.load(windows)), size or window)
-        return engine.resize_logits(engine.run(images), window)
+        return engine.resize_logits(network_logits(engine, images), window)
 
     return blended_bands(run, engine.put, read, shape, window, **how)
 
@@ -113,7 +158,7 @@ def image_logits(
         images = engine.resize_images(engine.fill_gaps(images), size)
     height, width = images.shape[-2:]
     if patch_size is None or (height <= patch_size[0] and width <= patch_size[1]):
-        return engine.resize_logits(engine.run(engine.fill_gaps(images)), original)
+        return engine.resize_logits(network_logits(engine, engine.fill_gaps(images)), original)
     patch = (min(patch_size[0], height), min(patch_size[1], width))
     blocks = []
     for image in images:

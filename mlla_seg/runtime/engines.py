@@ -77,7 +77,7 @@ def _onnxruntime(path: Path, device: str, threads: int) -> tuple[Run, dict[str, 
         raise InputError(f"This onnxruntime cannot use {device}: pip install onnxruntime-gpu, or use cpu.")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised too
     try:
         session = onnxruntime.InferenceSession(path, options, PROVIDERS[device])
     except Exception as error:  # onnxruntime has its own exception types

@@ -60,6 +60,12 @@ class ArrayEngine(Engine):
     def join(self, bands: list[Array]) -> Array:
         return np.concatenate(bands, axis=1)
 
+    def stack(self, batches: list[Array]) -> Array:
+        return np.concatenate(batches)
+
+    def spare_memory(self, change: bool) -> bool:
+        return False  # an exported network computes in one way
+
     def labels(self, logits: Array, axis: int) -> Array:
         require_finite_logits(logits.max(axis))
         if self.writes is None:
