@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from mlla_seg.data.batches import cases_in_turn, training_batches
 from mlla_seg.data.card_sections import MEDIAN, SPLITS
+from mlla_seg.data.cases import Case
 from mlla_seg.data.class_checks import check_classes
 from mlla_seg.data.dataset import CaseDataset, SliceDataset
 from mlla_seg.data.dataspec import DataSpec
@@ -211,21 +212,21 @@ class SegmentationDataModule(LightningDataModule):
     @cached_property
     def splits(self) -> Splits:
         """Cases found below the root, by split."""
-        cases = self._cases
+        cases = self._found
         note_folds(self.card, self.root, self.fold)
         if self.fold is None:
             return split_cases(self.card, cases)
         return fold_cases(self.card, cases, self.root, self.fold, self.folds)
 
     @cached_property
-    def _cases(self) -> list[Case]:
+    def _found(self) -> list[Case]:
         cases = find_cases(self.card, self.root)
         return [replace(case, test_masks=()) for case in cases] if self.full_labels else cases
 
     @property
     def number_of_folds(self) -> int:
         """Number of folds of the cross-validation."""
-        return number_of_folds(self.root, self.folds, self._cases)
+        return number_of_folds(self.root, self.folds, self._found)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the fold and pseudonyms of the training patients, so that a checkpoint is never scored on them."""

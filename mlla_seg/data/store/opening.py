@@ -105,7 +105,8 @@ class _Store:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         for reason, names in reasons.items():
-            count = f"{len(names)} cases of {self.card.name} are" if len(names) > 1 else f"1 case of {self.card.name} is"
+            count = f"{len(names)} cases" if len(names) > 1 else "1 case"
+            count += f" of {self.card.name} {'are' if len(names) > 1 else 'is'}"
             note(f"note: {count} built again, as {reason}, such as {min(names)}")
         time.sleep(TICK)
         if problems:
