@@ -20,6 +20,8 @@ from mlla_seg.data.store.case import KINDS
 from mlla_seg.data.store.entry import VERSION, Entry, Sources, Stored, checksum_of, stamps_of, write_entry
 from mlla_seg.disk_space import reserved_array
 
+FULL = "Free some space, then run the same command again; cases that are stored stay."
+
 
 def how_read(card: Card) -> str:
     """Return a digest of everything in a card that decides which arrays a case becomes."""
@@ -45,7 +47,7 @@ def build_case(card: Card, case: Case, folder: Path, reading: str, sources: Sour
     Raises:
         InputError: The case cannot be used, or the disk is full.
     """
-    with unfinished_folder(folder / case.name) as unfinished:
+    with unfinished_folder(folder / case.name, FULL) as unfinished:
         temporary = {kind: unfinished / f"{kind}.npy" for kind in KINDS}
         with open_case(card, case) as source:
             image = reserved_array(temporary["image"], source.dtype, source.shape)
