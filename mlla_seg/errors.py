@@ -40,6 +40,15 @@ def about(what: object) -> Iterator[None]:
         raise InputError(f"{what}: {error}") from error
 
 
+@contextmanager
+def followed_by(advice: str) -> Iterator[None]:
+    """Append what to do next to the message of an :class:`InputError`."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{error} {advice}") from error
+
+
 def lookup(table: Mapping[str, Value], name: str, kind: str) -> Value:
     """Return ``table[name]``, or raise an error that lists similar and known names.
 

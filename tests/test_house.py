@@ -18,7 +18,7 @@ from mlla_seg.cli import COMMANDS
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     {"errors", "progress", "_version"},
-    {"disk_space", "locks"},
+    {"disk_space", "locks", "checksums"},
     {"atomic", "finite"},
     {"data"},
     {"models", "evaluation"},

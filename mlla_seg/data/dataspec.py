@@ -12,17 +12,11 @@ from typing import Any
 
 from mlla_seg.data.formats.bands import Wanted
 from mlla_seg.data.formats.classes import ClassInfo, Code, class_colour
-from mlla_seg.data.formats.gaps import RULES, Gaps
-from mlla_seg.data.formats.planes import ACQUIRED, PLANES
+from mlla_seg.data.formats.gaps import Gaps
 from mlla_seg.data.regions import Region, plain_regions, read_regions
 from mlla_seg.data.slices import RESCALE, View
-from mlla_seg.errors import InputError, lookup
-
-OTHER_KEYS = ("spec_version", "window", "ignore_index")
-"""Further keys of plain dicts: the version, and two of version 1, the second of which was never used."""
-VERSION = 2
-"""Version of the plain dict. Version 1 (mlla_seg 0.1) has no number and names the patch size ``window``."""
-
+from mlla_seg.data.spec_rules import VERSION, require_normalisation, require_same_shape, require_valid
+from mlla_seg.errors import InputError
 
 Window = tuple[float, float]
 OWN = "own mean and standard deviation of each"
@@ -91,8 +85,7 @@ class Normalisation:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], where: str = "spec") -> Normalisation:
         """Read the output of :meth:`to_dict`."""
-        for key in content:
-            lookup({entry.name: None for entry in fields(cls)}, key, f"key of normalisation in {where}:")
+        require_normalisation(content, where)
         return cls(**{key: _tuple(value) for key, value in content.items()})
 
     def to_dict(self) -> dict[str, Any]:
@@ -181,6 +174,14 @@ class DataSpec:
         """Input channels of the network, including those of neighbouring slices."""
         return len(self.channels) * (2 * self.context + 1)
 
+    def require_network(self, network: tuple[int | None, int | None], where: object) -> None:
+        """Check the spec against the input channels and outputs of a network; None where they are not known.
+
+        Raises:
+            InputError: The numbers differ.
+        """
+        require_same_shape(self.output_names, self.in_channels, network, where)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain types for files, as read by :meth:`from_dict`."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
@@ -203,33 +204,11 @@ class DataSpec:
             where: File name for messages.
 
         Raises:
-            InputError: A key is missing or unknown, or the spec was written by a newer version.
+            InputError: The spec breaks a rule of :mod:`mlla_seg.data.spec_rules`, or of regions.
         """
-        if content.get("spec_version", 1) > VERSION:
-            raise InputError(
-                f"{where}: was written by a newer version of mlla_seg (spec_version {content['spec_version']}, this "
-                f"one reads up to {VERSION}). Install a newer mlla_seg."
-            )
-        for key in content:
-            lookup(dict.fromkeys(KEYS), key, f"key in {where}:")
-        missing = [key for key in ("channels", "classes") if not content.get(key)]
-        if missing:
-            raise InputError(
-                f"{where}: lacks {' and '.join(missing)}. Give at least the names of channels and classes, such as "
-                '{"channels": ["CT"], "classes": ["background", "liver"]}.'
-            )
-        for key in ("channels", "classes"):
-            if not isinstance(content[key], (list, tuple)):
-                raise InputError(f"{where}: {key} is {content[key]!r}, expected a list.")
-        if not all(isinstance(name, str) for name in content["channels"]):
-            raise InputError(f"{where}: channels is {content['channels']!r}, expected a list of names.")
-        classes = tuple(_class_info(entry, k, where) for k, entry in enumerate(content["classes"]))
+        require_valid(content, where)
+        classes = tuple(_class_info(entry, k) for k, entry in enumerate(content["classes"]))
         values = {**content, "patch_size": content.get("patch_size", content.get("window"))}
-        if (size := values["patch_size"]) is not None and (not isinstance(size, (list, tuple)) or len(size) != 2):
-            raise InputError(f"{where}: patch_size is {size!r}, expected [height, width].")
-        lookup(dict.fromkeys((*PLANES, ACQUIRED)), content.get("plane", "axial"), f"plane in {where}:")
-        if content.get("nodata_rule") is not None:
-            lookup(dict.fromkeys(RULES), content["nodata_rule"], f"nodata_rule in {where}:")
         values["background"] = content["background"] if "background" in content else _background(classes)
         values |= {
             "classes": classes,
@@ -244,29 +223,12 @@ class DataSpec:
         return spec if isinstance(spec, DataSpec) else cls.from_dict(spec)
 
 
-KEYS = (*(entry.name for entry in fields(DataSpec)), *OTHER_KEYS)
-"""Keys of the plain dict of a spec, in this version and the last."""
-
-
-def _class_info(entry: Any, index: int, where: str) -> ClassInfo:
+def _class_info(entry: Any, index: int) -> ClassInfo:
     given: Mapping[str, Any] = {"name": entry} if isinstance(entry, str) else entry
-    if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
-        raise InputError(f"{where}: class {index} has no name, found {entry!r}.")
-    colour = given.get("colour") or class_colour(index)
-    if not isinstance(colour, (list, tuple)) or len(colour) != 3:
-        raise InputError(f"{where}: the colour of {given['name']} is {colour!r}, expected [red, green, blue].")
-    red, green, blue = colour
-    return ClassInfo(given["name"], (red, green, blue), given.get("id", index), _code(given, where))
-
-
-def _code(given: Mapping[str, Any], where: str) -> Code | None:
+    red, green, blue = given.get("colour") or class_colour(index)
     code = given.get("code")
-    if code is None:
-        return None
-    keys = {"value", "meaning", "scheme"}
-    if not isinstance(code, Mapping) or not {"value", "meaning"} <= set(code) <= keys:
-        raise InputError(f"{where}: the code of {given['name']} is {code!r}, expected {{value: ..., meaning: ...}}.")
-    return Code(**{key: str(value) for key, value in code.items()})
+    known = Code(**{key: str(value) for key, value in code.items()}) if code is not None else None
+    return ClassInfo(given["name"], (red, green, blue), given.get("id", index), known)
 
 
 def _regions(
@@ -274,9 +236,9 @@ def _regions(
 ) -> tuple[Region, ...]:
     ids = {entry.id: k for k, entry in enumerate(classes)}
     try:
-        return read_regions(content.get("regions", ()), ids, [entry.name for entry in classes], background)
+        return read_regions(content.get("regions") or (), ids, [entry.name for entry in classes], background)
     except InputError as error:
-        raise InputError(f"{where}: {error}") from error
+        raise InputError(f"{where}: {' '.join(str(error).split())}") from error  # names may hold line breaks
 
 
 def _background(classes: Sequence[ClassInfo]) -> int | None:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mlla_seg.data.rules import shown, text
 from mlla_seg.errors import InputError
 
 BACKGROUND = 0
@@ -67,15 +68,18 @@ def read_regions(
         InputError: A region is empty or holds an unknown value, or labels could not be written back.
     """
     keys = {"name", "ids", "writes"}
-    if not isinstance(given, (list, tuple)) or not all(isinstance(one, Mapping) and set(one) == keys for one in given):
-        raise InputError(f"regions is {given!r}, expected a list of mappings with the keys name, ids and writes.")
+    if not isinstance(given, (list, tuple)) or not all(
+        isinstance(one, Mapping) and set(one) == keys and text(one["name"]) for one in given
+    ):
+        raise InputError(f"regions is {shown(given)}, expected a list of mappings with the keys name, ids and writes.")
     if given and background != BACKGROUND:
         raise InputError(f"with regions the first class must be the background, found {names[0]}.")
     for i, one in enumerate(given):
         for other in given[:i]:
             if one["name"] == other["name"] or one["writes"] == other["writes"]:
                 raise InputError(
-                    f"regions_class_order: {other['name']} writes {other['writes']} and {one['name']} {one['writes']}; "
+                    f"regions_class_order: {other['name']} writes {shown(other['writes'])} and {one['name']} "
+                    f"{shown(one['writes'])}; "
                     "each region needs a name and a value of its own."
                 )
     found = [_region(one["name"], one["ids"], one["writes"], ids, names) for one in given]
@@ -90,17 +94,19 @@ def read_regions(
 
 def _region(name: str, values: Any, writes: Any, ids: Mapping[int, int], names: Sequence[str]) -> Region:
     if not values or not isinstance(values, (list, tuple)):
-        raise InputError(f"the region {name} is {values!r}, expected a list of mask values.")
+        raise InputError(f"the region {name} is {shown(values)}, expected a list of mask values.")
     for value in values:
         if value not in [*ids] or ids[value] == BACKGROUND:  # a list, as value may be of any type
             known = ", ".join(f"{known} {names[k]}" for known, k in ids.items() if k != BACKGROUND)
-            raise InputError(f"the region {name} holds {value!r}; the mask values of classes are {known}.")
+            raise InputError(f"the region {name} holds {shown(value)}; the mask values of classes are {known}.")
     classes = {ids[value] for value in values}
     for value, k in ids.items():
         if k in classes and value not in values:
             raise InputError(f"the region {name} lacks {value}, a mask value of {names[k]}, of which it holds another.")
     if writes not in values:
-        raise InputError(f"regions_class_order: the region {name} writes {writes!r}, but holds {list(values)}.")
+        raise InputError(
+            f"regions_class_order: the region {name} writes {shown(writes)}, but holds {shown(list(values))}."
+        )
     return Region(name, tuple(sorted(classes)), ids[writes])
 
 

@@ -18,13 +18,14 @@ from typing import Any, Literal, TypeAlias
 from mlla_seg.errors import InputError, lookup
 from mlla_seg.export.bundle import write_bundle
 from mlla_seg.export.deepness import write_deepness
-from mlla_seg.export.exportable import OUTPUTS, Job
+from mlla_seg.export.exportable import Job
 from mlla_seg.export.folder import write_safetensors
 from mlla_seg.export.onnx import LOWEST_OPSET, highest_opset, write_onnx
 from mlla_seg.export.openvino import write_openvino
 from mlla_seg.export.parity import Engine, compare
 from mlla_seg.export.programs import write_aoti, write_torch_export, write_torchscript
 from mlla_seg.models.checkpoint import is_averaged, load_network
+from mlla_seg.runtime.engines import OUTPUTS
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,6 @@ from mlla_seg.data.outputs import labels, probabilities
 from mlla_seg.inference.optimize import fold_batch_norms
 from mlla_seg.models.segmenter import Segmenter
 
-OUTPUTS = ("logits", "probabilities", "labels")
-"""Outputs of an exported network: logits or probabilities ``(B, K, H, W)`` float32, or labels ``(B, H, W)`` uint8, the
-indices of classes, also of a network of K regions."""
-
 
 @dataclass(frozen=True)
 class Job:
@@ -25,7 +21,7 @@ class Job:
     Args:
         network: Segmenter or ensemble; maps ``(B, C, H, W)`` in raw units to logits ``(B, K, H, W)``.
         spec: Description of its data.
-        outputs: A name in ``OUTPUTS``.
+        outputs: A name in :data:`mlla_seg.runtime.engines.OUTPUTS`.
         precision: ``float32``, ``float16`` or ``int8``; inputs and outputs are float32 in all of them.
         opset: ONNX opset version.
         calibration: Image, folder or list of images, to calibrate int8 quantisation.
@@ -60,7 +56,7 @@ class Exportable(nn.Module):
 
     Args:
         network: Maps ``(B, C, H, W)`` in raw units to logits ``(B, K, H, W)``.
-        outputs: A name in ``OUTPUTS``.
+        outputs: A name in :data:`mlla_seg.runtime.engines.OUTPUTS`.
         precision: ``float32`` or ``float16``.
         writes: Class that each region writes, None for a network of classes; see :mod:`mlla_seg.data.outputs`.
     """

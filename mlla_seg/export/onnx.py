@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mlla_seg.checksums import seal
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.export.exportable import Exportable, Job
 from mlla_seg.export.parity import Engine
@@ -48,6 +49,7 @@ def _int8(job: Job, program: Any, path: Path) -> Engine:
         original = Path(folder) / "float32.onnx"
         save(program, original, job.facts)
         images = quantise(job, original, path)
+    seal(path)
     return replace(checked(path), images=images[:4])
 
 
@@ -78,7 +80,9 @@ def save(program: Any, path: Path, facts: dict[str, str]) -> None:
     for node in program.model.graph.all_nodes():  # source lines with paths of this machine
         node.metadata_props.clear()
     bytes_of_weights = sum(value.const_value.nbytes for value in program.model.graph.initializers.values())
-    program.save(path, external_data=bytes_of_weights > IN_FILE)
+    apart = bytes_of_weights > IN_FILE
+    program.save(path, external_data=apart)
+    seal(path, *([path.with_name(f"{path.name}.data")] if apart else []))
 
 
 def checked(path: Path) -> Engine:

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from mlla_seg.checksums import seal
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.export.exportable import Exportable, Job
 from mlla_seg.export.onnx import onnx_program, save
@@ -27,6 +28,7 @@ def write_openvino(job: Job, path: Path) -> Engine:
         for key, value in job.facts.items():
             model.set_rt_info(value, [RT_INFO, key])
         openvino.save_model(model, path, compress_to_fp16=job.precision == "float16")
+        seal(path, path.with_suffix(".bin"))
     # By default OpenVINO computes in bfloat16 on CPUs that support it.
     exact = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = openvino.Core().compile_model(path, "CPU", exact)

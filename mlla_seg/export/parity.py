@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mlla_seg.checksums import sums_of
 from mlla_seg.data import outputs
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.export.exportable import Job, example_image
@@ -101,8 +102,10 @@ class Report:
         return "\n".join(lines)
 
     def save(self, path: Path) -> None:
-        """Write the comparison as JSON."""
-        path.write_text(json.dumps({**asdict(self), "torch": torch.__version__}, indent=2) + "\n")
+        """Write the comparison as JSON, with the checksums of all files in the folder."""
+        files = sums_of(sorted(file for file in path.parent.rglob("*") if file.is_file()), path.parent)
+        content = {**asdict(self), "torch": torch.__version__, "files": files}
+        path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def compare(job: Job, engine: Engine, path: Path, checkpoints: Sequence[str], averaged: bool = False) -> Report:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
 
 import torch
 from torch import Tensor, nn
 
 from mlla_seg._version import __version__
+from mlla_seg.checksums import require_intact_archive
 from mlla_seg.data.dataspec import DataSpec
-from mlla_seg.errors import InputError
+from mlla_seg.errors import InputError, followed_by
 from mlla_seg.finite import LOWER_RATE, require_finite_weights
 from mlla_seg.models import create_model
+from mlla_seg.models.arguments import building, require_arguments
 from mlla_seg.models.ensemble import Ensemble, Flips
 from mlla_seg.models.hub import BEFORE_0_2
 from mlla_seg.models.segmenter import Segmenter
 
+NETWORK = ("encoder", "decoder", "drop_path_rate", "decoder_depths", "mixer", "norm_outputs", "block")
+"""Hyper-parameters that rebuild the network, besides the spec."""
+ANOTHER = "The file is damaged or was changed: copy it again, or use another checkpoint."
 CHECKPOINT_KEY = "mlla_seg_version"
 """Checkpoint key that marks files written by this program."""
 SHARED_BY_MEMBERS = ("channels", "plane", "context", "resize", "patch_size", "spacing_mm", "array_units", "regions")
@@ -41,8 +44,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             "runs/<name>/version_<n>/checkpoints."
         )
     try:
-        status = path.stat()
-        _require_intact(path, status.st_size, status.st_mtime_ns)
+        require_intact_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except InputError:
         raise
@@ -50,39 +52,31 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read as a checkpoint. Is it a complete .ckpt of fit?") from error
     if not isinstance(content, dict) or CHECKPOINT_KEY not in content:
         raise InputError(f"{path}: is not a checkpoint of mlla_seg. Load other weights with mlla_seg.load_pretrained.")
-    content["hyper_parameters"] = {**BEFORE_0_2, **content["hyper_parameters"]}
+    saved, weights = content.get("hyper_parameters"), content.get("state_dict")
+    if not isinstance(saved, dict) or not isinstance(weights, dict) or not isinstance(saved.get("spec"), Mapping):
+        raise InputError(f"{path}: lacks its weights, options or spec. {ANOTHER}")
+    content["hyper_parameters"] = {**BEFORE_0_2, **saved}
+    with followed_by(ANOTHER):
+        if missing := [key for key in NETWORK if key not in content["hyper_parameters"]]:
+            raise InputError(f"{path}: its options lack {', '.join(missing)}.")
+        DataSpec.from_dict(saved["spec"], str(path))
+        require_arguments("create_model", {key: content["hyper_parameters"][key] for key in NETWORK}, str(path))
     return content
 
 
-@lru_cache
-def _require_intact(path: Path, size: int, changed_ns: int) -> None:
-    """Check the checksums that torch stores with every tensor, and does not check itself; once per process and file.
+def build_network(hparams: Mapping[str, Any]) -> Segmenter:
+    """Build the network described by the hyper-parameters of ``SegmentationModule`` or its checkpoint.
 
     Raises:
-        InputError: A checksum differs.
+        InputError: See ``create_model``.
     """
-    with ZipFile(path) as file:
-        if part := file.testzip():
-            raise InputError(
-                f"{path}: is damaged: the checksum of {part} is wrong. Copy it again, or use another checkpoint."
-            )
-
-
-def build_network(hparams: Mapping[str, Any]) -> Segmenter:
-    """Build the network described by the hyper-parameters of ``SegmentationModule`` or its checkpoint."""
     spec = DataSpec.of(hparams["spec"])
     network = create_model(
-        hparams["encoder"],
-        hparams["decoder"],
         num_classes=len(spec.output_names),
         in_channels=spec.in_channels,
         normalisation=spec.normalisation.for_network(spec.context),
-        drop_path_rate=hparams["drop_path_rate"],
-        decoder_depths=hparams["decoder_depths"],
-        mixer=hparams["mixer"],
         frame=spec.patch_size,
-        norm_outputs=hparams["norm_outputs"],
-        block=hparams["block"],
+        **{key: hparams[key] for key in NETWORK},
     )
     network.spec = spec
     return network
@@ -99,7 +93,8 @@ def load_segmenter(path: str | Path) -> Segmenter:
         require_finite_weights(path, segmenter.state_dict(), USE_ANOTHER)
         return segmenter.eval()
     content = read_checkpoint(path)
-    network = build_network(content["hyper_parameters"])
+    with followed_by(ANOTHER), building(str(path)):
+        network = build_network(content["hyper_parameters"])
     network.load_state_dict(fitting_weights(path, content, network))
     return network.eval()
 
@@ -178,7 +173,11 @@ def fitting_weights(path: str | Path, content: Mapping[str, Any], network: nn.Mo
         InputError: Names or shapes differ from the network's, or weights are NaN or infinite.
     """
     prefix = "network."
-    weights = {key[len(prefix) :]: value for key, value in content["state_dict"].items() if key.startswith(prefix)}
+    weights = {
+        key[len(prefix) :]: value
+        for key, value in content["state_dict"].items()
+        if isinstance(key, str) and key.startswith(prefix) and isinstance(value, Tensor)
+    }
     ours = network.state_dict()
     differing = sorted(
         name
@@ -186,10 +185,14 @@ def fitting_weights(path: str | Path, content: Mapping[str, Any], network: nn.Mo
         if name not in ours or name not in weights or ours[name].shape != weights[name].shape
     )
     if differing:
+        name = differing[0]
+        found, expected = (
+            " x ".join(map(str, part[name].shape)) if name in part else "absent" for part in (weights, ours)
+        )
         raise InputError(
-            f"{path}: {len(differing)} of its weights do not fit this network, such as {differing[0]}. "
-            f"It was written by mlla_seg {content[CHECKPOINT_KEY]}, this is {__version__}: use that version, or train "
-            "again."
+            f"{path}: {len(differing)} of its weights do not fit this network, such as {name}, which is {found} and "
+            f"should be {expected}. It was written by mlla_seg {content[CHECKPOINT_KEY]}, this is {__version__}: use "
+            "that version, or train again."
         )
     require_finite_weights(path, weights, USE_ANOTHER)
     return weights

@@ -17,11 +17,16 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, PyTorchModelHu
 from torch import Tensor, nn, random
 
 from mlla_seg._version import __version__
+from mlla_seg.checksums import with_checksums
 from mlla_seg.data.dataspec import DataSpec, Normalisation
-from mlla_seg.errors import InputError, lookup
+from mlla_seg.errors import InputError, followed_by
+from mlla_seg.models.arguments import building, require_arguments
 from mlla_seg.models.weights import read_state_dict
 
 WEIGHTS = "model.safetensors"
+ANOTHER = (
+    f"The folder is damaged, was changed, or needs another mlla_seg than {__version__}: copy or download it again."
+)
 CARD_MARK = "<!-- Written by mlla_seg, and again at each save unless this line is removed. -->"
 BUILDERS: dict[str, Callable[..., nn.Module]] = {}
 """Functions that build networks, by name; filled in by :mod:`mlla_seg.models`, which knows all parts."""
@@ -86,6 +91,8 @@ class HubMixin(PyTorchModelHubMixin, library_name="mlla_seg"):
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder, prefix=".unfinished.") as unfinished:
             super().save_pretrained(unfinished, config=config_json, model_card_kwargs=dict(card))
+            complete = with_checksums(config_json, Path(unfinished), WEIGHTS)
+            (Path(unfinished) / "config.json").write_text(json.dumps(complete, indent=2), "utf-8")
             for path in sorted(Path(unfinished).iterdir()):
                 target = folder / path.name
                 edited = target.suffix == ".md" and target.exists() and CARD_MARK not in target.read_text("utf-8")
@@ -147,21 +154,23 @@ class HubMixin(PyTorchModelHubMixin, library_name="mlla_seg"):
     def _from_pretrained(  # type: ignore[override]  # passes download options through
         cls, *, model_id: str, config: dict[str, Any] | None = None, map_location: str = "cpu", **download: Any
     ) -> nn.Module:
-        if not config or not {"build", "arguments"} <= set(config):
+        if not isinstance(config, dict) or not {"build", "arguments"} <= set(config):
             raise InputError(f"{model_id}: has no config.json written by save_pretrained of mlla_seg.")
-        try:
-            network = _build(config)
-        except TypeError as error:  # an argument from another version
-            raise InputError(
-                f"{model_id}: mlla_seg {__version__} cannot build the network of config.json: {error}."
-            ) from error
+        where = f"{model_id}/config.json"
+        with followed_by(ANOTHER):
+            spec = DataSpec.from_dict(config["spec"], where) if config.get("spec") else None
+            with building(where):
+                require_arguments(config["build"], config["arguments"], where)
+                network = _build(config)
+            if spec is not None:
+                spec.require_network((network.in_channels, network.num_classes), where)
         folder = Path(model_id)
         path = folder / WEIGHTS if folder.is_dir() else hf_hub_download(model_id, WEIGHTS, **download)
         weights, _ = read_state_dict(path)
         if misfit := _misfit(weights, network.state_dict()):
             raise InputError(f"{model_id}: {WEIGHTS} does not fit the network of config.json: {misfit}.")
         network.load_state_dict(weights, strict=True)
-        network.spec = DataSpec.from_dict(config["spec"], model_id) if config.get("spec") else None
+        network.spec = spec
         return network.to(map_location).eval()
 
     def generate_model_card(self, metrics: Mapping[str, float] | None = None, dataset: str | None = None) -> ModelCard:
@@ -173,7 +182,7 @@ class HubMixin(PyTorchModelHubMixin, library_name="mlla_seg"):
 
 def _build(config: Mapping[str, Any]) -> Any:
     """Build the network of a config.json, with random weights."""
-    build = lookup(BUILDERS, config["build"], "builder of networks")
+    build = BUILDERS[config["build"]]
     unsaid: dict[str, Any] = {}
     if config["build"] == "create_model":
         unsaid = {**BEFORE_0_2, "frame": (config.get("spec") or {}).get("window")}  # 0.1 had it in the spec only

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mlla_seg.checksums import require_intact_archive, require_intact_folder
 from mlla_seg.errors import InputError
 from mlla_seg.models.foreign import find_foreign, names_in
 
@@ -119,9 +120,13 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], str]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
+            require_intact_folder(path.parent)
             return load_file(path), ""
+        require_intact_archive(path)
         with torch.serialization.safe_globals([argparse.Namespace]):  # options in timm checkpoints; plain data
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except Exception as error:  # its text may be a bare number, or advise executing the code
         stored = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"its {stored[1]} would execute code" if stored else "it is damaged or not a weights file"

@@ -11,17 +11,28 @@ from typing import Any
 
 import numpy as np
 
-from mlla_seg.data.dataspec import KEYS, DataSpec
+from mlla_seg.checksums import require_sealed
+from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.formats.picture import Array
-from mlla_seg.errors import InputError, lookup, program
+from mlla_seg.data.rules import Rule, one_of, require
+from mlla_seg.data.spec_rules import SPEC
+from mlla_seg.errors import InputError, followed_by, lookup, program
 
 Run = Callable[[Array], Array]
 """Maps images ``(B, C, H, W)`` float32 in raw units to the output of the file."""
+
+Shape = tuple[int | None, int | None]
+"""Channels of the input and of the output; None where the file does not fix them."""
 
 PROVIDERS = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider"]}
 """onnxruntime providers by device."""
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 """OpenVINO precision hints by precision."""
+OUTPUTS = ("logits", "probabilities", "labels")
+"""Outputs of an exported network: logits or probabilities ``(B, K, H, W)`` float32, or labels ``(B, H, W)`` uint8, the
+indices of classes, also of a network of K regions."""
+FACTS = {"outputs": Rule(one_of(OUTPUTS), f"one of {', '.join(OUTPUTS)}")}
+"""Rules of the metadata besides the spec."""
 
 
 def open_engine(path: Path, device: str = "cpu", threads: int = 0, precision: str = "fp32") -> tuple[Run, DataSpec]:
@@ -44,21 +55,25 @@ def open_engine(path: Path, device: str = "cpu", threads: int = 0, precision: st
     if not path.is_file():
         known = "openvino" if path.suffix == ".xml" else "onnx"
         raise InputError(f"{path}: no such file. {program()} export --format {known} writes one.")
+    require_sealed(path)
     if path.suffix == ".xml":
         if device != "cpu":
             raise InputError(f"{path}: OpenVINO is supported only on cpu; for cuda, export an ONNX.")
-        run, content = _openvino(path, threads, precision)
+        run, content, shape = _openvino(path, threads, precision)
     else:
         if precision != "fp32":
             raise InputError(f"{path}: ONNX precision is fixed at export; for bf16, export with --format openvino.")
-        run, content = _onnxruntime(path, device, threads)
+        run, content, shape = _onnxruntime(path, device, threads)
     if "mlla_seg_version" not in content:
         raise InputError(f"{path}: was not written by {program()} export: its classes are missing.")
     facts = {}
     for key, value in content.items():
-        with suppress(json.JSONDecodeError):  # metadata added by other programs
+        with suppress(ValueError, RecursionError):  # metadata added by other programs
             facts[key] = json.loads(value)
-    spec = DataSpec.from_dict({key: value for key, value in facts.items() if key in KEYS}, str(path))
+    with followed_by("The file is damaged or was changed: export it again."):
+        spec = DataSpec.from_dict({key: value for key, value in facts.items() if key in SPEC}, str(path))
+        require({"outputs": facts.get("outputs")}, FACTS, str(path))
+        spec.require_network(shape if facts["outputs"] != "labels" else (shape[0], None), path)
     return _logits_of(run, facts["outputs"], bool(spec.regions), path), spec
 
 
@@ -68,7 +83,7 @@ def beside(path: Path) -> list[Path]:
     return [file for file in found if file.is_file()]
 
 
-def _onnxruntime(path: Path, device: str, threads: int) -> tuple[Run, dict[str, str]]:
+def _onnxruntime(path: Path, device: str, threads: int) -> tuple[Run, dict[str, str], Shape]:
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
@@ -82,11 +97,18 @@ def _onnxruntime(path: Path, device: str, threads: int) -> tuple[Run, dict[str, 
         session = onnxruntime.InferenceSession(path, options, PROVIDERS[device])
     except Exception as error:  # onnxruntime has its own exception types
         raise InputError(f"{path}: cannot be loaded as ONNX. Is it complete? Export it again.") from error
-    name = session.get_inputs()[0].name
-    return lambda images: session.run(None, {name: images})[0], session.get_modelmeta().custom_metadata_map
+    (given, *_), (wanted, *_) = session.get_inputs(), session.get_outputs()
+    shape = _channels(given.shape), _channels(wanted.shape)
+    about = session.get_modelmeta().custom_metadata_map
+    return lambda images: session.run(None, {given.name: images})[0], about, shape
 
 
-def _openvino(path: Path, threads: int, precision: str) -> tuple[Run, dict[str, str]]:
+def _channels(shape: Any) -> int | None:
+    """Return the number of channels in the shape of an input or output; None if it is not fixed."""
+    return shape[1] if len(shape) == 4 and isinstance(shape[1], int) else None
+
+
+def _openvino(path: Path, threads: int, precision: str) -> tuple[Run, dict[str, str], Shape]:
     hints: dict[str, Any] = {"INFERENCE_PRECISION_HINT": HINTS[precision]}
     if threads:
         hints["INFERENCE_NUM_THREADS"] = threads
@@ -96,7 +118,9 @@ def _openvino(path: Path, threads: int, precision: str) -> tuple[Run, dict[str, 
     except RuntimeError as error:
         raise InputError(f"{path}: cannot be loaded by OpenVINO. Is its .bin beside it? Export it again.") from error
     content = model.get_rt_info("mlla_seg").value if model.has_rt_info("mlla_seg") else {}
-    return lambda images: compiled(images)[0], content
+    sides = (model.inputs[0].partial_shape, model.outputs[0].partial_shape)
+    given, wanted = (_channels([n.get_length() if n.is_static else None for n in side]) for side in sides)
+    return lambda images: compiled(images)[0], content, (given, wanted)
 
 
 @cache

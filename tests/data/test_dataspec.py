@@ -208,7 +208,7 @@ def test_nothing_of_a_spec_can_be_changed(part):
         ({"channels": [1]}, "expected a list of names"),
         ({"classes": "ab"}, "classes is 'ab', expected a list"),
         ({"classes": [3]}, "class 0 has no name, found 3"),
-        ({"classes": [{"name": "a", "colour": 3}]}, "the colour of a is 3, expected [red, green, blue]"),
+        ({"classes": [{"name": "a", "colour": 3}]}, "colour of class 0 is 3, expected [red, green, blue]"),
         ({"normalisation": {"meen": 1}}, "Unknown key of normalisation in here: 'meen'. Did you mean mean?"),
         ({"plane": "axal"}, "Unknown plane in here: 'axal'. Did you mean axial?"),
         ({"patch_size": 64}, "patch_size is 64, expected [height, width]"),
