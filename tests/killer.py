@@ -1,7 +1,8 @@
-"""A Lightning callback, given on the command line, that sends its process a signal once, at a point of the training."""
+"""Lightning callbacks, given on the command line, that send a signal at a point of the training."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 
@@ -27,3 +28,16 @@ class Kill(Callback):
         if reached and not trainer.sanity_checking and not self.sent:
             self.sent = True
             os.kill(os.getpid(), signal.Signals[self.name])
+
+
+class KillWorkers(Callback):
+    """Kill the loader processes when training has made some steps."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        if trainer.global_step == self.step:
+            for process in multiprocessing.active_children():
+                if process.pid:
+                    os.kill(process.pid, signal.SIGKILL)

@@ -17,7 +17,6 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins import CheckpointIO, LayerSync
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mlla_seg._version import __version__
 from mlla_seg.data.datamodule import SegmentationDataModule, position
@@ -30,6 +29,7 @@ from mlla_seg.models.checkpoint import fitting_weights, load_members, read_check
 from mlla_seg.training.checkpoints import BestCheckpoint, LastCheckpoint
 from mlla_seg.training.curve import RunLogger
 from mlla_seg.training.distributed import convert_batch_norm
+from mlla_seg.training.failures import one_line, told_in_a_line
 from mlla_seg.training.module import SegmentationModule
 from mlla_seg.training.resume import (
     RUNS,
@@ -189,6 +189,8 @@ class SegmentationCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self.config_init[self.subcommand]["trainer"]
+        if config.get("accumulate_grad_batches") == 0:  # Lightning divides by it
+            raise InputError("--trainer.accumulate_grad_batches must be 1 or more, got 0.")
         callbacks = [*(config.get("callbacks") or [])]
         if self.subcommand == "fit":
             callbacks += self._checkpointing()
@@ -204,8 +206,10 @@ class SegmentationCLI(LightningCLI):
             kwargs["logger"] = RunLogger(RUNS, name=self.datamodule.card.name, version=self.version)
         try:
             return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs)
-        except MisconfigurationException as error:  # such as a missing GPU
-            raise InputError(" ".join(str(error).split())) from error
+        except InputError:
+            raise
+        except Exception as error:  # Lightning refuses options, such as a missing GPU, with errors of many types
+            raise InputError(one_line(error)) from error
 
     def _checkpointing(self) -> list[ModelCheckpoint]:
         """Return callbacks that save the best epoch, if there is a validation split, and the latest state.
@@ -220,6 +224,11 @@ class SegmentationCLI(LightningCLI):
             for callback in callbacks:
                 callback.dirpath = str(Path(self.config[self.subcommand].ckpt_path).parent)
         return callbacks
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        config = self.config[self.subcommand]
+        with told_in_a_line({**config.data, **config.model}):
+            super()._run_subcommand(subcommand)
 
     def after_fit(self) -> None:
         folder = Path(self.trainer.log_dir or ".")  # log_dir is a collective call: every process must make it
