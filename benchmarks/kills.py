@@ -81,19 +81,22 @@ def tensors(path: Path) -> dict[str, Any]:
     return {key: plain(content[key]) for key in keys if key in content}
 
 
+def latest(folder: Path) -> Path:
+    """Return the folder of the latest version of a run; earlier ones are those of killed processes."""
+    versions = sorted((folder / "runs").rglob("version_*"), key=lambda path: int(path.name.split("_")[1]))
+    return versions[-1] if versions else folder / "runs"
+
+
 def of_fit(folder: Path) -> dict[str, Any]:
-    runs = sorted((folder / "runs").rglob("checkpoints/*.ckpt"))
-    found: dict[str, Any] = {path.relative_to(folder).as_posix(): tensors(path) for path in runs}
-    for path in (folder / "runs").rglob("metrics.csv"):
-        found[path.relative_to(folder).as_posix()] = path.read_text()
-    return found
+    run = latest(folder)
+    found: dict[str, Any] = {path.name: tensors(path) for path in sorted(run.glob("checkpoints/[!.]*.ckpt"))}
+    return {**found, **{path.name: path.read_text() for path in run.glob("metrics.csv")}}
 
 
 def of_test(folder: Path) -> dict[str, Any]:
-    """Return the results of the latest version; earlier ones are those of killed runs."""
     names = ("per_case.csv", "scores.csv", "scores.tex", "summary.json")
-    versions = sorted((folder / "runs").rglob("version_*"), key=lambda path: int(path.name.split("_")[1]))
-    return {name: (versions[-1] / name).read_text() for name in names if versions and (versions[-1] / name).is_file()}
+    run = latest(folder)
+    return {name: (run / name).read_text() for name in names if (run / name).is_file()}
 
 
 def of_export(folder: Path) -> dict[str, Any]:
@@ -237,7 +240,9 @@ def _child(words: list[str], folder: Path, kill_at: int | None, seed: int, count
 
 
 def leftovers(folder: Path) -> list[str]:
-    return [path.name for path in folder.rglob("*") if path.name.startswith(TEMPORARY)]
+    """Return the names of temporary files, and of runs without any content."""
+    empty = [path.name for path in folder.rglob("version_*") if not any(path.iterdir())]
+    return empty + [path.name for path in folder.rglob("*") if path.name.startswith(TEMPORARY)]
 
 
 def prepare(folder: Path) -> Path:

@@ -22,6 +22,7 @@ from mlla_seg.inference.sliding_window import BLENDS
 from mlla_seg.models.checkpoint import load_network
 from mlla_seg.models.digest import network_digest
 from mlla_seg.models.ensemble import Flips
+from mlla_seg.models.segmenter import Segmenter
 
 
 class Predictor(CaseSegmenter):
@@ -60,6 +61,8 @@ class Predictor(CaseSegmenter):
         self.fast = for_inference(network, self.device, precision, compile)  # the one that runs
         self._run = {"device": torch.device(self.device).type, "precision": precision, "compile": compile}
         known = DataSpec.of(spec)
+        if isinstance(network, Segmenter):
+            known.require_network((network.in_channels, network.num_classes), "Predictor")
         super().__init__(known, TorchEngine(self.fast, self.device, known.writes, own=True))
 
     @cached_property

@@ -141,3 +141,6 @@ def test_a_spec_that_contradicts_the_network_is_refused(tmp_path):
         onnx.save(model, tmp_path / "changed.onnx")
         with pytest.raises(InputError, match=rf"changed\.onnx: {message}.*export it again"):
             Exported(tmp_path / "changed.onnx")
+    network = build_network({**OPTIONS, "spec": spec_of(1)})
+    with pytest.raises(InputError, match="Predictor: its spec has 2 classes or regions, but its network gives 3"):
+        Predictor(network, {"channels": ["CT"], "classes": ["a", "b"]})
