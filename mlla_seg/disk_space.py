@@ -121,10 +121,10 @@ def told(error: Exception) -> str | None:
 
 def in_bytes(count: float) -> str:
     """Return a number of bytes in words, such as ``4.0 MB``."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+    for unit, size in (("EB", 1e18), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if count >= 0.1 * size:
             return f"{count / size:.1f} {unit}"
-    return f"{count / 1e3:.0f} kB"
+    return f"{count / 1e3:.0f} kB" if count >= 1000 else f"{count:.0f} bytes"
 
 
 def _told(code: int, folder: Path, error: BaseException, written: int) -> str:

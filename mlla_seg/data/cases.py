@@ -33,6 +33,8 @@ class Case:
     """What a table says about it, by column: scanner, sex, age, ..."""
     excluded: str | None = None
     """The reason if it is left out of all splits."""
+    root: Path | None = None
+    """Folder of the data set, which the images that a VRT names must not leave."""
 
     @property
     def files(self) -> list[Path]:

@@ -10,7 +10,8 @@ import sys
 import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from mlla_seg.data.card import Card
@@ -57,7 +58,8 @@ def find_cases(card: Card, root: Path) -> list[Case]:
         cases = with_patients(card, cases)
     if card.splits.csv is not None and card.splits.mask is None:
         cases = with_cohort(card, root, cases)
-    return sorted(with_exclusions(card, cases, names), key=lambda case: case.name)
+    cases = [replace(case, root=root) for case in with_exclusions(card, cases, names)]
+    return sorted(cases, key=lambda case: case.name)
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,7 @@ def _note_left_out(card: Card, tree: Tree, account: _Account) -> None:
     """Note the files that are left out although they look like files of the card."""
     where = str(tree.root)
     note_files(tree.broken, where, "are links that lead nowhere")
+    note_files(tree.special, where, "are pipes, sockets or devices and are skipped")
     note_files(
         [name for name in account.unlabelled if name not in account.others], where, "have no mask and are skipped"
     )
@@ -171,7 +174,7 @@ def _assemble(card: Card, tree: Tree, name: str, entries: Sequence[_Match], acco
     slices: dict[int, list[_Match]] = defaultdict(list)
     for match in entries:
         slices[match.place[0]].append(match)
-    absent = sorted(set(range(min(slices), max(slices))) - set(slices))
+    absent = list(islice((k for k in range(min(slices), max(slices)) if k not in slices), 6))
     for files in slices.values():
         if len({match.place for match in files}) < len(files):
             raise InputError(
@@ -179,7 +182,9 @@ def _assemble(card: Card, tree: Tree, name: str, entries: Sequence[_Match], acco
                 "channel. Rename or remove one of them, or distinguish them in the group case of the card's pattern."
             )
     if absent:
-        raise InputError(f"{entries[0].path.parent}: the slices of {name} are not consecutive (missing: {absent}).")
+        count = max(slices) - min(slices) + 1 - len(slices)
+        missing = ", ".join(map(str, absent[:5])) + (f", ..., {count} in all" if len(absent) > 5 else "")
+        raise InputError(f"{entries[0].path.parent}: the slices of {name} are not consecutive (missing: {missing}).")
     folders = sorted({match.groups["split"] for match in entries if "split" in match.groups})
     if len(folders) > 1:
         raise InputError(

@@ -19,6 +19,7 @@ from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES, Raster, open_rasters
 from mlla_seg.data.formats.picture import Array, Picture, require_finite
 from mlla_seg.data.formats.registry import PHOTO_SUFFIXES, read_channels, read_mask, suffix_of
 from mlla_seg.data.formats.voxel_grids import require_same_grid
+from mlla_seg.data.formats.vrt_sources import require_local
 from mlla_seg.data.labels import class_indices, note_nodata, refuse_unknown
 from mlla_seg.errors import InputError
 
@@ -62,6 +63,9 @@ def open_case(card: Card, case: Case) -> Iterator[Source]:
     Raises:
         InputError: A file is damaged, the files do not match each other or the card, or the mask has unknown values.
     """
+    for path in case.files:
+        if suffix_of(path) == ".vrt":
+            require_local(path, case.root)
     if any(suffix_of(path) in RASTER_SUFFIXES for path in case.images[0]):
         with _open_scene(card, case) as source:
             yield source

@@ -47,6 +47,8 @@ class Tree:
     """Folders that hold a DICOM series, if asked for."""
     broken: Sequence[str]
     """Links that lead nowhere."""
+    special: Sequence[str] = ()
+    """Named pipes, sockets and devices, which are not read."""
 
     @cached_property
     def _uniform(self) -> list[tuple[str, str]]:
@@ -118,6 +120,7 @@ def list_tree(root: Path, series: bool = False) -> Tree:
     names: list[str] = []
     folders: list[str] = []
     broken: list[str] = []
+    special: list[str] = []
 
     def visit(folder: Path, before: str, above: frozenset[tuple[int, int]]) -> None:
         try:
@@ -136,8 +139,10 @@ def list_tree(root: Path, series: bool = False) -> Tree:
                 visit(folder / entry.name, f"{name}/", above | {own})
             elif entry.is_file():
                 names.append(name)
+            else:
+                special.append(name)
         if series and before and any(not is_image(entry.name) for entry in entries) and is_series(folder):
             folders.append(before[:-1])
 
     visit(root, "", frozenset())
-    return Tree(root, sorted(names + folders), frozenset(folders), broken)
+    return Tree(root, sorted(names + folders), frozenset(folders), broken, special)

@@ -14,6 +14,7 @@ from typing import cast
 from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.formats.dicom_files import is_dicom
 from mlla_seg.data.formats.dicom_tree import find_series
+from mlla_seg.data.formats.drivers import require_file
 from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES
 from mlla_seg.data.formats.headers import note_headers
 from mlla_seg.data.formats.locations import Location, Remote, located, refuse_stac
@@ -27,6 +28,7 @@ from mlla_seg.data.formats.registry import (
     may_have,
     suffix_of,
 )
+from mlla_seg.data.formats.vrt_sources import require_local
 from mlla_seg.data.lists import read_lines
 from mlla_seg.errors import InputError
 from mlla_seg.inference.base import CaseSegmenter
@@ -97,6 +99,7 @@ def segment_files(
 
     def make(files: tuple[Location, ...], target: Path, paths: list[Path], wait: bool) -> bool:
         """Make the mask of an image, and return whether it was not kept instead."""
+        _require_below(Path(source), files)
         record, scene = Record(paths), is_scene(files)
         with record.locked(wait):
             if scene:
@@ -151,6 +154,15 @@ def _unexpected(image: Location, error: Exception) -> str:
     return f"{image}: {type(error).__name__}: {' '.join(str(error).split())}"
 
 
+def _require_below(source: Path, files: Sequence[Location]) -> None:
+    """Check that images of a folder or a list, which the user has not typed, name no files outside of its folder."""
+    if not source.is_dir() and source.suffix.lower() != LIST:
+        return
+    for path in files:
+        if isinstance(path, Path) and suffix_of(path) == ".vrt":
+            require_local(path, source if source.is_dir() else source.parent)
+
+
 def _counted(problems: Sequence[str], images: Sequence[tuple[Location, ...]], what: str) -> list[str]:
     """Return problems below their number, if there are several images."""
     count = [f"{len(problems)} of {len(images)} images {what}:"] if problems and len(images) > 1 else []
@@ -183,7 +195,8 @@ def find_images(source: Path, channels: int) -> list[tuple[Path, ...]]:
     """
     if not source.exists():
         raise InputError(f"{source}: no such file or folder.")
-    if source.is_file():
+    if not source.is_dir():
+        require_file(source)
         if source.suffix.lower() in (".json", ".geojson"):
             refuse_stac(source)
         return _listed(source) if source.suffix.lower() == LIST else [(source,)]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mlla_seg.data.formats.claims import ANY, require_room
 from mlla_seg.data.formats.dicom_files import import_pydicom
 from mlla_seg.data.formats.dicom_frames import SCALE, Frame
 from mlla_seg.data.formats.picture import Array
@@ -39,7 +40,10 @@ def values_of(frames: Sequence[Frame]) -> tuple[Array, tuple[str, ...]]:
     """
     first = frames[0].tags
     channels = () if first.get("SamplesPerPixel", 1) == 1 else (int(first["SamplesPerPixel"]),)
-    array = np.empty((len(frames), int(first["Rows"]), int(first["Columns"]), *channels), _dtype(frames))
+    shape, dtype = (len(frames), int(first["Rows"]), int(first["Columns"]), *channels), np.dtype(_dtype(frames))
+    held = sum(path.stat().st_size for path in {frame.path for frame in frames})
+    require_room(frames[0].path, shape, dtype.itemsize, held, ANY)
+    array = np.empty(shape, dtype)
     outside: dict[int, Array] = {}
     places: dict[Path, list[int]] = defaultdict(list)
     for k, frame in enumerate(frames):
@@ -87,6 +91,7 @@ def stored_pixels(path: Path, frame: Frame) -> Array:
     count = int(data.get("NumberOfFrames") or 1)
     shape = (count, int(tags["Rows"]), int(tags["Columns"]), *(() if data.get("SamplesPerPixel", 1) == 1 else (-1,)))
     if syntax.is_compressed and syntax.is_encapsulated:
+        require_room(path, shape[:3], data.BitsAllocated // 8, len(data.PixelData), ANY)
         return _decompressed(path, data).reshape(shape)
     size = count * int(tags["Rows"]) * int(tags["Columns"]) * data.get("SamplesPerPixel", 1) * data.BitsAllocated // 8
     if len(data.PixelData) < size:

@@ -19,12 +19,15 @@ import numpy as np
 
 from mlla_seg.data.formats.arrays import COLOUR_KEYS, MASK_KEYS
 from mlla_seg.data.formats.bands import Band, Order, Wanted, alpha_note, band_order, bands_of, simple
+from mlla_seg.data.formats.claims import ANY, require_room
+from mlla_seg.data.formats.drivers import OFFLINE, driver_of
 from mlla_seg.data.formats.gaps import Gaps, Tag, mark_gaps
 from mlla_seg.data.formats.georeference import Ground
-from mlla_seg.data.formats.locations import Location, require_local
+from mlla_seg.data.formats.locations import Location, Remote
 from mlla_seg.data.formats.picture import Array, Picture
 from mlla_seg.data.formats.raster_grids import finest, ground_of, on_grid, pixel_size, place_of, same_grid
 from mlla_seg.data.formats.unreadable import unreadable
+from mlla_seg.data.formats.vrt_sources import require_local
 from mlla_seg.errors import InputError
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2")
@@ -137,6 +140,7 @@ class Raster:
         from rasterio.errors import RasterioError
         from rasterio.windows import Window
 
+        require_room(self.paths[0], (self.count, height, width), 4)
         part = Window(left, top, width, height)
         stored, hidden = [], []
         for path, dataset in zip(self.paths, self.datasets, strict=True):
@@ -193,7 +197,8 @@ def open_rasters(
     gaps = wanted.gaps if wanted else Gaps()
     counts = wanted.counts if wanted else (3,) if colours else ()
     with ExitStack() as stack:
-        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE_MB))
+        offline = {} if any(isinstance(path, Remote) for path in paths) else OFFLINE
+        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE_MB, **offline))
         try:
             datasets = [stack.enter_context(open_dataset(rasterio, path)) for path in paths]
         except rasterio.errors.RasterioError as error:
@@ -239,10 +244,16 @@ def open_dataset(rasterio: Any, path: Location) -> Any:
         InputError: No such file, several images in it, or it stands for files elsewhere.
     """
     if isinstance(path, Path):
-        if not path.exists():
-            raise InputError(f"{path}: no such file.")
-        require_local(path)
-        dataset = rasterio.open(path)
+        files = require_local(path)
+        dataset = rasterio.open(path, driver=driver_of(path))
+        claimed = (dataset.count, dataset.height, dataset.width)
+        held = sum(file.stat().st_size for file in files)
+        itemsize = max(np.dtype(dtype).itemsize for dtype in dataset.dtypes)
+        try:
+            require_room(path, claimed, itemsize, held, ANY, whole=False)
+        except InputError:
+            dataset.close()
+            raise
     else:
         dataset = rasterio.open(path.text)
     if pages := len(dataset.subdatasets):

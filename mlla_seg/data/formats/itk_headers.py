@@ -16,6 +16,8 @@ from typing import Any
 
 CHUNK = 2**20
 """Bytes that are decompressed at once."""
+MOST_FILES = 2**16
+"""Files of one volume."""
 ENCODINGS = {"gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
 """Compressions of NRRD."""
 
@@ -32,12 +34,17 @@ class Voxels:
     """``gzip``, which includes zlib streams, ``bzip2`` or empty."""
 
 
-def voxels_of(path: Path) -> Voxels:
-    """Return where an NRRD or MetaImage stores its voxels."""
+def fields_of(path: Path) -> tuple[dict[str, str], Sequence[str], int]:
+    """Return the fields of an NRRD or MetaImage header, the names of other files with voxels, and its bytes."""
     with path.open("rb") as file:
         lines = iter(lambda: file.readline(CHUNK), b"")
         fields, names = (_nrrd if path.suffix.lower() in (".nrrd", ".nhdr") else _meta_image)(lines)
-        start = file.tell()
+        return fields, names, file.tell()
+
+
+def voxels_of(path: Path) -> Voxels:
+    """Return where an NRRD or MetaImage stores its voxels."""
+    fields, names, start = fields_of(path)
     compression = ENCODINGS.get(fields.get("encoding", "").lower(), "")
     if fields.get("compresseddata", "").lower() in ("true", "1"):
         compression = "gzip"
@@ -109,11 +116,11 @@ def _meta_image(lines: Iterator[bytes]) -> tuple[dict[str, str], Sequence[str]]:
 
 def _numbered(text: str) -> Sequence[str]:
     """Return the name of a data file, or those that a pattern such as ``slice%03d.raw 1 24 1`` stands for."""
-    match = re.match(r"(\S*%0?\d*d\S*)\s+(-?\d+)\s+(-?\d+)(?:\s+(-?\d+))?", text)
+    match = re.match(r"([^%\s]*%0?\d{0,2}d[^%\s]*)\s+(-?\d{1,9})\s+(-?\d{1,9})(?:\s+(-?\d{1,9}))?", text)
     if not match:
         return [text] if text else []
     first, last, step = int(match[2]), int(match[3]), int(match[4] or 1) or 1
-    return [match[1] % number for number in range(first, last + (1 if step > 0 else -1), step)]
+    return [match[1] % number for number in range(first, last + (1 if step > 0 else -1), step)[:MOST_FILES]]
 
 
 def _text(line: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,15 @@ import numpy as np
 
 from mlla_seg.data.formats.arrays import IMAGE_KEYS, MASK_KEYS
 from mlla_seg.data.formats.bands import Wanted, alpha_note
+from mlla_seg.data.formats.claims import DEFLATE, require_room
 from mlla_seg.data.formats.classes import IGNORE_INDEX, ClassInfo
+from mlla_seg.data.formats.drivers import OFFLINE
 from mlla_seg.data.formats.gaps import mark_gaps
 from mlla_seg.data.formats.picture import Array, Picture, compact
 from mlla_seg.errors import InputError
 
+FORMATS = ("PNG", "JPEG", "BMP")
+"""Formats that are tried; some others of PIL start programs, or read other files."""
 DEEP = (";16", ";12")
 """Marks of PIL's decoders for colours of more than 8 bits, which it would round to 8."""
 
@@ -32,7 +37,11 @@ def read_photo(path: Path, plane: str, keys: Sequence[str]) -> Picture:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
+        # A large picture is compared with its file and the memory instead.
+        warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+        with Image.open(path, formats=FORMATS) as image:
+            claimed = (len(image.getbands()), image.height, image.width)
+            require_room(path, claimed, 4 if image.mode in "IF" else 1, path.stat().st_size, 8 * DEFLATE)
             if image.mode in ("RGB", "RGBA") and any(mark in str(image.tile) for mark in DEEP):
                 return _read_deep(path)
             turned = ImageOps.exif_transpose(image)
@@ -61,7 +70,8 @@ def _read_deep(path: Path) -> Picture:
     """Read colours of 16 bits, which PIL cannot."""
     from mlla_seg.data.formats.geotiff import import_rasterio
 
-    with import_rasterio(path).open(path) as file:
+    rasterio = import_rasterio(path)
+    with rasterio.Env(**OFFLINE), rasterio.open(path, driver="PNG") as file:
         return Picture(compact(file.read()[None]), alpha=file.colorinterp[-1].name == "alpha")
 
 

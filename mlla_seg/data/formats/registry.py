@@ -23,6 +23,7 @@ from mlla_seg.data.formats.classes import ClassInfo, stored_values
 from mlla_seg.data.formats.dicom import read_dicom
 from mlla_seg.data.formats.dicom_files import is_series
 from mlla_seg.data.formats.dicom_seg import write_dicom_seg
+from mlla_seg.data.formats.drivers import require_file
 from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES, open_rasters, read_raster, read_scene
 from mlla_seg.data.formats.photos import read_photo, with_gaps, write_png
 from mlla_seg.data.formats.picture import Array, Picture
@@ -223,8 +224,8 @@ def _read(path: Path, plane: str, keys: Sequence[str]) -> Picture:
     suffix = suffix_of(path)
     if suffix not in READERS:
         raise InputError(f"{path}: unknown format {suffix or '(no suffix)'}. Known: {', '.join(READERS)}.")
-    if not path.exists():
-        raise InputError(f"{path}: no such file.")
+    if suffix != SERIES:
+        require_file(path)
     try:
         picture = READERS[suffix](path, plane, keys)
     except InputError:

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from mlla_seg.data.formats.dicom_files import slice_files
+from mlla_seg.data.formats.drivers import OFFLINE
 from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES, import_rasterio, open_dataset
 from mlla_seg.data.formats.itk_headers import voxels_of
 from mlla_seg.data.formats.locations import Location, Remote
@@ -59,14 +60,15 @@ def _raster_files(place: Path) -> list[Path]:
     rasterio = import_rasterio(place)
     found: set[Path] = set()
     pending = [place]
-    with rasterio.Env():
+    with rasterio.Env(**OFFLINE):
         while pending:
             path = pending.pop()
             if path in found:
                 continue
             found.add(path)
             try:
-                with open_dataset(rasterio, path) as dataset:
+                # What a mosaic names was looked at with the mosaic, and may be of any format that holds its pixels.
+                with open_dataset(rasterio, path) if path == place else rasterio.open(path) as dataset:
                     files, mosaic = [Path(file) for file in dataset.files], dataset.driver == "VRT"
             except rasterio.errors.RasterioError:
                 continue  # reading it tells what is wrong

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mlla_seg.data.formats.classes import ClassInfo
 from mlla_seg.data.formats.dicom import read_stack
+from mlla_seg.data.formats.itk_safety import require_sound
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.formats.volumes import (
     ITK_SUFFIXES,
@@ -15,6 +16,7 @@ from mlla_seg.data.formats.volumes import (
     geometry_of_itk,
     geometry_of_nibabel,
     itk_geometry,
+    itk_reader,
     simple_itk,
     turn_back,
 )
@@ -30,10 +32,8 @@ def geometry_of(source: Path) -> Geometry:
 
         return geometry_of_nibabel(nib.load(source), str(source))
     if source.name.lower().endswith(ITK_SUFFIXES):
-        reader = simple_itk(source).ImageFileReader()
-        reader.SetFileName(str(source))
-        reader.ReadImageInformation()
-        return geometry_of_itk(reader, str(source))
+        require_sound(source)
+        return geometry_of_itk(itk_reader(source), str(source))
     raise InputError(f"{source}: has no voxel geometry, so its mask cannot be a volume. Omit --format.")
 
 

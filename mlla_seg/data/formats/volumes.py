@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from mlla_seg.data.formats.claims import ANY, DEFLATE, require_room
 from mlla_seg.data.formats.headers import nifti_affine, require_affine, sheared, steps_of
 from mlla_seg.data.formats.itk_headers import CHUNK, require_whole
+from mlla_seg.data.formats.itk_safety import require_sound
 from mlla_seg.data.formats.picture import Array, Picture, compact
 from mlla_seg.data.formats.planes import ACQUIRED, ACQUIRED_PLANES, PLANES
 from mlla_seg.errors import InputError
@@ -25,6 +27,8 @@ NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd", ".seg.nrrd")
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """Converts (right, anterior, superior) to (left, posterior, superior) and back."""
+TEXT = 8
+"""Bytes of a value that one character may stand for, in an NRRD whose values are written as text."""
 COARSER = 1.05
 """Minimum ratio of the coarsest spacing to the others; scanners round isotropic spacings."""
 
@@ -109,7 +113,11 @@ def read_nifti(path: Path, plane: str, keys: Sequence[str]) -> Picture:
     import nibabel as nib
 
     image = nib.load(path)
-    if path.suffix.lower() != ".gz":
+    stored = image.dataobj
+    packed = path.name.lower().endswith(".gz")
+    held = path.stat().st_size - (0 if packed else stored.offset)
+    require_room(path, image.shape, image.get_data_dtype().itemsize, held, DEFLATE if packed else 1)
+    if not packed:
         return picture_of_nibabel(image, plane, str(path))
     with gzip.open(path) as stream:
         files = {"image": nib.FileHolder(str(path), stream)}
@@ -135,9 +143,24 @@ def picture_of_nibabel(image: Any, plane: str, name: str) -> Picture:
 
 def read_itk(path: Path, plane: str, keys: Sequence[str]) -> Picture:
     """Read an image with 2 or 3 axes; several values per voxel or a fourth axis become channels."""
-    sitk = simple_itk(path)
+    voxels = require_sound(path)
+    reader = itk_reader(path)
+    components = reader.GetNumberOfComponents()
+    itemsize = simple_itk(path).Image([1, 1], reader.GetPixelID(), components).GetSizeOfPixelComponent()
+    held = sum(file.stat().st_size for file in voxels.files)
+    most = {"gzip": DEFLATE, "bzip2": ANY}.get(voxels.compression, TEXT)
+    require_room(path, (*reader.GetSize(), components), itemsize, held, most)
     require_whole(path)
-    return picture_of_itk(sitk.ReadImage(str(path)), plane, str(path))
+    return picture_of_itk(reader.Execute(), plane, str(path))
+
+
+def itk_reader(path: Path) -> Any:
+    """Return SimpleITK's reader of an NRRD or MetaImage, which has read its header; other formats are not tried."""
+    reader = simple_itk(path).ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO("MetaImageIO" if path.suffix.lower() in (".mha", ".mhd") else "NrrdImageIO")
+    reader.ReadImageInformation()
+    return reader
 
 
 def picture_of_itk(image: Any, plane: str, name: str) -> Picture:

@@ -17,9 +17,6 @@ from mlla_seg.data.formats.locations import Remote, located, refuse_stac
 from mlla_seg.errors import InputError
 
 PIXELS = np.arange(48, dtype=np.uint8).reshape(3, 4, 4)
-BAND = "<VRTRasterBand dataType='Byte' band='1'><SimpleSource><SourceFilename relativeToVRT='{}'>{}</SourceFilename>"
-END = "<SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"
-VRT = f"<VRTDataset rasterXSize='4' rasterYSize='4'>{BAND}{END}"
 
 
 def read(location):
@@ -68,21 +65,6 @@ def test_an_address_is_read(tmp_path):
                 read(located(f"{address}/absent.tif"))
         finally:
             server.terminate()
-
-
-@pytest.mark.parametrize("place", ["/vsicurl/http://127.0.0.1:9/a.tif", "http://127.0.0.1:9/a.tif", "WMS:x"])
-def test_a_vrt_that_names_another_place_is_refused(tmp_path, place):
-    (tmp_path / "inner.tif").write_text(VRT.format(0, place))  # known by its content
-    (tmp_path / "outer.vrt").write_text(VRT.format(1, "inner.tif"))
-    for name in ("inner.tif", "outer.vrt"):
-        with pytest.raises(InputError, match=rf"{name}: names {place}, which is not a file"):
-            read(tmp_path / name)
-
-
-def test_a_description_of_a_service_is_refused(tmp_path):
-    (tmp_path / "a.tif").write_text("<GDAL_WMS><Service name='TMS'/></GDAL_WMS>")
-    with pytest.raises(InputError, match=r"a\.tif describes a service \(GDAL_WMS\), not an image"):
-        read(tmp_path / "a.tif")
 
 
 def test_a_stac_item_says_what_it_names(tmp_path):
