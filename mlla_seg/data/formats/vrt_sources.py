@@ -127,16 +127,15 @@ def _is_relative(element: xml.Element) -> bool:
 def _texts(document: xml.Element) -> Iterator[tuple[xml.Element, str, str]]:
     """Yield all texts of a document: the element, the name of element, attribute or key in small letters, and the text.
 
-    Metadata without a domain are left out: they hold addresses of authors, and GDAL only shows them.
+    Of metadata only the names of files are yielded: they hold addresses of authors and schemas too, which GDAL shows.
     """
-    shown = {id(item) for element in document.iter("Metadata") if not element.get("domain") for item in element}
+    inside = {id(element) for metadata in document.iter("Metadata") for element in metadata.iter()}
     for element in document.iter():
-        if id(element) in shown:
-            continue
         keyed = (element.get("key") or "").lower() if element.tag == "MDI" else element.tag.lower()
-        yield element, keyed, (element.text or "").strip()
-        for key, value in element.items():
-            yield element, key.lower(), value.strip()
+        texts = [(keyed, element.text or ""), *((key.lower(), value) for key, value in element.items())]
+        for key, text in texts:
+            if key in NAMES or id(element) not in inside:
+                yield element, key, text.strip()
 
 
 def _parsed(path: Path, file: Path) -> xml.Element:

@@ -1,0 +1,365 @@
+"""Small valid files of every format that the program reads, for mutations.py."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import nibabel as nib
+import numpy as np
+import rasterio
+import SimpleITK as sitk
+import torch
+from PIL import Image
+from rasterio.transform import Affine
+from safetensors.torch import save_file
+
+from mlla_seg import create_model
+from mlla_seg.data.card import load_card
+from mlla_seg.data.cases import Case
+from mlla_seg.data.dataspec import DataSpec
+from mlla_seg.data.folds import fold_cases
+from mlla_seg.data.formats.geotiff import open_rasters
+from mlla_seg.data.formats.registry import read_image, read_mask
+from mlla_seg.data.nnunet import nnunet_card
+from mlla_seg.data.shipped import read_config, shipped
+from mlla_seg.errors import InputError
+from mlla_seg.inference.files import find_images
+from mlla_seg.models.checkpoint import load_segmenter
+from mlla_seg.models.weights import read_state_dict
+from mlla_seg.runtime.engines import open_engine
+
+CUBE = np.arange(6 * 5 * 4, dtype=np.int16).reshape(6, 5, 4) * 9 - 500
+COLOURS = np.random.default_rng(0).integers(0, 255, (12, 10, 3), dtype=np.uint8)
+PLACE = {"transform": Affine(0.5, 0, 500_000, 0, -0.5, 4_000_000), "crs": "EPSG:32636"}
+
+
+def same(content: bytes) -> bytes:
+    return content
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file."""
+
+    name: str
+    file: str
+    """Name of the file that is changed."""
+    write: Callable[[Path], object]
+    """Writes it into a folder, with the files that belong to it."""
+    read: Callable[[Path], object]
+    """Reads what is in the folder."""
+    unpack: Callable[[bytes], bytes] = same
+    """Returns the content that is changed, so that not only checksums fail."""
+    pack: Callable[[bytes], bytes] = same
+
+
+def image_kind(name: str, file: str, write: Callable[[Path], object], **packing: Callable[[bytes], bytes]) -> Kind:
+    """Return a kind of image file, which is read as an image and as a mask."""
+
+    def read(folder: Path) -> None:
+        path = folder / file
+        path = path.parent if path.parent != folder else path
+        read_image(path, "acquired")
+        read_mask(path)
+
+    return Kind(name, file, lambda folder: write(folder / file), read, **packing)
+
+
+def raster_kind(name: str, file: str, write: Callable[[Path], object], opened: str = "") -> Kind:
+    """Return a kind of raster, which is read whole and by windows."""
+
+    def read(folder: Path) -> None:
+        path = folder / (opened or file)
+        read_image(path)
+        read_mask(path)
+        with open_rasters([path]) as raster:
+            height, width = raster.shape
+            raster.read(height // 2, 0, max(1, height // 4), min(width, 9))
+            _ = raster.ground, raster.place, raster.dtype
+
+    return Kind(name, file, lambda folder: write(folder / file), read)
+
+
+def packed(content: bytes) -> bytes:
+    return gzip.compress(content, 1, mtime=0)
+
+
+def unpacked_npz(content: bytes) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return archive.read("image.npy")
+
+
+def packed_npz(content: bytes) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        for key in ("image", "label"):
+            archive.writestr(f"{key}.npy", content)
+    return made.getvalue()
+
+
+def with_checksums(content: bytes) -> bytes:
+    """Return a PNG with the right checksums of its chunks, as far as it has chunks."""
+    made, place = content[:8], 8
+    while place + 8 <= len(content):
+        size = int.from_bytes(content[place : place + 4], "big")
+        chunk = content[place + 4 : place + 8 + size]
+        made += content[place : place + 4] + chunk + struct.pack(">I", zlib.crc32(chunk))
+        place += 12 + size
+    return made
+
+
+def unpacked_pickle(content: bytes) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
+
+
+def packed_pickle(content: bytes) -> bytes:
+    """Return a file of weights of torch with this pickle in place of its own."""
+    made = io.BytesIO()
+    torch.save(WEIGHTS, made, _use_new_zipfile_serialization=True)
+    valid = io.BytesIO()
+    with zipfile.ZipFile(made) as old, zipfile.ZipFile(valid, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, content if name.endswith("data.pkl") else old.read(name))
+    return valid.getvalue()
+
+
+def write_nifti(path: Path) -> None:
+    image = nib.Nifti1Image(CUBE, np.diag([-0.7, -0.8, 2.5, 1]))
+    image.header.set_slope_inter(2, -10)
+    image.to_filename(path)
+
+
+def write_itk(path: Path) -> None:
+    image = sitk.GetImageFromArray(CUBE)
+    image.SetSpacing((0.7, 0.8, 2.5))
+    sitk.WriteImage(image, str(path), useCompression=path.stem == "packed")
+
+
+def write_h5(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("image", data=CUBE.astype(np.float32), chunks=(2, 5, 4), compression="gzip", shuffle=True)
+        file["label"] = CUBE > 0
+
+
+def write_npz(path: Path) -> None:
+    np.savez_compressed(path, image=CUBE, label=CUBE)
+
+
+def write_dicom(path: Path, frames: int = 1) -> None:
+    """Write a series of three slices, or one file with as many frames."""
+    from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+    from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian
+
+    path.parent.mkdir()
+    for k in range(3 if frames == 1 else 1):
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID = EnhancedCTImageStorage if frames > 1 else CTImageStorage
+        meta.MediaStorageSOPInstanceUID = f"1.2.3.{k}"
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        data = FileDataset(None, {}, file_meta=meta, preamble=bytes(128))
+        data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+        data.SeriesInstanceUID, data.StudyInstanceUID, data.Modality = "1.2.3", "1.2.4", "CT"
+        data.Rows, data.Columns, data.SamplesPerPixel, data.PhotometricInterpretation = 5, 4, 1, "MONOCHROME2"
+        data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 16, 15, 1
+        data.RescaleSlope, data.RescaleIntercept, data.PixelData = 1, -1024, CUBE[k : k + frames].tobytes()
+        if frames == 1:
+            data.ImagePositionPatient, data.ImageOrientationPatient = [0, 0, 3 * k], [1, 0, 0, 0, 1, 0]
+            data.PixelSpacing, data.SliceThickness = [0.8, 0.7], 3
+        else:
+            data.NumberOfFrames = frames
+            data.PerFrameFunctionalGroupsSequence = [_group(n) for n in range(frames)]
+            data.SharedFunctionalGroupsSequence = [Dataset()]
+        name = path if k == 1 or frames > 1 else path.with_name(f"{k}.dcm")
+        data.save_as(name, enforce_file_format=True)
+
+
+def _group(number: int) -> Any:
+    from pydicom.dataset import Dataset
+
+    group, position, orientation, measures = Dataset(), Dataset(), Dataset(), Dataset()
+    position.ImagePositionPatient, orientation.ImageOrientationPatient = [0, 0, 3 * number], [1, 0, 0, 0, 1, 0]
+    measures.PixelSpacing, measures.SliceThickness = [0.8, 0.7], 3
+    group.PlanePositionSequence, group.PlaneOrientationSequence = [position], [orientation]
+    group.PixelMeasuresSequence = [measures]
+    return group
+
+
+def write_photo(mode: str) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        grey = COLOURS[..., 0]
+        pixels = {"RGB": COLOURS, "L": grey, "I;16": grey.astype(np.uint16) * 200}.get(mode)
+        image = Image.fromarray(COLOURS).quantize(9) if pixels is None else Image.fromarray(pixels)
+        image.save(path, **({"exif": exif()} if path.suffix == ".jpg" else {}))
+
+    return write
+
+
+def exif() -> Image.Exif:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    return turned
+
+
+def write_raster(**profile: Any) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        pixels = np.moveaxis(np.tile(COLOURS, (3, 3, 1)), 2, 0)
+        facts = {"driver": "GTiff", "count": 3, "height": 36, "width": 30, "dtype": "uint8", **PLACE, **profile}
+        with rasterio.open(path, "w", **facts) as file:
+            file.write(pixels[: facts["count"]])
+            file.update_tags(copyright="https://example.org")
+            file.descriptions = ("red", "green", "blue")[: facts["count"]]
+            if "tiled" in profile:
+                file.write_mask(pixels[0] > 9)
+
+    return write
+
+
+def write_vrt(path: Path) -> None:
+    write_raster()(path.with_name("scene.tif"))
+    bands = "".join(
+        f"<VRTRasterBand dataType='Byte' band='{band}'><NoDataValue>0</NoDataValue><SimpleSource>"
+        f"<SourceFilename relativeToVRT='1'>scene.tif</SourceFilename><SourceBand>{band}</SourceBand>"
+        "<SrcRect xOff='0' yOff='0' xSize='30' ySize='36'/><DstRect xOff='0' yOff='0' xSize='30' ySize='36'/>"
+        "</SimpleSource></VRTRasterBand>"
+        for band in (1, 2, 3)
+    )
+    place = "500000, 0.5, 0, 4000000, 0, -0.5"
+    path.write_text(
+        f"<VRTDataset rasterXSize='30' rasterYSize='36'><SRS>EPSG:32636</SRS><GeoTransform>{place}</GeoTransform>"
+        f"{bands}</VRTDataset>"
+    )
+
+
+def write_pam(path: Path) -> None:
+    write_raster()(path.with_name("scene.tif"))
+    path.write_text(
+        "<PAMDataset><SRS>EPSG:32636</SRS><GeoTransform>5, 0.5, 0, 4, 0, -0.5</GeoTransform><Metadata>"
+        "<MDI key='a'>b</MDI></Metadata><PAMRasterBand band='1'><Description>red</Description></PAMRasterBand>"
+        "</PAMDataset>"
+    )
+
+
+def write_text(content: object) -> Callable[[Path], None]:
+    return lambda path: path.write_text(content if isinstance(content, str) else json.dumps(content)) and None
+
+
+def text_kind(name: str, file: str, content: object, read: Callable[[Path], object]) -> Kind:
+    """Return a kind of text file."""
+    return Kind(name, file, lambda folder: write_text(content)(folder / file), lambda folder: read(folder / file))
+
+
+def write_segmenter(folder: Path) -> None:
+    network = create_model("mlla_test", "mlla_unet", 2, 1, decoder_depths=(1, 1, 1))
+    network.spec = DataSpec.from_dict(SPEC)
+    network.save_pretrained(folder)
+
+
+def write_onnx(folder: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 1, 8, 8])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 2, 8, 8])
+    weight = numpy_helper.from_array(np.ones((2, 1, 1, 1), np.float32), "weight")
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["image", "weight"], ["logits"])], "g", [image], [logits], [weight]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    facts = {**SPEC, "mlla_seg_version": "0.2", "outputs": "logits"}
+    helper.set_model_props(model, {key: json.dumps(value) for key, value in facts.items()})
+    onnx.save(model, folder / "model.onnx")
+
+
+def run_onnx(folder: Path) -> None:
+    run, spec = open_engine(folder / "model.onnx", threads=1)
+    run(np.zeros((1, spec.in_channels, 8, 8), np.float32))
+
+
+def read_spec(path: Path) -> None:
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:  # as those that find a spec in another file
+        raise InputError("no JSON") from error
+    DataSpec.from_dict(content)
+
+
+def fold_of(path: Path) -> None:
+    cases = [Case(f"case_{k}", f"case_{k}", ((path,),)) for k in range(4)]
+    fold_cases(load_card("hippocampus"), cases, path.parent, 0, 5)
+
+
+WEIGHTS = {"conv.weight": torch.arange(12.0).reshape(3, 4), "conv.bias": torch.zeros(3, dtype=torch.bfloat16)}
+SPEC = {
+    **{"name": "small", "modality": "CT", "channels": ["CT"], "classes": ["background", {"name": "liver", "id": 2}]},
+    **{"background": 0, "normalisation": {"mean": 40.0, "std": 20.0}, "spacing_mm": [None, 1.0, 1.0], "context": 0},
+}
+DATASET = {
+    **{"name": "Liver", "channel_names": {"0": "CT", "1": "T1"}, "labels": {"background": 0, "liver": 1, "ignore": 2}},
+    **{"numTraining": 3, "file_ending": ".nii.gz", "regions_class_order": [1]},
+}
+FOLDS = [{"train": ["case_0", "case_1"], "val": ["case_2"]}, {"train": ["case_2"], "val": ["case_0"]}]
+CARD = (shipped("datasets") / "image_folder" / "dataset.yaml").read_text()
+CONFIG = (shipped("configs") / "demo.yaml").read_text()
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        image_kind("nii", "a.nii", write_nifti),
+        image_kind("nii.gz", "a.nii.gz", write_nifti, unpack=gzip.decompress, pack=packed),
+        image_kind("nrrd", "a.nrrd", write_itk),
+        image_kind("nrrd packed", "packed.nrrd", write_itk),
+        image_kind("nhdr", "a.nhdr", write_itk),
+        image_kind("mha", "a.mha", write_itk),
+        image_kind("mha packed", "packed.mha", write_itk),
+        image_kind("mhd", "a.mhd", write_itk),
+        image_kind("dicom", "series/1.dcm", write_dicom),
+        image_kind("dicom frames", "series/1.dcm", lambda path: write_dicom(path, 3)),
+        image_kind("h5", "a.h5", write_h5),
+        image_kind("npz", "a.npz", write_npz, unpack=unpacked_npz, pack=packed_npz),
+        *(
+            image_kind(f"png {mode}", "a.png", write_photo(mode), pack=with_checksums)
+            for mode in ("L", "RGB", "P", "I;16")
+        ),
+        image_kind("jpg", "a.jpg", write_photo("RGB")),
+        image_kind("bmp", "a.bmp", write_photo("RGB")),
+        raster_kind("tif", "a.tif", write_raster(nodata=3)),
+        raster_kind("tif tiled", "a.tif", write_raster(tiled=True, blockxsize=16, blockysize=16, compress="deflate")),
+        raster_kind("tif lzw", "a.tif", write_raster(compress="lzw", interleave="pixel", BIGTIFF="YES")),
+        raster_kind("jp2", "a.jp2", write_raster(driver="JP2OpenJPEG")),
+        raster_kind("vrt", "a.vrt", write_vrt),
+        raster_kind("aux.xml", "scene.tif.aux.xml", write_pam, "scene.tif"),
+        text_kind("card", "dataset.yaml", CARD, load_card),
+        text_kind("config", "config.yaml", CONFIG, lambda path: read_config(str(path))),
+        text_kind("dataset.json", "dataset.json", DATASET, lambda path: nnunet_card(path.parent)),
+        text_kind("folds", "splits_final.json", FOLDS, fold_of),
+        text_kind("list", "list.txt", "list.txt\n./list.txt, list.txt\n", lambda path: find_images(path, 2)),
+        text_kind("spec", "spec.json", SPEC, read_spec),
+        Kind(
+            "weights",
+            "a.pth",
+            lambda folder: torch.save(WEIGHTS, folder / "a.pth"),
+            lambda folder: read_state_dict(folder / "a.pth"),
+            unpacked_pickle,
+            packed_pickle,
+        ),
+        Kind(
+            "safetensors",
+            "a.safetensors",
+            lambda folder: save_file(WEIGHTS, folder / "a.safetensors"),
+            lambda folder: read_state_dict(folder / "a.safetensors"),
+        ),
+        Kind("config.json", "config.json", write_segmenter, load_segmenter),
+        Kind("onnx", "model.onnx", write_onnx, run_onnx),
+    )
+}
