@@ -136,7 +136,7 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], str]:
     taken = ""
     while isinstance(content, dict) and (key := next((k for k in FILE_KEYS if isinstance(content.get(k), dict)), "")):
         taken, content = taken or key, content[key]
-    if not content or not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise InputError(f"{path} holds no state dict. Expected tensors by name, at the top level or under 'model'.")
     return content, taken
 

@@ -247,7 +247,7 @@ def open_dataset(rasterio: Any, path: Location) -> Any:
         files = require_local(path)
         dataset = rasterio.open(path, driver=driver_of(path))
         claimed = (dataset.count, dataset.height, dataset.width)
-        held = sum(file.stat().st_size for file in files)
+        held = sum(file.stat().st_size for file in files if file.exists())
         itemsize = max(np.dtype(dtype).itemsize for dtype in dataset.dtypes)
         try:
             require_room(path, claimed, itemsize, held, ANY, whole=False)

@@ -17,7 +17,7 @@ LONGEST_LINE = 500
 """Characters of a line; comments, and what programs add to an NRRD with ``:=``, may be longer."""
 MOST_AXES = 8
 NAMES = ("elementdatafile", "datafile")
-PATTERN = re.compile(r"[^%]*%0?\d{0,2}d[^%\s]*(\s+-?\d{1,9}){2,3}(\s+\d)?")
+PATTERN = re.compile(r"[^%]*%0?\d{0,2}d[^%\s]*(\s+-?\d{1,9}){2}(\s+(?!-?0+\b)-?\d{1,9}(\s+\d)?)?")
 """Names with the first number, the last and the step, such as ``slice%03d.raw 1 20 1``, and perhaps their axes."""
 
 
@@ -58,6 +58,8 @@ def _require_lines(path: Path) -> None:
         line = line.strip()
         if not line and number:  # ends the header of an NRRD
             return
+        if len(line) > LONGEST_LINE and number == 0:
+            raise ValueError("it has no lines of text")
         if len(line) > LONGEST_LINE and not line.startswith(b"#") and b":=" not in line[:LONGEST_LINE]:
             raise InputError(f"{path}: line {number + 1} of its header has {len(line)} characters. Repair it.")
         if line.lower().startswith(b"elementdatafile"):  # ends that of a MetaImage

@@ -45,14 +45,16 @@ def require_local(path: Path, root: Path | None = None) -> list[Path]:
         file, depth = pending.pop()
         if file in seen:
             continue
-        with about(f"{path}: names a file that cannot be read") if depth else nullcontext():
-            require_file(file)
         seen[file] = depth
         if depth and root is not None and not file.resolve().is_relative_to(root.resolve()):
             raise InputError(
                 f"{path}: names {file}, outside of {root}, where the VRT was found. Type its path as the input, or "
                 "move the file there."
             )
+        if depth and not file.exists():  # reading it tells
+            continue
+        with about(f"{path}: names a file that cannot be read") if depth else nullcontext():
+            require_file(file)
         for beside in _beside(file):
             _require_quiet(path, beside)
         if holds_pixels(file):
