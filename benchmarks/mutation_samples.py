@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
-import struct
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +15,15 @@ import numpy as np
 import rasterio
 import SimpleITK as sitk
 import torch
+from mutation_packing import (
+    WEIGHTS,
+    packed,
+    packed_npz,
+    packed_pickle,
+    unpacked_npz,
+    unpacked_pickle,
+    with_checksums,
+)
 from PIL import Image
 from rasterio.transform import Affine
 from safetensors.torch import save_file
@@ -61,6 +66,7 @@ class Kind:
     unpack: Callable[[bytes], bytes] = same
     """Returns the content that is changed, so that not only checksums fail."""
     pack: Callable[[bytes], bytes] = same
+    is_image: bool = False
 
 
 def image_kind(name: str, file: str, write: Callable[[Path], object], **packing: Callable[[bytes], bytes]) -> Kind:
@@ -72,7 +78,7 @@ def image_kind(name: str, file: str, write: Callable[[Path], object], **packing:
         read_image(path, "acquired")
         read_mask(path)
 
-    return Kind(name, file, lambda folder: write(folder / file), read, **packing)
+    return Kind(name, file, lambda folder: write(folder / file), read, is_image=True, **packing)
 
 
 def raster_kind(name: str, file: str, write: Callable[[Path], object], opened: str = "") -> Kind:
@@ -87,51 +93,7 @@ def raster_kind(name: str, file: str, write: Callable[[Path], object], opened: s
             raster.read(height // 2, 0, max(1, height // 4), min(width, 9))
             _ = raster.ground, raster.place, raster.dtype
 
-    return Kind(name, file, lambda folder: write(folder / file), read)
-
-
-def packed(content: bytes) -> bytes:
-    return gzip.compress(content, 1, mtime=0)
-
-
-def unpacked_npz(content: bytes) -> bytes:
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        return archive.read("image.npy")
-
-
-def packed_npz(content: bytes) -> bytes:
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
-        for key in ("image", "label"):
-            archive.writestr(f"{key}.npy", content)
-    return made.getvalue()
-
-
-def with_checksums(content: bytes) -> bytes:
-    """Return a PNG with the right checksums of its chunks, as far as it has chunks."""
-    made, place = content[:8], 8
-    while place + 8 <= len(content):
-        size = int.from_bytes(content[place : place + 4], "big")
-        chunk = content[place + 4 : place + 8 + size]
-        made += content[place : place + 4] + chunk + struct.pack(">I", zlib.crc32(chunk))
-        place += 12 + size
-    return made
-
-
-def unpacked_pickle(content: bytes) -> bytes:
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        return archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
-
-
-def packed_pickle(content: bytes) -> bytes:
-    """Return a file of weights of torch with this pickle in place of its own."""
-    made = io.BytesIO()
-    torch.save(WEIGHTS, made, _use_new_zipfile_serialization=True)
-    valid = io.BytesIO()
-    with zipfile.ZipFile(made) as old, zipfile.ZipFile(valid, "w") as new:
-        for name in old.namelist():
-            new.writestr(name, content if name.endswith("data.pkl") else old.read(name))
-    return valid.getvalue()
+    return Kind(name, file, lambda folder: write(folder / file), read, is_image=True)
 
 
 def write_nifti(path: Path) -> None:
@@ -299,7 +261,6 @@ def fold_of(path: Path) -> None:
     fold_cases(load_card("hippocampus"), cases, path.parent, 0, 5)
 
 
-WEIGHTS = {"conv.weight": torch.arange(12.0).reshape(3, 4), "conv.bias": torch.zeros(3, dtype=torch.bfloat16)}
 SPEC = {
     **{"name": "small", "modality": "CT", "channels": ["CT"], "classes": ["background", {"name": "liver", "id": 2}]},
     **{"background": 0, "normalisation": {"mean": 40.0, "std": 20.0}, "spacing_mm": [None, 1.0, 1.0], "context": 0},

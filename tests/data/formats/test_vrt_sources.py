@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 
 from layouts import write_scene
+from mlla_seg.data.card import load_card
 from mlla_seg.data.formats.geotiff import open_rasters
 from mlla_seg.data.formats.vrt_sources import require_local
+from mlla_seg.data.layouts import find_cases
+from mlla_seg.data.reading import open_case
 from mlla_seg.errors import InputError
+from mlla_seg.inference.files import _require_below
 
 PIXELS = np.arange(16, dtype=np.uint8).reshape(1, 4, 4)
 SOURCE = "<SimpleSource><SourceFilename relativeToVRT='{}'>{}</SourceFilename><SourceBand>1</SourceBand></SimpleSource>"
@@ -63,6 +67,29 @@ def test_only_what_the_user_typed_may_lead_out_of_its_folder(tmp_path):
     (tmp_path / "data/a.tif").symlink_to(tmp_path / "a.tif")
     with pytest.raises(InputError, match="outside of"):
         require_local(write_vrt(tmp_path / "data/a.vrt", "a.tif"), tmp_path / "data")
+
+
+def test_images_and_masks_of_a_data_set_stay_below_its_root(tmp_path):
+    for folder in ("root/images", "root/masks"):
+        (tmp_path / folder).mkdir(parents=True)
+    write_scene(tmp_path / "root/images/a.tif", np.repeat(PIXELS, 3, axis=0))
+    write_scene(tmp_path / "secret.tif", PIXELS)
+    write_vrt(tmp_path / "root/masks/a.vrt", "../../secret.tif")
+    card = load_card("image_folder")
+    (case,) = find_cases(card, tmp_path / "root")
+    with pytest.raises(InputError, match=r"a\.vrt: names .*secret\.tif, outside of .*root"), open_case(card, case):
+        pass
+
+
+def test_images_of_a_folder_stay_below_it(tmp_path):
+    (tmp_path / "data").mkdir()
+    write_scene(tmp_path / "secret.tif", PIXELS)
+    path = write_vrt(tmp_path / "data/a.vrt", "../secret.tif")
+    (tmp_path / "data/list.txt").write_text("a.vrt\n")
+    _require_below(path, [path])  # typed
+    for source in (tmp_path / "data", tmp_path / "data/list.txt"):
+        with pytest.raises(InputError, match="outside of"):
+            _require_below(source, [path])
 
 
 @pytest.mark.parametrize("raw", ["subClass='VRTRawRasterBand'", "subclass='vrtrawrasterband'"])
