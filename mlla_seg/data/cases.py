@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from mlla_seg.data.blocks import Part
 from mlla_seg.data.card import Card
 from mlla_seg.progress import note_files
 
@@ -35,6 +36,8 @@ class Case:
     """The reason if it is left out of all splits."""
     root: Path | None = None
     """Folder of the data set, which the images that a VRT names must not leave."""
+    part: Part | None = None
+    """Blocks of the scene that form the case, if these are divided among the splits."""
 
     @property
     def files(self) -> list[Path]:

@@ -15,6 +15,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from mlla_seg.data.batches import cases_in_turn, training_batches
+from mlla_seg.data.block_splits import block_splits, note_overlapping_scenes, traces
 from mlla_seg.data.card_sections import MEDIAN, SPLITS
 from mlla_seg.data.cases import Case
 from mlla_seg.data.class_checks import check_classes
@@ -214,9 +215,20 @@ class SegmentationDataModule(LightningDataModule):
         """Cases found below the root, by split."""
         cases = self._found
         note_folds(self.card, self.root, self.fold)
+        if self.card.splits.blocks is not None:
+            return block_splits(self.card, cases, self._margin(), self.fold, self.folds)
         if self.fold is None:
             return split_cases(self.card, cases)
         return fold_cases(self.card, cases, self.root, self.fold, self.folds)
+
+    def _margin(self) -> int:
+        """Return the pixels around a block that a window over it can reach."""
+        if self.crop is None or isinstance(self.resize, list):
+            raise InputError(
+                "blocks of splits need crops at the scale of the scene: set --data.crop, and --data.resize to a factor "
+                "or null."
+            )
+        return math.ceil(max(self.crop) / (self.resize or 1))
 
     @cached_property
     def _found(self) -> list[Case]:
@@ -234,7 +246,7 @@ class SegmentationDataModule(LightningDataModule):
 
     @cached_property
     def _learned(self) -> dict[str, Any]:
-        return pseudonyms(case.patient for case in self.splits.train)
+        return pseudonyms(traces(self.splits.train))
 
     @cached_property
     def _cases(self) -> dict[str, StoredCase]:
@@ -262,7 +274,10 @@ class SegmentationDataModule(LightningDataModule):
         note_planes(self.card, stored)
         note_resampled(self.card, stored, self.spec.spacing_mm)
         note_headers({case.name: case.notes for case in stored})
-        note_overlaps({name: self._stored([name]) for name in SPLITS})
+        if self.card.splits.blocks is not None:
+            note_overlapping_scenes(self._stored(["train"]))
+        else:
+            note_overlaps({name: self._stored([name]) for name in SPLITS})
 
     def setup(self, stage: str) -> None:
         opened = {name: self._stored([name]) for name in SPLITS}

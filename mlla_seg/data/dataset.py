@@ -42,13 +42,15 @@ class SliceDataset(Dataset[dict[str, Any]]):
         self.balance = balance
         self.seed = seed
         self.grids = [view.grid((s, h, w), case.spacing_mm) for case in cases for s, _, h, w in [case.shape]]
-        self.first = np.cumsum([0, *map(self._samples, self.grids)])  # index of each case's first sample
+        self.boxes = [case.part.boxes(case.shape[2:]) if case.part else [] for case in cases]
+        self.first = np.cumsum([0, *map(self._samples, self.grids, self.boxes)])  # index of each case's first sample
 
-    def _samples(self, grid: Grid) -> int:
+    def _samples(self, grid: Grid, boxes: Sequence[Box]) -> int:
         slices, height, width = grid
         if slices > 1 or self.augment.crop is None:
             return slices
-        return max(1, round(height * width / (self.augment.crop[0] * self.augment.crop[1])))
+        area = sum(box.height * box.width for box in boxes) or height * width
+        return max(1, round(area / (self.augment.crop[0] * self.augment.crop[1])))
 
     def __len__(self) -> int:
         return int(self.first[-1])
@@ -64,6 +66,9 @@ class SliceDataset(Dataset[dict[str, Any]]):
             chosen = places[places[:, 0] == rng.choice(np.unique(places[:, 0]))]
             _, stored, *around = chosen[rng.integers(len(chosen))].tolist()
             position = min(nearest_slice(stored, case.shape[0], grid[0]), grid[0] - 1)
+        elif boxes := self.boxes[k]:  # the other blocks of the scene hold nothing to learn
+            box = boxes[rng.integers(len(boxes))]
+            around = [int(first + rng.integers(count)) for first, count in zip(box.corner, box.sides, strict=True)]
         crop, (slices, *size) = self.augment.crop, grid
         if crop is None or case.shape[0] > 1:
             read, chosen = whole(case.shape[2:]), whole(size)

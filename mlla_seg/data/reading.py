@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mlla_seg.data.blocks import part_of
 from mlla_seg.data.card import Card
 from mlla_seg.data.cases import Case
 from mlla_seg.data.formats.classes import IGNORE_INDEX
@@ -21,7 +22,7 @@ from mlla_seg.data.formats.registry import PHOTO_SUFFIXES, read_channels, read_m
 from mlla_seg.data.formats.voxel_grids import require_same_grid
 from mlla_seg.data.formats.vrt_sources import require_local
 from mlla_seg.data.labels import class_indices, note_nodata, refuse_unknown
-from mlla_seg.errors import InputError
+from mlla_seg.errors import InputError, about
 
 STRIP = 2**22
 """Pixels of a scene read at once."""
@@ -54,6 +55,8 @@ class Source:
     """Files on another grid than the image, which are warped to it, and the fraction of it that each covers."""
     notes: tuple[str, ...] = ()
     """Notes for the user on how the headers of its image and mask were interpreted."""
+    own: int | None = None
+    """Pixels that belong to the case, if it consists of blocks of a scene."""
 
 
 @contextmanager
@@ -66,6 +69,17 @@ def open_case(card: Card, case: Case) -> Iterator[Source]:
     for path in case.files:
         if suffix_of(path) == ".vrt":
             require_local(path, case.root)
+    with _open_whole(card, case) as source:
+        if case.part is None:
+            yield source
+        else:
+            with about(case.images[0][0]):
+                source = part_of(source, case.part)
+            yield source
+
+
+@contextmanager
+def _open_whole(card: Card, case: Case) -> Iterator[Source]:
     if any(suffix_of(path) in RASTER_SUFFIXES for path in case.images[0]):
         with _open_scene(card, case) as source:
             yield source

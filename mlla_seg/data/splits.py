@@ -84,6 +84,11 @@ def kept(cases: Iterable[Case]) -> list[Case]:
     return [case for case in cases if case.excluded is None]
 
 
+def excluded_of(cases: Iterable[Case]) -> dict[str, str]:
+    """Return the names of the excluded cases, each with the reason."""
+    return {case.name: case.excluded for case in cases if case.excluded is not None}
+
+
 def note_names(names: Sequence[str], what: str) -> None:
     """Note what holds for some cases, with their number and the first few names."""
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
@@ -115,8 +120,7 @@ def by_patient(card: Card, cases: Sequence[Case], patients: Mapping[str, set[str
             raise InputError(f"{card.name}: patient {shared[0]} is in both {a} and {b} ({len(shared)} such patients).")
     used = kept(cases)
     train, val, test = ([case for case in used if case.patient in patients.get(split, set())] for split in SPLITS)
-    excluded = {case.name: case.excluded for case in cases if case.excluded is not None}
-    splits = Splits(train, val, [case.tested() for case in test], excluded)
+    splits = Splits(train, val, [case.tested() for case in test], excluded_of(cases))
     if not splits.train:
         listed, found = patients.get("train"), cases[0].patient if cases else "none"
         example = f": it lists {min(listed)}, the data have {found}" if listed else ""

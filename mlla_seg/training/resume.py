@@ -10,11 +10,11 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from mlla_seg.data.block_splits import seen_in_training
 from mlla_seg.data.cases import Case
 from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.overrides import card_of
-from mlla_seg.data.pseudonyms import known_patients
 from mlla_seg.errors import InputError
 from mlla_seg.models.checkpoint import SHARED_BY_MEMBERS, read_checkpoint
 from mlla_seg.training.curve import RunLogger
@@ -189,7 +189,7 @@ def require_unseen(path: str | Path, content: Mapping[str, Any], cases: Sequence
         InputError: It was trained on some of them; the message gives their number and one name.
     """
     saved = content.get(SegmentationDataModule.__qualname__, {})
-    if seen := known_patients([case.patient for case in cases], saved):
+    if seen := seen_in_training(cases, saved):
         raise InputError(
             f"{path}: was trained on {len(seen)} of the patients to be scored, such as {seen[0]}. "
             "Use the checkpoint of the same --data.fold, data and splits."

@@ -34,6 +34,16 @@ def how_read(card: Card) -> str:
     return hashlib.sha256(json.dumps(reading).encode()).hexdigest()
 
 
+def reading_of(reading: str, case: Case) -> str:
+    """Return a digest of everything that decides which arrays a case becomes, its files apart.
+
+    Args:
+        reading: From :func:`how_read`.
+        case: The case.
+    """
+    return reading if case.part is None else hashlib.sha256(f"{reading} {case.part}".encode()).hexdigest()
+
+
 def build_case(card: Card, case: Case, folder: Path, reading: str, sources: Sources) -> Entry:
     """Write the arrays of a case and its entry.
 
@@ -41,7 +51,7 @@ def build_case(card: Card, case: Case, folder: Path, reading: str, sources: Sour
         card: Card of the data set.
         case: The case.
         folder: The store.
-        reading: From :func:`how_read`.
+        reading: From :func:`reading_of`.
         sources: The files of the case, taken before.
 
     Raises:
@@ -80,6 +90,7 @@ def build_case(card: Card, case: Case, folder: Path, reading: str, sources: Sour
         warped=dict(source.warped),
         notes=source.notes,
         moments=moments and (tuple(moments[0].tolist()), tuple(moments[1].tolist())),
+        own=source.own,
     )
     write_entry(folder, case.name, entry)
     return entry

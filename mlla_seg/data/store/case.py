@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from mlla_seg.data.blocks import Part
 from mlla_seg.data.formats.georeference import Ground
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.errors import InputError
@@ -52,6 +53,10 @@ class StoredCase:
 
     stamps: Mapping[Kind, Stamp] = field(default_factory=dict)
     """Stamps of the arrays when the case was opened."""
+    part: Part | None = None
+    """Blocks of a scene that form the case, if these are divided among the splits."""
+    own: int | None = None
+    """Pixels of these blocks, without those of the gap."""
 
     # Copy-on-write, as torch expects writable arrays; changes stay in memory.
     def image(self) -> Array:

@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from mlla_seg.atomic import replace_content
+from mlla_seg.data.blocks import Part
 from mlla_seg.data.formats.georeference import Ground
 from mlla_seg.data.store.case import KINDS, Kind, Stamp, StoredCase, stamp_of
 
@@ -77,12 +78,13 @@ class Entry:
     warped: dict[str, float]
     notes: tuple[str, ...]
     moments: tuple[tuple[float, ...], tuple[float, ...]] | None
+    own: Count | None = None
 
-    def case(self, folder: Path, name: str, stamps: Mapping[Kind, Stamp]) -> StoredCase:
-        """Return the case, whose arrays are those with the given stamps."""
+    def case(self, folder: Path, name: str, stamps: Mapping[Kind, Stamp], part: Part | None = None) -> StoredCase:
+        """Return the case, whose arrays are those with the given stamps and hold the given blocks of its scene."""
         moments = self.moments and (np.array(self.moments[0], np.float32), np.array(self.moments[1], np.float32))
         about = (self.shape, self.voxels, self.spacing_mm, self.ground, self.warped, self.notes, moments)
-        return StoredCase(name, folder / name, *about, stamps)
+        return StoredCase(name, folder / name, *about, stamps, part, self.own)
 
 
 ENTRY = TypeAdapter(Entry)

@@ -46,7 +46,7 @@ def note_warped(cases: Sequence[StoredCase]) -> None:
 
 def note_ignored(card: Card, cases: Sequence[StoredCase]) -> None:
     """Note how many pixels are excluded from training and scores, and cases of which every pixel is."""
-    sizes = [case.shape[0] * case.shape[2] * case.shape[3] for case in cases]
+    sizes = [case.own or case.shape[0] * case.shape[2] * case.shape[3] for case in cases]
     left_out = {case.name: size - sum(case.voxels) for case, size in zip(cases, sizes, strict=True)}
     if names := [name for name, count in left_out.items() if count]:
         value = "" if card.ignore_index is None or card.layout.coloured_masks else f", mask value {card.ignore_index}"

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from mlla_seg.data.card import Card
 from mlla_seg.data.cases import Case
-from mlla_seg.data.store.building import build_case, how_read
+from mlla_seg.data.store.building import build_case, how_read, reading_of
 from mlla_seg.data.store.case import KINDS, StoredCase
 from mlla_seg.data.store.entry import Entry, Stored, checksum_of, read_entry, stamps_of, write_entry
 from mlla_seg.data.store.sources import SourceCheck, difference
@@ -71,7 +71,11 @@ class _Store:
     def unchanged(self, case: Case) -> StoredCase | None:
         """Return a case if sizes and times say that nothing has changed."""
         entry = read_entry(self.folder, case.name)
-        if entry is None or entry.reading != self.reading or not self.sources.unchanged(case, entry.sources):
+        if (
+            entry is None
+            or entry.reading != reading_of(self.reading, case)
+            or not self.sources.unchanged(case, entry.sources)
+        ):
             return None
         try:
             stamps = stamps_of(self.folder, case.name)
@@ -79,7 +83,7 @@ class _Store:
             return None
         if any(entry.arrays[kind].stamp != stamps[kind] for kind in KINDS):
             return None
-        return entry.case(self.folder, case.name, stamps)
+        return entry.case(self.folder, case.name, stamps, case.part)
 
     def renewed(self, cases: Sequence[Case], verify: bool) -> dict[str, StoredCase]:
         """Return cases by name, after those are built that contents show to be stored otherwise.
@@ -123,7 +127,7 @@ class _Store:
         if entry is None:
             if (self.folder / f"{case.name}.json").exists():
                 reasons["the store's entry was damaged or of another version"].append(case.name)
-        elif entry.reading != self.reading:
+        elif entry.reading != reading_of(self.reading, case):
             reasons["the card reads cases in another way"].append(case.name)
         elif changed := difference(entry.sources, now):
             reasons["files have changed"].append(changed)
@@ -136,9 +140,10 @@ class _Store:
             if renewed != entry:
                 with suppress(PermissionError):  # a store of another user is compared each time
                     write_entry(self.folder, case.name, renewed)
-            return renewed.case(self.folder, case.name, stamps)
-        built = build_case(self.card, case, self.folder, self.reading, now)
-        return built.case(self.folder, case.name, {kind: stored.stamp for kind, stored in built.arrays.items()})
+            return renewed.case(self.folder, case.name, stamps, case.part)
+        built = build_case(self.card, case, self.folder, reading_of(self.reading, case), now)
+        stamps = {kind: stored.stamp for kind, stored in built.arrays.items()}
+        return built.case(self.folder, case.name, stamps, case.part)
 
     def _damaged(self, case: Case, entry: Entry) -> str:
         """Return the name of an array whose content is not that of the entry; empty if there is none."""
