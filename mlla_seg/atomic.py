@@ -25,9 +25,9 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from mlla_seg.disk_space import AGAIN, full_disk_told, reserve
+from mlla_seg.disk_space import AGAIN, UNFINISHED, full_disk_told, reserve
 
-TEMPORARY = re.compile(r"\.tmp-(?P<host>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{6}\..*", re.DOTALL)
+TEMPORARY = re.compile(re.escape(UNFINISHED) + r"(?P<host>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{6}\..*", re.DOTALL)
 """Names of unfinished files and folders."""
 LONGEST = 215
 """Bytes of a name that are kept in its temporary one; file systems allow 255."""
@@ -46,7 +46,7 @@ def renamed_when_done(path: Path, advice: str = AGAIN) -> Iterator[Path]:
         advice: What a user can do if the disk is full.
 
     Raises:
-        InputError: The disk is full.
+        FullDisk: The disk is full.
     """
     with full_disk_told(path, advice, [temporary := temporary_for(path)]), _named(temporary, path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def unfinished_folder(target: Path, advice: str = AGAIN) -> Iterator[Path]:
         advice: What a user can do if the disk is full.
 
     Raises:
-        InputError: The disk is full.
+        FullDisk: The disk is full.
     """
     with full_disk_told(target, advice, [folder := temporary_for(target)]), _named(folder, target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def temporary_for(path: Path) -> Path:
     name = path.name
     while len(os.fsencode(name)) > LONGEST:
         name = name[1:]
-    return path.with_name(f".tmp-{_host()}-{os.getpid()}-{secrets.token_hex(3)}.{name}")
+    return path.with_name(f"{UNFINISHED}{_host()}-{os.getpid()}-{secrets.token_hex(3)}.{name}")
 
 
 def remove_leftovers(folder: Path) -> int:

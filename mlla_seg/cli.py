@@ -192,6 +192,17 @@ def _explain(error: ArgumentError, command: str) -> str:
     return message.rstrip(".") + "."
 
 
+def _of_the_system(error: Exception) -> str | None:
+    """Return the message for a full disk, a read-only folder and the like; None if the program may be at fault."""
+    from mlla_seg.disk_space import told
+
+    if message := told(error):
+        return message
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}. Choose another path, or change its permissions."
+    return None
+
+
 def _complain(message: str) -> int:
     print(f"error: {message}", file=sys.stderr)
     return 2
@@ -216,9 +227,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(_complain(str(error)))
     except ArgumentError as error:
         sys.exit(_complain(f"{_explain(error, argv[0])} All options: {program()} {argv[0]} --help"))
-    except OSError as error:  # such as a read-only folder or a full disk
-        if error.filename is None:
-            raise
-        sys.exit(_complain(f"{error.filename}: {error.strerror}. Choose another path, or change its permissions."))
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        if (message := _of_the_system(error)) is None:
+            raise
+        sys.exit(_complain(message))

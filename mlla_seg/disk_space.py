@@ -1,7 +1,7 @@
 """Full disks: found before writing where possible, recognised whatever library meets them, told in one line.
 
-* :func:`full_disk_told` turns the error of a full disk, from any library, into an :class:`InputError`. Writers need it
-  only for files they write in place; :mod:`mlla_seg.atomic` uses it for all others.
+* :func:`full_disk_told` turns the error of a full disk, from any library, into :class:`FullDisk`, an InputError.
+  Writers need it only for files they write in place; :mod:`mlla_seg.atomic` uses it for all others.
 * :func:`reserve` and :func:`reserved_array` take the space of a file before it is written. Memory-mapped files must be
   reserved: writing to a page that the disk has no room for kills the process (SIGBUS).
 """
@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,20 @@ REASONS = {
 }
 """What is said for each error of the system; others are none of a full disk."""
 WORDS = {
-    errno.ENOSPC: re.compile(r"no space left on device|errno = 28\b|disk is full|disk full", re.IGNORECASE),
+    errno.ENOSPC: re.compile(r"no space left on device|errno = 28\b|disk is full", re.IGNORECASE),
     errno.EDQUOT: re.compile(r"disk quota exceeded", re.IGNORECASE),
     errno.EFBIG: re.compile(r"\bfile too large", re.IGNORECASE),
 }
 """How libraries that do not pass the system's error on put it."""
+UNFINISHED = ".tmp-"
+"""How the names of unfinished files and folders begin, which nobody needs to know."""
 PROBE = 2**16
 """Bytes that a disk must still take for an error without any reason to have another one."""
 AGAIN = "Free some space, then run the same command again."
+
+
+class FullDisk(InputError):
+    """A disk is full. What is written next will not find room either, so loops over files end."""
 
 
 class NoSpace(OSError):
@@ -46,29 +53,29 @@ class NoSpace(OSError):
 
 
 @contextmanager
-def full_disk_told(path: Path, advice: str = AGAIN, parts: Sequence[Path] | None = None) -> Iterator[None]:
-    """Raise an InputError for the error of a full disk, and let all other errors pass.
+def full_disk_told(path: Path, advice: str = AGAIN, parts: Sequence[Path] = ()) -> Iterator[None]:
+    """Raise :class:`FullDisk` for the error of a full disk, and let all other errors pass.
 
     Args:
         path: File or folder that is written, for the message.
         advice: What the user can do.
-        parts: Unfinished files and folders. They are removed on any error, as what they hold is worth nothing.
+        parts: Unfinished files and folders, which are removed on any error, with the files that libraries put beside
+            them, such as journals: their names begin alike.
 
     Raises:
-        InputError: The disk is full, the quota used up, or the file too large. Says where, and how much is missing.
+        FullDisk: The disk is full, the quota used up, or the file too large. Says where, and how much is missing.
     """
     try:
         yield
     except BaseException as error:
-        unfinished = parts or []
-        written = sum(map(_size, unfinished if parts is not None else [path]))
-        found = None if isinstance(error, InputError) or not isinstance(error, Exception) else _found(error, path)
-        for part in unfinished:
-            _remove(part)
-        if found is None:
+        mine = isinstance(error, Exception) and not isinstance(error, InputError)
+        full = _found(error, path, parts) if mine else None
+        for belonging in _belonging(parts):
+            _remove(belonging)
+        if full is None:
             raise
-        kept = f" The {path.name} before is kept." if parts is not None and path.is_file() else ""
-        raise InputError(f"{path}: {_told(*found, error, written)}.{kept} {advice}") from error
+        kept = f" The {path.name} before is kept." if parts and path.is_file() else ""
+        raise FullDisk(f"{_known(path)}: {full.told()}.{kept} {advice}") from error
 
 
 def reserve(file: int, path: Path, size: int) -> None:
@@ -89,6 +96,16 @@ def reserve(file: int, path: Path, size: int) -> None:
         held = 512 * getattr(os.fstat(file), "st_blocks", 0)
         if size - held > shutil.disk_usage(path.parent).free:
             raise NoSpace(errno.ENOSPC, path, size) from error
+
+
+def require_room(path: Path) -> None:
+    """Raise if the disk of a file has no room left, after a library that may have lost the end of it without a word.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    if not _takes_more(path.parent):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def reserved_array(path: Path, dtype: Any, shape: Sequence[int]) -> Any:
@@ -115,8 +132,8 @@ def reserved_array(path: Path, dtype: Any, shape: Sequence[int]) -> Any:
 
 def told(error: Exception) -> str | None:
     """Return what is to be said of a full disk that nobody has told; None for other errors."""
-    found = _found(error, None)
-    return None if found is None else f"{_told(*found, error, 0)}. {AGAIN}"
+    full = _found(error, None)
+    return None if full is None else f"{full.told()}. {AGAIN}"
 
 
 def in_bytes(count: float) -> str:
@@ -127,26 +144,46 @@ def in_bytes(count: float) -> str:
     return f"{count / 1e3:.0f} kB" if count >= 1000 else f"{count:.0f} bytes"
 
 
-def _told(code: int, folder: Path, error: BaseException, written: int) -> str:
-    """Return reason, needed and free space; once unfinished files are removed, this is what the user has."""
-    known = next((link.needed for link in _chain(error) if isinstance(link, NoSpace)), 0)
-    needed = f"{'' if known else 'more than '}{in_bytes(known + written)} are needed, " if known + written else ""
-    usage = os.statvfs(folder) if hasattr(os, "statvfs") else None
-    if code == errno.ENOSPC and usage and usage.f_files and not usage.f_favail:
-        return f"the disk takes no more files: all {usage.f_files} inodes of {folder} are in use"
-    return f"{REASONS[code]}: {needed}{in_bytes(shutil.disk_usage(folder).free)} are free in {folder}"
+@dataclass(frozen=True)
+class _Full:
+    """What is known of a full disk, when it is met."""
+
+    code: int
+    folder: Path
+    needed: str
+    """Size of what is written, as far as it is known."""
+
+    def told(self) -> str:
+        """Return reason, needed and free space; called when unfinished files are removed."""
+        needed = f": {self.needed} are needed" if self.needed else ""
+        if self.code != errno.ENOSPC:  # the free space does not matter
+            return f"{REASONS[self.code]}{needed}"
+        usage = os.statvfs(self.folder) if hasattr(os, "statvfs") else None
+        if usage and usage.f_files and not usage.f_favail:
+            return f"the disk takes no more files: all {usage.f_files} inodes of {_known(self.folder)} are in use"
+        free = f"{in_bytes(shutil.disk_usage(self.folder).free)} are free in {_known(self.folder)}"
+        return f"{REASONS[self.code]}{needed}, {free}" if needed else f"{REASONS[self.code]}: only {free}"
 
 
-def _found(error: BaseException, path: Path | None) -> tuple[int, Path] | None:
-    """Return the reason and the folder that is full, if an error is due to one."""
+def _found(error: BaseException, path: Path | None, parts: Sequence[Path] = ()) -> _Full | None:
+    """Return what is known of the disk that an error is due to, if it is due to one."""
     named = [Path(str(link.filename)) for link in _chain(error) if isinstance(link, OSError) and link.filename]
     places = [_folder(place) for place in ([path] if path else []) + named + [Path(tempfile.gettempdir()), Path()]]
     code = next((code for link in _chain(error) if (code := _code(link))), None)
+    full = places[0]
     if code is not None:
-        return code, next((folder for folder in places if not _takes_more(folder)), places[0])
-    if path is None or isinstance(error, ImportError | MemoryError) or _takes_more(places[0]):
+        full = next((folder for folder in places if not _takes_more(folder)), full)
+    elif path is not None and not isinstance(error, ImportError | MemoryError) and not _takes_more(full):
+        code = errno.ENOSPC  # several libraries fail without a reason
+    if code is None:
         return None
-    return errno.ENOSPC, places[0]  # several libraries fail without a reason
+    known = next((link.needed for link in _chain(error) if isinstance(link, NoSpace)), 0)
+    written = sum(map(_size, _belonging(parts)))
+    if known:
+        return _Full(code, full, in_bytes(known + written))
+    if full != places[0] or not written or _takes_more(full):  # unknown, or given back by a library
+        return _Full(code, full, "")
+    return _Full(code, full, f"more than {in_bytes(written)}")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -176,9 +213,23 @@ def _takes_more(folder: Path) -> bool:
     return True
 
 
+def _known(path: Path) -> Path:
+    """Return a path without the unfinished folders that it lies in."""
+    return Path(*(part for part in path.parts if not part.startswith(UNFINISHED)))
+
+
 def _folder(path: Path) -> Path:
     """Return the nearest folder that exists at or above a path."""
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+def _belonging(parts: Sequence[Path]) -> list[Path]:
+    """Return the existing ones of unfinished files and folders, and what lies beside them by their names."""
+    found = []
+    for part in parts:
+        with suppress(OSError):
+            found += [path for path in part.parent.iterdir() if path.name.startswith(part.name)]
+    return found
 
 
 def _size(path: Path) -> int:
@@ -189,14 +240,10 @@ def _size(path: Path) -> int:
 
 
 def _remove(path: Path) -> None:
-    """Remove an unfinished folder, or file with what libraries leave beside it, such as a journal."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
-        return
-    path.unlink(missing_ok=True)
-    with suppress(OSError):
-        for beside in [other for other in path.parent.iterdir() if other.name.startswith(path.name)]:
-            beside.unlink(missing_ok=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _bytes(dtype: Any, shape: Sequence[int]) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+from mlla_seg.atomic import replace_content
 from mlla_seg.errors import InputError, lookup, program, unknown
 
 
@@ -101,9 +101,8 @@ def configs(copy: list[str] | None = None, output: str = ".") -> None:
     sources = [Path(find_config(name)) for name in copy]
     if there := [folder / path.name for path in sources if (folder / path.name).exists()]:
         raise InputError(f"{there[0]}: already exists. Move it or choose another --output.")
-    folder.mkdir(parents=True, exist_ok=True)
     for path in sources:
-        shutil.copy(path, folder / path.name)
+        replace_content(folder / path.name, path.read_bytes())
         print(folder / path.name, file=sys.stdout)
 
 

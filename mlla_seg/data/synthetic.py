@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mlla_seg.atomic import renamed_when_done
+from mlla_seg.data.formats.h5_files import new_h5
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.errors import InputError
 
@@ -74,8 +76,6 @@ def write_synapse_layout(
         size: Height and width.
         seed: Random seed, combined with the case number.
     """
-    import h5py
-
     low, high = WINDOW_HU
     (folder / "train_npz").mkdir(parents=True, exist_ok=True)
     (folder / "test_vol_h5").mkdir(exist_ok=True)
@@ -83,12 +83,14 @@ def write_synapse_layout(
         image, label = phantom_volume(slices, size, seed * 10_000 + case)
         image = (np.clip(image, low, high) - low) / (high - low)
         if case in test:
-            with h5py.File(folder / "test_vol_h5" / f"case{case:04d}.npy.h5", "w") as file:
+            path = folder / "test_vol_h5" / f"case{case:04d}.npy.h5"
+            with renamed_when_done(path) as temporary, new_h5(temporary) as (file, _):
                 file["image"], file["label"] = image, label
         else:
             for i in range(slices):
                 path = folder / "train_npz" / f"case{case:04d}_slice{i:03d}.npz"
-                np.savez_compressed(path, image=image[i], label=label[i].astype(np.float32))
+                with renamed_when_done(path) as temporary:
+                    np.savez_compressed(temporary, image=image[i], label=label[i].astype(np.float32))
 
 
 def phantom(output: str, train: int = 12, test: int = 4, slices: int = 16, size: int = 96, seed: int = 0) -> None:

@@ -6,15 +6,15 @@ it. To add a format, write such a function and add a line to ``FORMATS``.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryFile
 from typing import Any, Literal, TypeAlias
 
+from mlla_seg.atomic import replace, unfinished_folder
 from mlla_seg.errors import InputError, lookup
 from mlla_seg.export.bundle import write_bundle
 from mlla_seg.export.deepness import write_deepness
@@ -122,17 +122,17 @@ def export(
             f"the rest: {spec.normalisation.in_words(spec.channels)}. python -m mlla_seg.runtime does both.",
             file=sys.stderr,
         )
-    with _place_beside(target) as unfinished:
+    _require_writable(target)
+    with unfinished_folder(target) as unfinished:
         print(f"Exporting {' '.join(paths)}, which may take a minute or two.", file=sys.stderr)
-        written = Path(unfinished) / target.name
+        written = unfinished / target.name
         engine = how.write(job, written)
         report = compare(job, engine, written, paths, averaged=all(map(is_averaged, paths)))
         print(report.table())
         if report.problem:
             raise InputError(f"{output}: not written, because it differs from the checkpoint: {report.problem}.")
         report.save(written.with_name(f"{target.name}.parity.json"))
-        for path in Path(unfinished).iterdir():
-            os.replace(path, target.with_name(path.name))
+        replace({path: target.with_name(path.name) for path in unfinished.iterdir()})
     print(f"Written: {target}, with the comparison in {target.name}.parity.json beside it.")
 
 
@@ -168,15 +168,15 @@ def _require(how: Format, name: str, target: Path, outputs: str, precision: str,
         raise InputError(f"--output {target}: already exists; --format {name} creates a new folder.")
 
 
-def _place_beside(target: Path) -> TemporaryDirectory[str]:
-    """Create a temporary folder beside the target.
+def _require_writable(target: Path) -> None:
+    """Raise before any work starts if nothing can be written beside the target.
 
     Raises:
-        InputError: The folder of the target is not writable.
+        InputError: Names the folder, and why.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        return TemporaryDirectory(dir=target.parent, prefix=".unfinished.")
+        TemporaryFile(dir=target.parent).close()
     except OSError as error:
         raise InputError(
             f"--output {target}: cannot write to {target.parent} ({error.strerror}). Choose another folder."

@@ -25,7 +25,7 @@ from mlla_seg.data.formats.planes import ACQUIRED, PLANES
 from mlla_seg.errors import InputError
 from mlla_seg.export.exportable import Exportable, Job, example_image
 from mlla_seg.export.parity import Engine
-from mlla_seg.export.programs import scripted
+from mlla_seg.export.programs import scripted, write_whole
 from mlla_seg.export.volume import Volume
 from mlla_seg.inference.cases import TorchEngine
 from mlla_seg.inference.steps import case_logits
@@ -58,7 +58,7 @@ def write_bundle(job: Job, path: Path) -> Engine:
     volume = Volume(network, spec.view, written, spec.writes)
     for folder in ("configs", "models", "docs"):
         (path / folder).mkdir(parents=True)
-    torch.jit.save(scripted(volume), path / NETWORK)
+    write_whole(path / NETWORK, lambda file: torch.jit.save(scripted(volume), file))
     for name, content in (("metadata", metadata(spec)), ("inference", inference(spec, values))):
         (path / f"configs/{name}.json").write_text(json.dumps(content, indent=4) + "\n")
     (path / "docs/README.md").write_text(_readme(spec))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
+from mlla_seg.atomic import unfinished_folder
 from mlla_seg.checksums import seal
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.export.exportable import Exportable, Job
@@ -45,8 +45,8 @@ def _int8(job: Job, program: Any, path: Path) -> Engine:
     """Write a quantised graph, to be compared on the first calibration images."""
     from mlla_seg.export.quantisation import quantise
 
-    with TemporaryDirectory(dir=path.parent) as folder:
-        original = Path(folder) / "float32.onnx"
+    with unfinished_folder(path) as folder:
+        original = folder / "float32.onnx"
         save(program, original, job.facts)
         images = quantise(job, original, path)
     seal(path)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 
+from mlla_seg.atomic import unfinished_folder
 from mlla_seg.checksums import seal
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.export.exportable import Exportable, Job
@@ -21,8 +21,8 @@ def write_openvino(job: Job, path: Path) -> Engine:
     """Write a model for images of any size; float16 applies to weights, the device chooses how it computes."""
     import openvino
 
-    with TemporaryDirectory() as folder:
-        original = Path(folder) / "model.onnx"
+    with unfinished_folder(path) as folder:
+        original = folder / "model.onnx"
         save(onnx_program(job, Exportable(job.network, job.outputs, writes=job.spec.writes)), original, {})
         model = openvino.convert_model(original)
         for key, value in job.facts.items():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mlla_seg.atomic import replace_content
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.errors import InputError
 from mlla_seg.export.exportable import Exportable, Job, example_image
@@ -60,7 +63,7 @@ def exported_program(
 def write_torch_export(job: Job, path: Path) -> Engine:
     """Write a ``.pt2`` file for ``torch.export.load``."""
     program = exported_program(job, Exportable(job.network, job.outputs, job.precision, job.spec.writes))
-    torch.export.save(program, path, extra_files={FACTS: json.dumps(job.facts)})
+    write_whole(path, lambda file: torch.export.save(program, file, extra_files={FACTS: json.dumps(job.facts)}))
     least = smallest_side(program)
     if least > 1:
         note(f"note: this .pt2 file takes heights and widths from {least} pixels on; onnx and torchscript take any.")
@@ -94,7 +97,8 @@ def write_aoti(job: Job, path: Path) -> Engine:
         job, Exportable(job.network, job.outputs, job.precision, job.spec.writes), multiple=STRIDE
     )
     with quiet():
-        aoti_compile_and_package(program, package_path=str(path), inductor_configs={"aot_inductor.metadata": job.facts})
+        how = {"aot_inductor.metadata": job.facts}
+        write_whole(path, lambda file: aoti_compile_and_package(program, package_path=file, inductor_configs=how))
     engine = _engine("AOTInductor", aoti_load_package(str(path)))
     sizes = ((64, 64), (224, 224), (224, 352), (480, 256))
     images = [example_image(job.spec, (1, job.channels, *size), k) for k, size in enumerate(sizes)]
@@ -104,9 +108,16 @@ def write_aoti(job: Job, path: Path) -> Engine:
 def write_torchscript(job: Job, path: Path) -> Engine:
     """Write a TorchScript archive for ``torch.jit.load`` and libtorch."""
     module = scripted(Exportable(job.network, job.outputs, job.precision, job.spec.writes))
-    torch.jit.save(module, path, _extra_files={FACTS: json.dumps(job.facts)})
+    write_whole(path, lambda file: torch.jit.save(module, file, _extra_files={FACTS: json.dumps(job.facts)}))
     with quiet():
         return _engine("TorchScript", torch.jit.load(path))
+
+
+def write_whole(path: Path, save: Callable[[io.BytesIO], Any]) -> None:
+    """Write a file that torch saves to memory first, as its own writer aborts the process on a full disk."""
+    content = io.BytesIO()
+    save(content)
+    replace_content(path, content.getbuffer())
 
 
 def scripted(module: torch.nn.Module) -> Any:

@@ -30,6 +30,7 @@ from mlla_seg.data.formats.registry import (
 )
 from mlla_seg.data.formats.vrt_sources import require_local
 from mlla_seg.data.lists import read_lines
+from mlla_seg.disk_space import FullDisk
 from mlla_seg.errors import InputError
 from mlla_seg.inference.base import CaseSegmenter
 from mlla_seg.inference.jobs import job_of
@@ -131,6 +132,8 @@ def segment_files(
                 except PolygonsFailed as error:
                     without_polygons.append(str(error))
                     written += 1
+                except FullDisk as error:  # it would be so for the others, after their work is done
+                    raise FullDisk(f"{error} Written so far: {written} of {len(images)} masks.") from error
                 except InputError as error:  # continue with the other images
                     problems.append(str(error))
                 except Exception as error:

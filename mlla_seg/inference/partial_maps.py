@@ -13,6 +13,7 @@ import numpy as np
 from mlla_seg.atomic import renamed_when_done
 from mlla_seg.data.formats.geotiff_masks import FULL, NODATA
 from mlla_seg.data.formats.picture import Array
+from mlla_seg.disk_space import full_disk_told, reserved_array
 from mlla_seg.inference.jobs import Job
 from mlla_seg.progress import note
 
@@ -52,12 +53,13 @@ class PartialMap:
                 )
             (self.folder / JOB).unlink(missing_ok=True)
             shape = tuple(layout["shape"])
-            _create(self.folder / "labels.npy", shape, np.uint8)
-            _create(self.folder / "done.npy", (len(layout["stripes"]),), np.int64)
-            if outputs:
-                _create(self.folder / "probabilities.npy", (outputs, *shape), np.uint8)
-            with renamed_when_done(self.folder / JOB) as temporary:
-                temporary.write_text(json.dumps({"job": job.to_dict(), "layout": layout}))
+            with full_disk_told(output, parts=[self.folder]):
+                reserved_array(self.folder / "labels.npy", np.uint8, shape).flush()
+                reserved_array(self.folder / "done.npy", np.int64, (len(layout["stripes"]),)).flush()
+                if outputs:
+                    reserved_array(self.folder / "probabilities.npy", np.uint8, (outputs, *shape)).flush()
+                with renamed_when_done(self.folder / JOB) as temporary:
+                    temporary.write_text(json.dumps({"job": job.to_dict(), "layout": layout}))
         self.done: list[int] = np.load(self.folder / "done.npy").tolist()
         """Number of finished row bands per stripe."""
 
@@ -125,8 +127,3 @@ def _reasons(job: Job, layout: Mapping[str, Any], stored: Mapping[str, Any]) -> 
     elif had != layout and not found:
         found.append("another division into windows")
     return found
-
-
-def _create(path: Path, shape: tuple[int, ...], dtype: Any) -> None:
-    """Create a file with an array of zeros, sparse until written to."""
-    np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape).flush()

@@ -7,7 +7,6 @@ stripe width. Progress is kept in a folder beside the mask, from which an interr
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from mlla_seg.atomic import replace
 from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.formats.geotiff import Raster, open_rasters
 from mlla_seg.data.formats.geotiff_masks import write_map, write_probability_map
@@ -23,6 +23,7 @@ from mlla_seg.data.formats.locations import Location
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.formats.polygons import PolygonOptions, write_polygons
 from mlla_seg.data.slices import seen_by_network, standardised
+from mlla_seg.disk_space import AGAIN, full_disk_told
 from mlla_seg.errors import InputError, about, lookup
 from mlla_seg.inference.jobs import Job, job_of
 from mlla_seg.inference.partial_maps import PartialMap
@@ -253,17 +254,18 @@ def _write_files(
     """
     targets = map_files(output, options)
     ready = [partial.folder / target.name for target in targets]
-    write_map(ready[0], partial.labels, shape, spec.classes, place, options.cog)
-    if options.probabilities:
-        write_probability_map(ready[1], partial.probabilities, shape, spec.output_names, place, options.cog)
+    with full_disk_told(output, f"{AGAIN[:-1]}: it only has to write the files.", ready):
+        write_map(ready[0], partial.labels, shape, spec.classes, place, options.cog)
+        if options.probabilities:
+            write_probability_map(ready[1], partial.probabilities, shape, spec.output_names, place, options.cog)
     if options.vectors is not None:
         targets[-1].unlink(missing_ok=True)  # of another map
-    for path, target in list(zip(ready, targets, strict=True))[: 1 + options.probabilities]:
-        os.replace(path, target)
+    replace(dict(list(zip(ready, targets, strict=True))[: 1 + options.probabilities]))
     if options.vectors is not None:
         try:
-            write_polygons(ready[-1], output, spec.classes, spec.background, options.vectors)
-            os.replace(ready[-1], targets[-1])
+            with full_disk_told(targets[-1], "Free some space.", [ready[-1]]):
+                write_polygons(ready[-1], output, spec.classes, spec.background, options.vectors)
+            replace({ready[-1]: targets[-1]})
         except Exception as error:  # such as those of the libraries that write the formats, or a full disk
             reason = " ".join(str(error).split()) or type(error).__name__
             raise PolygonsFailed(

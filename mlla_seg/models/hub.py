@@ -7,16 +7,15 @@ arguments, the weights and, if trained here, the spec of the data (classes, colo
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, PyTorchModelHubMixin, hf_hub_download
 from torch import Tensor, nn, random
 
 from mlla_seg._version import __version__
+from mlla_seg.atomic import replace, unfinished_folder
 from mlla_seg.checksums import with_checksums
 from mlla_seg.data.dataspec import DataSpec, Normalisation
 from mlla_seg.errors import InputError, followed_by
@@ -89,15 +88,12 @@ class HubMixin(PyTorchModelHubMixin, library_name="mlla_seg"):
         card = model_card_kwargs or {"metrics": metrics, "dataset": dataset}
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder, prefix=".unfinished.") as unfinished:
+        with unfinished_folder(folder / WEIGHTS) as unfinished:
             super().save_pretrained(unfinished, config=config_json, model_card_kwargs=dict(card))
-            complete = with_checksums(config_json, Path(unfinished), WEIGHTS)
-            (Path(unfinished) / "config.json").write_text(json.dumps(complete, indent=2), "utf-8")
-            for path in sorted(Path(unfinished).iterdir()):
-                target = folder / path.name
-                edited = target.suffix == ".md" and target.exists() and CARD_MARK not in target.read_text("utf-8")
-                if not edited:
-                    os.replace(path, target)
+            complete = with_checksums(config_json, unfinished, WEIGHTS)
+            (unfinished / "config.json").write_text(json.dumps(complete, indent=2), "utf-8")
+            finished = {path: folder / path.name for path in sorted(unfinished.iterdir())}
+            replace({path: target for path, target in finished.items() if not _edited(target)})
 
     def push_to_hub(
         self, repo_id: str, *, metrics: Mapping[str, float] | None = None, dataset: str | None = None, **options: Any
@@ -187,6 +183,11 @@ def _build(config: Mapping[str, Any]) -> Any:
     if config["build"] == "create_model":
         unsaid = {**BEFORE_0_2, "frame": (config.get("spec") or {}).get("window")}  # 0.1 had it in the spec only
     return build(**{**unsaid, **config["arguments"]})
+
+
+def _edited(path: Path) -> bool:
+    """Return whether a file is a model card that somebody has written by hand."""
+    return path.suffix == ".md" and path.exists() and CARD_MARK not in path.read_text("utf-8")
 
 
 def _misfit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:

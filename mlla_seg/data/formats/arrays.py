@@ -12,6 +12,7 @@ import numpy as np
 
 from mlla_seg.data.formats.claims import DEFLATE, require_room
 from mlla_seg.data.formats.classes import ClassInfo
+from mlla_seg.data.formats.h5_files import new_h5
 from mlla_seg.data.formats.picture import Array, Picture, compact
 from mlla_seg.errors import InputError
 
@@ -50,9 +51,7 @@ def read_npz(path: Path, plane: str, keys: Sequence[str]) -> Picture:
 
 def write_h5(path: Path, mask: Array, classes: Sequence[ClassInfo], source: Path, plane: str) -> None:
     """Write the mask as ``label``, with the axes of the source's array."""
-    import h5py
-
-    with h5py.File(path, "w") as file:
+    with new_h5(path) as (file, _):
         file.create_dataset("label", data=_shaped_like(mask, source), compression="gzip")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from mlla_seg.data.formats.classes import ClassInfo, stored_values
 from mlla_seg.data.formats.geotiff import CACHE_MB, import_rasterio
 from mlla_seg.data.formats.picture import Array
+from mlla_seg.disk_space import require_room
 
 NODATA = 255
 """Value without data, in class indices and stored probabilities, and in files unless a class id is as high."""
@@ -104,9 +105,9 @@ def _tiled(
             yield target
             smaller = [2**k for k in range(1, 16) if max(height, width) / 2**k >= TILE / 2]
             target.build_overviews(smaller, rasterio.enums.Resampling[resampling])
+        require_room(plain)  # GDAL does not say if the rest of a file finds none when it is closed
         if cog:
             how = {"COMPRESS": "DEFLATE", "BLOCKSIZE": TILE, "OVERVIEW_RESAMPLING": resampling.upper()}
-            try:
-                rasterio.shutil.copy(plain, path, driver="COG", **how)
-            finally:
-                plain.unlink()
+            rasterio.shutil.copy(plain, path, driver="COG", **how)
+            require_room(path)
+            plain.unlink()

@@ -19,6 +19,7 @@ from mlla_seg.data.formats.pixel_grid import PixelGrid
 from mlla_seg.data.formats.polygonise import Components, Strip, joined, pieces_of, strip_rows
 from mlla_seg.data.formats.simplify import require_simplification, simplified_pieces
 from mlla_seg.data.formats.vector_files import require_vector_format, vector_layer
+from mlla_seg.disk_space import reserved_array
 from mlla_seg.errors import InputError
 from mlla_seg.progress import note, progress
 
@@ -154,7 +155,7 @@ def _sieved(dataset: Any, fewest: int, folder: Path) -> Rows:
     from rasterio.features import sieve
 
     present, labels = (
-        np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=dataset.shape)
+        reserved_array(folder / f"{name}.npy", dtype, dataset.shape)
         for name, dtype in (("present", np.uint8), ("labels", dataset.dtypes[0]))
     )
     for top, bottom in strip_rows(dataset.shape):

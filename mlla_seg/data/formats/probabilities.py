@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mlla_seg.atomic import renamed_when_done
+from mlla_seg.data.formats.h5_files import Filled, new_h5
 from mlla_seg.data.formats.picture import Array
 
 SUFFIX = ".probabilities.h5"
@@ -23,7 +23,7 @@ def probabilities_path(mask: Path, mask_suffix: str) -> Path:
 @contextmanager
 def write_probabilities(
     path: Path, shape: Sequence[int], classes: Sequence[str], affine: Array | None = None
-) -> Iterator[Any]:
+) -> Iterator[Filled]:
     """Create an h5 file with ``probabilities`` ``(K, S, H, W)`` float16 in 0..1; renamed once complete.
 
     Args:
@@ -35,9 +35,7 @@ def write_probabilities(
     Yields:
         The array in the file, to be filled slice by slice.
     """
-    import h5py
-
-    with renamed_when_done(path) as temporary, h5py.File(temporary, "w") as file:
+    with renamed_when_done(path) as temporary, new_h5(temporary) as (file, beneath):
         chunks = (shape[0], 1, *shape[2:])
         array = file.create_dataset(
             "probabilities", tuple(shape), np.float16, chunks=chunks, compression="gzip", compression_opts=1
@@ -45,4 +43,4 @@ def write_probabilities(
         array.attrs["classes"] = list(classes)
         if affine is not None:
             array.attrs["affine"] = affine
-        yield array
+        yield Filled(array, beneath)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -57,9 +59,16 @@ def vector_layer(path: Path, format: str, crs: str | None) -> Iterator[Write]:
 @contextmanager
 def _geopackage(path: Path, crs: str | None) -> Iterator[Write]:
     import pyogrio
+    import shapely
 
     def append(polygons: Array, fields: Mapping[str, Array]) -> None:
-        _write(path, polygons, fields, "gpkg", crs, append=path.exists())
+        try:
+            _write(path, polygons, fields, "gpkg", crs, append=path.exists())
+        except RuntimeError as error:  # SQLite gives back what the batch had taken, and GDAL does not say why
+            rows = 3 * sum(map(len, shapely.to_wkb(polygons)))  # with attributes, spatial index and journal
+            if shutil.disk_usage(path.parent).free < rows:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+            raise
 
     # SQLite waits for the disk after each row if the disk is full; we wait once, at the end.
     before = pyogrio.get_gdal_config_option(SYNCHRONOUS)

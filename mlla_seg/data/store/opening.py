@@ -26,6 +26,7 @@ from mlla_seg.data.store.building import build_case, how_read, reading_of
 from mlla_seg.data.store.case import KINDS, StoredCase
 from mlla_seg.data.store.entry import Entry, Stored, checksum_of, read_entry, stamps_of, write_entry
 from mlla_seg.data.store.sources import SourceCheck, difference
+from mlla_seg.disk_space import FullDisk
 from mlla_seg.errors import InputError
 from mlla_seg.locks import Held, hold, release
 from mlla_seg.progress import note, progress
@@ -102,6 +103,8 @@ class _Store:
                 for case, job in zip(cases, jobs, strict=True):
                     try:
                         opened[case.name] = job.result()
+                    except FullDisk:
+                        raise
                     except InputError as error:
                         problems.append(str(error))
                     bar.update()
