@@ -158,10 +158,11 @@ class _Full:
         needed = f": {self.needed} are needed" if self.needed else ""
         if self.code != errno.ENOSPC:  # the free space does not matter
             return f"{REASONS[self.code]}{needed}"
-        usage = os.statvfs(self.folder) if hasattr(os, "statvfs") else None
+        folder = _folder(self.folder)  # it may have been one of the unfinished ones
+        usage = os.statvfs(folder) if hasattr(os, "statvfs") else None
         if usage and usage.f_files and not usage.f_favail:
-            return f"the disk takes no more files: all {usage.f_files} inodes of {_known(self.folder)} are in use"
-        free = f"{in_bytes(shutil.disk_usage(self.folder).free)} are free in {_known(self.folder)}"
+            return f"the disk takes no more files: all {usage.f_files} inodes of {_known(folder)} are in use"
+        free = f"{in_bytes(shutil.disk_usage(folder).free)} are free in {_known(folder)}"
         return f"{REASONS[self.code]}{needed}, {free}" if needed else f"{REASONS[self.code]}: only {free}"
 
 
