@@ -118,7 +118,10 @@ def test_array_that_is_cut_or_gone_is_built_again(place, kind):
     assert content(place) == expected
 
 
-def test_verify_finds_what_times_do_not_tell(place, capsys):
+def test_verify_finds_what_times_do_not_tell(place, capsys, monkeypatch):
+    monkeypatch.setattr("mlla_seg.data.store.sources.SETTLED_NS", -(10**9))  # sources as new as these are trusted
+    (place / f"store/{NAME}.json").unlink()
+    opened(place)
     expected, path = content(place), place / f"store/{NAME}.image.npy"
     damaged = bytearray(expected["image"])
     damaged[-3] ^= 16
