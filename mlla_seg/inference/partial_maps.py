@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mlla_seg.atomic import renamed_when_done
+from mlla_seg.atomic import replace_content
 from mlla_seg.data.formats.geotiff_masks import FULL, NODATA
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.disk_space import full_disk_told, reserved_array
@@ -58,8 +58,7 @@ class PartialMap:
                 reserved_array(self.folder / "done.npy", np.int64, (len(layout["stripes"]),)).flush()
                 if outputs:
                     reserved_array(self.folder / "probabilities.npy", np.uint8, (outputs, *shape)).flush()
-                with renamed_when_done(self.folder / JOB) as temporary:
-                    temporary.write_text(json.dumps({"job": job.to_dict(), "layout": layout}))
+                replace_content(self.folder / JOB, json.dumps({"job": job.to_dict(), "layout": layout}).encode())
         self.done: list[int] = np.load(self.folder / "done.npy").tolist()
         """Number of finished row bands per stripe."""
 

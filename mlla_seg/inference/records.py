@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,7 +19,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from mlla_seg.atomic import renamed_when_done
+from mlla_seg.atomic import replace_content
 from mlla_seg.data.formats.source_files import digest_of_files
 from mlla_seg.inference.jobs import Job
 from mlla_seg.locks import held
@@ -122,5 +121,4 @@ class Record:
         return content if isinstance(content, dict) and isinstance(content.get("job"), dict) else {}
 
     def _write(self, content: dict[str, Any]) -> None:
-        with renamed_when_done(self.path) as temporary:
-            temporary.write_text(json.dumps({"time": time.time(), "process": os.getpid(), **content}))
+        replace_content(self.path, json.dumps({"time": time.time(), **content}).encode())
