@@ -102,12 +102,14 @@ def segment_files(
         """Make the mask of an image, and return whether it was not kept instead."""
         _require_below(Path(source), files)
         record, scene = Record(paths), is_scene(files)
+        if scene:
+            job = scene_job(segmenter.identity, segmenter.spec, files, options)
+        else:
+            job = job_of(segmenter.identity, segmenter.spec, files)
+        if kept.keeps(record, job, locked=False):
+            return False
         with record.locked(wait):
-            if scene:
-                job = scene_job(segmenter.identity, segmenter.spec, files, options)
-            else:
-                job = job_of(segmenter.identity, segmenter.spec, files)
-            if kept.keeps(record, job):
+            if kept.keeps(record, job, locked=True):
                 return False
             with record.making(job):
                 if scene:
@@ -116,6 +118,7 @@ def segment_files(
                     beside = paths[1] if options.probabilities else None
                     own = cast(tuple[Path, ...], files)  # only scenes are at other places
                     notes[str(files[0])] = segmenter.write_labels(own, target, options.batch_size, beside, job.sources)
+        kept.outdated += record.outdated
         return True
 
     written = 0

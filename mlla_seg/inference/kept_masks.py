@@ -10,6 +10,7 @@ from pathlib import Path
 from mlla_seg.inference.jobs import Job
 from mlla_seg.inference.partial_maps import partial_folder
 from mlla_seg.inference.records import Found, Record
+from mlla_seg.locks import lock_file
 from mlla_seg.progress import note
 
 
@@ -33,13 +34,25 @@ class KeptMasks:
         """Masks of other jobs, and how these differ."""
         self.rivals: list[tuple[Path, list[str]]] = []
         """The same for masks that another process made while this run went on."""
+        self.outdated: list[Path] = []
+        """Files beside overwritten masks that still are those of the earlier masks."""
 
-    def keeps(self, record: Record, job: Job) -> bool:
-        """Return whether an existing mask is kept, and remember why."""
+    def keeps(self, record: Record, job: Job, locked: bool) -> bool:
+        """Return whether an existing mask is kept, and remember why.
+
+        Args:
+            record: Record of the mask.
+            job: Job of this run.
+            locked: Whether the record is locked. Without a lock, which takes longer than all else, only finished masks
+                of the same job are kept. Others may be in the hands of another process, or a killed one has left its
+                lock, which is removed when it is taken.
+        """
         meanwhile = record.made_since(self.started)
         if self.overwrite and not meanwhile:
             return False
         mask, found = record.paths[0], record.compare(job)
+        if not locked and (found is not Found.SAME or lock_file(record.path).exists()):
+            return False
         if found is Found.SAME:
             (self.shared if meanwhile else self.same).append(mask)
             shutil.rmtree(partial_folder(mask), ignore_errors=True)  # of a run that was killed while it removed it
@@ -57,6 +70,8 @@ class KeptMasks:
             note(f"note: {_counted(self.same)} made before by the same command and kept.")
         if self.shared:
             note(f"note: {_counted(self.shared)} made by another process meanwhile.")
+        if self.outdated:
+            note(f"note: {_counted(self.outdated, 'files')} left beside new masks, but belong to those before.")
         if self.unknown:
             note(
                 f"note: {_counted(self.unknown)} kept without knowing the network: there is no record, or the mask was "
@@ -79,6 +94,6 @@ class KeptMasks:
             )
 
 
-def _counted(masks: Sequence[Path]) -> str:
-    """Return the number of masks and the name of one, followed by a verb."""
-    return f"{masks[0]} was" if len(masks) == 1 else f"{len(masks)} masks, such as {masks[0]}, were"
+def _counted(paths: Sequence[Path], what: str = "masks") -> str:
+    """Return the number of masks, or other files, and the name of one, followed by a verb."""
+    return f"{paths[0]} was" if len(paths) == 1 else f"{len(paths)} {what}, such as {paths[0]}, were"

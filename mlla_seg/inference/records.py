@@ -49,6 +49,8 @@ class Record:
         self.path = paths[0].parent / FOLDER / f"{paths[0].name}.json"
         self.reasons: list[str] = []
         """In words, how the job that made an existing mask differs, after :meth:`compare`."""
+        self.outdated: list[Path] = []
+        """Files beside an overwritten mask that were not made anew with it, after :meth:`making`."""
 
     def compare(self, job: Job) -> Found:
         """Return what is known of the mask; reads it, and if need be its sources."""
@@ -110,6 +112,8 @@ class Record:
                 self.path.unlink(missing_ok=True)
             raise
         beside = {path.name: path.stat().st_size for path in self.paths[1:]}
+        earlier = (self.paths[0].with_name(name) for name in before.get("beside", {}) if name not in beside)
+        self.outdated = [path for path in earlier if path.exists() and job.differences(before["job"], files=False)]
         self._write({"job": job.to_dict(), "mask": digest_of_files(self.paths[:1]), "beside": beside})
 
     def _stored(self) -> dict[str, Any]:

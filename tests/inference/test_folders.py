@@ -80,7 +80,7 @@ def test_whatever_goes_wrong_with_one_image_the_others_have_masks(tmp_path, caps
         return write(files, *args)
 
     monkeypatch.setattr(predictor, "write_labels", fails)
-    with pytest.raises(InputError, match=r"(?s)1 of 3 images have no mask.*b\.png: MemoryError: cannot allocate 9 GiB"):
+    with pytest.raises(InputError, match=r"(?s)1 of 3 images have no mask.*b\.png: does not fit into memory \(cannot"):
         segment_files(predictor, tmp_path, tmp_path / "out", MapOptions())
     assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["a.png", "c.png"]
     assert "2 of 3 masks written" in capsys.readouterr().out

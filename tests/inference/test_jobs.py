@@ -128,7 +128,7 @@ def test_options_that_change_a_map_are_named(scene, tmp_path, changes, reason):
     segment_files(predictor, scene, out, MapOptions(batch_size=1, stripe=70), overwrite=False)  # only memory
 
 
-def test_files_beside_a_map_are_made_if_they_are_missing_and_named_if_they_are_others(scene, tmp_path):
+def test_files_beside_a_map_are_made_if_they_are_missing_and_named_if_they_are_others(scene, tmp_path, capsys):
     predictor = Predictor(Bright(), scene_spec(3))
     out = tmp_path / "map.tif"
     segment_files(predictor, scene, out, MapOptions())
@@ -139,6 +139,8 @@ def test_files_beside_a_map_are_made_if_they_are_missing_and_named_if_they_are_o
     with pytest.raises(InputError, match=r"--min_area_m2 none instead of 9"):
         segment_files(predictor, scene, out, MapOptions(polygons="geojson", min_area_m2=9), overwrite=False)
     segment_files(Predictor(Other(), scene_spec(3)), scene, out, MapOptions())  # leaves the probabilities
+    said = capsys.readouterr().err
+    assert re.search(r"note: 2 files, such as .*map\.probabilities\.tif, were left beside new masks, but", said)
     segment_files(Predictor(Other(), scene_spec(3)), scene, out, MapOptions(probabilities=True), overwrite=False)
     segment_files(Predictor(Other(), scene_spec(3)), scene, tmp_path / "new.tif", MapOptions(probabilities=True))
     for name in ("tif", "probabilities.tif"):

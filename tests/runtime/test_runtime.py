@@ -107,6 +107,23 @@ def test_scenes_become_the_same_maps(tmp_path, more):
         assert list(a.descriptions) == predictor.spec.output_names
 
 
+def test_another_export_at_the_same_path_is_another_network(tmp_path, capsys):
+    both(tmp_path, patch_size=[32, 32])
+    source = write_scene(tmp_path / "scene.tif", np.random.default_rng(0).normal(40, 20, (2, 40, 50)))
+    command = [*map(str, (tmp_path / "m.onnx", source, tmp_path / "map.tif")), "--overwrite=false"]
+    main(command)
+    main(command)
+    assert "map.tif was made before by the same command and kept." in capsys.readouterr().err
+    network = onnx.load(tmp_path / "m.onnx")
+    values = network.graph.initializer[0]
+    values.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(values) * 2, values.name))
+    onnx.save(network, tmp_path / "m.onnx")
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    assert stop.value.code == 2
+    assert "map.tif was made otherwise, with another network, and kept." in capsys.readouterr().err
+
+
 def test_openvino_gives_the_same_and_in_bfloat16_nearly(tmp_path):
     predictor, _ = both(tmp_path, patch_size=[32, 48], context=1)
     write_openvino(Job(predictor.network, predictor.spec), tmp_path / "m.xml")

@@ -87,7 +87,7 @@ def _photo_files(place: Path) -> list[Path]:
     """Return a photo and what is beside it, which counts if it is the mask of a scene or a tile of a mosaic."""
     try:
         return _raster_files(place)
-    except InputError:  # rasterio is not installed, or reading it tells what is wrong
+    except (InputError, UnicodeEncodeError):  # no rasterio, a name that it cannot open, or reading tells what is wrong
         return [place]
 
 
