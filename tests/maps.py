@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 from torch import nn
@@ -26,6 +28,28 @@ def make_map(network, spec, source, output, weights="", **options):
     sources = source if isinstance(source, list) else [source]
     job = scene_job({"weights": weights}, spec, sources, chosen := MapOptions(**options))
     predict_scene(TorchEngine(network), spec, sources, output, chosen, job)
+
+
+def write_polygons(path, shapes, fields, crs, layer="labels", kind="Unknown"):
+    """Write geometries with attributes as a vector file; the driver follows from the suffix."""
+    import pyogrio
+    import shapely
+
+    columns = [np.asarray(values, object if isinstance(values[0], str) else None) for values in fields.values()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # without a CRS
+        pyogrio.raw.write(
+            path,
+            shapely.to_wkb(np.asarray(shapes, object)),
+            columns,
+            list(fields),
+            geometry_type="Polygon" if path.suffix == ".shp" else kind,
+            crs=crs,
+            layer=None if path.suffix == ".shp" else layer,
+            driver={".gpkg": "GPKG", ".geojson": "GeoJSON", ".shp": "ESRI Shapefile"}[path.suffix],
+            append=path.exists(),
+        )
+    return path
 
 
 def noise(*shape, dtype=np.uint8):

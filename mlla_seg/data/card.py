@@ -33,6 +33,7 @@ from mlla_seg.data.card_sections import (
     Whole,
 )
 from mlla_seg.data.card_splits import CardSplits
+from mlla_seg.data.card_vectors import check_polygon_keys
 from mlla_seg.data.dataspec import Normalisation
 from mlla_seg.data.formats.bands import Wanted
 from mlla_seg.data.formats.classes import ClassInfo, Code
@@ -116,6 +117,8 @@ class Card:
                 lookup(dict.fromkeys(names), getattr(self, key), key)
         for key in self.array_units or {}:
             lookup({"scale": 1, "offset": 0}, key, "key of array_units")
+        places = [place for key in ("mask", "test_mask") for place in self.layout.places(key)]
+        check_polygon_keys(self.layout, places, {entry.name: entry.values for entry in self.classes})
         if self.layout.mask_threshold is not None and len(names) != 2:
             raise InputError(f"mask_threshold needs exactly two classes, found {len(names)}.")
         if repeated := sorted(set(self.layout.extra_channels or {}) & set(self.channels)):

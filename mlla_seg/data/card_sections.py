@@ -14,11 +14,14 @@ from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from pydantic import ConfigDict, Strict, model_validator
 from pydantic.dataclasses import dataclass
 
+from mlla_seg.data.card_vectors import PolygonKeys, Value
 from mlla_seg.data.dataspec import Normalisation
 from mlla_seg.data.schemes import Scheme
 from mlla_seg.errors import InputError
 
 SPLITS = ("train", "val", "test")
+MASKS = ("mask", "test_mask", "area")
+"""Keys of a layout with templates of files that belong to an image."""
 MEDIAN = "median"
 """Spacing value that stands for the median over all cases."""
 
@@ -59,6 +62,8 @@ class CardClass:
     """its value in the masks or a list of values, from 0 to 65535; by default its position in classes"""
     code: CardCode | None = None
     """{value: "...", meaning: ...} of a concept of SNOMED CT, or of the terminology named by scheme"""
+    values: Value | tuple[Value, ...] | None = None
+    """values of the attribute of its polygons, where labels are polygons; by default its name, or its id if numbers"""
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -98,7 +103,7 @@ class CardNormalisation:
 
 
 @dataclass(frozen=True, config=CONFIG)
-class Layout:
+class Layout(PolygonKeys):
     """Layout of a data set's files below its root."""
 
     format: Literal["files", "nnunet", "list"]
@@ -142,10 +147,10 @@ class Layout:
     def _templates(self) -> list[tuple[str, str]]:
         """Return every template with its key."""
         found = [(f"extra_channels {name}", template) for name, template in (self.extra_channels or {}).items()]
-        return found + [(key, template) for key in ("mask", "test_mask") for template in self.places(key)]
+        return found + [(key, template) for key in MASKS for template in self.places(key)]
 
     def places(self, key: str) -> tuple[str, ...]:
-        """Return the templates of ``mask`` or ``test_mask`` in the order to try; empty if not given."""
+        """Return the templates of a key of ``MASKS`` in the order to try; empty if not given."""
         value: str | tuple[str, ...] = getattr(self, key)
         return (value,) if isinstance(value, str) else value
 

@@ -38,10 +38,12 @@ class Case:
     """Folder of the data set, which the images that a VRT names must not leave."""
     part: Part | None = None
     """Blocks of the scene that form the case, if these are divided among the splits."""
+    areas: tuple[Path, ...] = ()
+    """Polygons of the labelled area, one file per entry of ``images``; empty if everything is labelled."""
 
     @property
     def files(self) -> list[Path]:
-        return [path for entry in self.images for path in entry] + list(self.masks)
+        return [path for entry in self.images for path in entry] + [*self.masks, *self.areas]
 
     def tested(self) -> Case:
         """Return the case with its masks for testing."""

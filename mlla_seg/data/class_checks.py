@@ -12,6 +12,8 @@ import numpy as np
 from mlla_seg.data.card import Card
 from mlla_seg.data.cases import Case
 from mlla_seg.data.formats.registry import read_mask
+from mlla_seg.data.formats.vector_sources import is_vector
+from mlla_seg.data.polygon_checks import advice_on_polygons
 from mlla_seg.data.store.case import StoredCase
 from mlla_seg.errors import InputError
 
@@ -49,6 +51,8 @@ def check_classes(card: Card, stored: Sequence[StoredCase], cases: Sequence[Case
 
 def _advice(card: Card, cases: Sequence[Case]) -> str:
     """Say which values the masks hold, and what in the card or the masks to change."""
+    if polygons := [path for case in cases for path in case.masks if is_vector(path)]:
+        return advice_on_polygons(card, polygons[0])
     if card.layout.coloured_masks:
         return "Compare the colours of the masks with those of the card's classes, and the split with the data."
     values = _values(cases)

@@ -28,6 +28,7 @@ from mlla_seg.data.formats.planes import ACQUIRED, PLANES
 from mlla_seg.data.layouts import find_cases
 from mlla_seg.data.nnunet import note_described
 from mlla_seg.data.overrides import card_of, with_options
+from mlla_seg.data.polygon_checks import check_polygons
 from mlla_seg.data.pseudonyms import pseudonyms
 from mlla_seg.data.splits import Splits, split_cases
 from mlla_seg.data.store.case import StoredCase
@@ -264,6 +265,7 @@ class SegmentationDataModule(LightningDataModule):
             return
         self.prepared = True
         stored = self._stored(SPLITS)
+        check_polygons(self.card, [case for name in SPLITS for case in getattr(self.splits, name)], stored)
         check_class_sizes(self.card, stored)
         check_classes(self.card, stored[: len(self.splits.train)], self.splits.train)
         note_merged_classes(self.card)

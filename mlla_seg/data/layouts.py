@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from mlla_seg.data.card import Card
+from mlla_seg.data.card_sections import MASKS
 from mlla_seg.data.cases import LONGEST, Case, missing_data
 from mlla_seg.data.cohort import with_cohort
 from mlla_seg.data.exclusion import with_exclusions
@@ -194,7 +195,7 @@ def _assemble(card: Card, tree: Tree, name: str, entries: Sequence[_Match], acco
     account.folders.update(folder.lower() for folder in folders)
     split = lookup(known, folders[0].lower(), f"split folder of {tree.root}:") if folders else None
     masks: dict[str, tuple[Path, ...]] = {}
-    for key in ("mask", "test_mask"):
+    for key in MASKS:
         places = card.layout.places(key)
         found = [(files[0], _first_there(places, tree, files[0], account)) for files in slices.values() if places]
         for match, path in found:
@@ -217,6 +218,7 @@ def _assemble(card: Card, tree: Tree, name: str, entries: Sequence[_Match], acco
         masks=masks["mask"],
         test_masks=masks["test_mask"],
         split=split,
+        areas=masks["area"],
     )
 
 

@@ -10,6 +10,7 @@ from mlla_seg.data.card import Card
 from mlla_seg.data.cases import LONGEST, Case
 from mlla_seg.data.cohort import entry_of, settled, table_of
 from mlla_seg.data.csv_table import Row, Table
+from mlla_seg.data.formats.vector_sources import is_vector
 from mlla_seg.data.tree import stem_of
 from mlla_seg.errors import InputError
 from mlla_seg.progress import note
@@ -113,7 +114,7 @@ def _note_shared_masks(table: Table, files: dict[int, tuple[tuple[Path, ...], Pa
     lines = defaultdict(list)
     for line, (_, mask) in files.items():
         lines[mask].append(line)
-    if shared := [(mask, several) for mask, several in lines.items() if len(several) > 1]:
+    if shared := [(mask, several) for mask, several in lines.items() if len(several) > 1 and not is_vector(mask)]:
         mask, several = shared[0]
         note(
             f"note: {len(shared)} masks of {table.path} belong to several images, such as {mask.name} in lines "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,10 +18,13 @@ from mlla_seg.data.formats.classes import IGNORE_INDEX
 from mlla_seg.data.formats.georeference import Ground
 from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES, Raster, open_rasters
 from mlla_seg.data.formats.picture import Array, Picture, require_finite
+from mlla_seg.data.formats.raster_grids import flat_ground
 from mlla_seg.data.formats.registry import PHOTO_SUFFIXES, read_channels, read_mask, suffix_of
+from mlla_seg.data.formats.vector_sources import VECTOR_SUFFIXES, is_vector
 from mlla_seg.data.formats.voxel_grids import require_same_grid
 from mlla_seg.data.formats.vrt_sources import require_local
 from mlla_seg.data.labels import class_indices, note_nodata, refuse_unknown
+from mlla_seg.data.polygon_labels import PolygonLabels, labelled_area, polygon_labels
 from mlla_seg.errors import InputError, about
 
 STRIP = 2**22
@@ -84,6 +87,11 @@ def _open_whole(card: Card, case: Case) -> Iterator[Source]:
         with _open_scene(card, case) as source:
             yield source
         return
+    if polygons := [path for path in (*case.masks, *case.areas) if is_vector(path)]:
+        raise InputError(
+            f"{polygons[0]}: polygons label rasters with a georeference, and {case.images[0][0].name} is none. Save it "
+            "as GeoTIFF."
+        )
     entries: list[Piece] = []
     spacing = None
     notes: dict[str, None] = {}
@@ -141,20 +149,50 @@ def chosen_bands(card: Card, files: tuple[Path, ...], array: Array) -> Array:
 @contextmanager
 def _open_scene(card: Card, case: Case) -> Iterator[Source]:
     files, mask_path = case.images[0], (case.masks or case.images[0])[0]
-    if suffix_of(mask_path) not in (*RASTER_SUFFIXES, *PHOTO_SUFFIXES):
-        raise InputError(f"{mask_path}: the mask of a scene must be a raster or an image file, such as .tif or .png.")
-    with (
-        open_rasters(files, card.wanted) as image,
-        open_rasters([mask_path], like=image, labels=True, colours=card.layout.coloured_masks) as mask,
-    ):
+    with open_rasters(files, card.wanted) as image, _open_labels(card, mask_path, image) as labels:
+        ground = flat_ground(image.grid)
+        areas = [labelled_area(card, path, ground, str(files[0])) for path in case.areas]
         shape = (1, len(card.seen), *image.shape)
-        warped = {**image.warped, **mask.warped}
-        pieces = _strips(card, image, mask, mask_path)
-        notes = (*image.notes, *image.chosen, *note_nodata(card, mask.nodata))
+        pieces = _strips(card, image, labels, areas, mask_path)
+        notes = (*image.notes, *image.chosen, *labels.notes, *(note for area in areas for note in area.notes))
+        warped = {**image.warped, **labels.warped}
         yield Source(shape, image.dtype, pieces, ground=image.ground, warped=warped, notes=notes)
 
 
-def _strips(card: Card, image: Raster, mask: Raster, mask_path: Path) -> Iterator[Piece]:
+@dataclass(frozen=True)
+class _Labels:
+    """Labels of an open scene."""
+
+    read: Callable[[int, int, int, int], tuple[Array, Counter[float]]]
+    """Returns class indices ``(1, height, width)`` of a window, and the number of pixels of each unknown value."""
+    notes: tuple[str, ...]
+    warped: Mapping[str, float] = field(default_factory=dict)
+
+
+@contextmanager
+def _open_labels(card: Card, path: Path, image: Raster) -> Iterator[_Labels]:
+    """Open the mask of a scene, a raster or polygons."""
+    if is_vector(path):
+        polygons = polygon_labels(card, path, flat_ground(image.grid), str(image.paths[0]))
+        yield _Labels(lambda *part: (polygons.read(*part)[None], Counter()), polygons.notes)
+        return
+    if suffix_of(path) not in (*RASTER_SUFFIXES, *PHOTO_SUFFIXES):
+        raise InputError(
+            f"{path}: the mask of a scene must be a raster or an image file, such as .tif or .png, or polygons "
+            f"({', '.join(VECTOR_SUFFIXES)})."
+        )
+    with open_rasters([path], like=image, labels=True, colours=card.layout.coloured_masks) as mask:
+
+        def read(top: int, left: int, height: int, width: int) -> tuple[Array, Counter[float]]:
+            stored = mask.read(top, left, height, width, raw=True)[None]
+            return class_indices(card, stored, path, True, mask.nodata)
+
+        yield _Labels(read, note_nodata(card, mask.nodata), mask.warped)
+
+
+def _strips(
+    card: Card, image: Raster, labels: _Labels, areas: Sequence[PolygonLabels], mask_path: Path
+) -> Iterator[Piece]:
     """Yield a scene in strips from top to bottom; unknown mask values are reported once, for the whole scene."""
     height, width = image.shape
     rows = max(1, STRIP // width)
@@ -162,8 +200,10 @@ def _strips(card: Card, image: Raster, mask: Raster, mask_path: Path) -> Iterato
     for top in range(0, height, rows):
         part = (top, 0, min(rows, height - top), width)
         pixels = image.read_seen(*part)
-        labels, wrong = class_indices(card, mask.read(*part, raw=True)[None], mask_path, True, mask.nodata)
+        known, wrong = labels.read(*part)
         unknown.update(wrong)
-        labels[0, np.isnan(pixels).any(axis=0)] = IGNORE_INDEX  # no data: excluded from training and scores
-        yield Piece(0, top, pixels.astype(image.dtype)[None], labels)
+        known[0, np.isnan(pixels).any(axis=0)] = IGNORE_INDEX  # no data: excluded from training and scores
+        for area in areas:
+            known[0, area.read(*part) == IGNORE_INDEX] = IGNORE_INDEX
+        yield Piece(0, top, pixels.astype(image.dtype)[None], known)
     refuse_unknown(card, unknown, mask_path)

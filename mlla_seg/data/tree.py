@@ -17,7 +17,11 @@ from string import Formatter
 
 from mlla_seg.data.formats.dicom_files import is_series
 from mlla_seg.data.formats.registry import READERS, suffix_in
+from mlla_seg.data.formats.vector_sources import VECTOR_SUFFIXES, is_vector
 from mlla_seg.errors import InputError
+
+KNOWN = (*READERS, *VECTOR_SUFFIXES)
+"""Suffixes of files that a template may stand for."""
 
 
 def uniform(name: str) -> str:
@@ -84,7 +88,7 @@ class Tree:
         else:
             whole = re.compile("[^/]*".join(map(re.escape, [*parts[:-1], uniform(parts[-1])])), re.DOTALL)
             found = [(name, own) for name, own in self._starting(parts[0]) if whole.fullmatch(name)]
-        return [own for name, own in found if is_image(name) or own in self.series]
+        return [own for name, own in found if is_image(name) or is_vector(name) or own in self.series]
 
 
 def filled(template: str, groups: Mapping[str, str]) -> list[str]:
@@ -104,7 +108,7 @@ def _begun_suffix(template: str) -> str:
     before = template.rpartition("*")[0]
     dots = (match.start() for match in re.finditer(r"\.", before))
     begun = (before[dot:] for dot in dots)
-    return next((part for part in begun if any(suffix.startswith(part.lower()) for suffix in READERS)), "")
+    return next((part for part in begun if any(suffix.startswith(part.lower()) for suffix in KNOWN)), "")
 
 
 def list_tree(root: Path, series: bool = False) -> Tree:

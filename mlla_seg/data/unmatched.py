@@ -8,8 +8,9 @@ from functools import lru_cache
 from itertools import product
 from string import Formatter
 
-from mlla_seg.data.card_sections import Layout
+from mlla_seg.data.card_sections import MASKS, Layout
 from mlla_seg.data.formats.registry import READERS, SERIES, suffix_in
+from mlla_seg.data.formats.vector_sources import is_vector
 from mlla_seg.data.tree import Tree, is_image, stem_of, uniform
 
 SHOWN = 3
@@ -96,12 +97,12 @@ def _group(pattern: str, name: str) -> str:
 
 def masks_without_image(layout: Layout, tree: Tree, others: Sequence[str]) -> list[str]:
     """Return those of the other names that are masks, by the templates and the groups of the patterns."""
-    places = [place for key in ("mask", "test_mask") for place in layout.places(key)]
+    places = [place for key in MASKS for place in layout.places(key)]
     shapes = [_shape(pattern, place) for pattern, place in product(layout.patterns, places)]
     return [
         name
         for name in others
-        if is_image(name) or name in tree.series
+        if is_image(name) or is_vector(name) or name in tree.series
         if any(shape and shape.fullmatch(uniform(name)) for shape in shapes)
     ]
 

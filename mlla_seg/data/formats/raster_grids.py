@@ -43,7 +43,7 @@ def _is_placed(dataset: Any) -> bool:
     return not dataset.transform.is_identity or bool(dataset.gcps[0]) or dataset.rpcs is not None
 
 
-def _flat_ground(dataset: Any) -> Ground | None:
+def flat_ground(dataset: Any) -> Ground | None:
     """Return the georeference of a file whose pixels form a regular grid on the ground, with GCPs nearly so."""
     ground = ground_of(dataset)
     points = dataset.gcps[0] if dataset.transform.is_identity else ()
@@ -61,7 +61,7 @@ def same_grid(first: Any, other: Any) -> bool:
         return False
     if not (_is_placed(first) and _is_placed(other)) or _same_place(first, other):
         return True
-    here, there = _flat_ground(first), _flat_ground(other)
+    here, there = flat_ground(first), flat_ground(other)
     crs, other_crs = (dataset.gcps[1] if dataset.transform.is_identity else dataset.crs for dataset in (first, other))
     if here is None or there is None or (crs and other_crs and crs != other_crs):
         return False
@@ -122,7 +122,7 @@ def on_grid(path: Location, dataset: Any, first: Any, nearest: bool, **nodata: A
     from rasterio.vrt import WarpedVRT
 
     name = Path(str(first.name)).name
-    grid, own = _flat_ground(first), _flat_ground(dataset)
+    grid, own = flat_ground(first), flat_ground(dataset)
     if grid is None or own is None:
         which, by = (name, first) if grid is None else (path, dataset)
         if _is_placed(by):
@@ -140,8 +140,8 @@ def on_grid(path: Location, dataset: Any, first: Any, nearest: bool, **nodata: A
     share = overlap(own, grid)
     if share == 0:
         raise InputError(
-            f"{path}: covers nothing of {name}: it lies at {_bounds(own)}, the other at {_bounds(grid)}. Pair the "
-            "right files, or correct the CRS or the position of one."
+            f"{path}: covers nothing of {name}: it lies at {extent_of(own)}, the other at {extent_of(grid)}. "
+            "Pair the right files, or correct the CRS or the position of one."
         )
     target = {"crs": crs or "EPSG:3857", "transform": Affine(*grid.transform), "height": first.height}
     target |= {"width": first.width, "src_crs": own.crs or crs or "EPSG:3857", "src_transform": Affine(*own.transform)}
@@ -149,7 +149,7 @@ def on_grid(path: Location, dataset: Any, first: Any, nearest: bool, **nodata: A
     return WarpedVRT(dataset, resampling=how, dtype="float32", nodata=np.nan, **target, **nodata), share
 
 
-def _bounds(ground: Ground) -> str:
+def extent_of(ground: Ground) -> str:
     """Return the lowest and highest coordinates of a raster and its CRS, in words."""
     height, width = ground.shape
     x, y = coordinates(ground, np.array([0, width, 0, width]), np.array([0, 0, height, height]))

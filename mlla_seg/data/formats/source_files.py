@@ -20,6 +20,7 @@ from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES, import_rasterio, open
 from mlla_seg.data.formats.itk_headers import voxels_of
 from mlla_seg.data.formats.locations import Location, Remote
 from mlla_seg.data.formats.registry import PHOTO_SUFFIXES
+from mlla_seg.data.formats.vector_sources import parts_of
 from mlla_seg.data.formats.volumes import ITK_SUFFIXES
 from mlla_seg.errors import InputError
 
@@ -47,7 +48,7 @@ def files_of(place: Location) -> list[Path]:
         return _raster_files(place)
     if name.endswith(PHOTO_SUFFIXES):
         return _photo_files(place)
-    others: Iterable[Path] = ()
+    others: Iterable[Path] = parts_of(place)
     if name.endswith(ITK_SUFFIXES) and place.is_file():
         others = voxels_of(place).files
     elif name.endswith(".h5"):

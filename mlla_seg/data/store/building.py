@@ -12,6 +12,7 @@ from mlla_seg.atomic import replace, unfinished_folder
 from mlla_seg.data.card import Card
 from mlla_seg.data.cases import Case
 from mlla_seg.data.formats.classes import IGNORE_INDEX
+from mlla_seg.data.polygon_labels import fingerprint_of_polygons
 from mlla_seg.data.reading import open_case
 from mlla_seg.data.sampling import class_places, value_sample
 from mlla_seg.data.schemes import per_case
@@ -30,7 +31,8 @@ def how_read(card: Card) -> str:
     gaps = (card.nodata, card.nodata_rule, card.grid)
     values = (card.array_units, [*card.ids.items()], card.ignore_index, counted, gaps)
     colours = card.layout.coloured_masks and [entry.colour for entry in card.classes]
-    reading = (card.plane, values, card.class_names, card.bands, card.seen, masks, colours)
+    polygons = fingerprint_of_polygons(card)
+    reading = (card.plane, values, card.class_names, card.bands, card.seen, masks, colours, polygons)
     return hashlib.sha256(json.dumps(reading).encode()).hexdigest()
 
 

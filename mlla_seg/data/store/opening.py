@@ -117,8 +117,9 @@ class _Store:
             note(f"note: {count} built again, as {reason}, such as {min(names)}")
         time.sleep(TICK)
         if problems:
+            failed, problems = len(problems), [*dict.fromkeys(problems)]  # one file may label several cases
             more = f"\n... and {len(problems) - 5} more" if len(problems) > 5 else ""
-            count = f"{len(problems)} of {len(cases)} cases cannot be used:\n" if len(problems) > 1 else ""
+            count = f"{failed} of {len(cases)} cases cannot be used:\n" if failed > 1 else ""
             raise InputError(count + "\n".join(problems[:5]) + more)
         return opened
 
