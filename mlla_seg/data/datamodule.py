@@ -271,7 +271,7 @@ class SegmentationDataModule(LightningDataModule):
         note_merged_classes(self.card)
         note_warped(stored)
         note_ignored(self.card, stored)
-        if not self.described:
+        if not self.described and self.card.layout.format == "nnunet":
             note_described(self.card, self.spec)
         note_planes(self.card, stored)
         note_resampled(self.card, stored, self.spec.spacing_mm)

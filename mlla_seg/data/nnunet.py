@@ -39,7 +39,8 @@ def nnunet_card(root: Path) -> Card:
     if not path.is_file():
         raise InputError(
             f"Without --data.card the data are described by {path.absolute()}, which does not exist. "
-            "Give the name of a card, or the root of an nnU-Net or Decathlon folder."
+            "Give the name of a card, the root of an nnU-Net or Decathlon folder, or a folder with rasters in images/ "
+            "and polygons in labels/."
         )
     about = read_description(path)
     if not about.channels or len(about.labels) < 2:

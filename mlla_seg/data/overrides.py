@@ -1,4 +1,4 @@
-"""The card of a run: a card by name or path, or of ``dataset.json``, with what the options of the data say instead."""
+"""The card of a run: by name or path, or what the folder tells, with what the options of the data say instead."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mlla_seg.data.card_sections import MEDIAN
 from mlla_seg.data.card_splits import MEANS, CardSplits
 from mlla_seg.data.formats.planes import ACQUIRED, PLANES
 from mlla_seg.data.nnunet import nnunet_card
+from mlla_seg.data.polygon_folder import is_polygon_folder, polygon_folder_card
 from mlla_seg.errors import InputError, lookup
 
 FILES = ("csv", "train", "val", "test")
@@ -21,8 +22,16 @@ FILES = ("csv", "train", "val", "test")
 
 
 def card_of(card: str | None, root: str | Path, channels: Sequence[str] | None = None) -> Card:
-    """Return the card by name or path, or else from ``dataset.json`` in the root, with the given channels."""
-    known = load_card(card) if card else nnunet_card(Path(root))
+    """Return the card by name or path, or else what the root itself tells, with the given channels.
+
+    Without a card, the root has a ``dataset.json`` or holds scenes and polygons.
+    """
+    if card:
+        known = load_card(card)
+    elif is_polygon_folder(Path(root)) and not (Path(root) / "dataset.json").exists():
+        known = polygon_folder_card(Path(root))
+    else:
+        known = nnunet_card(Path(root))
     return known if channels is None else known.using(channels)
 
 

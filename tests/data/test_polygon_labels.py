@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import rasterio
 import shapely
+from rasterio.warp import transform
 
 from maps import noise, write_polygons
 from mlla_seg.data.card import load_card
 from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.layouts import find_cases
+from mlla_seg.data.overrides import card_of as card_of_folder
 from mlla_seg.data.polygon_checks import check_polygons
 from mlla_seg.data.reading import open_case
 from mlla_seg.data.store.opening import open_store
@@ -227,3 +229,43 @@ def test_training_on_polygons(tmp_path, capsys):
     with pytest.raises(InputError, match=r"these values of type: 'tree' \(1\). Compare them"):
         data.prepare_data()
     assert Path(tmp_path / "cache").is_dir()
+
+
+def folder_of(tmp_path, fields, suffixes=(".gpkg", ".geojson"), name="scene{k}"):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    for k in (1, 2):
+        scene(tmp_path / "images", f"scene{k}")
+    for k, suffix in enumerate(suffixes, 1):
+        crs = "EPSG:4326" if suffix == ".geojson" else CRS
+        shape = np.array([box(0, 0, 4, 4)])
+        if suffix == ".geojson":
+            shape = shapely.transform(shape, lambda p: np.stack(transform(CRS, "EPSG:4326", *p.T), axis=1))
+        write_polygons(tmp_path / "labels" / f"{name.format(k=k)}{suffix}", shape, fields, crs)
+    return tmp_path
+
+
+def test_folder_without_a_card(tmp_path, capsys):
+    root = folder_of(tmp_path, {"class": ["roof"], "class_id": [3]})
+    card = card_of_folder(None, root)
+    said = capsys.readouterr().err
+    assert "the attribute class of the polygons tells their class; classes background, roof; channels red" in said
+    _, stored = stored_cases(card, root)
+    assert [case.voxels for case in stored] == [(184, 16), (184, 16)]
+
+
+def test_folder_without_a_card_and_one_file_without_classes(tmp_path, capsys):
+    root = folder_of(tmp_path, {"name": ["a"]}, [".shp"], "all")
+    card = card_of_folder(None, root)
+    said = capsys.readouterr().err
+    assert "every polygon is of the class labelled" in said
+    assert "(attributes: name)" in said
+    assert "all.shp labels all 2 images" in said
+    _, stored = stored_cases(card, root)
+    assert [case.voxels for case in stored] == [(184, 16), (184, 16)]
+
+
+def test_polygons_without_a_class_in_a_folder_without_a_card(tmp_path):
+    root = folder_of(tmp_path, {"class": [""]})
+    with pytest.raises(InputError, match="the attribute class names the classes, but 2 polygons have none"):
+        card_of_folder(None, root)
