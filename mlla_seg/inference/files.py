@@ -38,6 +38,7 @@ from mlla_seg.inference.kept_masks import KeptMasks
 from mlla_seg.inference.memory import is_out_of_memory, out_of_memory_told
 from mlla_seg.inference.records import Record
 from mlla_seg.inference.scenes import MapOptions, PolygonsFailed, map_files, predict_scene, scene_job
+from mlla_seg.inference.summaries import Summaries
 from mlla_seg.locks import Held
 from mlla_seg.progress import note, note_files, progress
 
@@ -54,6 +55,7 @@ def segment_files(
     options: MapOptions,
     format: str | None = None,
     overwrite: bool = True,
+    summaries: Summaries | None = None,
 ) -> None:
     """Segment an image, a folder or a list of images, and print a summary.
 
@@ -65,6 +67,7 @@ def segment_files(
         format: Format of volume masks; defaults to that of the source.
         overwrite: Make existing masks anew; if false, those are kept that are there, see
             :mod:`mlla_seg.inference.kept_masks`.
+        summaries: What to write beside the masks, if anything.
 
     Raises:
         InputError: No images were found, masks would overwrite images or each other, or some images could not be
@@ -94,6 +97,7 @@ def segment_files(
             )
     problems: list[str] = []
     without_polygons: list[str] = []
+    failed: set[Path] = set()
     notes: dict[str, tuple[str, ...]] = {}
     said: set[Hashable] = set()
     kept = KeptMasks(overwrite)
@@ -138,8 +142,10 @@ def segment_files(
                 except FullDisk as error:  # it would be so for the others, after their work is done
                     raise FullDisk(f"{error} Written so far: {written} of {len(images)} masks.") from error
                 except InputError as error:  # continue with the other images
+                    failed.add(target)
                     problems.append(str(error))
                 except Exception as error:
+                    failed.add(target)
                     problems.append(_unexpected(files[0], error))
                 bar.update()
             pending = busy
@@ -149,6 +155,9 @@ def segment_files(
     print(f"{written} of {len(images)} masks written to {place.decode('utf-8', 'backslashreplace')}")
     print("\n".join(_legend(segmenter.spec)))
     lines = [*_counted(problems, images, "have no mask"), *_counted(without_polygons, images, "have no polygons")]
+    if summaries is not None:
+        made = [pair for pair in zip(images, targets, strict=True) if pair[1] not in failed and pair[1].exists()]
+        lines += summaries.write(segmenter.spec, made, folder)
     if lines := [*lines, *kept.problems()]:
         raise InputError("\n".join(lines))
 

@@ -19,6 +19,7 @@ from mlla_seg.inference.files import segment_files
 from mlla_seg.inference.optimize import PRECISIONS, device_named, for_inference
 from mlla_seg.inference.scenes import MapOptions
 from mlla_seg.inference.sliding_window import BLENDS
+from mlla_seg.inference.summaries import Summaries
 from mlla_seg.models.checkpoint import load_network
 from mlla_seg.models.digest import network_digest
 from mlla_seg.models.ensemble import Flips
@@ -126,6 +127,8 @@ def predict(
     probabilities: bool = False,
     overwrite: bool = True,
     nodata: float | None = None,
+    statistics: bool = False,
+    preview: bool = False,
 ) -> None:
     """Segment an image, a volume or a folder of them with a checkpoint.
 
@@ -161,10 +164,12 @@ def predict(
             were made with another network, other options or other images.
         nodata: Value of pixels without data, for rasters and photos whose files tag none; defaults to that of the card.
             NaN never is data.
+        statistics: Also write statistics.csv beside the masks: volumes in ml, or areas in m2, of classes and regions.
+        preview: Also write a picture of each image with its mask, as PNG beside the mask.
     """
     paths = [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path
     options = MapOptions(window, overlap, blend, batch_size, cog, probabilities, polygons, min_area_m2, simplify)
     predictor = Predictor.from_checkpoint(*paths, device=device, tta=tta, precision=precision, compile=compile)
     if nodata is not None:
         predictor.spec = replace(predictor.spec, nodata=nodata)
-    segment_files(predictor, input, Path(output), options, format, overwrite)
+    segment_files(predictor, input, Path(output), options, format, overwrite, Summaries(statistics, preview))

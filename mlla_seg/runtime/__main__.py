@@ -12,6 +12,7 @@ from mlla_seg.errors import InputError
 from mlla_seg.inference.files import segment_files
 from mlla_seg.inference.scenes import MapOptions
 from mlla_seg.inference.sliding_window import BLENDS
+from mlla_seg.inference.summaries import Summaries
 from mlla_seg.runtime.predictor import Segmenter
 
 
@@ -35,14 +36,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--nodata", type=float, help="value of pixels without data, where files tag none")
     parser.add_argument("--format", help="format of volume masks: nii.gz, nrrd, seg.nrrd, ...")
     parser.add_argument("--overwrite", choices=("true", "false"), default="true", help="false keeps existing masks")
+    parser.add_argument("--statistics", action="store_true", help="also write volumes or areas as statistics.csv")
+    parser.add_argument("--preview", action="store_true", help="also write a PNG of each image with its mask")
     given = vars(parser.parse_args(argv))
     try:
         options = MapOptions(**{field.name: given[field.name] for field in fields(MapOptions) if field.name in given})
         segmenter = Segmenter(given["model"], given["device"], precision=given["precision"])
         if given["nodata"] is not None:
             segmenter.spec = replace(segmenter.spec, nodata=given["nodata"])
+        summaries = Summaries(given["statistics"], given["preview"])
         where = given["image"], Path(given["output"])
-        segment_files(segmenter, *where, options, given["format"], given["overwrite"] == "true")
+        segment_files(segmenter, *where, options, given["format"], given["overwrite"] == "true", summaries)
     except InputError as error:
         sys.exit(_complain(str(error)))
 
