@@ -20,6 +20,8 @@ POLYGON = 3
 """Type of polygons in shapely; types of collections have higher numbers."""
 PIXELS = Ground(None, (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), (1, 1))
 """Stands for a raster without georeference, whose polygons are in columns and rows."""
+MARGIN = 2
+"""Pixels around a window that are burned with it if touched ones count, as GDAL cuts outlines at the border."""
 DENSIFY = 21
 """Points along each side of a window whose bounds are reprojected."""
 
@@ -173,7 +175,8 @@ def burn(
         all_touched: Burn every pixel that a polygon touches, by default those whose centre is inside.
 
     Returns:
-        ``(height, width)`` uint8.
+        ``(height, width)`` uint8, as a window of the whole raster; but where an outline touches a pixel in nothing but
+        a corner, rounding decides whether GDAL counts it.
 
     Raises:
         InputError: A polygon has coordinates that are no numbers, or no place in the CRS of the raster.
@@ -181,7 +184,9 @@ def burn(
     from rasterio.features import rasterize
     from rasterio.transform import Affine
 
-    top, left, height, width = part
+    margin = MARGIN if all_touched else 0
+    top, left = part[0] - margin, part[1] - margin
+    height, width = part[2] + 2 * margin, part[3] + 2 * margin
     shapes, given, seen = [], [], np.zeros(0, np.int64)
     for box in canvas.boxes(top, left, height, width):
         features = layer.read(box)
@@ -195,9 +200,9 @@ def burn(
         given.append(wanted[kept][inner])
     everything, order = np.concatenate(shapes), np.concatenate(given)
     if not len(everything):
-        return np.full((height, width), rest, np.uint8)
+        return np.full(part[2:], rest, np.uint8)
     turn = np.argsort(order, kind="stable")
-    return rasterize(
+    burned = rasterize(
         zip(everything[turn], order[turn].tolist(), strict=True),
         out_shape=(height, width),
         transform=Affine.translation(left, top),
@@ -205,6 +210,7 @@ def burn(
         all_touched=all_touched,
         dtype=np.uint8,
     )
+    return burned[margin : margin + part[2], margin : margin + part[3]]
 
 
 def unplaced(polygons: Array) -> Array:

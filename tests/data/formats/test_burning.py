@@ -49,8 +49,7 @@ def burned(path, ground, windows, all_touched=False):
     ]
 
 
-@pytest.mark.parametrize("all_touched", [False, True])
-@pytest.mark.parametrize("snap", [None, 2, 4])
+@pytest.mark.parametrize(("all_touched", "snap"), [(False, None), (False, 2), (False, 4), (True, None)])
 @pytest.mark.parametrize("place", PLACES)
 def test_windows_equal_rasterio_over_the_whole(tmp_path, place, snap, all_touched):
     ground = Ground(UTM, PLACES[place], (61, 83))
@@ -68,6 +67,21 @@ def test_windows_equal_rasterio_over_the_whole(tmp_path, place, snap, all_touche
     )
     assert set(np.unique(whole)) == {0, 1, 2}
     for (top, left, height, width), got in zip(WINDOWS, burned(path, ground, WINDOWS, all_touched), strict=True):
+        np.testing.assert_array_equal(got, whole[top : top + height, left : left + width])
+
+
+@pytest.mark.parametrize("fraction", [1, 2])
+def test_touched_pixels_of_boxes_between_pixels_or_through_their_centres(tmp_path, fraction):
+    ground = Ground(UTM, PLACES["north up"], (61, 83))
+    corners = np.random.default_rng(0).integers(-5, 90 * fraction, (40, 2)) / fraction
+    sides = np.random.default_rng(1).integers(1, 12 * fraction, (40, 2)) / fraction
+    polygons = shapely.transform(
+        shapely.box(*corners.T, *(corners + sides).T), lambda p: p * (0.5, -0.5) + (450000, 35000)
+    )
+    path = write_polygons(tmp_path / "labels.gpkg", polygons, {"kind": ["roof"] * 40}, "EPSG:32636")
+    place = rasterio.Affine(*ground.transform)
+    whole = rasterize([(p, 1) for p in polygons], (61, 83), transform=place, all_touched=True, dtype=np.uint8)
+    for (top, left, height, width), got in zip(WINDOWS, burned(path, ground, WINDOWS, True), strict=True):
         np.testing.assert_array_equal(got, whole[top : top + height, left : left + width])
 
 
