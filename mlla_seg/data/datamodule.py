@@ -29,6 +29,7 @@ from mlla_seg.data.layouts import find_cases
 from mlla_seg.data.nnunet import note_described
 from mlla_seg.data.overrides import card_of, with_options
 from mlla_seg.data.polygon_checks import check_polygons
+from mlla_seg.data.polygon_folder import note_polygon_folder
 from mlla_seg.data.pseudonyms import pseudonyms
 from mlla_seg.data.splits import Splits, split_cases
 from mlla_seg.data.store.case import StoredCase
@@ -273,6 +274,8 @@ class SegmentationDataModule(LightningDataModule):
         note_ignored(self.card, stored)
         if not self.described and self.card.layout.format == "nnunet":
             note_described(self.card, self.spec)
+        elif not self.described:
+            note_polygon_folder(self.card)
         note_planes(self.card, stored)
         note_resampled(self.card, stored, self.spec.spacing_mm)
         note_headers({case.name: case.notes for case in stored})

@@ -39,7 +39,7 @@ def _vector_files(root: Path) -> list[Path]:
 
 
 def polygon_folder_card(root: Path) -> Card:
-    """Build a card for a folder of scenes and polygons, and say what was decided.
+    """Build a card for a folder of scenes and polygons.
 
     The attribute ``class`` tells the class of a polygon where all files have it; else all polygons are of one class.
 
@@ -57,20 +57,6 @@ def polygon_folder_card(root: Path) -> Card:
     whole = len(files) == 1 and stem_of(files[0].name) not in stems
     channels = _channels(images[0])
     suffixes = "|".join(suffix[1:] for suffix in RASTER_SUFFIXES)
-    known = ", ".join(sorted({name for layer in layers for name in layer.fields})) or "none"
-    told = (
-        f"the attribute {CLASS} of the polygons tells their class"
-        if by_class
-        else (
-            f"every polygon is of the class labelled, as not all files have a text {CLASS} (attributes: {known}); "
-            "a card with attribute names others"
-        )
-    )
-    pairs = f"{files[0].name} labels all {len(images)} images" if whole else "each image has the labels of its name"
-    note(
-        f"note: {root} has no card: {told}; classes background, {', '.join(names)}; channels {', '.join(channels)}, "
-        f"as in {images[0].name}; {pairs}."
-    )
     return Card(
         name=re.sub(r"[^\w-]+", "_", root.absolute().name).strip("_").lower() or "scenes",
         title=root.absolute().name,
@@ -89,6 +75,21 @@ def polygon_folder_card(root: Path) -> Card:
         source="your own",
         licence="your own",
         folder=root,
+    )
+
+
+def note_polygon_folder(card: Card) -> None:
+    """Print what was decided for data without a card."""
+    attribute, mask = card.layout.attribute, card.layout.mask
+    told = (
+        f"the attribute {attribute} of the polygons tells their class"
+        if attribute
+        else f"not all files have a text {CLASS}, so every polygon is of one class; a card with attribute names others"
+    )
+    pairs = f"{mask} labels all images" if isinstance(mask, str) else "each image has the labels of its name"
+    note(
+        f"note: {card.folder} has no card: {told}; classes {', '.join(card.class_names)}; channels "
+        f"{', '.join(card.channels)}, as in the first image; {pairs}."
     )
 
 

@@ -16,6 +16,7 @@ from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.layouts import find_cases
 from mlla_seg.data.overrides import card_of as card_of_folder
 from mlla_seg.data.polygon_checks import check_polygons
+from mlla_seg.data.polygon_folder import note_polygon_folder
 from mlla_seg.data.reading import open_case
 from mlla_seg.data.store.opening import open_store
 from mlla_seg.errors import InputError
@@ -248,6 +249,7 @@ def folder_of(tmp_path, fields, suffixes=(".gpkg", ".geojson"), name="scene{k}")
 def test_folder_without_a_card(tmp_path, capsys):
     root = folder_of(tmp_path, {"class": ["roof"], "class_id": [3]})
     card = card_of_folder(None, root)
+    note_polygon_folder(card)
     said = capsys.readouterr().err
     assert "the attribute class of the polygons tells their class; classes background, roof; channels red" in said
     _, stored = stored_cases(card, root)
@@ -257,10 +259,11 @@ def test_folder_without_a_card(tmp_path, capsys):
 def test_folder_without_a_card_and_one_file_without_classes(tmp_path, capsys):
     root = folder_of(tmp_path, {"name": ["a"]}, [".shp"], "all")
     card = card_of_folder(None, root)
+    note_polygon_folder(card)
     said = capsys.readouterr().err
-    assert "every polygon is of the class labelled" in said
-    assert "(attributes: name)" in said
-    assert "all.shp labels all 2 images" in said
+    assert "not all files have a text class, so every polygon is of one class" in said
+    assert "classes background, labelled; channels red, green, blue" in said
+    assert "labels/all.shp labels all images" in said
     _, stored = stored_cases(card, root)
     assert [case.voxels for case in stored] == [(184, 16), (184, 16)]
 
