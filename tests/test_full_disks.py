@@ -34,7 +34,8 @@ MASK = NOISE.integers(0, 250, (3, 1024, 1024)).astype(np.uint8)
 CLASSES = classes_of(range(250))
 TEXT = MASK.tobytes()[: 2**21].hex()
 MEGABYTE = "size=1m"
-LINE = r"the disk is full: ((more than )?\d+\.\d [GM]B are needed, |only )(\d+\.\d MB|\d+ kB|\d+ bytes) are free in {folder}\. ?"
+FREE = r"(\d+\.\d MB|\d+ kB|\d+ bytes) are free"
+LINE = r"the disk is full: ((more than )?\d+\.\d [GM]B are needed, |only )" + FREE + r" in {folder}\. ?"
 
 
 @contextmanager
