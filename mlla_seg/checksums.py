@@ -86,7 +86,10 @@ def _sums_beside(path: Path, size: int, changed_ns: int) -> dict[str, Any]:
     if not is_end:
         return {}  # another program wrote the file anew, and kept the seal as metadata
     if sha256(path, length) != expected:
-        raise InputError(f"{path}: is damaged: its checksum is wrong. {ANOTHER}")
+        raise InputError(
+            f"{path}: is damaged, or was changed after its export: its checksum is wrong. {ANOTHER} If the change is "
+            f"wanted, remove {KEY} from its metadata."
+        )
     return beside
 
 

@@ -47,7 +47,7 @@ def _int8(job: Job, program: Any, path: Path) -> Engine:
 
     with unfinished_folder(path) as folder:
         original = folder / "float32.onnx"
-        save(program, original, job.facts)
+        _save_open(program, original, job.facts)
         images = quantise(job, original, path)
     seal(path)
     return replace(checked(path), images=images[:4])
@@ -75,14 +75,19 @@ def onnx_program(job: Job, module: torch.nn.Module, size: int | None = None) -> 
 
 
 def save(program: Any, path: Path, facts: dict[str, str]) -> None:
-    """Write a graph; weights beyond ``IN_FILE`` bytes go to a second file with the suffix ``.data``."""
+    """Write a graph and its seal; weights beyond ``IN_FILE`` bytes go to a second file with the suffix ``.data``."""
+    seal(path, *_save_open(program, path, facts))
+
+
+def _save_open(program: Any, path: Path, facts: dict[str, str]) -> list[Path]:
+    """Write a graph without a seal, and return the files beside it."""
     program.model.metadata_props.update(facts)
     for node in program.model.graph.all_nodes():  # source lines with paths of this machine
         node.metadata_props.clear()
     bytes_of_weights = sum(value.const_value.nbytes for value in program.model.graph.initializers.values())
     apart = bytes_of_weights > IN_FILE
     program.save(path, external_data=apart)
-    seal(path, *([path.with_name(f"{path.name}.data")] if apart else []))
+    return [path.with_name(f"{path.name}.data")] if apart else []
 
 
 def checked(path: Path) -> Engine:

@@ -11,8 +11,6 @@ from mlla_seg.data.outputs import probabilities
 class Flips(nn.Module):
     """Test-time augmentation: averages a network's logits over four flips (none, horizontal, vertical, both)."""
 
-    network: nn.Module
-
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network

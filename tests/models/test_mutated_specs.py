@@ -18,7 +18,7 @@ from mlla_seg.export.onnx import write_onnx
 from mlla_seg.models import MLLAUNet
 from mlla_seg.models.checkpoint import CHECKPOINT_KEY, build_network
 from mlla_seg.runtime import Segmenter as Exported
-from mutations import mutated, places
+from spec_mutations import mutated, places
 
 MORE = int(os.environ.get("MLLA_SEG_MUTATIONS", "1"))
 """Factor for the number of mutations."""

@@ -17,6 +17,7 @@ from conftest import ROOT
 from jobs import REGIONS, spec_of
 from layouts import write_scene
 from mlla_seg import Predictor
+from mlla_seg.checksums import KEY
 from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.export.exportable import Job
 from mlla_seg.export.onnx import write_onnx
@@ -117,6 +118,12 @@ def test_another_export_at_the_same_path_is_another_network(tmp_path, capsys):
     network = onnx.load(tmp_path / "m.onnx")
     values = network.graph.initializer[0]
     values.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(values) * 2, values.name))
+    onnx.save(network, tmp_path / "m.onnx")
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "was changed after its export" in capsys.readouterr().err
+    (seal,) = (entry for entry in network.metadata_props if entry.key == KEY)
+    network.metadata_props.remove(seal)
     onnx.save(network, tmp_path / "m.onnx")
     with pytest.raises(SystemExit) as stop:
         main(command)

@@ -118,7 +118,7 @@ def test_codes_travel_from_the_card_to_a_checkpoint():
     spec = DataSpec(card.channels, card.class_infos)
     assert DataSpec.from_dict(spec.to_dict()) == spec
     assert spec.classes[1].code == Code("78961009", "Spleen", "SCT") and spec.classes[0].code is None
-    with pytest.raises(InputError, match=r"spec: the code of liver is '1', expected \{value: \.\.\., meaning"):
+    with pytest.raises(InputError, match=r"spec: code of class 0 is '1', expected \{value: \.\.\., meaning"):
         DataSpec.from_dict({"channels": ["CT"], "classes": [{"name": "liver", "code": "1"}]})
 
 
