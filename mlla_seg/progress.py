@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from types import TracebackType
 from typing import Any
 
@@ -46,6 +47,12 @@ def note(text: str) -> None:
         print(text, file=sys.stderr)
     else:
         tqdm.write(text, file=sys.stderr)
+
+
+@cache
+def note_once(text: str) -> None:
+    """Print a note that this process has not printed yet."""
+    note(text)
 
 
 def note_files(names: Sequence[str], where: str, what: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from mlla_seg.data.formats.bands import Wanted
 from mlla_seg.data.formats.classes import ClassInfo, Code, class_colour
 from mlla_seg.data.formats.gaps import Gaps
+from mlla_seg.data.postprocessing import Step, read_steps
 from mlla_seg.data.regions import Region, plain_regions, read_regions
 from mlla_seg.data.slices import RESCALE, View
 from mlla_seg.data.spec_rules import VERSION, require_normalisation, require_same_shape, require_valid
@@ -119,6 +120,7 @@ class DataSpec:
         grid: Channel whose pixel grid is used where files of a scene differ in resolution; by default the finest.
         regions: Regions, in the order of the network's outputs, if it segments them instead of classes; see
             :mod:`mlla_seg.data.regions`.
+        postprocessing: Steps that the masks of whole cases go through, see :mod:`mlla_seg.data.postprocessing`.
     """
 
     channels: tuple[str, ...]
@@ -139,6 +141,7 @@ class DataSpec:
     nodata_rule: str | None = None
     grid: str | None = None
     regions: tuple[Region, ...] = ()
+    postprocessing: tuple[Step, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.bands:
@@ -191,6 +194,7 @@ class DataSpec:
         ]
         values["normalisation"] = self.normalisation.to_dict()
         values["regions"] = plain_regions(self.regions, [entry.id for entry in self.classes])
+        values["postprocessing"] = [step.to_dict(self.class_names) for step in self.postprocessing]
         return {"spec_version": VERSION, **{key: _plain(value) for key, value in values.items()}}
 
     @classmethod
@@ -214,6 +218,9 @@ class DataSpec:
             "classes": classes,
             "regions": _regions(content, classes, values["background"], where),
             "normalisation": Normalisation.from_dict(content.get("normalisation") or {}, where),
+            "postprocessing": read_steps(
+                content.get("postprocessing"), [entry.name for entry in classes], values["background"], where
+            ),
         }
         return cls(**{entry.name: _tuple(values[entry.name]) for entry in fields(cls) if entry.name in values})
 

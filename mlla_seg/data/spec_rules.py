@@ -71,6 +71,7 @@ SPEC = {
     "nodata_rule": Rule(optional(one_of(RULES)), f"{' or '.join(RULES)}, or null", tuple(RULES)),
     "grid": Rule(optional(text), "the name of a channel, or null"),
     "regions": Rule(optional(list_of(lambda _: True)), "a list of regions"),  # see read_regions
+    "postprocessing": Rule(optional(list_of(lambda _: True)), "a list of steps"),  # see read_steps
     "window": _patch,
     "ignore_index": Rule(optional(any_number), "a number or null"),  # of version 1; never used
 }

@@ -156,3 +156,62 @@ def interval(sample: Array) -> tuple[float, float]:
     tail = 50 * (1 - LEVEL)
     low, high = np.percentile(sample, (tail, 100 - tail))
     return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean score of the same cases before and after a change, and its gain with a 95 % interval over patients."""
+
+    before: float
+    after: float
+    low: float
+    high: float
+    better: int
+    worse: int
+
+    @property
+    def value(self) -> float:
+        """The gain."""
+        return self.after - self.before
+
+    def interval_in_words(self) -> str:
+        """Return the interval, or a dash if it is unknown."""
+        return "-" if math.isnan(self.low) else f"{self.low:+.4f} to {self.high:+.4f}"
+
+
+def paired_difference(
+    before: Array, after: Array, patients: Sequence[str], resamples: int = 2000, seed: int = 0
+) -> list[Difference]:
+    """Return the gain of each of K classes, and last that of the mean over classes.
+
+    A case that has no score on one side, such as one without the class whose hallucination is removed, counts on the
+    other side alone.
+
+    Args:
+        before: Scores ``(N, K)``, NaN where a case has none.
+        after: Those of the same cases after the change.
+        patients: The patient of each case.
+        resamples: Number of resamples R.
+        seed: Seed of the resampling.
+    """
+    drawn = _resampled(np.concatenate((before, after), axis=1), patients, resamples, np.random.default_rng(seed))
+    sides = [_with_mean(part) for part in np.split(drawn, 2, axis=1)]
+    was, now = (_with_mean(_class_means(values, np.ones((1, len(values)))))[0] for values in (before, after))
+    found = []
+    for k, samples in enumerate((sides[1] - sides[0]).T):
+        low = high = math.nan
+        if (count := len(set(patients))) > 1 and np.isfinite(now[k] - was[k]):
+            gain = now[k] - was[k]
+            deviations = (samples[np.isfinite(samples)] - gain) * unbiased(count)
+            low, high = interval(gain + stretched([deviations], [count]))
+        one, two = (_with_mean(values)[:, k] for values in (before, after))
+        one, two = (np.where(np.isfinite(part), part, 1.0) for part in (one, two))  # absent and not found: right
+        found.append(
+            Difference(float(was[k]), float(now[k]), low, high, int((two > one).sum()), int((two < one).sum()))
+        )
+    return found
+
+
+def _with_mean(values: Array) -> Array:
+    """Append the mean over classes to ``(R, K)``."""
+    return np.concatenate((values, _mean_of_known(values)[:, None]), axis=1)

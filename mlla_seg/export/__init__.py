@@ -15,6 +15,7 @@ from tempfile import TemporaryFile
 from typing import Any, Literal, TypeAlias
 
 from mlla_seg.atomic import replace, unfinished_folder
+from mlla_seg.data.postprocessing import in_words
 from mlla_seg.errors import InputError, lookup
 from mlla_seg.export.bundle import write_bundle
 from mlla_seg.export.deepness import write_deepness
@@ -120,6 +121,12 @@ def export(
         print(
             "note: of this normalisation, your program does what is of each case, over the whole volume, and the file "
             f"the rest: {spec.normalisation.in_words(spec.channels)}. python -m mlla_seg.runtime does both.",
+            file=sys.stderr,
+        )
+    if spec.postprocessing and format != "monai_bundle":
+        print(
+            "note: the file holds the network alone; python -m mlla_seg.runtime does the post-processing after it, "
+            f"other programs do not: {in_words(spec.postprocessing, spec.class_names)}.",
             file=sys.stderr,
         )
     _require_writable(target)

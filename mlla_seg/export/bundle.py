@@ -7,6 +7,7 @@ them to the plane of the training, and writes masks in the files' own geometry.
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from datetime import date
 from importlib.metadata import version
@@ -18,10 +19,11 @@ import torch
 from torch import Tensor
 
 from mlla_seg._version import __version__
-from mlla_seg.data import outputs
+from mlla_seg.data import mask_operations, outputs
 from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.formats.planes import ACQUIRED, PLANES
+from mlla_seg.data.postprocessing import in_words
 from mlla_seg.errors import InputError
 from mlla_seg.export.exportable import Exportable, Job, example_image
 from mlla_seg.export.parity import Engine
@@ -61,6 +63,10 @@ def write_bundle(job: Job, path: Path) -> Engine:
     write_whole(path / NETWORK, lambda file: torch.jit.save(scripted(volume), file))
     for name, content in (("metadata", metadata(spec)), ("inference", inference(spec, values))):
         (path / f"configs/{name}.json").write_text(json.dumps(content, indent=4) + "\n")
+    if spec.postprocessing:
+        (path / "scripts").mkdir()
+        (path / "scripts/__init__.py").touch()
+        shutil.copyfile(mask_operations.__file__, path / "scripts/mask_operations.py")
     (path / "docs/README.md").write_text(_readme(spec))
     (path / "LICENSE").write_text(LICENCE)
     return _engine(job, path, values)
@@ -151,8 +157,16 @@ def inference(spec: DataSpec, values: list[int]) -> dict[str, Any]:
         "resample": False,
         "separate_folder": False,
     }
+    imports = ["$import glob", "$import numpy as np", "$import torch"]
+    if spec.postprocessing:
+        imports.append("$from scripts.mask_operations import postprocessed")
+        steps = [step.to_dict(values, "values") for step in spec.postprocessing]
+        mm3 = "float(torch.linalg.det(p.affine[:3, :3]).abs())"
+        after = f"postprocessed(p.cpu().numpy().astype(int), {steps!r}, {values[spec.background or 0]}, {mm3})"
+        rule = f"$lambda p: p.copy_(torch.as_tensor({after}))"  # keeps the metadata
+        finish.append({"_target_": "Lambdad", "keys": "pred", "func": rule, "track_meta": True})
     return {
-        "imports": ["$import glob", "$import numpy as np", "$import torch"],
+        "imports": imports,
         "bundle_root": ".",
         "dataset_dir": "$@bundle_root + '/images'",
         "output_dir": "$@bundle_root + '/masks'",
@@ -220,6 +234,13 @@ def _engine(job: Job, path: Path, values: list[int]) -> Engine:
     return Engine(f"TorchScript {torch.__version__} of the bundle", run, images, expected)
 
 
+def _postprocessing(spec: DataSpec) -> str:
+    if not spec.postprocessing:
+        return ""
+    steps = in_words(spec.postprocessing, spec.class_names)
+    return f"\nMasks are post-processed by scripts/mask_operations.py: {steps}.\nPut this folder on PYTHONPATH.\n"
+
+
 def _readme(spec: DataSpec) -> str:
     rows = "\n".join(f"| {entry.id} | {entry.name} |" for entry in spec.classes)
     spacing = ""
@@ -239,7 +260,7 @@ Segments {spec.modality} volumes ({", ".join(spec.channels)}) with MLLA, slice b
 This needs monai, nibabel, pytorch-ignite and fire. `{NETWORK}` takes `(B, C, H, W, S)` float32 in raw units, rows \
 towards
 {PLANES[spec.plane][1]}, columns towards {PLANES[spec.plane][2]}, slices towards {PLANES[spec.plane][0]}.
-{spacing}
+{spacing}{_postprocessing(spec)}
 | value | class |
 |---|---|
 {rows}

@@ -23,6 +23,7 @@ from mlla_seg.data.formats.planes import plane_in_words
 from mlla_seg.data.formats.probabilities import write_probabilities
 from mlla_seg.data.formats.registry import read_channels, write_mask
 from mlla_seg.data.formats.source_files import Sources
+from mlla_seg.data.postprocessing import applied
 from mlla_seg.errors import InputError, about
 from mlla_seg.inference.steps import Engine, case_logits
 from mlla_seg.progress import progress
@@ -103,7 +104,9 @@ class CaseSegmenter(ABC):
             require_finite(Path(given.name), picture)
         with about(given.name):
             blocks = self.logits(picture.array, batch_size, picture.spacing_mm)
-            labels = np.concatenate([self.engine.labels(block, 1) for block in blocks])
+            labels = self.finished(
+                np.concatenate([self.engine.labels(block, 1) for block in blocks]), picture.spacing_mm
+            )
         note_headers({given.name: picture.notes})
         labels[gaps_of(picture)] = IGNORE_INDEX
         return given.back(labels)
@@ -117,8 +120,12 @@ class CaseSegmenter(ABC):
             )
         single = image.ndim == 3
         blocks = self.logits(image[None] if single else image, batch_size, spacing_mm)
-        labels = np.concatenate([self.engine.labels(block, 1) for block in blocks])
+        labels = self.finished(np.concatenate([self.engine.labels(block, 1) for block in blocks]), spacing_mm)
         return labels[0] if single else labels
+
+    def finished(self, labels: Array, spacing_mm: Spacing | None) -> Array:
+        """Return the labels ``(S, H, W)`` of a whole case after the post-processing of the spec."""
+        return applied(labels, self.spec.postprocessing, self.spec.background, spacing_mm)
 
     def require_channels(self, image: Array) -> None:
         """Check that an array is ``(S, C, H, W)`` with the number of channels of the training."""
@@ -174,6 +181,7 @@ class CaseSegmenter(ABC):
                 bar.update(len(block))
             if sources.changed():
                 raise InputError("was changed while it was segmented. Run the same command again.")
+        labels = self.finished(labels, picture.spacing_mm)
         labels[gaps_of(picture)] = IGNORE_INDEX
         write_mask(output, labels, self.spec.classes, files[0], picture.axes or self.spec.plane)
         return picture.notes

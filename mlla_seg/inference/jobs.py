@@ -21,7 +21,7 @@ from mlla_seg.data.formats.source_files import Sources
 
 WORDS = {
     "weights": "another network",
-    "spec": "other classes, channels, normalisation or nodata",
+    "spec": "other classes, channels, normalisation, nodata or post-processing",
     "sources": "images that have changed since",
 }
 """What is said of the parts of a job that differ, as in "made with another network"."""

@@ -6,10 +6,8 @@ This module does not import torch.
 from __future__ import annotations
 
 import re
-from functools import cache
 
 from mlla_seg.errors import InputError
-from mlla_seg.progress import note
 
 WORDS = re.compile(
     r"(can't|cannot|could not|unable to|failed to) allocate|out of memory|not enough memory|bad[ _]alloc"
@@ -34,9 +32,3 @@ def out_of_memory_told(name: object, error: BaseException) -> str:
         f"{name}: does not fit into memory ({reason.rstrip('.')[:200] or 'MemoryError'}). Close other programs, use a "
         "smaller --batch_size, for scenes a smaller --window, or cut it into parts."
     )
-
-
-@cache
-def note_once(text: str) -> None:
-    """Print a note that this process has not printed yet."""
-    note(text)

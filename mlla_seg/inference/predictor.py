@@ -129,6 +129,7 @@ def predict(
     nodata: float | None = None,
     statistics: bool = False,
     preview: bool = False,
+    postprocessing: bool = True,
 ) -> None:
     """Segment an image, a volume or a folder of them with a checkpoint.
 
@@ -166,10 +167,14 @@ def predict(
             NaN never is data.
         statistics: Also write statistics.csv beside the masks: volumes in ml, or areas in m2, of classes and regions.
         preview: Also write a picture of each image with its mask, as PNG beside the mask.
+        postprocessing: Apply the post-processing that was chosen on validation and is stored in the checkpoint, if any;
+            never to rasters.
     """
     paths = [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path
     options = MapOptions(window, overlap, blend, batch_size, cog, probabilities, polygons, min_area_m2, simplify)
     predictor = Predictor.from_checkpoint(*paths, device=device, tta=tta, precision=precision, compile=compile)
     if nodata is not None:
         predictor.spec = replace(predictor.spec, nodata=nodata)
+    if not postprocessing:
+        predictor.spec = replace(predictor.spec, postprocessing=())
     segment_files(predictor, input, Path(output), options, format, overwrite, Summaries(statistics, preview))

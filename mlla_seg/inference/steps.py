@@ -12,8 +12,9 @@ from typing import Any
 
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.slices import View, slices_at, standardised, through_slices
-from mlla_seg.inference.memory import is_out_of_memory, note_once
+from mlla_seg.inference.memory import is_out_of_memory
 from mlla_seg.inference.sliding_window import Read, blended_bands
+from mlla_seg.progress import note_once
 
 OVERLAP = 0.5
 """Overlap of sliding-window patches on large slices, as a fraction of their size."""

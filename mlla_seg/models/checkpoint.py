@@ -114,6 +114,12 @@ def load_members(paths: Sequence[str | Path]) -> list[Segmenter]:
                     f"{path}: was trained with {key} {found}, {paths[0]} with {was}. "
                     "Checkpoints of an ensemble must share their data options."
                 )
+        own = (members[0].spec and members[0].spec.postprocessing) or ()
+        if member.spec is not None and member.spec.postprocessing not in ((), own):
+            raise InputError(
+                f"{path}: has a post-processing that {paths[0]} has not. That of the first checkpoint is used: name "
+                f"{path} first, or leave the post-processing out of it."
+            )
     return members
 
 

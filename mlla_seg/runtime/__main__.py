@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--simplify", type=float, help="tolerance in metres of a simplification of the polygons")
     parser.add_argument("--probabilities", action="store_true", help="also write the probabilities of every class")
     parser.add_argument("--nodata", type=float, help="value of pixels without data, where files tag none")
+    parser.add_argument("--postprocessing", choices=("true", "false"), default="true", help="false leaves it out")
     parser.add_argument("--format", help="format of volume masks: nii.gz, nrrd, seg.nrrd, ...")
     parser.add_argument("--overwrite", choices=("true", "false"), default="true", help="false keeps existing masks")
     parser.add_argument("--statistics", action="store_true", help="also write volumes or areas as statistics.csv")
@@ -45,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if given["nodata"] is not None:
             segmenter.spec = replace(segmenter.spec, nodata=given["nodata"])
         summaries = Summaries(given["statistics"], given["preview"])
+        if given["postprocessing"] == "false":
+            segmenter.spec = replace(segmenter.spec, postprocessing=())
         where = given["image"], Path(given["output"])
         segment_files(segmenter, *where, options, given["format"], given["overwrite"] == "true", summaries)
     except InputError as error:

@@ -22,6 +22,7 @@ from mlla_seg._version import __version__
 from mlla_seg.data.datamodule import SegmentationDataModule, position
 from mlla_seg.data.dataset import CaseDataset
 from mlla_seg.data.dataspec import DataSpec
+from mlla_seg.data.postprocessing import in_words
 from mlla_seg.errors import InputError
 from mlla_seg.evaluation import plots
 from mlla_seg.evaluation.report import Scored, score_table, write_results
@@ -31,6 +32,7 @@ from mlla_seg.training.curve import RunLogger
 from mlla_seg.training.distributed import convert_batch_norm
 from mlla_seg.training.failures import one_line, told_in_a_line
 from mlla_seg.training.module import SegmentationModule
+from mlla_seg.training.postprocessing import choose_postprocessing, prepare_postprocessing
 from mlla_seg.training.resume import (
     RUNS,
     continued_version,
@@ -100,6 +102,10 @@ class SegmentationCLI(LightningCLI):
         config = self.config[self.subcommand]
         if config.checkpoint_minutes < 0:
             raise InputError(f"--checkpoint_minutes must be 0 or more, got {config.checkpoint_minutes}.")
+        if config.choose_postprocessing is not None and self.subcommand != "validate":
+            raise InputError(
+                f"--choose_postprocessing is for validate, as nothing else may choose: not {self.subcommand}."
+            )
         name_runs(config)
         self.version: int | str | None = None  # of the run that is continued
         if self.subcommand == "fit":
@@ -170,6 +176,7 @@ class SegmentationCLI(LightningCLI):
                 require_same_view(path, content["hyper_parameters"]["spec"], self.datamodule.spec)
                 if config.tta:
                     require_mirrored(path, DataSpec.from_dict(content["hyper_parameters"]["spec"], str(path)))
+                prepare_postprocessing(content, self.model, self.datamodule, str(self.subcommand), self.trainer)
         self.model.options = options_of(config)
         if config.members:
             self.model.members = load_members([path, *config.members])[1:]
@@ -237,6 +244,8 @@ class SegmentationCLI(LightningCLI):
 
     def after_validate(self) -> None:
         self._report_scores("val", self.datamodule.val_set)
+        if self.model.candidates is not None:
+            choose_postprocessing(self.model, self.datamodule, self.config.validate.ckpt_path)
 
     def after_test(self) -> None:
         self._report_scores("test", self.datamodule.test_set)
@@ -266,6 +275,7 @@ class SegmentationCLI(LightningCLI):
             **({"excluded": splits.excluded} if splits.excluded else {}),
             "ensemble with": ", ".join(config.members) or "none",
             "test-time augmentation": config.tta,
+            "post-processing": in_words(self.model.postprocessing, self.model.spec.class_names) or "none",
             **({"transunet at": list(self.model.published_size)} if config.evaluation == "transunet" else {}),
             "version": __version__,
         }

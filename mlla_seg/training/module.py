@@ -15,9 +15,11 @@ from torch import Tensor
 from mlla_seg._version import __version__
 from mlla_seg.data.datamodule import position
 from mlla_seg.data.dataspec import DataSpec
+from mlla_seg.data.postprocessing import Step, applied
 from mlla_seg.data.regions import membership
 from mlla_seg.errors import InputError, about, lookup
 from mlla_seg.evaluation.overlap import CaseTable, seen_cases
+from mlla_seg.evaluation.postprocessing_choice import Candidate, PackedMask
 from mlla_seg.evaluation.regions import measured
 from mlla_seg.evaluation.scores import Evaluation
 from mlla_seg.evaluation.transunet_protocol import SIZE, transunet_labels, transunet_scores
@@ -124,6 +126,8 @@ class SegmentationModule(LightningModule):
         self.seed: int | None = None
         self.epoch_loss = torch.zeros(2)  # sum over the samples of this epoch, and their number
         self.tables: dict[str, CaseTable] = {}
+        self.postprocessing: tuple[Step, ...] = ()  # of scored masks
+        self.candidates: list[Candidate] | None = None  # if post-processing is chosen
         self.members: list[Segmenter] = []  # further members of an ensemble, for scoring
 
     def setup(self, stage: str) -> None:
@@ -203,13 +207,14 @@ class SegmentationModule(LightningModule):
     def predict_case(self, image: Tensor, spacing_mm: Sequence[float] | None = None) -> Tensor:
         """Return labels ``(S, H, W)`` of a case ``(S, C, H, W)`` in raw units."""
         batch_size, writes = self.hparams["eval_batch_size"], self.spec.writes
-        return predict_case(self._scorer(), image, self.spec.view, spacing_mm, self.device, batch_size, writes)
+        labels = predict_case(self._scorer(), image, self.spec.view, spacing_mm, self.device, batch_size, writes)
+        return torch.from_numpy(applied(labels.numpy(), self.postprocessing, self.spec.background, spacing_mm))
 
     def predict_slice(self, image: Tensor, position: int, spacing_mm: Sequence[float] | None = None) -> Tensor:
         """Return labels ``(H, W)`` of one slice, predicting as few of the other slices as possible."""
         view = self.spec.view
         resampled = view.grid((len(image), *image.shape[-2:]), spacing_mm)[0] != len(image)  # along the slice axis
-        if resampled or view.per_case:
+        if resampled or view.per_case or self.postprocessing:
             return self.predict_case(image, spacing_mm)[position]
         first = max(0, position - view.context)
         around = image[first : position + view.context + 1]
@@ -238,6 +243,9 @@ class SegmentationModule(LightningModule):
         index, image, mask = case["index"], case["image"].cpu(), case["mask"].cpu()
         with about(case["name"]):
             prediction = self.predict_case(image, case["spacing_mm"])
+        if self.candidates is not None:
+            masks = PackedMask(prediction.numpy()), PackedMask(mask.numpy())
+            self.candidates.append(Candidate(case["name"], *masks, case["spacing_mm"]))
         spacing = case["spacing_mm"] if self.unit == "mm" else (1.0, 1.0, 1.0)
         for name, scores in case_scores(prediction, mask, spacing, self.scoring, self.spec, self.tables):
             self.tables[name].update(index, scores)

@@ -34,6 +34,9 @@ class Scoring:
         boundary_width: Width in pixels of the boundaries compared by boundary IoU (single-slice images only).
         tta: Test-time augmentation: average over the four flips of each slice.
         members: Further checkpoints of an ensemble; ``--ckpt_path a.ckpt b.ckpt`` is the short form.
+        postprocessing: Apply the post-processing that is stored in the checkpoint, if any; never to rasters.
+        choose_postprocessing: New .ckpt for a copy of the checkpoint with the post-processing that raises the mean Dice
+            of the validation split; only for ``validate``.
     """
 
     evaluation: ProtocolName = "native"
@@ -42,6 +45,8 @@ class Scoring:
     boundary_width: int = WIDTH
     tta: bool = False
     members: list[str] = field(default_factory=list)
+    postprocessing: bool = True
+    choose_postprocessing: str | None = None
 
     def __post_init__(self) -> None:
         lookup(PROTOCOLS, self.evaluation, "evaluation")

@@ -90,6 +90,7 @@ def test_the_dict_says_all_there_is():
         "nodata_rule": "all",
         "grid": "PET",
         "regions": [],
+        "postprocessing": [],
     }
 
 

@@ -16,6 +16,7 @@ import torch
 
 from jobs import REGIONS, Pixelwise, segmenter, spec_of
 from mlla_seg import Predictor
+from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.outputs import labels, probabilities
 from mlla_seg.data.slices import View
 from mlla_seg.errors import InputError
@@ -54,7 +55,11 @@ def monai(folder, *command):
 @pytest.mark.slow
 def test_monai_verifies_and_runs_a_bundle(tmp_path, plane, channels):
     network = Pixelwise(3 * channels).eval()
-    job = Job(network, spec_of(channels, plane=plane, context=1, resize=1.5, patch_size=[32, 40]), "labels")
+    spec = spec_of(channels, plane=plane, context=1, resize=1.5, patch_size=[32, 40])
+    if plane == "sagittal":
+        steps = [{"operation": "minimum_size", "classes": ["liver"], "size": 40, "unit": "mm3"}]
+        spec = DataSpec.from_dict({**spec.to_dict(), "postprocessing": steps})
+    job = Job(network, spec, "labels")
     write_bundle(job, tmp_path / "bundle")
     shape = (24, 37, 9) if channels == 1 else (24, 37, 9, channels)
     volume = np.random.default_rng(0).normal(40, 30, shape).astype(np.float32)
@@ -72,6 +77,13 @@ def test_monai_verifies_and_runs_a_bundle(tmp_path, plane, channels):
     found, expected = np.asarray(theirs.dataobj), np.asarray(ours.dataobj)
     assert set(np.unique(expected)) == {0, 1, 4}
     assert (found == expected).mean() > 0.9995
+    if plane == "sagittal":
+        segment_files(
+            Predictor(network, replace(spec, postprocessing=())), tmp_path / "images", tmp_path / "raw", MapOptions()
+        )
+        raw = np.asarray(nib.load(tmp_path / "raw/ct.nii.gz").dataobj)
+        removed = raw != expected
+        assert removed.sum() > 5 and (found == expected)[removed].all()
 
 
 @pytest.mark.slow

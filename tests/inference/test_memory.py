@@ -16,11 +16,12 @@ from mlla_seg.errors import InputError
 from mlla_seg.export.onnx import write_onnx
 from mlla_seg.inference.cases import TorchEngine
 from mlla_seg.inference.files import segment_files
-from mlla_seg.inference.memory import is_out_of_memory, note_once
+from mlla_seg.inference.memory import is_out_of_memory
 from mlla_seg.inference.optimize import need_less_memory
 from mlla_seg.inference.optimize_compile import CompiledForward
 from mlla_seg.inference.scenes import MapOptions
 from mlla_seg.inference.steps import network_logits
+from mlla_seg.progress import note_once
 from mlla_seg.runtime import Segmenter
 
 MIB = 2**20

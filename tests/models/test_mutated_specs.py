@@ -44,6 +44,10 @@ FULL = {
     "nodata": -1024,
     "nodata_rule": "all",
     "grid": "PET",
+    "postprocessing": [
+        {"operation": "keep_largest", "classes": ["liver"]},
+        {"operation": "minimum_size", "classes": ["liver", "spleen"], "size": 50, "unit": "mm3"},
+    ],
 }
 OF_REGIONS = {"channels": ["MR"], **REGIONS}
 OPTIONS = {
