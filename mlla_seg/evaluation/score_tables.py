@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from mlla_seg.evaluation.tables import format_cell, write_csv
 SHOWN = ("dice", "hd95")
 """Scores whose spread is shown; the files have all."""
 SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+SPECIAL["±"] = r"$\pm$"
 SPECIAL |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
 """LaTeX of the characters that have a meaning there."""
 
@@ -68,6 +70,14 @@ def write_scores_latex(path: Path, evaluation: Evaluation) -> None:
     text = [f"% {explanation(evaluation)}", f"\\begin{{tabular}}{{l{'c' * len(found)}}}", *table, "\\end{tabular}"]
     with renamed_when_done(path) as temporary:
         temporary.write_text("\n".join(text) + "\n")
+
+
+def write_latex_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]], comment: str) -> None:
+    """Write any table as LaTeX (package ``booktabs``), with a comment above it."""
+    lines = [" & ".join(_escape(format_cell(value)) for value in row) + " \\\\" for row in (header, *rows)]
+    head = [f"% {comment}", f"\\begin{{tabular}}{{l{'c' * (len(header) - 1)}}}", "\\toprule", lines[0], "\\midrule"]
+    with renamed_when_done(path) as temporary:
+        temporary.write_text("\n".join([*head, *lines[1:], "\\bottomrule", "\\end{tabular}"]) + "\n")
 
 
 def range_in_words(low: float, high: float) -> str:

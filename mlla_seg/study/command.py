@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlla_seg.errors import InputError, lookup, program
+from mlla_seg.evaluation.score_tables import write_latex_table
 from mlla_seg.evaluation.tables import format_table
 from mlla_seg.progress import progress
 from mlla_seg.study import results
-from mlla_seg.study.conclusions import compared, explanation, sentence, table
+from mlla_seg.study.conclusions import compared, explanation, published, sentence, table
+from mlla_seg.study.masks import SPLITS, Truth, is_folder_of_masks, score_masks, truth_of
 from mlla_seg.study.plan import Plan, check, chosen, make_variants, own_options, require_known_options
 from mlla_seg.study.runs import require_as_asked, run_all
-from mlla_seg.study.scores import METRICS, find_scored, read_scored, usual_metric
+from mlla_seg.study.scores import METRICS, find_scored, on_common_cases, read_scored, read_summary, usual_metric
 
 
 def study(
@@ -116,18 +118,26 @@ def _command(run: str) -> str:
     return f"{program()} {shlex.join([*kept, '--only', run])}"
 
 
-def compare(runs: list[str], metric: str = "", output: str = "compare.png") -> None:
+def compare(
+    runs: list[str],
+    metric: str = "",
+    output: str = "compare.png",
+    truth: str | None = None,
+    split: Literal["validate", "test"] | None = None,
+) -> None:
     """Compare designs by the scores of their runs on the same cases, over patients and over seeds.
 
     Prints the paired differences to the first design with 95 % intervals, and one sentence of conclusion for each, and
     draws them as a forest plot. Each folder holds the scored runs of one design, as study writes them, or one scored
-    run.
+    run, or masks of another program, which are scored in the same way against the same truth.
 
     Args:
         runs: Folders, such as `--runs runs/study/mlla runs/study/lepe`; the first is the reference.
         metric: Score to compare, such as dice, iou, nsd or pooled_iou; by default pooled_iou for single images such as
             aerial tiles, and dice for volumes.
-        output: PNG file of the forest plot.
+        output: PNG file of the forest plot; the table is written beside it as LaTeX, and scores of masks in a folder.
+        truth: Config of fit with the data that folders of masks are scored against; by default that of the first run.
+        split: Split of that truth, validate or test; by default that of the first scored run, or test.
     """
     if len(runs) < 2:
         raise InputError("compare needs two folders or more: --runs FOLDER FOLDER ...")
@@ -135,17 +145,37 @@ def compare(runs: list[str], metric: str = "", output: str = "compare.png") -> N
         lookup(METRICS, metric, "metric")
     if len({Path(run).resolve() for run in runs}) < len(runs):
         raise InputError(f"--runs names a folder twice: {' '.join(runs)}.")
-    folders = [find_scored(Path(run)) for run in runs]
-    metric = metric or usual_metric(folders[0][0])
-    designs = {
-        name: [read_scored(folder, metric) for folder in found]
-        for name, found in zip(_names(runs), folders, strict=True)
-    }
+    names = _names(runs)
+    masks = {name: Path(run) for name, run in zip(names, runs, strict=True) if is_folder_of_masks(Path(run))}
+    folders = {name: find_scored(Path(run)) for name, run in zip(names, runs, strict=True) if name not in masks}
+    if masks:
+        first = next(iter(folders.values()))[0] if folders else None
+        against = _truth(first, truth, split, metric)
+        place = Path(output).with_suffix("").with_name(f"{Path(output).stem}_scores")
+        scored = {name: score_masks(folder, against, place / Path(name).name) for name, folder in masks.items()}
+        folders |= {name: [folder] for name, folder in scored.items()}
+        print(f"Scores of masks: {', '.join(map(str, scored.values()))}")
+    metric = metric or usual_metric(folders[names[0]][0])
+    designs = {name: [read_scored(folder, metric) for folder in folders[name]] for name in names}
+    if masks:
+        designs = on_common_cases(designs)
     comparisons = compared(designs, metric)
     results.forest(comparisons, Path(output))
+    write_latex_table(Path(output).with_suffix(".tex"), *published(designs, comparisons), explanation(comparisons))
     print(f"{format_table(*table(comparisons))}\n{explanation(comparisons)}\n")
     print("\n".join(sentence(one) for one in comparisons))
-    print(f"\nPlot: {output}")
+    print(f"\nPlot: {output}, table: {Path(output).with_suffix('.tex')}")
+
+
+def _truth(first: Path | None, config: str | None, split: str | None, metric: str) -> Truth:
+    """Return what masks are scored against: the config and split named, or those of the first scored run."""
+    summary = read_summary(first) if first is not None else None
+    source = config or (first and first / "config.yaml")
+    if source is None or not (config or Path(source).is_file()):
+        missing = f"{source} does not exist" if source else "no scored run is among them"
+        raise InputError(f"--runs has folders of masks, but {missing}: name the truth with --truth CONFIG.")
+    chosen = SPLITS[split] if split else summary["split"] if summary else "test"
+    return truth_of(source, chosen, metric or "dice", summary)
 
 
 def _names(runs: Sequence[str]) -> list[str]:

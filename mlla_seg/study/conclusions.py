@@ -111,6 +111,21 @@ def table(comparisons: Sequence[Comparison]) -> tuple[list[str], list[list[Any]]
     return [*header, "95 % interval", "p", "p (Holm)"], rows
 
 
+def published(
+    designs: Mapping[str, Sequence[Scored]], comparisons: Sequence[Comparison]
+) -> tuple[list[str], list[list[Any]]]:
+    """Return header and rows of a table for a paper: every design with its score, and what differs from the first."""
+    metric = comparisons[0].metric
+    header = ["design", "seeds", METRICS[metric], "difference", "95 % interval", "p (Holm)"]
+    rows = []
+    for k, (name, runs) in enumerate(designs.items()):
+        scores = scores_of(runs, metric)(np.ones((1, len(runs[0].cases))))[0]
+        sd = f" ± {_plain(float(scores.std(ddof=1)))}" if len(runs) > 1 else ""
+        _, *others = table(comparisons[k - 1 : k])[1][0] if k else ("", "", "reference", "", "", "")
+        rows.append([name, len(runs), f"{_plain(float(scores.mean()))}{sd}", others[1], others[2], others[4]])
+    return header, rows
+
+
 def explanation(comparisons: Sequence[Comparison]) -> str:
     """Return in one sentence how the intervals were made."""
     number, unit = comparisons[0].units
@@ -146,3 +161,7 @@ def sentence(one: Comparison) -> str:
 
 def _signed(value: float) -> str:
     return f"{value:+.4f}" if abs(value) < 10 else f"{value:+.2f}"
+
+
+def _plain(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}"

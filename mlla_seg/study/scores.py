@@ -6,7 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ def _ratio(above: Array, below: Array) -> Array:
 
 def usual_metric(folder: Path) -> str:
     """Return the metric of a scored run's data: pooled IoU of single images, the mean Dice of volumes."""
-    return "pooled_iou" if _of_single_images(_summary(folder)) else "dice"
+    return "pooled_iou" if _of_single_images(read_summary(folder)) else "dice"
 
 
 def _of_single_images(summary: Mapping[str, Any]) -> bool:
@@ -110,7 +110,7 @@ def read_scored(folder: Path, metric: str) -> Scored:
         InputError: A file is missing or broken, or the metric was not measured.
     """
     lookup(METRICS, metric, "metric")
-    summary = _summary(folder)
+    summary = read_summary(folder)
     table, column = folder / "per_case.csv", metric
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -127,7 +127,12 @@ def read_scored(folder: Path, metric: str) -> Scored:
     return Scored(folder, summary, tuple(cases), tuple(cases.values()), classes, counts, values)
 
 
-def _summary(folder: Path) -> dict[str, Any]:
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Read ``summary.json`` of a scored run.
+
+    Raises:
+        InputError: It cannot be read.
+    """
     path = folder / "summary.json"
     try:
         content = json.loads(path.read_text())
@@ -153,7 +158,7 @@ def find_scored(folder: Path) -> list[Path]:
         )
     trainings: dict[Any, Path] = {}
     for place in found:
-        checkpoint = _summary(place).get("checkpoint") or str(place)
+        checkpoint = read_summary(place).get("checkpoint") or str(place)
         if checkpoint in trainings:
             raise InputError(
                 f"{trainings[checkpoint]} and {place} are scores of the same checkpoint {checkpoint}, which would "
@@ -161,6 +166,27 @@ def find_scored(folder: Path) -> list[Path]:
             )
         trainings[checkpoint] = place
     return found
+
+
+def on_common_cases(designs: Mapping[str, Sequence[Scored]]) -> dict[str, list[Scored]]:
+    """Return the runs with only those cases that all of them have, in the order of the first.
+
+    Raises:
+        InputError: There is none.
+    """
+    everything = [run for runs in designs.values() for run in runs]
+    common = [name for name in everything[0].cases if all(name in run.cases for run in everything)]
+    if not common:
+        folders = " and ".join(str(run.folder) for run in everything)
+        raise InputError(f"{folders} have no case in common.")
+
+    def only(run: Scored) -> Scored:
+        at = [run.cases.index(name) for name in common]
+        values = None if run.values is None else run.values[at]
+        patients = tuple(run.patients[i] for i in at)
+        return replace(run, cases=tuple(common), patients=patients, counts=run.counts[at], values=values)
+
+    return {name: [only(run) for run in runs] for name, runs in designs.items()}
 
 
 def require_alike(runs: Sequence[Scored], metric: str) -> None:
