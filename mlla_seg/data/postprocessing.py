@@ -20,7 +20,7 @@ from typing import Any
 from mlla_seg.data.mask_operations import OPERATIONS, Array, postprocessed
 from mlla_seg.data.rules import Rule, above, list_of, one_of, optional, require, shown, text
 from mlla_seg.errors import InputError, lookup
-from mlla_seg.progress import note_once
+from mlla_seg.progress import note, note_once
 
 UNITS = {"mm3": "mm3", "voxels": "voxels"}
 """Units of sizes, and how they are written."""
@@ -128,3 +128,20 @@ def applied(
 def in_words(steps: Sequence[Step], names: Sequence[str]) -> str:
     """Describe all steps; ``names`` are those of the classes."""
     return "; ".join(step.in_words(names) for step in steps)
+
+
+def note_applied(steps: Sequence[Step], names: Sequence[str], images: int, scenes: Sequence[str]) -> None:
+    """Say which steps are applied to images, and that they are not to scenes.
+
+    Args:
+        steps: The steps.
+        names: Names of the classes.
+        images: Number of images, scenes included.
+        scenes: Names of those that are scenes.
+    """
+    if steps and len(scenes) < images:
+        note(f"note: post-processing is applied: {in_words(steps, names)}; --postprocessing false leaves it out.")
+    if steps and scenes:
+        note(
+            f"note: post-processing is not applied to {len(scenes)} rasters, such as {scenes[0]}: it needs whole masks."
+        )

@@ -30,7 +30,7 @@ from mlla_seg.data.formats.registry import (
 )
 from mlla_seg.data.formats.vrt_sources import require_local
 from mlla_seg.data.lists import read_lines
-from mlla_seg.data.postprocessing import in_words
+from mlla_seg.data.postprocessing import note_applied
 from mlla_seg.disk_space import FullDisk
 from mlla_seg.errors import InputError
 from mlla_seg.inference.base import CaseSegmenter
@@ -96,7 +96,8 @@ def segment_files(
             raise InputError(
                 f"{target}: would be the mask of both {rivals[0]} and {rivals[1]}; segment them into different folders."
             )
-    _note_postprocessing(segmenter.spec, images)
+    scenes = [files[0].name for files in images if is_scene(files)]
+    note_applied(segmenter.spec.postprocessing, segmenter.spec.class_names, len(images), scenes)
     problems: list[str] = []
     without_polygons: list[str] = []
     failed: set[Path] = set()
@@ -329,20 +330,6 @@ def is_scene(files: Sequence[Location]) -> bool:
 def _mask_files(target: Path, probabilities: bool) -> list[Path]:
     """Return a mask and the files written beside it."""
     return [target, *([probabilities_path(target, suffix_of(target))] if probabilities else [])]
-
-
-def _note_postprocessing(spec: DataSpec, images: Sequence[tuple[Location, ...]]) -> None:
-    """Say what post-processing is applied, and to which images it is not."""
-    if not spec.postprocessing:
-        return
-    scenes = [files[0].name for files in images if is_scene(files)]
-    if len(scenes) < len(images):
-        steps = in_words(spec.postprocessing, spec.class_names)
-        note(f"note: post-processing is applied: {steps}; --postprocessing false leaves it out.")
-    if scenes:
-        note(
-            f"note: post-processing is not applied to {len(scenes)} rasters, such as {scenes[0]}: it needs whole masks."
-        )
 
 
 def _legend(spec: DataSpec) -> Iterator[str]:
