@@ -31,6 +31,10 @@ def _preview(argv: Sequence[str]) -> None:
     preview(_with_configs(argv))
 
 
+def _check(argv: Sequence[str]) -> None:
+    import_module("mlla_seg.checking.command").check(_with_configs(argv))
+
+
 def _with_configs(argv: Sequence[str]) -> list[str]:
     """Resolve names of configs to paths and insert the recipe that a config extends before it."""
     from mlla_seg.data.shipped import with_recipe
@@ -95,6 +99,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
     "validate": ("Score a checkpoint on the validation split: --config ... --ckpt_path ...", _train),
     "test": ("Score a checkpoint on the test split: --config ... --ckpt_path ...", _train),
     "preview": ("Draw augmented training samples: --config configs/NAME.yaml", _preview),
+    "check": ("List all problems of a data set, and what a step costs: --config configs/NAME.yaml", _check),
     "predict": (
         "Segment files with a checkpoint: --ckpt_path ... --input FILE_OR_FOLDER --output FOLDER",
         _tool("mlla_seg.inference.predictor:predict"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -15,27 +15,21 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from mlla_seg.data.batches import cases_in_turn, training_batches
-from mlla_seg.data.block_splits import block_splits, note_overlapping_scenes, traces
+from mlla_seg.data.block_splits import block_splits, traces
 from mlla_seg.data.card_sections import MEDIAN, SPLITS
 from mlla_seg.data.cases import Case
-from mlla_seg.data.class_checks import check_classes
 from mlla_seg.data.dataset import CaseDataset, SliceDataset
 from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.folds import fold_cases, note_folds, number_of_folds
-from mlla_seg.data.formats.georeference import note_overlaps
-from mlla_seg.data.formats.headers import note_headers
 from mlla_seg.data.formats.planes import ACQUIRED, PLANES
 from mlla_seg.data.layouts import find_cases
-from mlla_seg.data.nnunet import note_described
 from mlla_seg.data.overrides import card_of, with_options
-from mlla_seg.data.polygon_checks import check_polygons
-from mlla_seg.data.polygon_folder import note_polygon_folder
 from mlla_seg.data.pseudonyms import pseudonyms
 from mlla_seg.data.splits import Splits, split_cases
 from mlla_seg.data.store.case import StoredCase
-from mlla_seg.data.store.measured import check_class_sizes, measured_normalisation, measured_spacing
-from mlla_seg.data.store.notes import note_ignored, note_merged_classes, note_planes, note_resampled, note_warped
-from mlla_seg.data.store.opening import open_store
+from mlla_seg.data.store.measured import measured_normalisation, measured_spacing
+from mlla_seg.data.store.opening import UnusableCases, open_store
+from mlla_seg.data.stored_checks import stored_checks
 from mlla_seg.data.transforms import AUGMENTATIONS, MIRRORS, MOST_CHANNELS, Augment
 from mlla_seg.errors import InputError, lookup
 
@@ -215,7 +209,7 @@ class SegmentationDataModule(LightningDataModule):
     @cached_property
     def splits(self) -> Splits:
         """Cases found below the root, by split."""
-        cases = self._found
+        cases = self.found
         note_folds(self.card, self.root, self.fold)
         if self.card.splits.blocks is not None:
             return block_splits(self.card, cases, self._margin(), self.fold, self.folds)
@@ -233,14 +227,15 @@ class SegmentationDataModule(LightningDataModule):
         return math.ceil(max(self.crop) / (self.resize or 1))
 
     @cached_property
-    def _found(self) -> list[Case]:
+    def found(self) -> list[Case]:
+        """All cases below the root."""
         cases = find_cases(self.card, self.root)
         return [replace(case, test_masks=()) for case in cases] if self.full_labels else cases
 
     @property
     def number_of_folds(self) -> int:
         """Number of folds of the cross-validation."""
-        return number_of_folds(self.root, self.folds, self._found)
+        return number_of_folds(self.root, self.folds, self.found)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the fold and pseudonyms of the training patients, so that a checkpoint is never scored on them."""
@@ -265,27 +260,32 @@ class SegmentationDataModule(LightningDataModule):
         if self.prepared:  # called before the trainer, which calls it again
             return
         self.prepared = True
-        stored = self._stored(SPLITS)
-        check_polygons(self.card, [case for name in SPLITS for case in getattr(self.splits, name)], stored)
-        check_class_sizes(self.card, stored)
-        check_classes(self.card, stored[: len(self.splits.train)], self.splits.train)
-        note_merged_classes(self.card)
-        note_warped(stored)
-        note_ignored(self.card, stored)
-        if not self.described and self.card.layout.format == "nnunet":
-            note_described(self.card, self.spec)
-        elif not self.described:
-            note_polygon_folder(self.card)
-        note_planes(self.card, stored)
-        note_resampled(self.card, stored, self.spec.spacing_mm)
-        note_headers({case.name: case.notes for case in stored})
-        if self.card.splits.blocks is not None:
-            note_overlapping_scenes(self._stored(["train"]))
-        else:
-            note_overlaps({name: self._stored([name]) for name in SPLITS})
+        for check in self.checks().values():
+            check()
+
+    def checks(self) -> dict[str, Callable[[], None]]:
+        """Return the checks of the stored cases by name; see :func:`stored_checks`."""
+        return stored_checks(self.card, self.splits, self.by_split, lambda: self.spec, self.described)
+
+    @property
+    def by_split(self) -> dict[str, list[StoredCase]]:
+        """The stored cases of each split."""
+        return {name: self._stored([name]) for name in SPLITS}
+
+    def leave_out_unusable(self) -> dict[str, str]:
+        """Take the cases that cannot be used out of their splits, and return the reason for each by its name."""
+        try:
+            _ = self._cases
+        except UnusableCases as error:
+            self._cases = error.opened
+            for name in SPLITS:
+                usable = [case for case in getattr(self.splits, name) if case.name in error.opened]
+                setattr(self.splits, name, usable)
+            return error.problems
+        return {}
 
     def setup(self, stage: str) -> None:
-        opened = {name: self._stored([name]) for name in SPLITS}
+        opened = self.by_split
         augment = Augment(
             self.augment, self.crop, self.intensity, self.spec.normalisation, self.context, self.mirror, self.elastic
         )

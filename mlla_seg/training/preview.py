@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.formats.classes import IGNORE_INDEX
 from mlla_seg.errors import InputError, program
 from mlla_seg.evaluation.plots import plot_samples
+from mlla_seg.training.config_sections import parse_sections
 
 
 def preview(argv: Sequence[str]) -> None:
@@ -51,36 +50,7 @@ def parse(argv: Sequence[str]) -> Namespace:
     parser.add_argument("--output", default="preview.png", help="PNG file to write")
     parser.add_argument("--samples", type=int, default=16, help="number of samples to draw")
     parser.add_class_arguments(SegmentationDataModule, "data")
-    configs, rest = _split(argv)
-    for path in configs:
-        parser.set_defaults({f"data.{key}": value for key, value in _data_of(Path(path)).items()})
-    options = parser.parse_args(rest)
+    options = parse_sections(parser, argv, ["data"])
     if options.samples < 1:
         raise InputError(f"--samples must be 1 or more, got {options.samples}.")
     return options
-
-
-def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split arguments into config files and the rest."""
-    configs, rest, words = [], [], iter(argv)
-    for word in words:
-        if word == "--config":
-            configs.append(next(words, ""))
-        elif word.startswith("--config="):
-            configs.append(word.split("=", 1)[1])
-        else:
-            rest.append(word)
-    return configs, rest
-
-
-def _data_of(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(f"--config {path}: no such file.")
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    data = content.get("data") if isinstance(content, dict) else None
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: has no section 'data'. Give a config of fit.")
-    return data

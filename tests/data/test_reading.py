@@ -15,7 +15,7 @@ from mlla_seg.data import reading, sampling
 from mlla_seg.data.card import load_card
 from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.layouts import find_cases
-from mlla_seg.data.store.notes import note_ignored, note_warped
+from mlla_seg.data.store.notes import note_unlabelled_cases, note_warped
 from mlla_seg.data.store.opening import open_store
 from mlla_seg.errors import InputError
 
@@ -233,7 +233,7 @@ def test_a_mask_that_covers_nothing_is_refused_and_a_part_is_said(tmp_path, caps
 
 def test_cases_without_a_pixel_to_learn_from_are_said(tmp_path, capsys):
     pair(tmp_path, mask=np.full((1, 50, 40), 255, np.uint8))
-    note_ignored(CARD, build(tmp_path))
+    note_unlabelled_cases(CARD, build(tmp_path))
     assert "1 of 1 cases of kampala, such as one, have no pixel with a class" in capsys.readouterr().err
 
 

@@ -45,7 +45,7 @@ def note_warped(cases: Sequence[StoredCase]) -> None:
 
 
 def note_ignored(card: Card, cases: Sequence[StoredCase]) -> None:
-    """Note how many pixels are excluded from training and scores, and cases of which every pixel is."""
+    """Note how many pixels are excluded from training and scores."""
     sizes = [case.own or case.shape[0] * case.shape[2] * case.shape[3] for case in cases]
     left_out = {case.name: size - sum(case.voxels) for case, size in zip(cases, sizes, strict=True)}
     if names := [name for name, count in left_out.items() if count]:
@@ -55,6 +55,10 @@ def note_ignored(card: Card, cases: Sequence[StoredCase]) -> None:
             f"{len(cases)} cases of {card.name}, such as {names[0]}, are ignored (no data{value}).",
             file=sys.stderr,
         )
+
+
+def note_unlabelled_cases(card: Card, cases: Sequence[StoredCase]) -> None:
+    """Note cases without a pixel that has both data and a class."""
     if names := [case.name for case in cases if not any(case.voxels)]:
         print(
             f"note: {len(names)} of {len(cases)} cases of {card.name}, such as {names[0]}, have no pixel with a class "
@@ -80,15 +84,19 @@ def note_resampled(card: Card, cases: Sequence[StoredCase], target: Sequence[flo
         )
 
 
-def note_planes(card: Card, cases: Sequence[StoredCase]) -> None:
-    """Note how many volumes are not sliced along their coarsest axis, if the card fixes the plane."""
+def across(card: Card, cases: Sequence[StoredCase]) -> list[str]:
+    """Return the names of volumes that are not sliced along their coarsest axis, if the card fixes the plane."""
 
-    def across(case: StoredCase) -> bool:
+    def is_across(case: StoredCase) -> bool:
         slices, _, height, width = case.shape
         return bool(case.spacing_mm) and coarsest_axis(case.spacing_mm or (), (slices, height, width)) in (1, 2)
 
-    names = [case.name for case in cases if card.plane in PLANES and across(case)]
-    if names:
+    return [case.name for case in cases if card.plane in PLANES and is_across(case)]
+
+
+def note_planes(card: Card, cases: Sequence[StoredCase]) -> None:
+    """Note how many volumes are not sliced along their coarsest axis, if the card fixes the plane."""
+    if names := across(card, cases):
         print(
             f"note: {len(names)} of {len(cases)} volumes of {card.name}, such as {names[0]}, are not sliced along "
             f"their coarsest axis (plane: {card.plane}). Use --data.plane acquired to do so.",

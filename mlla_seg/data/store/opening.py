@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -32,8 +32,27 @@ from mlla_seg.locks import Held, hold, release
 from mlla_seg.progress import note, progress
 
 THREADS = 4
+SHOWN = 5
+"""Reasons in a message."""
 TICK = 0.02
 """Seconds in which the clock of a file system moves on, so that a later change of an array has another time."""
+
+
+class UnusableCases(InputError):
+    """Some cases cannot be used; the message shows the first reasons.
+
+    Attributes:
+        problems: The reason for each of these cases, by its name.
+        opened: All other cases by name.
+    """
+
+    def __init__(self, problems: Mapping[str, str], opened: Mapping[str, StoredCase], tried: int) -> None:
+        self.problems = dict(problems)
+        self.opened = dict(opened)
+        reasons = [*dict.fromkeys(problems.values())]  # one file may label several cases
+        more = f"\n... and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
+        count = f"{len(problems)} of {tried} cases cannot be used:\n" if len(problems) > 1 else ""
+        super().__init__(count + "\n".join(reasons[:SHOWN]) + more)
 
 
 def open_store(card: Card, cases: Sequence[Case], root: Path, folder: Path, verify: bool = False) -> list[StoredCase]:
@@ -49,7 +68,7 @@ def open_store(card: Card, cases: Sequence[Case], root: Path, folder: Path, veri
         verify: Compare all contents with their digests, even if sizes and times are equal.
 
     Raises:
-        InputError: Some cases cannot be used; names them and the reasons. All other cases are stored.
+        UnusableCases: Some cases cannot be used; has the reasons, and all other cases.
     """
     store = _Store(card, root, folder, how_read(card), SourceCheck(root))
     opened = {} if verify else {case.name: found for case in cases if (found := store.unchanged(case))}
@@ -57,7 +76,10 @@ def open_store(card: Card, cases: Sequence[Case], root: Path, folder: Path, veri
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(store, left):
             store = replace(store, sources=SourceCheck(root))  # folders may have changed while it waited
-            opened |= store.renewed(left, verify)
+            renewed, problems = store.renewed(left, verify)
+            opened |= renewed
+        if problems:
+            raise UnusableCases(problems, opened, len(left))
     return [opened[case.name] for case in cases]
 
 
@@ -86,14 +108,14 @@ class _Store:
             return None
         return entry.case(self.folder, case.name, stamps, case.part)
 
-    def renewed(self, cases: Sequence[Case], verify: bool) -> dict[str, StoredCase]:
+    def renewed(self, cases: Sequence[Case], verify: bool) -> tuple[dict[str, StoredCase], dict[str, str]]:
         """Return cases by name, after those are built that contents show to be stored otherwise.
 
-        Raises:
-            InputError: Some cannot be used.
+        Also returns the reasons by name for those that cannot be used.
         """
         reasons: dict[str, list[str]] = defaultdict(list)
-        opened, problems = {}, []
+        opened: dict[str, StoredCase] = {}
+        problems: dict[str, str] = {}
         with (
             ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool,
             progress(len(cases), f"Preparing {self.card.name}", "case", leave=False) as bar,
@@ -106,7 +128,7 @@ class _Store:
                     except FullDisk:
                         raise
                     except InputError as error:
-                        problems.append(str(error))
+                        problems[case.name] = str(error)
                     bar.update()
             except BaseException:  # such as Ctrl-C: the cases in progress are finished, no others are begun
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -116,12 +138,7 @@ class _Store:
             count += f" of {self.card.name} {'are' if len(names) > 1 else 'is'}"
             note(f"note: {count} built again, as {reason}, such as {min(names)}")
         time.sleep(TICK)
-        if problems:
-            failed, problems = len(problems), [*dict.fromkeys(problems)]  # one file may label several cases
-            more = f"\n... and {len(problems) - 5} more" if len(problems) > 5 else ""
-            count = f"{failed} of {len(cases)} cases cannot be used:\n" if failed > 1 else ""
-            raise InputError(count + "\n".join(problems[:5]) + more)
-        return opened
+        return opened, problems
 
     def _renew(self, case: Case, verify: bool, reasons: dict[str, list[str]]) -> StoredCase:
         if not verify and (found := self.unchanged(case)):  # another process has built it

@@ -1,0 +1,73 @@
+"""Time and memory of a training step and an epoch on this machine, measured with a real step."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+from torch.utils.data import default_collate
+
+from mlla_seg.benchmark.measures import saved_bytes
+from mlla_seg.checking.findings import Cost
+from mlla_seg.data.datamodule import SegmentationDataModule
+from mlla_seg.data.formats.claims import free_memory
+from mlla_seg.errors import InputError
+from mlla_seg.training.module import SegmentationModule
+
+COPIES = 4
+"""Copies of the parameters: weights, gradients and two moments."""
+QUICK = 5.0
+"""Seconds below which a step is measured again, as the first one also warms up."""
+
+
+def measure(data: SegmentationDataModule, module: SegmentationModule) -> Cost:
+    """Measure a training step with the batch size of the config.
+
+    Raises:
+        InputError: There is nothing to train on, or the step does not fit into memory.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    data.setup("fit")
+    steps = len(data.train_dataloader())
+    if steps == 0:
+        raise InputError("An epoch has no step: there are fewer training samples than --data.batch_size.")
+    started = time.perf_counter()
+    batch = default_collate([data.train_set[0, k % len(data.train_set)] for k in range(data.batch_size)])
+    loading = time.perf_counter() - started
+    module.setup("fit")
+    module.to(device).train()
+    batch = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+    free = _free_bytes(device)
+    needed = COPIES * sum(parameter.nbytes for parameter in module.network.parameters())
+    needed += int(saved_bytes(module.network, batch["image"][:1].repeat(2, 1, 1, 1)) / 2 * data.batch_size)
+    if needed > free:
+        raise InputError(
+            f"A step of batch size {data.batch_size} needs about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free "
+            f"({device.type}). Lower --data.batch_size or --data.crop, or set --model.checkpoint_stages all."
+        )
+    optimizer = torch.optim.AdamW(module.network.parameters(), lr=0.0)
+    seconds = _step(module, optimizer, batch, device)
+    if seconds < QUICK:
+        seconds = min(seconds, _step(module, optimizer, batch, device))
+    if device.type == "cuda":
+        needed = torch.cuda.max_memory_allocated(device)
+    workers = data.num_workers
+    pace = max(seconds, loading / workers) if workers else seconds + loading
+    free_gb = free / 1e9 if math.isfinite(free) else None
+    return Cost(str(device), data.batch_size, seconds, loading, workers, needed / 1e9, free_gb, steps, pace * steps)
+
+
+def _step(module: SegmentationModule, optimizer: Any, batch: dict[str, Any], device: torch.device) -> float:
+    started = time.perf_counter()
+    module.training_step(batch, 0).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def _free_bytes(device: torch.device) -> float:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()

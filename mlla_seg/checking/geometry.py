@@ -1,0 +1,121 @@
+"""Findings on sizes, spacings, planes and places of cases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+
+from mlla_seg.checking.findings import Finding
+from mlla_seg.data.card import Card
+from mlla_seg.data.formats.georeference import overlapping
+from mlla_seg.data.slices import View
+from mlla_seg.data.store.case import StoredCase
+from mlla_seg.data.store.notes import across
+
+OUTLIER = 3
+"""Factor from the median at which a spacing is an outlier."""
+LARGE = 8
+"""Factor from the crop at which a slice of a volume is large: an epoch sees one crop of it."""
+
+
+def geometry(card: Card, by_split: Mapping[str, Sequence[StoredCase]], view: View) -> list[Finding]:
+    """Return all findings on the geometry of cases.
+
+    Args:
+        card: Card of the data.
+        by_split: The cases of each split.
+        view: How the network sees them.
+    """
+    cases = [case for split in by_split.values() for case in split]
+    findings = []
+    if names := across(card, cases):
+        what = f"volumes are not sliced along their coarsest axis (plane: {card.plane})"
+        advice = "Use --data.plane acquired to do so."
+        findings.append(Finding("warning", "plane", what, tuple(names), advice=advice))
+    findings += _spacings(cases)
+    findings += _sizes(cases, view)
+    if card.splits.blocks is None:
+        findings += _shared_ground(by_split)
+    return findings
+
+
+def _spacings(cases: Sequence[StoredCase]) -> list[Finding]:
+    """Return a finding on spacings of volumes, or pixels of scenes, far from the median."""
+    steps: dict[str, dict[str, tuple[float, ...]]] = {"mm": {}}
+    for case in cases:
+        if case.spacing_mm:
+            steps["mm"][case.name] = case.spacing_mm
+        elif case.ground:
+            a, b, _, d, e, _ = case.ground.transform
+            unit = _unit(case.ground.crs)
+            steps.setdefault(unit, {})[case.name] = (float(np.hypot(b, e)), float(np.hypot(a, d)))
+    findings = []
+    for unit, known in steps.items():
+        if len(known) < 3:
+            continue
+        median = np.median([*known.values()], axis=0).tolist()
+        far = {
+            name: own
+            for name, own in known.items()
+            if any(step > OUTLIER * middle or step * OUTLIER < middle for step, middle in zip(own, median, strict=True))
+        }
+        if far:
+            details = tuple(f"{_product(own)} {unit}" for own in far.values())
+            what = f"the spacing is more than {OUTLIER} times from the median, {_product(median)} {unit}"
+            findings.append(Finding("warning", "spacing", what, tuple(far), details, "Check the headers."))
+    return findings
+
+
+def _unit(crs: str | None) -> str:
+    from rasterio.crs import CRS
+
+    if crs is None:
+        return "units"
+    known = CRS.from_wkt(crs)
+    return "degrees" if known.is_geographic else known.linear_units
+
+
+def _product(steps: Sequence[float]) -> str:
+    return " x ".join(f"{step:.3g}" for step in steps)
+
+
+def _sizes(cases: Sequence[StoredCase], view: View) -> list[Finding]:
+    """Return findings on slices that are small or large beside the training samples."""
+    if view.patch_size is None:
+        return []
+    height, width = view.patch_size
+    seen = {case.name: view.grid((case.shape[0], *case.shape[2:]), case.spacing_mm) for case in cases}
+    small = {name: size for name, (_, *size) in seen.items() if size[0] * size[1] * 2 < height * width}
+    small |= {name: size for name, (_, *size) in seen.items() if size[0] * 2 < height or size[1] * 2 < width}
+    large = {
+        name: size
+        for name, (slices, *size) in seen.items()
+        if slices > 1 and size[0] * size[1] > LARGE * height * width
+    }
+    findings = []
+    for kind, found, what in (
+        ("small", small, f"images are so small that most of a crop of {height} x {width} is padding"),
+        ("large", large, f"slices have more than {LARGE} times the area of a crop of {height} x {width}"),
+    ):
+        if found:
+            details = tuple(f"{size[0]} x {size[1]}" for size in found.values())
+            advice = "Set another --data.crop, --data.resize or --data.spacing_mm." if kind == "small" else ""
+            severity = "warning" if kind == "small" else "info"
+            findings.append(Finding(severity, kind, what, tuple(found), details, advice))  # type: ignore[arg-type]
+    return findings
+
+
+def _shared_ground(by_split: Mapping[str, Sequence[StoredCase]]) -> list[Finding]:
+    """Return a finding on scenes that overlap one of another split."""
+    found = [
+        (other, f"({second}) {share:.0%} of it lies in {name} ({first})")
+        for first, second in combinations(by_split, 2)
+        for name, other, share in overlapping(by_split[first], by_split[second])
+    ]
+    if not found:
+        return []
+    names, details = zip(*found, strict=True)
+    what = "scenes overlap one of another split on the ground, so scores are too optimistic"
+    return [Finding("warning", "ground", what, names, details, "Crop the scenes, or put both in one split.")]
