@@ -18,34 +18,45 @@ from mlla_seg.errors import InputError
 
 KINDS = {
     "truncated": (
-        r"Copy or download it again|It is a pointer of Git LFS|It is a web page",
-        "cannot be read to the end",
+        r"(Copy|download) (it|the series) again|Copy or download|is cut short|pointer of Git LFS|It is a web page",
+        "a file is incomplete",
     ),
-    "missing": (r"(does not exist|[Nn]o such file)", "a file is missing"),
+    "missing": (r"does not exist|[Nn]o such file", "a file is missing"),
     "values": (
-        r"mask value|: colour \[|has values? .* that|the card \S+ expects colours",
+        r"^mask value|^colour \[|have a value of|expects colours",
         "the mask has values outside the classes of the card",
     ),
     "nan": (r"NaN or infinite", "the image has values that are NaN or infinite"),
-    "channels": (r"has \d+ (different )?channels", "the number of channels is not that of the card"),
-    "crs": (r"covers nothing of|cannot be warped|another grid|\bCRS\b", "image and mask lie at different places"),
+    "channels": (
+        r"has \d+ (different )?(channels|bands)|^its bands are",
+        "the channels are not those of the card",
+    ),
+    "crs": (
+        r"covers nothing of|cannot be warped|on another grid|has no geotransform|must both be georeferenced",
+        "image and mask are not at the same place",
+    ),
     "shape": (
-        r"shape .* differs|pixels, but .* has|one shape|expected (a volume|an array) with .* axes|is empty, with shape",
+        r"shape .* differs|expected (a volume|an array) with|is empty, with shape",
         "shapes do not match",
     ),
-    "affine": (r"affine|geometry is unknown", "the positions of voxels do not match or are unknown"),
+    "affine": (
+        r"affine|geometry is unknown|have the same position|mm apart|gantry",
+        "the positions of voxels do not match or are unknown",
+    ),
     "unreadable": (
-        r"cannot be read as|unknown format|this format needs|no array named|is a group|holds Python objects",
+        r"cannot be read as|unknown format|this format needs|no array named|is a group|holds Python objects"
+        r"|is damaged|Correct its header|its header claims",
         "cannot be read",
     ),
 }
-"""Kinds of errors: a pattern of their messages, and what they are in words. The first that fits counts."""
+"""Kinds of errors: a pattern of their messages without the path, and what they are in words. The first that fits counts."""
 OTHER = "refused"
 
 
 def kind_of(message: str) -> str:
-    """Return the kind of an error of reading."""
-    return next((kind for kind, (pattern, _) in KINDS.items() if re.search(pattern, message)), OTHER)
+    """Return the kind of an error of reading, whose message begins with the path of a file."""
+    text = message.partition(": ")[2] or message
+    return next((kind for kind, (pattern, _) in KINDS.items() if re.search(pattern, text)), OTHER)
 
 
 def refusals(card: Card, problems: Mapping[str, str], cases: Mapping[str, Case]) -> list[Finding]:
