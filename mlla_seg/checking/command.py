@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import redirect_stderr
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from mlla_seg.data.card_sections import SPLITS
 from mlla_seg.data.cases import Case
 from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.splits import Splits, kept
+from mlla_seg.data.store.case import StoredCase
 from mlla_seg.errors import InputError, program
 from mlla_seg.inference.memory import is_out_of_memory
 from mlla_seg.training.config_sections import has_section, parse_sections
@@ -72,9 +74,8 @@ def examine(data: SegmentationDataModule, model: dict[str, object] | None = None
     stored = [case for split in by_split.values() for case in split]
     shares = frequencies(card, by_split)
     cost = None
-    if not by_split["train"]:
-        findings.append(Finding("error", "no_training_case", "no case of the training split can be used"))
-    else:
+    findings += _empty_splits(by_split)
+    if by_split["train"]:
         findings += _checked(data) + absent_classes(shares)
     if stored:
         found = contents(stored, card)
@@ -90,16 +91,39 @@ def examine(data: SegmentationDataModule, model: dict[str, object] | None = None
 
 def _splits(data: SegmentationDataModule) -> list[Finding]:
     """Return findings on the splits; if these cannot be made, all cases are read as training cases."""
+    with _notes("cases") as findings:
+        try:
+            _ = data.splits
+        except InputError as error:
+            data.splits = Splits(train=kept(data.found))
+            findings.append(_shared_patients(data.found) or Finding("error", "splits", str(error).rstrip(".")))
+    return findings
+
+
+def _empty_splits(by_split: Mapping[str, Sequence[StoredCase]]) -> list[Finding]:
+    """Return findings on splits without a case that can be used."""
+    findings = []
+    if not by_split["train"]:
+        findings.append(Finding("error", "no_train", "no case of split train can be used"))
+    effects = {"val": "no checkpoint is chosen by its scores", "test": "there is nothing to test on"}
+    for split, effect in effects.items():
+        if not by_split[split]:
+            findings.append(Finding("warning", f"no_{split}", f"split {split} has no case, so {effect}"))
+    return findings
+
+
+@contextmanager
+def _notes(kind: str, severity: Severity = "info") -> Iterator[list[Finding]]:
+    """Collect the notes that are printed meanwhile as findings; if an error ends it, they are printed."""
+    said, findings = StringIO(), list[Finding]()
     try:
-        splits = data.splits
-    except InputError as error:
-        data.splits = Splits(train=kept(data.found))
-        return [_shared_patients(data.found) or Finding("error", "splits", str(error).rstrip("."))]
-    return [
-        Finding("warning", f"no_{split}", f"split {split} has no case, so {effect}")
-        for split, effect in (("val", "no checkpoint is chosen by its scores"), ("test", "there is nothing to test on"))
-        if not getattr(splits, split)
-    ]
+        with redirect_stderr(said):
+            yield findings
+    except BaseException:
+        print(said.getvalue(), end="", file=sys.stderr)
+        raise
+    notes = re.split(r"^note: ", said.getvalue(), flags=re.MULTILINE)
+    findings += [Finding(severity, kind, text.strip().rstrip(".")) for text in notes if text.strip()]
 
 
 def _shared_patients(cases: Sequence[Case]) -> Finding | None:
@@ -128,15 +152,12 @@ def _checked(data: SegmentationDataModule) -> list[Finding]:
     for kind, run in data.checks().items():
         if kind in left_out and not (kind == "ground" and blocks):
             continue
-        said = StringIO()
-        try:
-            with redirect_stderr(said):
+        with _notes(kind, "warning" if kind in DOUBTFUL else "info") as found:
+            try:
                 run()
-        except InputError as error:
-            findings.append(Finding("error", kind, str(error).rstrip(".")))
-        lines = said.getvalue().splitlines()
-        severity: Severity = "warning" if kind in DOUBTFUL else "info"
-        findings += [Finding(severity, kind, line.removeprefix("note: ").rstrip(".")) for line in lines]
+            except InputError as error:
+                found.append(Finding("error", kind, str(error).rstrip(".")))
+        findings += found
     return findings
 
 

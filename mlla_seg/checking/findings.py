@@ -12,7 +12,7 @@ Severity: TypeAlias = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 """``error``: training would fail or be wrong; ``warning``: probably a mistake; ``info``: worth knowing."""
 SHOWN = 20
-"""Cases of a finding that the terminal shows; the JSON has all."""
+"""Lines of a finding, and cases of a line, that the terminal shows; the JSON has all."""
 
 
 @dataclass(frozen=True)
@@ -116,13 +116,14 @@ def _finding(finding: Finding) -> Iterator[str]:
     number = len(finding.cases)
     count = f" ({number} {finding.unit}{'' if number == 1 else 's'})" if number else ""
     yield f"{finding.severity}{count}: {finding.summary}.{advice}"
-    if finding.details:
-        for name, detail in [*zip(finding.cases, finding.details, strict=True)][:SHOWN]:
-            yield f"  {name}: {detail}"
-    elif finding.cases:
-        yield f"  {', '.join(finding.cases[:SHOWN])}"
-    if len(finding.cases) > SHOWN:
-        yield f"  ... and {len(finding.cases) - SHOWN} more; --json lists all"
+    alike: dict[str, list[str]] = {}
+    for name, detail in zip(finding.cases, finding.details or [""] * number, strict=True):
+        alike.setdefault(detail, []).append(name)
+    for detail, names in [*alike.items()][:SHOWN]:
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        yield f"  {', '.join(names[:SHOWN])}{more}{': ' if detail else ''}{detail}"
+    if len(alike) > SHOWN:
+        yield f"  ... and {len(alike) - SHOWN} more; --json lists all"
 
 
 def _table(frequencies: Mapping[str, Mapping[str, float]]) -> Iterator[str]:

@@ -49,7 +49,7 @@ KINDS = {
         "cannot be read",
     ),
 }
-"""Kinds of errors: a pattern of their messages without the path, and what they are in words. The first that fits counts."""
+"""Kinds of errors: a pattern of messages without their path, and the error in words. The first that fits counts."""
 OTHER = "refused"
 
 
@@ -75,8 +75,9 @@ def refusals(card: Card, problems: Mapping[str, str], cases: Mapping[str, Case])
         if names := kinds.get(kind):
             what = KINDS[kind][1] if kind in KINDS else "cannot be used"
             found.append(Finding("error", kind, what, tuple(names), tuple(problems[name] for name in names)))
-    if swapped := [name for name in kinds["values"] if _holds_classes(card, cases[name].images[0][0])]:
-        advice = "These images hold nothing but values of classes: pair images and masks the other way round."
+    doubtful = [name for kind in ("values", "channels") for name in kinds[kind]]
+    if swapped := [name for name in doubtful if _holds_classes(card, cases[name].images[0][0])]:
+        advice = "These images have as few values as masks: pair them the other way round."
         found.append(Finding("warning", "swapped", "image and mask look swapped", tuple(swapped), advice=advice))
     return found
 

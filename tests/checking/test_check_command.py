@@ -191,8 +191,15 @@ def test_scenes_that_share_ground_or_lie_elsewhere_are_named(cli, tmp_path, caps
             values = (array * 900 + 400 + np.arange(90)[:, None]) if bands == 3 else array
             layouts.write_scene(tmp_path / path, values.astype(np.uint16 if bands == 3 else np.uint8))
     layouts.write_scene(tmp_path / "data/scene 5_mask.tif", np.zeros((1, 90, 60), np.uint8), transform=layouts.away(-3))
+    for pair in (("data/scene 0.tif", "data/scene 0_mask.tif"), ("data/scene 0_mask.tif", "data/scene 0.tif")):
+        shutil.copy(pair[0], f"{pair[1]}.swapped")
+    for path in ("data/scene 0.tif", "data/scene 0_mask.tif"):
+        Path(f"{path}.swapped").rename(path)
+    Path("data/scene 4_mask.tif").unlink()
     status, kinds, _, _ = checked(cli, capsys, "--data.card=geotiff_pairs", "--data.root=data", "--data.crop=[32,32]")
     assert status == 1
+    assert kinds["channels"]["cases"] == kinds["swapped"]["cases"] == ["scene 0"]
+    assert "1 files in data have no mask and are skipped: scene 4.tif" in kinds["cases"]["summary"]
     assert kinds["crs"]["cases"] == ["scene 5"]
     assert kinds["ground"]["severity"] == "warning"
     assert "of it lies in scene" in kinds["ground"]["details"][0]

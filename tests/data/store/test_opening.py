@@ -14,7 +14,7 @@ import pytest
 import layouts
 from mlla_seg.data.card import load_card
 from mlla_seg.data.layouts import find_cases
-from mlla_seg.data.store.opening import open_store
+from mlla_seg.data.store.opening import UnusableCases, open_store
 from mlla_seg.errors import InputError
 from samples import write_array, write_nifti
 
@@ -242,7 +242,12 @@ def test_bad_cases_are_listed_up_to_five_and_good_ones_stored(tmp_path):
     assert lines[0] == "7 of 8 cases cannot be used:"
     assert [f"hippocampus_00{k}.nii.gz" in lines[k] for k in range(1, 6)] == [True] * 5
     assert lines[6:] == ["... and 2 more"]
-    good = find_cases(HIPPOCAMPUS, root)[:1]
+    good, *bad = find_cases(HIPPOCAMPUS, root)
+    with pytest.raises(UnusableCases) as refusal:
+        open_store(HIPPOCAMPUS, [good, *bad], root, tmp_path / "store")
+    assert [*refusal.value.opened] == [good.name]
+    assert [*refusal.value.problems] == [case.name for case in bad]
+    good = [good]
     assert open_store(HIPPOCAMPUS, good, root, tmp_path / "store")[0].mask().shape == (6, 14, 20)
 
 
