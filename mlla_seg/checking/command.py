@@ -41,9 +41,9 @@ def check(argv: Sequence[str]) -> None:
     options = parse(argv[1:])
     data = SegmentationDataModule(**options.data.as_dict())
     report = examine(data, options.model.as_dict() if has_section(argv[1:], "model") else None)
+    print(as_json(report) if options.json else "\n".join(in_words(report)))
     if options.output:
         replace_content(Path(options.output), as_json(report).encode())
-    print(as_json(report) if options.json else "\n".join(in_words(report)))
     if report.failed:
         sys.exit(1)
 
@@ -82,21 +82,22 @@ def examine(data: SegmentationDataModule, model: dict[str, object] | None = None
         findings += odd_contents(card, stored, found) + duplicates(by_split, found)
     if by_split["train"] and not any(finding.kind == "spec" for finding in findings):
         findings += geometry(card, by_split, data.spec.view)
-        if model is not None and not any(finding.severity == "error" for finding in findings):
+        if not any(finding.severity == "error" for finding in findings):
             cost = _measured(data, model, findings)
     counts = {split: len(group) for split, group in by_split.items()}
-    exclude = excluded(problems, cases, card.exclude or {})
+    exclude = excluded(problems, cases, card.exclude or {}) if by_split["train"] else {}
     return Report(card.name, str(data.root), counts, len(problems), findings, shares, exclude, cost)
 
 
 def _splits(data: SegmentationDataModule) -> list[Finding]:
     """Return findings on the splits; if these cannot be made, all cases are read as training cases."""
     with _notes("cases") as findings:
+        cases = data.found
         try:
             _ = data.splits
         except InputError as error:
-            data.splits = Splits(train=kept(data.found))
-            findings.append(_shared_patients(data.found) or Finding("error", "splits", str(error).rstrip(".")))
+            data.splits = Splits(train=kept(cases))
+            findings.append(_shared_patients(cases) or Finding("error", "splits", str(error).rstrip(".")))
     return findings
 
 
@@ -161,9 +162,13 @@ def _checked(data: SegmentationDataModule) -> list[Finding]:
     return findings
 
 
-def _measured(data: SegmentationDataModule, model: dict[str, object], findings: list[Finding]) -> Cost | None:
-    """Measure a step; what prevents it is added to the findings."""
+def _measured(data: SegmentationDataModule, model: dict[str, object] | None, findings: list[Finding]) -> Cost | None:
+    """Measure a step if there is a model; what prevents training is added to the findings."""
     try:
+        data.setup("fit")
+        data.train_dataloader()  # raises if there are too few samples for a batch
+        if model is None:
+            return None
         return measure(data, SegmentationModule(**model, spec=data.spec))  # type: ignore[arg-type]
     except InputError as error:
         findings.append(Finding("error", "step", str(error).rstrip(".")))

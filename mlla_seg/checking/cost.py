@@ -25,16 +25,17 @@ QUICK = 5.0
 def measure(data: SegmentationDataModule, module: SegmentationModule) -> Cost:
     """Measure a training step with the batch size of the config.
 
+    Args:
+        data: The data, set up for fit.
+        module: The module to train.
+
     Raises:
-        InputError: There is nothing to train on, or the step does not fit into memory.
+        InputError: The step does not fit into memory.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    data.setup("fit")
     steps = len(data.train_dataloader())
-    if steps == 0:
-        raise InputError("An epoch has no step: there are fewer training samples than --data.batch_size.")
     started = time.perf_counter()
-    batch = default_collate([data.train_set[0, k % len(data.train_set)] for k in range(data.batch_size)])
+    batch = default_collate([data.train_set[0, k] for k in range(data.batch_size)])
     loading = time.perf_counter() - started
     module.setup("fit")
     module.to(device).train()

@@ -147,6 +147,17 @@ def test_the_same_images_in_several_splits_are_an_error(cli, nnunet, capsys):
     assert "with another mask" in text
 
 
+def test_what_prevents_a_step_is_an_error(cli, nnunet, capsys):
+    for options, message in (
+        (["--data.batch_size=1000"], "fewer than one batch"),
+        ([*NETWORK, "--model.class_weights=[1]"], "class_weights has 1 entries for 3 classes"),
+    ):
+        status, kinds, report, _ = checked(cli, capsys, "--config=mine.yaml", *options)
+        assert status == 1
+        assert message in kinds["step"]["summary"]
+        assert report["cost"] is None
+
+
 def test_json_alone_is_printed(cli, nnunet, capsys):
     cli("check", "--config=mine.yaml", "--json")
     report = json.loads(capsys.readouterr().out)
