@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlla_seg.checking.findings import Finding
+from mlla_seg.checking.findings import Finding, Severity
 from mlla_seg.checking.refusals import looks_like_mask
 from mlla_seg.data.card import Card
 from mlla_seg.data.formats.picture import Array
@@ -112,8 +112,8 @@ def odd_contents(card: Card, cases: Sequence[StoredCase], found: Mapping[str, Co
         volumes = any(case.shape[0] > 1 for case in cases)
         if names:
             what = f"the mask holds nothing but {card.background}"
-            severity = "warning" if volumes else "info"  # tiles of scenes often show none of the classes
-            findings.append(Finding(severity, "empty_mask", what, tuple(names)))  # type: ignore[arg-type]
+            severity: Severity = "warning" if volumes else "info"  # tiles of scenes often show none of the classes
+            findings.append(Finding(severity, "empty_mask", what, tuple(names)))
     return findings
 
 

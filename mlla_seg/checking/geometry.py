@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
-from mlla_seg.checking.findings import Finding
+from mlla_seg.checking.findings import Finding, Severity
 from mlla_seg.data.card import Card
 from mlla_seg.data.formats.georeference import overlapping
 from mlla_seg.data.slices import View
@@ -102,8 +102,8 @@ def _sizes(cases: Sequence[StoredCase], view: View) -> list[Finding]:
         if found:
             details = tuple(f"{size[0]} x {size[1]}" for size in found.values())
             advice = "Set another --data.crop, --data.resize or --data.spacing_mm." if kind == "small" else ""
-            severity = "warning" if kind == "small" else "info"
-            findings.append(Finding(severity, kind, what, tuple(found), details, advice))  # type: ignore[arg-type]
+            severity: Severity = "warning" if kind == "small" else "info"
+            findings.append(Finding(severity, kind, what, tuple(found), details, advice))
     return findings
 
 
