@@ -95,6 +95,10 @@ def _with_files(argv: Sequence[str]) -> list[str]:
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word"}
 """Names of types in messages."""
 COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
+    "plan": (
+        "Write a card and a config for a folder of images and masks: --input FOLDER --output FOLDER",
+        _tool("mlla_seg.planning.command:plan"),
+    ),
     "fit": ("Train: --config configs/NAME.yaml, followed by options that override it", _train),
     "validate": ("Score a checkpoint on the validation split: --config ... --ckpt_path ...", _train),
     "test": ("Score a checkpoint on the test split: --config ... --ckpt_path ...", _train),

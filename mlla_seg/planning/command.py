@@ -1,0 +1,193 @@
+"""The command plan: from a folder of images and masks to a card and a config that train on it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mlla_seg.data.card import Card
+from mlla_seg.data.card_sections import CardClass, CardNormalisation, CardSplits, Layout
+from mlla_seg.data.datamodule import SegmentationDataModule
+from mlla_seg.data.layouts import find_cases
+from mlla_seg.data.nnunet import nnunet_card
+from mlla_seg.errors import InputError, program
+from mlla_seg.evaluation.plots import plot_samples
+from mlla_seg.planning.budget import Budget, measure
+from mlla_seg.planning.choices import Choice, Plan, Section, choose
+from mlla_seg.planning.recognise import Recognised, recognise
+from mlla_seg.planning.survey import survey
+from mlla_seg.planning.writing import write_yaml
+from mlla_seg.training.module import SegmentationModule
+
+CARD, CONFIG, PREVIEW = "dataset.yaml", "config.yaml", "preview.png"
+SAMPLES = 16
+AVERAGE = [{"class_path": "mlla_seg.training.ema.WarmEMA", "init_args": {"decay": 0.99}}]
+"""Averaging of the weights, which short trainings gain from."""
+VALIDATIONS = 12
+"""Validations during a training."""
+ENCODERS = {"cpu": "mlla_micro", "cuda": "mlla_tiny"}
+RATES = {"cpu": 2e-3, "cuda": 5e-4}
+"""Learning rate by device; half of it for scenes and photos on CPUs."""
+LARGEST_BATCH = 24
+PIXELS = 8 * 256 * 256
+"""Most pixels of a batch on CPUs."""
+
+
+def plan(input: str, output: str, name: str | None = None, minutes: float = 30.0) -> None:
+    """Write a card and a config for a folder of images and masks.
+
+    Args:
+        input: Folder of the data: nnU-Net raw or Decathlon, images and masks in two folders or side by side, arrays,
+            DICOM series with masks, or GeoTIFF scenes.
+        output: Folder for the card, the config and a picture of training samples.
+        name: Name of the data set; by default that of the folder.
+        minutes: Time to train.
+    """
+    root, folder = Path(input), Path(output)
+    if minutes <= 0:
+        raise InputError(f"--minutes must be above zero, got {minutes:g}.")
+    for file in (CARD, CONFIG):
+        if (folder / file).exists():
+            raise InputError(f"{folder / file}: already exists. Move it or choose another --output.")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    seen = recognise(root)
+    print(f"{root}: {seen.what}")
+    if seen.left_out:
+        print(f"note: {len(seen.left_out)} files belong to no pair, such as {seen.left_out[0]}", file=sys.stderr)
+    called = re.sub(r"[^\w-]+", "_", name or root.absolute().name).strip("_").lower() or "data"
+    known = nnunet_card(root) if seen.layout["format"] == "nnunet" else None
+    found = survey(find_cases(known or _provisional(called, seen, root), root))
+    chosen = choose(called, seen, found, device)
+    if known:
+        chosen = described(chosen, known)
+    read = f"{found.images} images and {found.masks} masks of {found.cases} cases"
+    write_yaml(folder / CARD, f"Planned from {read} of {root}.", chosen.card)
+    options = {"card": Choice(str(folder / CARD)), "root": Choice(str(root)), **chosen.data}
+    data = SegmentationDataModule(**{key: choice.value for key, choice in options.items()})
+    data.prepare_data()
+    data.setup("fit")
+    if not len(data.train_set):
+        raise InputError(f"{root}: has no training sample; look at the splits in {folder / CARD}.")
+    network = {
+        "encoder": ENCODERS[device],
+        "decoder": "mlla_unet",
+        "lr": RATES[device] / (2 if found.is_flat and device == "cpu" else 1),
+    }
+    budget = _measured(network, data, device)
+    options["batch_size"] = Choice(
+        budget.batch_size, f"{budget.seconds:.2f} s and {budget.gigabytes:.1f} GB a step, measured on this machine"
+    )
+    pace = _pace(budget, len(data.train_set), minutes)
+    config: dict[str, Choice | Section] = {
+        "seed_everything": Choice(0),
+        **({"distances": Choice(False, "no surface distances for maps and photos")} if found.is_flat else {}),
+        "model": {key: Choice(value) for key, value in network.items()},
+        "data": options,
+        "trainer": {
+            **pace,
+            "gradient_clip_val": Choice(1.0),
+            "callbacks": Choice(AVERAGE),
+            "logger": Choice(_logger(called)),
+        },
+    }
+    _draw(data, folder / PREVIEW)
+    write_yaml(folder / CONFIG, f"Planned for {root}: {seen.what}.", config)
+    _report(folder, chosen.unsure)
+
+
+def _provisional(name: str, seen: Recognised, root: Path) -> Card:
+    """Return a card that finds the cases; its classes and channels stand for any."""
+    layout: Any = dict(seen.layout)
+    return Card(
+        name,
+        title=name,
+        modality="unknown",
+        channels=("image",),
+        classes=(CardClass("background", (0, 0, 0)), CardClass("class_1", (255, 255, 255))),
+        normalisation=CardNormalisation(per_image=True),
+        layout=Layout(**layout, tree=seen.what),
+        splits=CardSplits(seed=0),
+        source="",
+        licence="",
+        folder=root,
+        plane="acquired",
+        use=("image", *layout.get("extra_channels", ())),
+    )
+
+
+def described(chosen: Plan, known: Card) -> Plan:
+    """Return a plan with what ``dataset.json`` says in place of what was found."""
+    told = "as dataset.json says"
+    classes = [
+        {"name": entry.name, "colour": list(entry.colour), "id": list(value) if isinstance(value, tuple) else value}
+        for entry in known.classes
+        for value in [entry.id]
+    ]
+    card: Section = {
+        "title": Choice(known.title),
+        "modality": Choice(known.modality),
+        "channels": Choice(list(known.channels), told),
+        "classes": Choice(classes, told),
+        "background": Choice(known.background),
+        "ignore_index": Choice(known.ignore_index, told),
+        "normalisation": Choice({"schemes": known.normalisation.schemes}, "by the names of the channels, as nnU-Net"),
+        "source": Choice(known.source),
+        "licence": Choice(known.licence),
+    }
+    if known.regions:
+        card["regions"] = Choice(
+            {name: list(ids) if isinstance(ids, tuple) else ids for name, ids in known.regions.items()}, told
+        )
+        card["regions_class_order"] = Choice(list(known.regions_class_order or ()), told)
+    unsure = [text for text in chosen.unsure if "rename" not in text and "name the" not in text]
+    return Plan({**chosen.card, **card}, chosen.data, unsure)
+
+
+def _measured(network: dict[str, Any], data: SegmentationDataModule, device: str) -> Budget:
+    module = SegmentationModule(**network, spec=data.spec)
+    sample = data.train_set[0, 0]["image"]
+    most = PIXELS // (sample.shape[-1] * sample.shape[-2]) if device == "cpu" else LARGEST_BATCH
+    largest = max(2, min(LARGEST_BATCH, most))
+    return measure(module, sample, largest, torch.device(device))
+
+
+def _pace(budget: Budget, samples: int, minutes: float) -> Section:
+    """Return the length of the training and how often it is validated."""
+    seconds = 60 * minutes
+    epochs = seconds / max(1.0, samples / budget.batch_size) / budget.seconds
+    hours, rest = divmod(round(minutes), 60)
+    days, hours = divmod(hours, 24)
+    told = f"about {seconds / budget.seconds:,.0f} steps, {epochs:,.1f} times all {samples:,} samples"
+    return {
+        "max_time": Choice(f"{days:02d}:{hours:02d}:{rest:02d}:00", f"{told}; the learning rate ends with the time"),
+        "check_val_every_n_epoch": Choice(max(1, round(epochs / VALIDATIONS)), f"about {VALIDATIONS} validations"),
+    }
+
+
+def _logger(name: str) -> dict[str, Any]:
+    return {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "runs", "name": name}}
+
+
+def _draw(data: SegmentationDataModule, path: Path) -> None:
+    count = len(data.train_set)
+    plot_samples(
+        [data.train_set[0, k * count // SAMPLES] for k in range(min(SAMPLES, count))],
+        channel=data.context * len(data.spec.channels),
+        classes=data.spec.classes,
+        background=data.spec.background,
+        output=path,
+        title=f"{data.card.title}: training samples",
+    )
+
+
+def _report(folder: Path, unsure: Sequence[str]) -> None:
+    print(f"Written: {folder / CARD}, {folder / CONFIG}, {folder / PREVIEW}")
+    if unsure:
+        print("Not certain, please look:")
+        print("\n".join(f"  - {text}" for text in unsure))
+    print(f"Look at {folder / PREVIEW}, then train: {program()} fit --config {folder / CONFIG}")
