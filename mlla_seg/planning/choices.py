@@ -28,6 +28,11 @@ EVEN = 1.05
 """Ratio of the largest to the smallest pixel spacing up to which volumes are not resampled."""
 RARE = 0.05
 """Fraction of the pixels below which a class is rare."""
+FRACTIONS = {"seed": 0, "val": 0.1, "test": 0.2}
+"""Splits that are drawn where nothing defines them."""
+BLOCKS = {"blocks": "4x4", "val": 0.125, "test": 0.25}
+FEWEST = 3
+"""Scenes below which each is divided into blocks."""
 FEW = 10
 """Cases below which splits say little."""
 
@@ -216,7 +221,7 @@ def _splits(plan: Plan, layout: dict[str, Any], found: Survey) -> None:
     if "(?P<split>" in "".join(layout.get("patterns", ())):
         plan.card["splits"] = Choice({"seed": 0, "val": 0, "test": 0}, "the folders define the splits")
         return
-    plan.card["splits"] = Choice({"seed": 0, "val": 0.1, "test": 0.2}, "drawn once from the seed, by patient")
+    plan.card["splits"] = Choice(FRACTIONS, "drawn once from the seed, by patient")
     if found.cases < FEW:
         plan.unsure.append(f"There are {found.cases} cases: scores of so few say little. Think of a cross-validation.")
 

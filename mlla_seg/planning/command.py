@@ -11,16 +11,18 @@ from typing import Any
 import torch
 
 from mlla_seg.data.card import Card
-from mlla_seg.data.card_sections import CardClass, CardNormalisation, CardSplits, Layout
+from mlla_seg.data.card_sections import CardClass, CardNormalisation, Layout
+from mlla_seg.data.card_splits import CardSplits
 from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.layouts import find_cases
 from mlla_seg.data.nnunet import nnunet_card
 from mlla_seg.errors import InputError, program
 from mlla_seg.evaluation.plots import plot_samples
 from mlla_seg.planning.budget import Budget, measure
-from mlla_seg.planning.choices import Choice, Plan, Section, choose
+from mlla_seg.planning.choices import FRACTIONS, Choice, Plan, Section, choose
 from mlla_seg.planning.recognise import Recognised, recognise
 from mlla_seg.planning.survey import survey
+from mlla_seg.planning.table import listed_files, read_cohort, splits_of
 from mlla_seg.planning.writing import write_yaml
 from mlla_seg.training.module import SegmentationModule
 
@@ -38,13 +40,15 @@ PIXELS = 8 * 256 * 256
 """Most pixels of a batch on CPUs."""
 
 
-def plan(input: str, output: str, name: str | None = None, minutes: float = 30.0) -> None:
+def plan(input: str, output: str, cohort: str | None = None, name: str | None = None, minutes: float = 30.0) -> None:
     """Write a card and a config for a folder of images and masks.
 
     Args:
         input: Folder of the data: nnU-Net raw or Decathlon, images and masks in two folders or side by side, arrays,
             DICOM series with masks, or GeoTIFF scenes.
         output: Folder for the card, the config and a picture of training samples.
+        cohort: Table (CSV) with a row for each patient, case or pair of image and mask; columns with splits or folds
+            are found, all others become subgroups of the report.
         name: Name of the data set; by default that of the folder.
         minutes: Time to train.
     """
@@ -55,16 +59,23 @@ def plan(input: str, output: str, name: str | None = None, minutes: float = 30.0
         if (folder / file).exists():
             raise InputError(f"{folder / file}: already exists. Move it or choose another --output.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    seen = recognise(root)
+    table = read_cohort(Path(cohort)) if cohort else None
+    pairs: dict[str, Any] = listed_files(table, root) if table else {}
+    seen = Recognised(f"pairs listed in {cohort}", {"format": "list"}) if pairs else recognise(root)
     print(f"{root}: {seen.what}")
     if seen.left_out:
         print(f"note: {len(seen.left_out)} files belong to no pair, such as {seen.left_out[0]}", file=sys.stderr)
     called = re.sub(r"[^\w-]+", "_", name or root.absolute().name).strip("_").lower() or "data"
     known = nnunet_card(root) if seen.layout["format"] == "nnunet" else None
-    found = survey(find_cases(known or _provisional(called, seen, root), root))
+    splits = CardSplits(csv=str(table.path.absolute()), **{**pairs, **FRACTIONS}) if table and pairs else None
+    cases = find_cases(known or _provisional(called, seen, root, splits), root)
+    found = survey(cases)
     chosen = choose(called, seen, found, device)
     if known:
         chosen = described(chosen, known)
+    if table:
+        chosen.card["splits"], unsure = splits_of(table, root, folder, cases)
+        chosen.unsure.extend(unsure)
     read = f"{found.images} images and {found.masks} masks of {found.cases} cases"
     write_yaml(folder / CARD, f"Planned from {read} of {root}.", chosen.card)
     options = {"card": Choice(str(folder / CARD)), "root": Choice(str(root)), **chosen.data}
@@ -100,7 +111,7 @@ def plan(input: str, output: str, name: str | None = None, minutes: float = 30.0
     _report(folder, chosen.unsure)
 
 
-def _provisional(name: str, seen: Recognised, root: Path) -> Card:
+def _provisional(name: str, seen: Recognised, root: Path, splits: CardSplits | None) -> Card:
     """Return a card that finds the cases; its classes and channels stand for any."""
     layout: Any = dict(seen.layout)
     return Card(
@@ -111,7 +122,7 @@ def _provisional(name: str, seen: Recognised, root: Path) -> Card:
         classes=(CardClass("background", (0, 0, 0)), CardClass("class_1", (255, 255, 255))),
         normalisation=CardNormalisation(per_image=True),
         layout=Layout(**layout, tree=seen.what),
-        splits=CardSplits(seed=0),
+        splits=splits or CardSplits(seed=0),
         source="",
         licence="",
         folder=root,
@@ -175,8 +186,9 @@ def _logger(name: str) -> dict[str, Any]:
 
 def _draw(data: SegmentationDataModule, path: Path) -> None:
     count = len(data.train_set)
+    shown = min(SAMPLES, count)
     plot_samples(
-        [data.train_set[0, k * count // SAMPLES] for k in range(min(SAMPLES, count))],
+        [data.train_set[0, k * count // shown] for k in range(shown)],
         channel=data.context * len(data.spec.channels),
         classes=data.spec.classes,
         background=data.spec.background,

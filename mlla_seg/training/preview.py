@@ -24,7 +24,8 @@ def preview(argv: Sequence[str]) -> None:
     count = len(data.train_set)
     if count == 0:
         raise InputError(f"{data.card.name} has no training cases in {data.root}, so there is nothing to preview.")
-    samples = [data.train_set[0, k * count // options.samples] for k in range(min(options.samples, count))]
+    shown = min(options.samples, count)
+    samples = [data.train_set[0, k * count // shown] for k in range(shown)]
     intensity = f"intensity {data.intensity:g}, balance {float(data.balance):g}"
     plot_samples(
         samples,
