@@ -26,7 +26,7 @@ FLOORS = (
     {"runtime"},
     {"training", "export", "explain"},
     {"cli", "benchmark"},
-    {"study", "checking"},
+    {"study", "planning", "checking"},
     {"__main__"},
 )
 """Layers, lowest first: a subpackage imports only from itself and from lower layers, not from its own layer."""

@@ -30,7 +30,7 @@ RARE = 0.05
 """Fraction of the pixels below which a class is rare."""
 FRACTIONS = {"seed": 0, "val": 0.1, "test": 0.2}
 """Splits that are drawn where nothing defines them."""
-BLOCKS = {"blocks": "4x4", "val": 0.125, "test": 0.25}
+BLOCKS = {"blocks": "4x4", "val": 0.125, "test": 0.25, "gap_px": 32}
 FEWEST = 3
 """Scenes below which each is divided into blocks."""
 FEW = 10
@@ -220,6 +220,10 @@ def _geometry(plan: Plan, found: Survey) -> None:
 def _splits(plan: Plan, layout: dict[str, Any], found: Survey) -> None:
     if "(?P<split>" in "".join(layout.get("patterns", ())):
         plan.card["splits"] = Choice({"seed": 0, "val": 0, "test": 0}, "the folders define the splits")
+        return
+    if found.kind == "scene" and found.cases < FEWEST:
+        reason = f"{found.cases} scenes are too few to divide: blocks of each, apart by a gap, drawn once from the seed"
+        plan.card["splits"] = Choice({"seed": 0, **BLOCKS}, reason)
         return
     plan.card["splits"] = Choice(FRACTIONS, "drawn once from the seed, by patient")
     if found.cases < FEW:

@@ -68,7 +68,7 @@ def plan(input: str, output: str, cohort: str | None = None, name: str | None = 
     called = re.sub(r"[^\w-]+", "_", name or root.absolute().name).strip("_").lower() or "data"
     known = nnunet_card(root) if seen.layout["format"] == "nnunet" else None
     splits = CardSplits(csv=str(table.path.absolute()), **{**pairs, **FRACTIONS}) if table and pairs else None
-    cases = find_cases(known or _provisional(called, seen, root, splits), root)
+    cases = find_cases(known or provisional(called, seen, root, splits), root)
     found = survey(cases)
     chosen = choose(called, seen, found, device)
     if known:
@@ -93,14 +93,14 @@ def plan(input: str, output: str, cohort: str | None = None, name: str | None = 
     options["batch_size"] = Choice(
         budget.batch_size, f"{budget.seconds:.2f} s and {budget.gigabytes:.1f} GB a step, measured on this machine"
     )
-    pace = _pace(budget, len(data.train_set), minutes)
+    timing = pace(budget, len(data.train_set), minutes)
     config: dict[str, Choice | Section] = {
         "seed_everything": Choice(0),
         **({"distances": Choice(False, "no surface distances for maps and photos")} if found.is_flat else {}),
         "model": {key: Choice(value) for key, value in network.items()},
         "data": options,
         "trainer": {
-            **pace,
+            **timing,
             "gradient_clip_val": Choice(1.0),
             "callbacks": Choice(AVERAGE),
             "logger": Choice(_logger(called)),
@@ -111,7 +111,7 @@ def plan(input: str, output: str, cohort: str | None = None, name: str | None = 
     _report(folder, chosen.unsure)
 
 
-def _provisional(name: str, seen: Recognised, root: Path, splits: CardSplits | None) -> Card:
+def provisional(name: str, seen: Recognised, root: Path, splits: CardSplits | None = None) -> Card:
     """Return a card that finds the cases; its classes and channels stand for any."""
     layout: Any = dict(seen.layout)
     return Card(
@@ -167,7 +167,7 @@ def _measured(network: dict[str, Any], data: SegmentationDataModule, device: str
     return measure(module, sample, largest, torch.device(device))
 
 
-def _pace(budget: Budget, samples: int, minutes: float) -> Section:
+def pace(budget: Budget, samples: int, minutes: float) -> Section:
     """Return the length of the training and how often it is validated."""
     seconds = 60 * minutes
     epochs = seconds / max(1.0, samples / budget.batch_size) / budget.seconds

@@ -208,6 +208,8 @@ def _around(depth: int | None, masks: Mapping[Place, Name], images: Sequence[Nam
 
 def _widened(naming: Naming) -> Naming:
     """Move what the names of masks and of all channels share beside the case into the case: ``01`` to ``PAT01``."""
+    if not any(case for _, case in naming.masks):  # folders tell the cases apart
+        return naming
     affixes = [naming.mask, *naming.images]
     before = _shared([tokens(affix.before)[::-1] for affix in affixes])[::-1]
     after = _shared([tokens(affix.after) for affix in affixes])

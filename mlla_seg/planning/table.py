@@ -63,7 +63,7 @@ def splits_of(table: Table, root: Path, folder: Path, cases: Sequence[Case]) -> 
     key = listed_files(table, root) or _key(table, cases)
     split = next((name for name in table.columns if name not in key.values() and _is_split(table, name)), None)
     fold = next((name for name in table.columns if name not in (split, *key.values()) and _is_fold(table, name)), None)
-    said = {"csv": os.path.relpath(table.path, folder), **key}
+    said: dict[str, object] = {"csv": os.path.relpath(table.path, folder), **key}
     said |= {name: column for name, column in (("split", split), ("fold", fold)) if column}
     unsure = []
     if not split:

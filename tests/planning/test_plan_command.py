@@ -1,0 +1,93 @@
+import csv
+
+import layouts
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from mlla_seg.cli import main
+from mlla_seg.data.card import load_card
+from mlla_seg.errors import InputError
+from mlla_seg.planning import budget
+from mlla_seg.planning.command import pace, plan
+from mlla_seg.training.module import SegmentationModule
+
+
+@pytest.fixture
+def radiology(tmp_path, monkeypatch):
+    """Fourteen volumes in two folders and a table of a cohort, in the working directory."""
+    files = {f"study/images/PAT{k:02d}_T1.nii.gz": f"study/masks/PAT{k:02d}_seg.nii.gz" for k in range(14)}
+    layouts.write_volumes(tmp_path, files, 3, ct=False)
+    with (tmp_path / "cohort.csv").open("w", newline="") as file:
+        sets = ["train"] * 10 + ["val"] * 2 + ["test"] * 2
+        rows = [(f"PAT{k:02d}", "GE" if k % 2 else "Siemens", sets[k]) for k in range(14)]
+        csv.writer(file, delimiter=";").writerows([("Patient", "Scanner", "Group"), *rows])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_planned_config_trains_and_its_report_has_the_subgroups_of_the_table(radiology, capsys):
+    plan("study", "project", cohort="cohort.csv", minutes=5)
+    said = capsys.readouterr().out
+    assert "14 .nii.gz images, such as study/images/PAT00_T1.nii.gz" in said
+    assert "rename class_1, class_2 in the card" in said
+    assert "fit --config project/config.yaml" in said
+    card = load_card("project/dataset.yaml")
+    assert (card.splits.split, card.splits.patient) == ("Group", "Patient")
+    config = yaml.safe_load((radiology / "project/config.yaml").read_text())
+    assert config["trainer"]["max_time"] == "00:00:05:00"
+    assert (radiology / "project/preview.png").stat().st_size > 10_000
+    few = ["--trainer.max_time", "null", "--trainer.max_steps", "2", "--trainer.limit_val_batches", "0"]
+    main(["fit", "--config", "project/config.yaml", "--model.encoder", "mlla_test", *few])
+    main(["test", "--config", "project/config.yaml", "--ckpt_path", "last"])
+    assert "Siemens" in capsys.readouterr().out
+
+
+def test_every_comment_is_kept_in_valid_yaml(radiology):
+    plan("study", "project", minutes=5)
+    text = (radiology / "project/dataset.yaml").read_text()
+    assert "# pixels by mask value in 14 of 14 masks: 0: " in text
+    assert text.count("#") >= 6
+    assert load_card("project/dataset.yaml").layout.mask == "masks/{case}_seg.nii.gz"
+
+
+def test_finished_plan_is_not_overwritten(radiology):
+    (radiology / "project").mkdir()
+    (radiology / "project/dataset.yaml").write_text("mine")
+    with pytest.raises(InputError, match="already exists"):
+        plan("study", "project")
+    assert (radiology / "project/dataset.yaml").read_text() == "mine"
+
+
+def test_table_of_another_study_is_refused(radiology):
+    (radiology / "other.csv").write_text("id,set\nX1,train\nX2,test\n")
+    with pytest.raises(InputError, match="no column names the cases of the data, such as PAT00"):
+        plan("study", "project", cohort="other.csv")
+
+
+@pytest.fixture(scope="module")
+def module():
+    spec = {"channels": ["a"], "classes": [{"name": name, "colour": (0, 0, k), "id": k} for k, name in enumerate("ab")]}
+    return SegmentationModule("mlla_test", "mlla_unet", spec=spec)
+
+
+def test_batch_size_is_halved_until_half_the_memory_suffices(module, monkeypatch):
+    sample = torch.zeros(1, 32, 32)
+    plenty = budget.measure(module, sample, 16, torch.device("cpu"))
+    assert plenty.batch_size == 16
+    monkeypatch.setattr(budget, "free_bytes", lambda device: plenty.gigabytes * 1e9)
+    assert budget.measure(module, sample, 16, torch.device("cpu")).batch_size < 16
+    monkeypatch.setattr(budget, "free_bytes", lambda device: 0)
+    assert budget.measure(module, sample, 16, torch.device("cpu")).batch_size == 1
+
+
+@pytest.mark.parametrize(
+    ("minutes", "time", "epochs"), [(30, "00:00:30:00", 1), (90, "00:01:30:00", 2), (1500, "01:01:00:00", 38)]
+)
+def test_training_is_validated_about_twelve_times(minutes, time, epochs):
+    chosen = pace(budget.Budget(10, 0.5, 1.0), 4000, minutes)
+    assert chosen["max_time"].value == time
+    assert chosen["check_val_every_n_epoch"].value == epochs
+    assert f"{minutes * 120:,} steps" in chosen["max_time"].reason
+    assert np.isclose(minutes * 60 / 200 / 12, epochs, atol=0.8)
