@@ -1,11 +1,11 @@
 import csv
 
-import layouts
 import numpy as np
 import pytest
 import torch
 import yaml
 
+import layouts
 from mlla_seg.cli import main
 from mlla_seg.data.card import load_card
 from mlla_seg.errors import InputError

@@ -1,9 +1,9 @@
 import h5py
-import layouts
 import numpy as np
 import pytest
 from PIL import Image
 
+import layouts
 from mlla_seg.data.card import load_card
 from mlla_seg.data.layouts import find_cases
 from mlla_seg.errors import InputError
