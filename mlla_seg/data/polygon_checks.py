@@ -34,7 +34,7 @@ def check_polygons(card: Card, cases: Sequence[Case], stored: Sequence[StoredCas
     scenes: dict[Path, list[StoredCase]] = {}
     for case, kept in zip(cases, stored, strict=True):
         for path in case.masks:
-            if is_vector(path):
+            if is_vector(path) and (case.part is None or kept.ground is not None):  # the training part has the ground
                 scenes.setdefault(path, []).append(kept)
     layers = {path: open_layer(path, card.layout.layer, card.layout.attribute) for path in scenes}
     surveys = {path: survey(layer) for path, layer in layers.items()}

@@ -142,6 +142,8 @@ def _band_names(bands: Sequence[str]) -> tuple[list[str], bool]:
 
 def _classes(plan: Plan, found: Survey) -> dict[str, Any]:
     """Choose the classes; return what they add to the layout."""
+    if found.polygons:
+        return _polygon_classes(plan, found)
     if found.colours:
         _coloured_classes(plan, found)
         return {"coloured_masks": True}
@@ -176,6 +178,24 @@ def _classes(plan: Plan, found: Survey) -> dict[str, Any]:
 
 def _entry(name: str, index: int, value: int | None) -> dict[str, Any]:
     return {"name": name, "colour": list(class_colour(index)), **({} if value is None else {"id": value})}
+
+
+def _polygon_classes(plan: Plan, found: Survey) -> dict[str, Any]:
+    """Choose a class for every value of the polygons' attribute; return what they add to the layout."""
+    background = _entry("background", 0, None)
+    if found.attribute is None:
+        plan.card["classes"] = Choice([background, _entry("object", 1, None)], "no attribute tells kinds of polygons")
+        plan.unsure.append("All polygons are of one class, object: rename it in the card, or set layout.attribute.")
+        return {}
+    names = [name for name, _ in found.polygons.most_common() if name != "background"]
+    told = ", ".join(f"{name}: {found.polygons[name]}" for name in names)
+    entries = [background]
+    for k, name in enumerate(names, start=1):
+        number = {"name": f"class_{name}", "values": int(name)} if name.lstrip("-").isdecimal() else {}
+        entries.append({**_entry(name, k, None), **number})
+    plan.card["classes"] = Choice(entries, f"polygons by {found.attribute}: {told}; where they overlap, the later wins")
+    plan.unsure.append(f"Is {found.attribute} the attribute that tells the class of a polygon? It has {told}.")
+    return {"attribute": found.attribute}
 
 
 def _coloured_classes(plan: Plan, found: Survey) -> None:

@@ -72,23 +72,35 @@ class Naming:
         return len(next(iter(self.images.values())))
 
 
-def find_naming(names: Collection[Name], is_mask: Callable[[Name], bool] = lambda name: False) -> Naming | None:
+def find_naming(
+    names: Collection[Name], is_mask: Callable[[Name], bool] = lambda name: False, named: bool = True
+) -> Naming | None:
     """Find the naming that pairs most masks with images.
 
     Args:
         names: Files below a folder.
         is_mask: Tells by the content whether a file is a mask; asked where no name says so.
+        named: Whether names may say so.
 
     Returns:
         The naming, or None if no way of naming explains the files.
     """
     common = _common_folders(names)
-    named = [name for name in names if means_mask(name.whole[len(common) :])]
-    found = list(_namings(names, named, means_mask))
+    telling = [name for name in names if named and means_mask(name.whole[len(common) :])]
+    found = list(_namings(names, telling, means_mask))
     if not found:
-        found = list(_namings(names, [name for name in names if is_mask(name)], lambda text: True))
+        found = list(_namings(names, [name for name in names if is_mask(name)], says=None))
     # The most pairs, then the plainest name: 5_Labels_all rather than 5_Labels_all_noBoundary.
-    return min(found, key=lambda naming: (-naming.pairs, len(_text(naming.mask))), default=None)
+    found.sort(key=lambda naming: (-naming.pairs, len(_text(naming.mask))))
+    return next(filter(_tells_cases, found), next(iter(found), None))
+
+
+def _tells_cases(naming: Naming) -> bool:
+    try:
+        layout_of(naming)
+    except ValueError:
+        return False
+    return True
 
 
 def _common_folders(names: Collection[Name]) -> str:
@@ -101,20 +113,25 @@ def _text(affix: Affix) -> str:
     return "".join(filter(None, (affix.folder, affix.before, affix.after)))
 
 
-def _namings(names: Collection[Name], masks: Collection[Name], says: Callable[[str], bool]) -> Iterator[Naming]:
-    """Yield a naming for every folder and every end of a name that tells masks from images."""
+def _namings(names: Collection[Name], masks: Collection[Name], says: Callable[[str], bool] | None) -> Iterator[Naming]:
+    """Yield a naming for every folder and every end of a name that tells masks from images.
+
+    Without ``says``, any may do so, and so may the suffix alone.
+    """
     known = set(masks)
     images = [name for name in names if name not in known]
     common = _common_folders(names).count("/")
     by_folder: dict[tuple[int, str], list[Name]] = defaultdict(list)
     by_end: dict[tuple[str, str], list[Name]] = defaultdict(list)
     for name in masks:
-        levels = [k for k, folder in enumerate(name.folders) if k >= common and says(folder)]
+        levels = [k for k, folder in enumerate(name.folders) if k >= common and (says is None or says(folder))]
         folders = {(k, without_split(name.folders[k])[0]) for k in levels}
         for place in folders:
             by_folder[place].append(name)
+        if says is None:
+            by_end["", ""].append(name)
         if not folders:
-            for ends in _ends(name.stem, says):
+            for ends in _ends(name.stem, says or (lambda text: True)):
                 by_end[ends].append(name)
     for (depth, folder), group in by_folder.items():
         ends = _common(group)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from mlla_seg.data.formats.arrays import IMAGE_KEYS, MASK_KEYS
+from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.formats.registry import ARRAY_SUFFIXES, SERIES, read_mask
+from mlla_seg.data.formats.vector_sources import is_vector
 from mlla_seg.data.tree import Tree, is_image, list_tree
 from mlla_seg.errors import InputError
 from mlla_seg.planning.arrays import array_patterns
@@ -53,7 +56,7 @@ def recognise(root: Path) -> Recognised:
     ]
     if not names:
         raise InputError(f"{root}: holds no image of a known format below it ({_shown(tree.names)}).")
-    return _arrays(tree, names) or _pairs(tree, names)
+    return _arrays(tree, names) or _polygons(tree, names) or _pairs(tree, names)
 
 
 def _inside(name: str, tree: Tree) -> bool:
@@ -88,6 +91,29 @@ def _holds_both(path: Path) -> bool:
     return bool(keys & set(IMAGE_KEYS)) and bool(keys & set(MASK_KEYS))
 
 
+def _polygons(tree: Tree, names: Sequence[Name]) -> Recognised | None:
+    """Recognise scenes whose labels are polygons: one vector file for each, or one for all."""
+    scenes = [name for name in names if name.suffix in RASTER_SUFFIXES]
+    labels = [Name(name) for name in tree.names if is_vector(name)]
+    if not scenes or not labels or ((naming := find_naming(scenes)) and naming.pairs == len(naming.masks) > 1):
+        return None  # without polygons, or with masks as well
+    known = set(labels)
+    shared = len(labels) == 1 and len(scenes) > 1
+    naming = None if shared else find_naming([*scenes, *labels], known.__contains__, named=False)
+    if naming and (naming.pairs > 1 or len(labels) == 1):
+        return _recognised(tree, [*names, *labels], naming)
+    if len(labels) > 1:
+        shown = ", ".join(name.whole for name in labels[:SHOWN])
+        raise InputError(
+            f"{tree.root}: holds {len(scenes)} scenes and {len(labels)} vector files ({shown}) whose names do not "
+            "correspond. Give each the name of its scene, keep one for all, or list the pairs in a CSV."
+        )
+    suffixes = "|".join(sorted({re.escape(name.suffix[1:]) for name in scenes}))
+    layout = {"format": "files", "patterns": [rf"(?P<case>.+)\.(?i:{suffixes})"], "mask": labels[0].whole}
+    what = f"{len(scenes)} scenes, such as {scenes[0].whole}, with the polygons of {labels[0].whole}"
+    return Recognised(what, layout)
+
+
 def _pairs(tree: Tree, names: Sequence[Name]) -> Recognised:
     naming = find_naming(names, lambda name: _looks_like_mask(tree.root / name.whole))
     if naming is None:
@@ -96,6 +122,10 @@ def _pairs(tree: Tree, names: Sequence[Name]) -> Recognised:
             f"({_shown([name.whole for name in names])}). Give masks the names of their images, with the word mask, "
             "label or seg in the name or its folder, or list the pairs in a CSV: see docs/datasets.md."
         )
+    return _recognised(tree, names, naming)
+
+
+def _recognised(tree: Tree, names: Sequence[Name], naming: Naming) -> Recognised:
     try:
         layout = layout_of(naming)
     except ValueError as error:

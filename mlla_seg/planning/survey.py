@@ -17,7 +17,9 @@ from mlla_seg.data.formats.bands import COLOURS
 from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES, Raster, open_rasters
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.formats.registry import ARRAY_SUFFIXES, PHOTO_SUFFIXES, read_image, read_mask, suffix_of
+from mlla_seg.data.formats.vector_sources import is_vector
 from mlla_seg.errors import InputError
+from mlla_seg.planning.attributes import survey_polygons
 from mlla_seg.progress import progress
 
 Kind = Literal["volume", "array", "scene", "photo"]
@@ -65,6 +67,10 @@ class Survey:
     """Names of mask values that the files give."""
     nodata: set[float] = field(default_factory=set)
     """Values that masks tag as without data."""
+    polygons: Counter[str] = field(default_factory=Counter)
+    """Polygons by the value of their attribute, for labels that are polygons."""
+    attribute: str | None = None
+    """Attribute of the polygons that tells their class."""
     lossy: bool = False
     """Whether masks are JPEG files, whose values are not exact."""
 
@@ -82,13 +88,17 @@ def survey(cases: Sequence[Case]) -> Survey:
     """
     order = list(cases)
     random.Random(0).shuffle(order)
+    vectors = sorted({path for case in order for path in case.masks if is_vector(path)})
     found = Survey(kind_of(order[0].images[0][0]), len(order))
     seen = order[:MOST_IMAGES]
+    if vectors:
+        found.attribute, found.polygons = survey_polygons(vectors)
+        found.masks = len(order)
     with progress(len(order), "Surveying", "case", leave=False) as bar:
         for case in order:
             if case in seen:
                 _survey_image(found, case)
-            if case in seen or sum(found.values.values()) + sum(found.colours.values()) < MOST_PIXELS:
+            if not vectors and (case in seen or sum(found.values.values()) + sum(found.colours.values()) < MOST_PIXELS):
                 _survey_mask(found, case)
             bar.update()
     return found

@@ -80,13 +80,13 @@ def _key(table: Table, cases: Sequence[Case]) -> dict[str, str]:
     """Return the column whose cells name most cases, or most of their patients."""
     names = {name for case in cases for name in (case.name, *(stem_of(path.name) for path in case.images[0]))}
     starts = {name[: match.start()] for name in names for match in re.finditer(r"[^0-9A-Za-z]", name)}
-    patients = {case.patient for case in cases} | starts | names
+    patients = {case.patient for case in cases} | starts
     counts = []
     for column in table.columns:
         cells = [row.cells[column] for row in table.rows if row.cells[column]]
         exact = sum(stem_of(Path(cell).name) in names for cell in cells)
         alike = sum(cell in patients for cell in cells)
-        counts += [(exact, 1, "case", column), (alike, 0, "patient", column)]
+        counts += [(exact, 0, "case", column), (alike, 1, "patient", column)]
     most, _, meaning, column = max(counts, key=lambda entry: entry[:2], default=(0, 0, "", ""))
     if most < MOSTLY * min(len(table.rows), len(cases)):
         shown = ", ".join(f"{name}: {table.rows[0].cells[name]}" for name in table.columns[:4])

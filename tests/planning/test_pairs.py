@@ -61,12 +61,12 @@ def test_files_of_one_case_are_its_channels():
 
 
 def test_file_that_only_some_cases_have_is_no_channel():
-    found = names("{k}_t1.nii", "{k}_seg.nii") + [Name("3_t2.nii")]
+    found = [*names("{k}_t1.nii", "{k}_seg.nii"), Name("3_t2.nii")]
     assert len(find_naming(found).images) == 1
 
 
 def test_images_without_mask_and_masks_without_image_change_nothing():
-    found = names("images/{k}.png", "masks/{k}.png") + [Name("images/100.png"), Name("masks/200.png")]
+    found = [*names("images/{k}.png", "masks/{k}.png"), Name("images/100.png"), Name("masks/200.png")]
     assert find_naming(found).pairs == len(CASES)
 
 

@@ -30,7 +30,7 @@ def radiology(tmp_path, monkeypatch):
 def test_planned_config_trains_and_its_report_has_the_subgroups_of_the_table(radiology, capsys):
     plan("study", "project", cohort="cohort.csv", minutes=5)
     said = capsys.readouterr().out
-    assert "14 .nii.gz images, such as study/images/PAT00_T1.nii.gz" in said
+    assert "14 .nii.gz images, such as images/PAT00_T1.nii.gz" in said
     assert "rename class_1, class_2 in the card" in said
     assert "fit --config project/config.yaml" in said
     card = load_card("project/dataset.yaml")
@@ -40,7 +40,7 @@ def test_planned_config_trains_and_its_report_has_the_subgroups_of_the_table(rad
     assert (radiology / "project/preview.png").stat().st_size > 10_000
     few = ["--trainer.max_time", "null", "--trainer.max_steps", "2", "--trainer.limit_val_batches", "0"]
     main(["fit", "--config", "project/config.yaml", "--model.encoder", "mlla_test", *few])
-    main(["test", "--config", "project/config.yaml", "--ckpt_path", "last"])
+    main(["test", "--config", "project/config.yaml", "--model.encoder", "mlla_test", "--ckpt_path", "last"])
     assert "Siemens" in capsys.readouterr().out
 
 
@@ -73,7 +73,7 @@ def module():
 
 
 def test_batch_size_is_halved_until_half_the_memory_suffices(module, monkeypatch):
-    sample = torch.zeros(1, 32, 32)
+    sample = torch.zeros(1, 64, 64)
     plenty = budget.measure(module, sample, 16, torch.device("cpu"))
     assert plenty.batch_size == 16
     monkeypatch.setattr(budget, "free_bytes", lambda device: plenty.gigabytes * 1e9)

@@ -1,3 +1,5 @@
+import re
+
 import h5py
 import numpy as np
 import pytest
@@ -95,4 +97,29 @@ def test_arrays_without_masks_are_no_data_set(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["image"] = np.zeros((2, 4, 4))
     with pytest.raises(InputError, match="finds no images with masks"):
+        recognise(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "mask"),
+    [
+        (["a.tif", "b.tif", "houses.gpkg"], "houses.gpkg"),
+        (["a.tif", "b.tif", "a.gpkg", "b.gpkg"], "{case}.gpkg"),
+        (["scenes/a.tif", "scenes/b.tif", "polygons/a.geojson", "polygons/b.geojson"], "polygons/{case}.geojson"),
+        (["a.tif", "a_labels.shp"], "{case}_labels.shp"),
+    ],
+)
+def test_polygons_are_labels_of_one_scene_or_of_all(tmp_path, files, mask):
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    layout = recognise(tmp_path).layout
+    assert layout["mask"] == mask
+    assert re.fullmatch(layout["patterns"][0], files[0])["case"] == "a"
+
+
+def test_vector_files_of_other_scenes_are_refused(tmp_path):
+    for name in ("a.tif", "b.tif", "x.gpkg", "y.gpkg"):
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=r"2 scenes and 2 vector files \(x.gpkg, y.gpkg\)"):
         recognise(tmp_path)
