@@ -15,6 +15,7 @@ from importlib import import_module
 from inspect import signature
 
 from mlla_seg.errors import InputError, lookup, program, unknown
+from mlla_seg.progress import complain, say
 
 DESCRIPTION = "Semantic segmentation of medical and aerial images with MLLA encoders."
 
@@ -213,7 +214,7 @@ def _of_the_system(error: Exception) -> str | None:
 
 
 def _complain(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    complain(message)
     return 2
 
 
@@ -221,12 +222,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run a command; user errors print a message without traceback and exit with status 2."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(overview())
+        say(overview())
         return
     if argv[0] == "--version":
         from mlla_seg._version import __version__
 
-        print(__version__)
+        say(__version__)
         return
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:

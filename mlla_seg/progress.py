@@ -1,6 +1,7 @@
-"""Progress bars, notes, and suppression of other libraries' messages.
+"""Everything that is printed: results, notes, errors, progress bars; and suppression of other libraries' messages.
 
-tqdm is optional, because the runtime does not depend on it.
+What a terminal would obey rather than show is spelled out here, see :mod:`mlla_seg.visible`, so that no other module
+prints. tqdm is optional, because the runtime does not depend on it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from contextlib import contextmanager
 from functools import cache
 from types import TracebackType
 from typing import Any
+
+from mlla_seg.visible import visible
 
 
 class NoBar:
@@ -36,17 +39,24 @@ def progress(total: int, title: str, unit: str, leave: bool = True, show: bool =
         from tqdm import tqdm
     except ModuleNotFoundError:
         return NoBar()
-    return tqdm(desc=title, total=total, unit=unit, leave=leave, disable=not show, initial=initial)
+    return tqdm(desc=visible(title), total=total, unit=unit, leave=leave, disable=not show, initial=initial)
+
+
+def say(text: str) -> None:
+    """Print lines to stdout, at once also where it is a file or a pipe."""
+    text = visible(text, keep="\n")
+    encoding = sys.stdout.encoding or "utf-8"  # of the terminal, which may lack signs
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def note(text: str) -> None:
-    """Print a line to stderr above active progress bars."""
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError:
-        print(text, file=sys.stderr)
-    else:
-        tqdm.write(text, file=sys.stderr)
+    """Print a line to stderr above active progress bars; a line break in a name is spelled out."""
+    _to_stderr(visible(text))
+
+
+def complain(message: str) -> None:
+    """Print an error, which may have several lines, to stderr."""
+    _to_stderr(visible(f"error: {message}", keep="\n"))
 
 
 @cache
@@ -59,7 +69,16 @@ def note_files(names: Sequence[str], where: str, what: str) -> None:
     """Note what becomes of some files, with their number and the first few names."""
     if names:
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-        print(f"note: {len(names)} files in {where} {what}: {shown}", file=sys.stderr)
+        note(f"note: {len(names)} files in {where} {what}: {shown}")
+
+
+def _to_stderr(text: str) -> None:
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
+        print(text, file=sys.stderr)
+    else:
+        tqdm.write(text, file=sys.stderr)
 
 
 @contextmanager

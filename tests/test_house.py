@@ -17,8 +17,9 @@ from mlla_seg.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    {"errors", "progress", "_version"},
-    {"disk_space", "locks", "checksums"},
+    {"errors", "visible", "places", "_version"},
+    {"disk_space", "progress", "texts", "checksums"},
+    {"locks"},
     {"atomic", "finite"},
     {"data"},
     {"models", "evaluation"},
@@ -198,3 +199,10 @@ def test_wheel_works_alone(tmp_path):
 def test_annotations_of_networks_are_types(name):
     """torch.fx copies annotations into its graphs, and TorchScript compiles no graph whose annotations are strings."""
     assert "from __future__ import annotations" not in MODULES[name].read_text()
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "mlla_seg.progress"])
+def test_only_one_module_prints(name):
+    """It spells out what a terminal would obey, such as escape codes in the name of a file."""
+    calls = [node.func for node in ast.walk(ast.parse(MODULES[name].read_text())) if isinstance(node, ast.Call)]
+    assert "print" not in {call.id for call in calls if isinstance(call, ast.Name)}, "call say, note or complain"

@@ -18,7 +18,7 @@ from mlla_seg.errors import InputError, lookup
 from mlla_seg.evaluation import plots, tables
 from mlla_seg.inference.optimize import PRECISIONS, device_named
 from mlla_seg.models.decoders import DECODERS
-from mlla_seg.progress import progress
+from mlla_seg.progress import progress, say
 
 MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
@@ -81,7 +81,7 @@ def benchmark(
     if fix_malloc:
         keep_freed_memory()
     machine = describe(device) + ("" if fix_malloc else ", glibc's own malloc thresholds")
-    print(f"{machine}\n")
+    say(f"{machine}\n")
     with TemporaryDirectory() as folder:
         kind = networks.training if backward else networks.inference
         contestants = kind(encoder, decoder, precision, device, peers, compile)
@@ -102,9 +102,9 @@ def benchmark(
         [f"{value:g}" if isinstance(value, float) and value == value else value for value in row.values()]
         for row in rows
     ]
-    print(tables.format_table([*rows[0]], cells))
-    print("\n'times' is the speed-up over the first network of the same size, measured in the same run.")
-    print(f"Table: {to / 'benchmark.csv'}\nPlot:  {to / 'benchmark.png'}")
+    say(tables.format_table([*rows[0]], cells))
+    say("\n'times' is the speed-up over the first network of the same size, measured in the same run.")
+    say(f"Table: {to / 'benchmark.csv'}\nPlot:  {to / 'benchmark.png'}")
 
 
 def _measure(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,6 +16,7 @@ from mlla_seg.data.pseudonyms import known_patients
 from mlla_seg.data.splits import Splits, excluded_of, kept
 from mlla_seg.data.store.case import StoredCase
 from mlla_seg.errors import InputError
+from mlla_seg.progress import note
 
 SIGNS = {"train": "t", "val": "v", "test": "x"}
 """Blocks of the splits in the map of a scene."""
@@ -95,7 +95,7 @@ def _note_map(card: Card, scene: str, drawn: Mapping[str, Sequence[Cell]], scene
         lines += ["    " + " ".join(sign[r, c] for c in range(columns)) for r in range(rows)]
     if scenes > 1:
         lines.append(f"  and {scenes - 1} more scenes likewise, each drawn by its name")
-    print("\n".join(lines), file=sys.stderr)
+    note("\n".join(lines))
 
 
 def traces(cases: Sequence[Case]) -> list[str]:
@@ -129,8 +129,7 @@ def note_overlapping_scenes(cases: Sequence[StoredCase]) -> None:
     """Note scenes that overlap on the ground, as each is divided by itself."""
     pairs = [pair for pair in overlapping(cases, cases) if pair[0] < pair[1]]
     if pairs:
-        print(
+        note(
             f"note: {len(pairs)} pairs of scenes overlap on the ground, such as {pairs[0][0]} and {pairs[0][1]}. Each "
-            "is divided into blocks by itself, so scores are too optimistic there.",
-            file=sys.stderr,
+            "is divided into blocks by itself, so scores are too optimistic there."
         )

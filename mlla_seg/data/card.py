@@ -43,6 +43,7 @@ from mlla_seg.data.schemes import CT, RGB, normalisation_of
 from mlla_seg.data.shipped import shipped
 from mlla_seg.data.slices import ZSCORE
 from mlla_seg.errors import InputError, lookup, unknown
+from mlla_seg.progress import say
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -332,4 +333,4 @@ def schema() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(schema(), indent=2))
+    say(json.dumps(schema(), indent=2))

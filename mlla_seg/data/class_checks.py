@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from itertools import islice
 
@@ -16,6 +15,7 @@ from mlla_seg.data.formats.vector_sources import is_vector
 from mlla_seg.data.polygon_checks import advice_on_polygons
 from mlla_seg.data.store.case import StoredCase
 from mlla_seg.errors import InputError
+from mlla_seg.progress import note
 
 MOST_MASKS = 20
 """Masks that are read again to say which values they hold."""
@@ -46,7 +46,7 @@ def check_classes(card: Card, stored: Sequence[StoredCase], cases: Sequence[Case
             if len(absent) == 1 and ignored and card.ignore_index is not None
             else ""
         )
-        print(f"note: no training mask of {card.name} contains {', '.join(absent)}.{stored_as}", file=sys.stderr)
+        note(f"note: no training mask of {card.name} contains {', '.join(absent)}.{stored_as}")
 
 
 def _advice(card: Card, cases: Sequence[Case]) -> str:

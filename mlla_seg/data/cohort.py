@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from mlla_seg.data.csv_table import Row, Table, read_table
 from mlla_seg.data.patients import patient_in
 from mlla_seg.data.tree import stem_of
 from mlla_seg.errors import InputError, lookup
+from mlla_seg.progress import note
 
 WORDS = {
     **dict.fromkeys(("train", "training", "tr"), "train"),
@@ -277,4 +277,4 @@ def _note_unmatched(
 
 
 def _note(text: str) -> None:
-    print(f"note: {text}.", file=sys.stderr)
+    note(f"note: {text}.")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from mlla_seg.data.card import Card
 from mlla_seg.data.cases import Case
 from mlla_seg.errors import InputError, unknown
+from mlla_seg.progress import note
 
 SHOWN = 3
 
@@ -41,5 +41,5 @@ def with_exclusions(card: Card, cases: Sequence[Case], names: Collection[str]) -
     left_out = [case for case in marked if case.excluded is not None]
     shown = ", ".join(f"{case.name} ({case.excluded})" for case in left_out[:SHOWN])
     more = ", ..." if len(left_out) > SHOWN else ""
-    print(f"note: {len(left_out)} of {len(cases)} cases of {card.name} are excluded: {shown}{more}", file=sys.stderr)
+    note(f"note: {len(left_out)} of {len(cases)} cases of {card.name} are excluded: {shown}{more}")
     return marked

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from mlla_seg.data.card import Card
 from mlla_seg.data.cases import Case
 from mlla_seg.data.splits import Splits, by_patient, kept, note_absent, note_names, note_unlisted, split_patients
 from mlla_seg.errors import InputError
+from mlla_seg.progress import note
 
 FOLDS_FILE = "splits_final.json"
 """nnU-Net's folds: a list of ``{"train": [names], "val": [names]}``, one per fold."""
@@ -50,9 +50,9 @@ def note_folds(card: Card, root: Path, fold: int | None) -> None:
     """Note that there is a file of folds, if none of them is asked for or a table has others."""
     path = root / FOLDS_FILE
     if path.is_file() and card.splits.fold is not None:
-        print(f"note: {path} is not used: the folds are those of {card.splits.csv}.", file=sys.stderr)
+        note(f"note: {path} is not used: the folds are those of {card.splits.csv}.")
     elif path.is_file() and fold is None:
-        print(f"note: {path} is used with --data.fold only; splits are those of the card.", file=sys.stderr)
+        note(f"note: {path} is used with --data.fold only; splits are those of the card.")
 
 
 def number_of_folds(root: Path, folds: int, cases: Sequence[Case] = ()) -> int:
@@ -107,10 +107,9 @@ def _nnunet_fold(card: Card, cases: Sequence[Case], path: Path, fold: int) -> Sp
         )
     patients["test"] = {case.patient for case in cases} - patients["train"] - patients["val"]
     splits = by_patient(card, cases, patients)
-    print(
+    note(
         f"note: fold {fold} of {len(folds)} is that of {path}: {len(splits.train)} cases train, {len(splits.val)} "
-        f"validate, {len(splits.test)} in neither list test.",
-        file=sys.stderr,
+        f"validate, {len(splits.test)} in neither list test."
     )
     return splits
 
@@ -122,9 +121,8 @@ def _as_listed(card: Card, cases: Sequence[Case], names: Mapping[str, set[str]],
     train, val = ({case.patient for case in cases if case.name in names[split]} for split in ("train", "val"))
     if not (shared := sorted(train & val)):
         return cases
-    print(
+    note(
         f"note: {path} puts {len(shared)} patients into both train and val, such as {shared[0]}, so validation scores "
-        "are too good. It is used as it is; remove it to have folds by patient.",
-        file=sys.stderr,
+        "are too good. It is used as it is; remove it to have folds by patient."
     )
     return [replace(case, patient=case.name) for case in cases]

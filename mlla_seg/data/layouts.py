@@ -6,7 +6,6 @@ There are three formats: ``files`` (a card's regular expressions match files bel
 
 from __future__ import annotations
 
-import sys
 import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ from mlla_seg.data.patients import with_patients
 from mlla_seg.data.tree import Tree, filled, is_image, list_tree
 from mlla_seg.data.unmatched import explain, masks_without_image, match_name, near_miss
 from mlla_seg.errors import InputError, lookup
-from mlla_seg.progress import note_files
+from mlla_seg.progress import note, note_files
 
 SPLIT_FOLDERS = {
     **dict.fromkeys(("train", "tr"), "train"),
@@ -159,14 +158,13 @@ def _note_left_out(card: Card, tree: Tree, account: _Account) -> None:
     masks = masks_without_image(card.layout, tree, rest)
     note_files(masks, where, "are masks without an image and are skipped")
     if unused := {key.lower() for key in card.layout.split_folders or {}} - account.folders:
-        print(f"note: no file in {where} lies in a split folder {' or '.join(sorted(unused))}", file=sys.stderr)
+        note(f"note: no file in {where} lies in a split folder {' or '.join(sorted(unused))}")
     above, alone = tree.root.absolute().name, set(rest) - set(masks)
     reasons = {name: near_miss(card.layout, name, above, most=1) for name in rest if name in alone and is_image(name)}
     if missed := [name for name, reason in reasons.items() if reason]:
-        print(
+        note(
             f"note: {len(missed)} files in {where} nearly fit the card's layout and are skipped, such as {missed[0]} "
-            f"({reasons[missed[0]]})",
-            file=sys.stderr,
+            f"({reasons[missed[0]]})"
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from mlla_seg.data.nnunet_regions import classes_of
 from mlla_seg.data.schemes import scheme_of
 from mlla_seg.data.slices import ZSCORE
 from mlla_seg.errors import InputError
+from mlla_seg.progress import note
 
 TREE = """dataset.json
 imagesTr/case_0000.nii.gz ...    (channels _0000, _0001, ..., or as the fourth axis of case.nii.gz)
@@ -87,7 +87,7 @@ def note_described(card: Card, spec: DataSpec) -> None:
         f"class {card.background} ({ids[0]}) is the background" if card.background else "no class is the background",
         "" if ids == list(range(len(ids))) else f"the ids {', '.join(map(str, ids))} have gaps and are kept in masks",
     ]
-    print(f"note: {card.folder / 'dataset.json'}: {'; '.join(filter(None, facts))}.", file=sys.stderr)
+    note(f"note: {card.folder / 'dataset.json'}: {'; '.join(filter(None, facts))}.")
 
 
 def nnunet_cases(card: Card, root: Path) -> list[Case]:
@@ -158,4 +158,4 @@ def _refuse_ending(about: Description, root: Path) -> None:
 
 def _note_count(about: Description, found: int) -> None:
     if about.count is not None and about.count != found:
-        print(f"note: {about.path} says numTraining {about.count}, but {found} cases are there.", file=sys.stderr)
+        note(f"note: {about.path} says numTraining {about.count}, but {found} cases are there.")

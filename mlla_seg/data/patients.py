@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from dataclasses import replace
 from mlla_seg.data.card import Card
 from mlla_seg.data.cases import Case
 from mlla_seg.errors import InputError
+from mlla_seg.progress import note
 
 PERSON = re.compile(r"(sub-[a-z0-9]+|(?:patient|subject|subj|pat|pt)[_-]?\d+)(?![a-z0-9])", re.IGNORECASE)
 """A patient at the start of a name, as in BIDS and ACDC."""
@@ -37,11 +37,10 @@ def with_patients(card: Card, cases: Sequence[Case]) -> list[Case]:
     groups = _grouped({case.name: patient_in(case.name) for case in cases})
     if 3 <= len(groups) < len(cases):
         several = next(names for names in groups.values() if len(names) > 1)
-        print(
+        note(
             f"note: by their names, the {len(cases)} cases are of {len(groups)} patients, such as {several[0]} and "
             f"{several[1]}; each patient is in one split. --data.patient takes another expression for the patient in a "
-            "name, '.+' for every case by itself.",
-            file=sys.stderr,
+            "name, '.+' for every case by itself."
         )
         return [replace(case, patient=patient_in(case.name)) for case in cases]
     _note_alike([case.name for case in cases])
@@ -63,10 +62,9 @@ def _by_expression(expression: str, cases: Sequence[Case]) -> list[Case]:
     if cases and not found:
         raise InputError(f"The expression for patients, {expression!r}, is in no name of a case, such as {without[0]}.")
     if without:
-        print(
+        note(
             f"note: {expression!r} finds no patient in {len(without)} of {len(cases)} names, such as {without[0]}; "
-            "each of them is taken for a patient of its own.",
-            file=sys.stderr,
+            "each of them is taken for a patient of its own."
         )
     groups = {name: match[1] if match.re.groups else match[0] for name, match in found.items()}
     return [replace(case, patient=groups.get(case.name) or case.name) for case in cases]
@@ -77,11 +75,10 @@ def _note_alike(names: Sequence[str]) -> None:
     groups = _grouped({name: re.sub(r"[_.-][^_.-]+$", "", name) for name in names})
     several = [found for found in groups.values() if len(found) > 1]
     if several and len(groups) >= 3 and len(names) <= MOST * len(groups):
-        print(
+        note(
             f"note: {sum(map(len, several))} of {len(names)} cases share all but the last part of their names with "
             f"another, such as {several[0][0]} and {several[0][1]}, and may land in different splits. If they are of "
-            "one patient, set --data.patient '^.+(?=[_.-])'.",
-            file=sys.stderr,
+            "one patient, set --data.patient '^.+(?=[_.-])'."
         )
 
 

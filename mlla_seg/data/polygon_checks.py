@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from mlla_seg.data.formats.vector_sources import Layer, is_vector, open_layer
 from mlla_seg.data.polygon_labels import Survey, classes_by_value, listed, survey
 from mlla_seg.data.store.case import StoredCase
 from mlla_seg.errors import InputError
+from mlla_seg.progress import note
 
 
 def check_polygons(card: Card, cases: Sequence[Case], stored: Sequence[StoredCase]) -> None:
@@ -38,8 +38,8 @@ def check_polygons(card: Card, cases: Sequence[Case], stored: Sequence[StoredCas
                 scenes.setdefault(path, []).append(kept)
     layers = {path: open_layer(path, card.layout.layer, card.layout.attribute) for path in scenes}
     surveys = {path: survey(layer) for path, layer in layers.items()}
-    for note in [*_noted(surveys), *_unnamed(card, layers, surveys), *_placed(layers, surveys, scenes)]:
-        print(f"note: {note}.", file=sys.stderr)
+    for said in [*_noted(surveys), *_unnamed(card, layers, surveys), *_placed(layers, surveys, scenes)]:
+        note(f"note: {said}.")
 
 
 def advice_on_polygons(card: Card, path: Path) -> str:

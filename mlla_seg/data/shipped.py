@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from mlla_seg.atomic import replace_content
 from mlla_seg.errors import InputError, lookup, program, unknown
+from mlla_seg.progress import say
 
 
 def shipped(kind: str) -> Path:
@@ -92,10 +92,10 @@ def configs(copy: list[str] | None = None, output: str = ".") -> None:
         paths = sorted(shipped("configs").glob("*.yaml"))
         width = max(len(path.stem) for path in paths)
         for path in paths:
-            print(f"{path.stem.ljust(width)}  {_first_comment(path)}")
-        print(f"\nTrain: {program()} fit --config NAME   Copy: {program()} configs --copy NAME")
+            say(f"{path.stem.ljust(width)}  {_first_comment(path)}")
+        say(f"\nTrain: {program()} fit --config NAME   Copy: {program()} configs --copy NAME")
         if studies := [path.stem for path in paths if is_study(_read(path))]:
-            print(f"Study: {program()} study --config {' or '.join(studies)}")
+            say(f"Study: {program()} study --config {' or '.join(studies)}")
         return
     folder = Path(output)
     sources = [Path(find_config(name)) for name in copy]
@@ -103,7 +103,7 @@ def configs(copy: list[str] | None = None, output: str = ".") -> None:
         raise InputError(f"{there[0]}: already exists. Move it or choose another --output.")
     for path in sources:
         replace_content(folder / path.name, path.read_bytes())
-        print(folder / path.name, file=sys.stdout)
+        say(str(folder / path.name))
 
 
 def _first_comment(path: Path) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from mlla_seg.data.card_sections import SPLITS
 from mlla_seg.data.cases import Case
 from mlla_seg.data.lists import read_lines
 from mlla_seg.errors import InputError
+from mlla_seg.progress import note
 
 
 @dataclass
@@ -92,7 +92,7 @@ def excluded_of(cases: Iterable[Case]) -> dict[str, str]:
 def note_names(names: Sequence[str], what: str) -> None:
     """Note what holds for some cases, with their number and the first few names."""
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    print(f"note: {len(names)} {what}: {shown}", file=sys.stderr)
+    note(f"note: {len(names)} {what}: {shown}")
 
 
 def _note_unused(card: Card, patients: Mapping[str, set[str]]) -> None:
@@ -100,10 +100,9 @@ def _note_unused(card: Card, patients: Mapping[str, set[str]]) -> None:
     for split in ("val", "test"):
         fraction = getattr(card.splits, split)
         if isinstance(fraction, float) and fraction and not patients[split]:
-            print(
+            note(
                 f"note: folders define the splits of {card.name} and none is for {split}, so it has no case; "
-                f"{split}: {fraction:g} of the card is not used.",
-                file=sys.stderr,
+                f"{split}: {fraction:g} of the card is not used."
             )
 
 
@@ -138,10 +137,9 @@ def _draw(card: Card, patients: list[str]) -> dict[str, set[str]]:
         fraction = getattr(fractions, split) or 0
         count = max(1, round(fraction * total)) if fraction and total >= 3 else 0
         if fraction and not count:
-            print(
+            note(
                 f"note: {total} patient{'s are' if total > 1 else ' is'} too few to divide: split {split} of "
-                f"{card.name} has no case.",
-                file=sys.stderr,
+                f"{card.name} has no case."
             )
         drawn[split] = count
     test, val = drawn["test"], drawn["val"]

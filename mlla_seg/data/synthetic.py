@@ -11,6 +11,7 @@ from mlla_seg.atomic import renamed_when_done
 from mlla_seg.data.formats.h5_files import new_h5
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.errors import InputError
+from mlla_seg.progress import say
 
 WINDOW_HU = (-125.0, 275.0)
 """TransUNet's intensity window; stored values are scaled from it to 0..1."""
@@ -110,4 +111,4 @@ def phantom(output: str, train: int = 12, test: int = 4, slices: int = 16, size:
         )
     folder = Path(output)
     write_synapse_layout(folder, range(13 - train, 13), range(13, 13 + test), slices, size, seed)
-    print(f"{train} training and {test} test volumes of {slices} x {size} x {size} voxels in {folder}")
+    say(f"{train} training and {test} test volumes of {slices} x {size} x {size} voxels in {folder}")

@@ -12,6 +12,7 @@ from typing import Any
 
 from mlla_seg.errors import InputError, program
 from mlla_seg.evaluation import tables
+from mlla_seg.progress import say
 
 SAME_IN_ALL = ("card", "folds", "unit", "nsd_tolerance", "background", "protocols", "test-time augmentation")
 """Keys on which the summaries of all folds must agree."""
@@ -36,11 +37,11 @@ def folds(runs: str, output: str = "") -> None:
     folder = Path(output or runs)
     tables.write_csv(folder / "folds.csv", table)
     tables.write_csv(folder / "per_case.csv", [{"fold": fold, **row} for fold in rows for row in rows[fold]])
-    print(tables.format_table([*table[0]], [list(row.values()) for row in table]))
+    say(tables.format_table([*table[0]], [list(row.values()) for row in table]))
     cases = sum(len({row["case"] for row in part}) for part in rows.values())
     distances = f", distances in {first['unit']}" if first["unit"] else ""
-    print(f"{cases} cases in {len(rows)} folds{distances}; the last columns are means over all cases.")
-    print(f"\nTable:     {folder / 'folds.csv'}\nAll cases: {folder / 'per_case.csv'}")
+    say(f"{cases} cases in {len(rows)} folds{distances}; the last columns are means over all cases.")
+    say(f"\nTable:     {folder / 'folds.csv'}\nAll cases: {folder / 'per_case.csv'}")
 
 
 def newest_by_fold(runs: Path) -> dict[int, tuple[Path, dict[str, Any]]]:

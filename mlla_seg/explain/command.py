@@ -27,6 +27,7 @@ from mlla_seg.inference.files import find_images
 from mlla_seg.inference.optimize import device_named
 from mlla_seg.models.checkpoint import load_segmenter
 from mlla_seg.models.segmenter import Segmenter
+from mlla_seg.progress import say
 
 LARGEST = 4096
 """Largest side of an image to explain; of larger scenes, a part must be cut out first."""
@@ -121,7 +122,7 @@ def _write(network: Segmenter, part: Part, title: str, folder: Path) -> None:
     else:
         reason = "its mixers have no attention weights" if seen else "it has no MLLA blocks"
         parts.append(html.note(f"No attention is drawn for this network: {reason}."))
-        print(f"note: no attention is drawn for this network: {reason}.")
+        say(f"note: no attention is drawn for this network: {reason}.")
     relative = field / max(field.max(), 1e-30)
     panels = [Panel(within(field, part), relative), Panel("logarithm", np.log10(relative + 1e-4) + 4)]
     draw_panels(shown, part.row, part.column, panels, title, folder / "receptive_field.png")
@@ -129,10 +130,10 @@ def _write(network: Segmenter, part: Part, title: str, folder: Path) -> None:
     header = ["block", "mixer", "tokens", "norm spread", "forget gate", "half of weights within (pixels)"]
     if rows:
         parts += [html.heading("Blocks"), html.table(header, rows), html.note(BLOCKS)]
-        print(format_table(header, rows))
+        say(format_table(header, rows))
     html.write_page(folder / "explain.html", title, parts)
-    print(f"{title}. Effective receptive field: {within(field, part)}.")
-    print(f"Written: {', '.join(str(folder / name) for name in _names(bool(attention)))}")
+    say(f"{title}. Effective receptive field: {within(field, part)}.")
+    say(f"Written: {', '.join(str(folder / name) for name in _names(bool(attention)))}")
 
 
 def _names(attention: bool) -> list[str]:

@@ -6,7 +6,6 @@ it. To add a format, write such a function and add a line to ``FORMATS``.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -26,6 +25,7 @@ from mlla_seg.export.openvino import write_openvino
 from mlla_seg.export.parity import Engine, compare
 from mlla_seg.export.programs import write_aoti, write_torch_export, write_torchscript
 from mlla_seg.models.checkpoint import is_averaged, load_network
+from mlla_seg.progress import note, say
 from mlla_seg.runtime.engines import OUTPUTS
 
 
@@ -118,10 +118,9 @@ def export(
     network, spec = load_network(paths, tta)
     job = Job(network, spec, outputs, precision, **options)
     if spec.view.per_case and format != "monai_bundle":
-        print(
+        note(
             "note: of this normalisation, your program does what is of each case, over the whole volume, and the file "
-            f"the rest: {spec.normalisation.in_words(spec.channels)}. python -m mlla_seg.runtime does both.",
-            file=sys.stderr,
+            f"the rest: {spec.normalisation.in_words(spec.channels)}. python -m mlla_seg.runtime does both."
         )
     if spec.postprocessing and format != "monai_bundle":
         print(
@@ -131,16 +130,16 @@ def export(
         )
     _require_writable(target)
     with unfinished_folder(target) as unfinished:
-        print(f"Exporting {' '.join(paths)}, which may take a minute or two.", file=sys.stderr)
+        note(f"Exporting {' '.join(paths)}, which may take a minute or two.")
         written = unfinished / target.name
         engine = how.write(job, written)
         report = compare(job, engine, written, paths, averaged=all(map(is_averaged, paths)))
-        print(report.table())
+        say(report.table())
         if report.problem:
             raise InputError(f"{output}: not written, because it differs from the checkpoint: {report.problem}.")
         report.save(written.with_name(f"{target.name}.parity.json"))
         replace({path: target.with_name(path.name) for path in unfinished.iterdir()})
-    print(f"Written: {target}, with the comparison in {target.name}.parity.json beside it.")
+    say(f"Written: {target}, with the comparison in {target.name}.parity.json beside it.")
 
 
 def _require(how: Format, name: str, target: Path, outputs: str, precision: str, options: dict[str, Any]) -> None:

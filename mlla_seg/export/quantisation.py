@@ -1,7 +1,6 @@
 """Static int8 quantisation of ONNX files by onnxruntime, calibrated on the user's images."""
 
 import random
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +15,7 @@ from mlla_seg.export.exportable import Job
 from mlla_seg.inference.files import find_images, is_scene
 from mlla_seg.inference.predictor import Predictor
 from mlla_seg.inference.scenes import MapOptions, predict_scene
-from mlla_seg.progress import quiet
+from mlla_seg.progress import note, quiet
 
 IMAGES = 32
 """Number of slices or windows for calibration, sampled from all inputs of the network."""
@@ -37,7 +36,7 @@ def quantise(job: Job, original: Path, path: Path) -> list[Tensor]:
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
     images = calibration_images(job)
-    print(f"Calibrating int8 on {len(images)} slices or windows of {job.calibration}.", file=sys.stderr)
+    note(f"Calibrating int8 on {len(images)} slices or windows of {job.calibration}.")
 
     class Images(CalibrationDataReader):
         def __init__(self) -> None:

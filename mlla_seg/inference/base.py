@@ -5,7 +5,6 @@ This module does not import torch.
 
 from __future__ import annotations
 
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -26,7 +25,7 @@ from mlla_seg.data.formats.source_files import Sources
 from mlla_seg.data.postprocessing import applied
 from mlla_seg.errors import InputError, about
 from mlla_seg.inference.steps import Engine, case_logits
-from mlla_seg.progress import progress
+from mlla_seg.progress import note, progress
 
 Spacing = tuple[float, float, float]
 
@@ -113,10 +112,9 @@ class CaseSegmenter(ABC):
 
     def _segment_bare(self, image: Array, batch_size: int, spacing_mm: Spacing | None) -> Array:
         if spacing_mm is None and self.spec.spacing_mm:
-            print(
+            note(
                 f"note: this network was trained at {list(self.spec.spacing_mm)} mm; a bare array has no spacing, so "
-                "the same is assumed. Pass spacing_mm, or an image with a header.",
-                file=sys.stderr,
+                "the same is assumed. Pass spacing_mm, or an image with a header."
             )
         single = image.ndim == 3
         blocks = self.logits(image[None] if single else image, batch_size, spacing_mm)

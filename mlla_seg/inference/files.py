@@ -41,7 +41,7 @@ from mlla_seg.inference.records import Record
 from mlla_seg.inference.scenes import MapOptions, PolygonsFailed, map_files, predict_scene, scene_job
 from mlla_seg.inference.summaries import Summaries
 from mlla_seg.locks import Held
-from mlla_seg.progress import note, note_files, progress
+from mlla_seg.progress import note, note_files, progress, say
 
 CHANNEL_SUFFIX = re.compile(r"(.+)_(\d{4})")
 """Name and number of a channel, as nnU-Net names the files of an image."""
@@ -155,8 +155,8 @@ def segment_files(
     note_headers(notes)
     kept.say()
     place = str(targets[0] if len(images) == 1 else folder).encode("utf-8", "surrogateescape")  # any bytes on Linux
-    print(f"{written} of {len(images)} masks written to {place.decode('utf-8', 'backslashreplace')}")
-    print("\n".join(_legend(segmenter.spec)))
+    say(f"{written} of {len(images)} masks written to {place.decode('utf-8', 'backslashreplace')}")
+    say("\n".join(_legend(segmenter.spec)))
     lines = [*_counted(problems, images, "have no mask"), *_counted(without_polygons, images, "have no polygons")]
     if summaries is not None:
         made = [pair for pair in zip(images, targets, strict=True) if pair[1] not in failed and pair[1].exists()]

@@ -20,7 +20,7 @@ from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.formats.pixel_grid import PixelGrid
 from mlla_seg.data.formats.registry import read_channels, read_mask, suffix_of
 from mlla_seg.errors import InputError
-from mlla_seg.progress import note, progress
+from mlla_seg.progress import note, progress, say
 
 TABLE = "statistics.csv"
 TILE = (16, 256)
@@ -67,7 +67,7 @@ class Summaries:
         if rows:
             _write_table(rows, folder)
         if self.preview and len(readable) > len(problems):
-            print(f"Previews: {preview_path(readable[0][1])}{', ...' if len(readable) > 1 else ''}")
+            say(f"Previews: {preview_path(readable[0][1])}{', ...' if len(readable) > 1 else ''}")
         return problems
 
 
@@ -80,7 +80,7 @@ def _write_table(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
     from mlla_seg.evaluation.tables import write_csv
 
     write_csv(folder / TABLE, rows)
-    print(f"Statistics: {folder / TABLE}")
+    say(f"Statistics: {folder / TABLE}")
     unknown = [row for row in rows if row["unit"] not in UNITS]
     if unknown:
         note(

@@ -13,6 +13,7 @@ from mlla_seg.inference.files import segment_files
 from mlla_seg.inference.scenes import MapOptions
 from mlla_seg.inference.sliding_window import BLENDS
 from mlla_seg.inference.summaries import Summaries
+from mlla_seg.progress import complain
 from mlla_seg.runtime.predictor import Segmenter
 
 
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _complain(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    complain(message)
     return 2
 
 

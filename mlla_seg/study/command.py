@@ -11,7 +11,7 @@ from typing import Any, Literal
 from mlla_seg.errors import InputError, lookup, program
 from mlla_seg.evaluation.score_tables import write_latex_table
 from mlla_seg.evaluation.tables import format_table
-from mlla_seg.progress import progress
+from mlla_seg.progress import note, progress, say
 from mlla_seg.study import results
 from mlla_seg.study.conclusions import compared, explanation, published, sentence, table
 from mlla_seg.study.masks import SPLITS, Truth, is_folder_of_masks, score_masks, truth_of
@@ -70,15 +70,15 @@ def study(
     if not (print_jobs or gather):
         require_known_options(plan)
     if print_jobs:
-        print("\n".join(_command(str(run)) for run in runs if not run.done))
+        say("\n".join(_command(str(run)) for run in runs if not run.done))
         return
     failed = {} if gather else run_all(plan, runs)
     found = results.gather(plan)
     if found is not None:
         files = results.write_study(plan, found, drawn(plan, found) if pictures else ())
-        print(f"\n{results.report(plan, found)}\n")
-        print("\n".join(f"{path.name:<10} {path}" for path in files))
-    print(results.missing(plan))
+        say(f"\n{results.report(plan, found)}\n")
+        say("\n".join(f"{path.name:<10} {path}" for path in files))
+    say(results.missing(plan))
     if failed:
         reasons = "\n".join(f"  {name}: {reason}" for name, reason in failed.items())
         raise InputError(f"{len(failed)} of {len(runs)} runs failed; the same command tries them again.\n{reasons}")
@@ -103,7 +103,7 @@ def drawn(plan: Plan, found: results.Results) -> list[results.Section]:
                 bar.update()
         return sections(with_speed(subjects), scores, METRICS[found.metric])
     except InputError as error:
-        print(f"note: the page has no pictures of the networks: {error}", file=sys.stderr)
+        note(f"note: the page has no pictures of the networks: {error}")
         return []
 
 
@@ -154,7 +154,7 @@ def compare(
         place = Path(output).with_suffix("").with_name(f"{Path(output).stem}_scores")
         scored = {name: score_masks(folder, against, place / Path(name).name) for name, folder in masks.items()}
         folders |= {name: [folder] for name, folder in scored.items()}
-        print(f"Scores of masks: {', '.join(map(str, scored.values()))}")
+        say(f"Scores of masks: {', '.join(map(str, scored.values()))}")
     metric = metric or usual_metric(folders[names[0]][0])
     designs = {name: [read_scored(folder, metric) for folder in folders[name]] for name in names}
     if masks:
@@ -162,9 +162,9 @@ def compare(
     comparisons = compared(designs, metric)
     results.forest(comparisons, Path(output))
     write_latex_table(Path(output).with_suffix(".tex"), *published(designs, comparisons), explanation(comparisons))
-    print(f"{format_table(*table(comparisons))}\n{explanation(comparisons)}\n")
-    print("\n".join(sentence(one) for one in comparisons))
-    print(f"\nPlot: {output}, table: {Path(output).with_suffix('.tex')}")
+    say(f"{format_table(*table(comparisons))}\n{explanation(comparisons)}\n")
+    say("\n".join(sentence(one) for one in comparisons))
+    say(f"\nPlot: {output}, table: {Path(output).with_suffix('.tex')}")
 
 
 def _truth(first: Path | None, config: str | None, split: str | None, metric: str) -> Truth:

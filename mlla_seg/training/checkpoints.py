@@ -18,6 +18,7 @@ from mlla_seg.data.datamodule import position
 from mlla_seg.errors import InputError
 from mlla_seg.locks import release
 from mlla_seg.models.checkpoint import read_checkpoint
+from mlla_seg.progress import note
 from mlla_seg.training.curve import Curve, RunLogger
 from mlla_seg.training.run_folder import hold
 from mlla_seg.training.scoring import single_slices
@@ -71,7 +72,7 @@ class BestCheckpoint(_Checkpoint):
         try:
             state = read_checkpoint(path)["callbacks"].get(self.state_key, {})
         except InputError as error:
-            print(f"note: {error} The next epoch replaces it.", file=sys.stderr)
+            note(f"note: {error} The next epoch replaces it.")
             return None
         score = state.get("best_model_score")
         return None if score is None else float(score)
@@ -166,11 +167,11 @@ class LastCheckpoint(_Checkpoint):
         signum = self.stop.received or signal.SIGTERM  # another process may have received it
         path = self.format_checkpoint_name({})
         name = signal.Signals(signum).name
-        print(f"\nStopped by {name} after step {trainer.global_step}, saved as {path}", file=sys.stderr)
+        note(f"Stopped by {name} after step {trainer.global_step}, saved as {path}")
         if self.stop.requeues and signum == signal.SIGUSR1 and requeue():
-            print("SLURM will start this job again, and it will resume.", file=sys.stderr)
+            note("SLURM will start this job again, and it will resume.")
         else:
-            print(f"To resume: {resume_command(path)}", file=sys.stderr)
+            note(f"To resume: {resume_command(path)}")
         raise SystemExit(128 + signum)
 
     def _leave_validation(self, trainer: Trainer, pl_module: LightningModule, averaging: Any = ()) -> None:

@@ -27,6 +27,7 @@ from mlla_seg.errors import InputError
 from mlla_seg.evaluation import plots
 from mlla_seg.evaluation.report import Scored, score_table, write_results
 from mlla_seg.models.checkpoint import fitting_weights, load_members, read_checkpoint, require_mirrored
+from mlla_seg.progress import note, say
 from mlla_seg.training.checkpoints import BestCheckpoint, LastCheckpoint
 from mlla_seg.training.curve import RunLogger
 from mlla_seg.training.distributed import convert_batch_norm
@@ -133,7 +134,7 @@ class SegmentationCLI(LightningCLI):
         config["ckpt_path"] = path and str(path)
         if path is None:
             if is_first_process():
-                print(f"note: no checkpoint below {folder} yet, so training starts anew.", file=sys.stderr)
+                note(f"note: no checkpoint below {folder} yet, so training starts anew.")
             return
         self.version = continued_version(path, config)
         if self.version is not None:
@@ -183,14 +184,13 @@ class SegmentationCLI(LightningCLI):
         if is_first_process():
             splits = self.datamodule.splits
             counts = f"{len(splits.train)} training, {len(splits.val)} validation and {len(splits.test)} test cases"
-            print(f"{self.datamodule.card.title}: {counts}", flush=True)
+            say(f"{self.datamodule.card.title}: {counts}")
             if config.evaluation == "transunet" and self.datamodule.crop is not None:
                 height, width = self.model.published_size
-                print(
+                note(
                     f"note: the TransUNet evaluation resizes slices to {height} x {width}, but this network is trained "
                     "on crops at their original scale. To compare with papers train with --data.crop null "
-                    f"--data.resize [{height},{width}].",
-                    file=sys.stderr,
+                    f"--data.resize [{height},{width}]."
                 )
             self.datamodule.prepare_data()
 
@@ -260,9 +260,9 @@ class SegmentationCLI(LightningCLI):
         scored_cases = [known[name] for name in evaluation.cases]
         patients, facts = [case.patient for case in scored_cases], [case.facts for case in scored_cases]
         evaluation = replace(evaluation, patients=patients, facts=facts)
-        print("\n" + score_table(evaluation))
+        say("\n" + score_table(evaluation))
         if self.datamodule.card.layout.test_mask:
-            print(f"Masks: {', '.join(folders_of_masks(self.datamodule, split))}")
+            say(f"Masks: {', '.join(folders_of_masks(self.datamodule, split))}")
         about = {
             "title": self.datamodule.card.title,
             "card": self.datamodule.card.name,
@@ -284,18 +284,18 @@ class SegmentationCLI(LightningCLI):
         module = self.model.eval()  # Lightning has switched it back to training mode
         scored = Scored(evaluation, module.spec, cases, module.predict_case, module.predict_slice)
         files = write_results(folder, scored, split, about, text)
-        print("\n" + "\n".join(f"{path.name:<13} {path}" for path in files))
+        say("\n" + "\n".join(f"{path.name:<13} {path}" for path in files))
 
     def _report_training(self, folder: Path) -> None:
-        print(f"\nRun folder:     {folder}")
+        say(f"\nRun folder:     {folder}")
         checkpointing = self.trainer.checkpoint_callback
         assert isinstance(checkpointing, ModelCheckpoint)
         for path in sorted(Path(str(checkpointing.dirpath)).glob("*.ckpt")):
-            print(f"Checkpoint:     {path}")
+            say(f"Checkpoint:     {path}")
         metrics = folder / "metrics.csv"
         if metrics.is_file():
             plots.plot_training(metrics, folder / "training.png")
-            print(f"Metrics:        {metrics}\nTraining curve: {folder / 'training.png'}")
+            say(f"Metrics:        {metrics}\nTraining curve: {folder / 'training.png'}")
 
 
 def folders_of_masks(data: SegmentationDataModule, split: str) -> list[str]:

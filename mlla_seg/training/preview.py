@@ -12,6 +12,7 @@ from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.formats.classes import IGNORE_INDEX
 from mlla_seg.errors import InputError, program
 from mlla_seg.evaluation.plots import plot_samples
+from mlla_seg.progress import say
 from mlla_seg.training.config_sections import parse_sections
 
 
@@ -38,7 +39,7 @@ def preview(argv: Sequence[str]) -> None:
     masks = torch.stack([sample["mask"] for sample in samples])
     known = masks != IGNORE_INDEX
     held = (known & (masks != data.spec.background)).any(dim=(1, 2)).sum()
-    print(
+    say(
         f"{len(samples)} of {count} samples, {held} with foreground classes; {(~known).float().mean():.0%} "
         f"of all pixels are ignored. Written: {options.output}"
     )

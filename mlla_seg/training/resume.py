@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from inspect import signature
@@ -17,6 +16,7 @@ from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.overrides import card_of
 from mlla_seg.errors import InputError
 from mlla_seg.models.checkpoint import SHARED_BY_MEMBERS, read_checkpoint
+from mlla_seg.progress import note
 from mlla_seg.training.curve import RunLogger
 from mlla_seg.training.module import SegmentationModule
 
@@ -158,7 +158,7 @@ def _newest(name: str, folder: Path, fold: tuple[int, int] | None) -> Path | Non
             for other, reason in damaged.items():
                 if _number(other) >= _number(path):
                     raise reason
-                print(f"note: left out {reason}", file=sys.stderr)
+                note(f"note: left out {reason}")
             return path
         if damaged:
             raise next(iter(damaged.values()))
@@ -225,7 +225,7 @@ def _keep(path: Path, saved: Mapping[str, Any], config: Any) -> None:
     """Set the options that follow the checkpoint rather than the config."""
     for key, rule in ON_RESUME.items():
         if rule == KEPT and (was := _saved(saved, key)) != config.model[key]:
-            print(f"note: {key} is {was}, as in {path}", file=sys.stderr)
+            note(f"note: {key} is {was}, as in {path}")
             config.model[key] = was
 
 
@@ -275,7 +275,7 @@ def require_something_left(path: str | Path, content: Mapping[str, Any], trainer
         message = f"{path}: has been trained for {done} {what}, and --trainer.{key} is {wanted}"
         if done > wanted:
             raise InputError(f"{message}. Increase it to resume.")
-        print(f"note: {message}, so nothing is left to train.", file=sys.stderr)
+        note(f"note: {message}, so nothing is left to train.")
 
 
 def resume_spec(path: str | Path, saved: Mapping[str, Any], module: SegmentationModule) -> None:
@@ -294,7 +294,7 @@ def resume_spec(path: str | Path, saved: Mapping[str, Any], module: Segmentation
             "trained with, or start a new training without --ckpt_path."
         )
     if was != now:
-        print(f"note: the checkpoint's normalisation is kept: {before} instead of {after}", file=sys.stderr)
+        note(f"note: the checkpoint's normalisation is kept: {before} instead of {after}")
         module.spec = replace(module.spec, normalisation=was)
         module.hparams["spec"] = module.spec.to_dict()
 
@@ -316,4 +316,4 @@ def note_differences(content: Mapping[str, Any], hparams: Mapping[str, Any], opt
     both |= {key: (was, options[key]) for key, was in content.get("options", {}).items() if key in options}
     differing = [f"{key} {now} instead of {was}" for key, (was, now) in both.items() if was != now]
     if differing:
-        print(f"note: resumed with {', '.join(differing)}", file=sys.stderr)
+        note(f"note: resumed with {', '.join(differing)}")

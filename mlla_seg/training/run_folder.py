@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 from filelock import FileLock
 
 from mlla_seg import locks
+from mlla_seg.progress import note
 
 WAIT = 10
 """Seconds to wait for a process that is about to end."""
@@ -48,4 +48,4 @@ def remove_killed(runs: Path) -> None:
                 shutil.rmtree(run)
         except (locks.Held, OSError):  # alive, or not ours to remove
             continue
-        print(f"note: removed {run}, which a killed run left without a checkpoint", file=sys.stderr)
+        note(f"note: removed {run}, which a killed run left without a checkpoint")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from mlla_seg.data.formats.picture import Array
+from mlla_seg.progress import note
 
 POINTS = 64
 """Points along each side of a scene that are tested for overlap."""
@@ -83,10 +83,9 @@ def note_overlaps(splits: Mapping[str, Sequence[Placed]]) -> None:
                 a, b, share = pairs[0]
                 more = f", and {len(pairs) - 1} more such pairs" if len(pairs) > 1 else ""
                 percent = f"{share:.0%}" if share >= 0.01 else "under 1%"
-                print(
+                note(
                     f"note: {b} ({second}) overlaps {a} ({first}) on the ground, {percent} of it{more}: its scores are "
-                    "too optimistic there. Crop the scenes, or put both in one split.",
-                    file=sys.stderr,
+                    "too optimistic there. Crop the scenes, or put both in one split."
                 )
 
 

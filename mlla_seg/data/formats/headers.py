@@ -7,7 +7,6 @@ used, and every decision in doubt adds a note for the user.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.errors import InputError
+from mlla_seg.progress import note
 
 TOLERANCE = 0.01
 """Relative difference below which spacings are equal up to rounding."""
@@ -44,8 +44,8 @@ def nifti_affine(name: str, header: Any) -> tuple[Array, tuple[str, ...]]:
     notes = []
     if good:
         notes += [f"the {key} {fault}; the {next(iter(good))} is used" for key, fault in faults.items() if fault]
-        affine, note = _choose(good.get("sform"), good.get("qform"), pixdim, min(int(header["dim"][0]), 3))
-        notes += [note] if note else []
+        affine, doubt = _choose(good.get("sform"), good.get("qform"), pixdim, min(int(header["dim"][0]), 3))
+        notes += [doubt] if doubt else []
     elif faults:
         said = " and ".join(f"its {key} {fault} ({_found(key, header)})" for key, fault in faults.items())
         raise InputError(
@@ -155,8 +155,8 @@ def note_headers(notes: Mapping[str, Iterable[str]]) -> None:
     """
     about: dict[str, list[str]] = {}
     for name, said in notes.items():
-        for note in said:
-            about.setdefault(note, []).append(name)
-    for note, names in about.items():
+        for text in said:
+            about.setdefault(text, []).append(name)
+    for text, names in about.items():
         which = names[0] if len(names) == 1 else f"{len(names)} headers, such as that of {names[0]}"
-        print(f"note: {which}: {note}.", file=sys.stderr)
+        note(f"note: {which}: {text}.")

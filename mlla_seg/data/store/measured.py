@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +12,7 @@ from mlla_seg.data.sampling import statistics
 from mlla_seg.data.schemes import normalisation_of
 from mlla_seg.data.store.case import StoredCase
 from mlla_seg.errors import InputError, about
+from mlla_seg.progress import note
 
 
 def measured_spacing(card: Card, cases: Sequence[StoredCase]) -> list[float | None] | None:
@@ -66,8 +66,7 @@ def check_class_sizes(card: Card, cases: Sequence[StoredCase]) -> None:
             f"{card.largest_class}; the masks number the classes in another order. Reorder `classes` in the card."
         )
     if card.smallest_class not in (None, smallest):
-        print(
+        note(
             f"note: by the class ids of {card.name} the smallest class is {smallest}, expected {card.smallest_class}. "
-            "Check that the masks number the classes in the card's order.",
-            file=sys.stderr,
+            "Check that the masks number the classes in the card's order."
         )

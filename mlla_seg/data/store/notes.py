@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from mlla_seg.data.card import Card
@@ -12,6 +11,7 @@ from mlla_seg.data.formats.raster_grids import pixel_size
 from mlla_seg.data.formats.volumes import coarsest_axis
 from mlla_seg.data.regions import written_as
 from mlla_seg.data.store.case import StoredCase
+from mlla_seg.progress import note
 
 
 def note_merged_classes(card: Card) -> None:
@@ -20,7 +20,7 @@ def note_merged_classes(card: Card) -> None:
     merged = [(k, written) for k in range(len(names)) if (written := written_as(k, regions)) != k]
     if regions and merged:
         pairs = ", ".join(f"{names[k]} as {names[written]}" for k, written in merged)
-        print(f"note: by regions_class_order of {card.name} masks are written with {pairs}.", file=sys.stderr)
+        note(f"note: by regions_class_order of {card.name} masks are written with {pairs}.")
 
 
 def note_warped(cases: Sequence[StoredCase]) -> None:
@@ -29,18 +29,16 @@ def note_warped(cases: Sequence[StoredCase]) -> None:
     if warped:
         name, _, ground = warped[0]
         size = f" ({pixel_size(ground)})" if ground else ""
-        print(
+        note(
             f"note: {len(warped)} files lie on another grid than their image and are warped to it, such as {name} to "
-            f"the pixels of its image{size}.",
-            file=sys.stderr,
+            f"the pixels of its image{size}."
         )
     partial = sorted((share, name) for name, share, _ in warped if share < COVERED)
     if partial:
         share, name = partial[0]
-        print(
+        note(
             f"note: {len(partial)} of these cover only a part of their image, such as {name} with {share:.0%} of it. "
-            "The rest is excluded from training and scores.",
-            file=sys.stderr,
+            "The rest is excluded from training and scores."
         )
 
 
@@ -50,20 +48,18 @@ def note_ignored(card: Card, cases: Sequence[StoredCase]) -> None:
     left_out = {case.name: size - sum(case.voxels) for case, size in zip(cases, sizes, strict=True)}
     if names := [name for name, count in left_out.items() if count]:
         value = "" if card.ignore_index is None or card.layout.coloured_masks else f", mask value {card.ignore_index}"
-        print(
+        note(
             f"note: {sum(left_out.values()):,} pixels ({sum(left_out.values()) / sum(sizes):.1%}) in {len(names)} of "
-            f"{len(cases)} cases of {card.name}, such as {names[0]}, are ignored (no data{value}).",
-            file=sys.stderr,
+            f"{len(cases)} cases of {card.name}, such as {names[0]}, are ignored (no data{value})."
         )
 
 
 def note_unlabelled_cases(card: Card, cases: Sequence[StoredCase]) -> None:
     """Note cases without a pixel that has both data and a class."""
     if names := [case.name for case in cases if not any(case.voxels)]:
-        print(
+        note(
             f"note: {len(names)} of {len(cases)} cases of {card.name}, such as {names[0]}, have no pixel with a class "
-            "and data: all are excluded from training and scores.",
-            file=sys.stderr,
+            "and data: all are excluded from training and scores."
         )
 
 
@@ -77,10 +73,9 @@ def note_resampled(card: Card, cases: Sequence[StoredCase], target: Sequence[flo
     ]
     if names:
         steps = " x ".join("original" if step is None else f"{step:g} mm" for step in target or ())
-        print(
+        note(
             f"note: {len(names)} of {len(cases)} volumes of {card.name}, such as {names[0]}, are resampled for "
-            f"the network to {steps} (slices, rows, columns). Masks are written on the original grid.",
-            file=sys.stderr,
+            f"the network to {steps} (slices, rows, columns). Masks are written on the original grid."
         )
 
 
@@ -97,8 +92,7 @@ def across(card: Card, cases: Sequence[StoredCase]) -> list[str]:
 def note_planes(card: Card, cases: Sequence[StoredCase]) -> None:
     """Note how many volumes are not sliced along their coarsest axis, if the card fixes the plane."""
     if names := across(card, cases):
-        print(
+        note(
             f"note: {len(names)} of {len(cases)} volumes of {card.name}, such as {names[0]}, are not sliced along "
-            f"their coarsest axis (plane: {card.plane}). Use --data.plane acquired to do so.",
-            file=sys.stderr,
+            f"their coarsest axis (plane: {card.plane}). Use --data.plane acquired to do so."
         )
