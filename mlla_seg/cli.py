@@ -87,10 +87,10 @@ def _with_true(flags: Sequence[str], argv: Sequence[str]) -> list[str]:
 
 
 def _with_files(argv: Sequence[str]) -> list[str]:
-    """Resolve the names of shipped configs to paths."""
-    from mlla_seg.data.shipped import find_config
+    """Resolve the names of configs to paths."""
+    from mlla_seg.data.shipped import read_found
 
-    return [find_config(word) if i and argv[i - 1] == "--config" else word for i, word in enumerate(argv)]
+    return [str(read_found(word)[0]) if i and argv[i - 1] == "--config" else word for i, word in enumerate(argv)]
 
 
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word"}

@@ -15,7 +15,6 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from annotated_types import MinLen
 from pydantic import TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
@@ -44,6 +43,7 @@ from mlla_seg.data.shipped import shipped
 from mlla_seg.data.slices import ZSCORE
 from mlla_seg.errors import InputError, lookup, unknown
 from mlla_seg.progress import say
+from mlla_seg.texts import read_yaml
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -284,10 +284,7 @@ def load_card(name: str | Path) -> Card:
         InputError: There is no such card, or a key is missing, unknown or contradictory.
     """
     path = find_card(name)
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise InputError(f"{path} should be a mapping of keys such as name, channels and classes.")
     known = dict.fromkeys(field.name for field in fields(Card) if field.name != "folder")

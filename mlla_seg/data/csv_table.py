@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlla_seg.data.lists import read_text
 from mlla_seg.errors import InputError
+from mlla_seg.texts import read_text
 
 SEPARATORS = ",;\t"
 
@@ -82,7 +82,7 @@ def _text(path: Path) -> str:
         start = file.read(8)
     if start.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
         raise InputError(f"{path}: is a workbook, not a CSV file. Save its sheet as 'CSV UTF-8'.")
-    text = read_text(path)
+    text = read_text(path, "surrogateescape")
     if "\0" in text:
         raise InputError(f"{path}: is not a text file. Give a table saved as 'CSV UTF-8'.")
     if bad := next((n for n, line in enumerate(text.split("\n"), 1) if not _is_valid(line)), None):

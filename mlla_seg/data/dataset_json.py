@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from mlla_seg.data.formats.registry import READERS
 from mlla_seg.data.nnunet_regions import IGNORE, names_in, regions_in
 from mlla_seg.errors import InputError
+from mlla_seg.texts import read_json
 
 USUAL_ENDING = ".nii.gz"
 """Ending of the files of the first version and the Decathlon, which do not give it."""
@@ -65,12 +65,7 @@ def read_description(path: Path) -> Description:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start}): save it in the encoding UTF-8.") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}).") from error
+    content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("labels"), dict):
         raise InputError(
             f"{path} should be a mapping with labels, as in nnU-Net and the Decathlon, such as "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ from mlla_seg.data.cases import Case
 from mlla_seg.data.splits import Splits, by_patient, kept, note_absent, note_names, note_unlisted, split_patients
 from mlla_seg.errors import InputError
 from mlla_seg.progress import note
+from mlla_seg.texts import read_json
 
 FOLDS_FILE = "splits_final.json"
 """nnU-Net's folds: a list of ``{"train": [names], "val": [names]}``, one per fold."""
@@ -84,8 +84,8 @@ def _tabled_fold(card: Card, cases: Sequence[Case], fold: int) -> Splits:
 
 
 def _read_folds(path: Path) -> list[dict[str, set[str]]]:
+    content = read_json(path)
     try:
-        content = json.loads(path.read_bytes())  # of any encoding, with or without a byte-order mark
         return [{split: set(map(str, entry[split])) for split in ("train", "val")} for entry in content]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: expected a list of {{train: [names], val: [names]}}, found {error!r}.") from error

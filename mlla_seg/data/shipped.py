@@ -8,6 +8,7 @@ from typing import Any
 from mlla_seg.atomic import replace_content
 from mlla_seg.errors import InputError, lookup, program, unknown
 from mlla_seg.progress import say
+from mlla_seg.texts import read_text, read_yaml, require_utf8
 
 
 def shipped(kind: str) -> Path:
@@ -31,14 +32,23 @@ def find_config(name: str) -> str:
     raise InputError(f"{name}: no such file, and no shipped config with this name. {near}")
 
 
+def read_found(name: str) -> tuple[Path, Any]:
+    """Return the path of a config, see :func:`find_config`, and its content.
+
+    The parser of the command line reads it once more: in UTF-8 only, and without bounds.
+    """
+    path = Path(find_config(name))
+    require_utf8(path)
+    return path, read_yaml(path)
+
+
 def with_recipe(name: str) -> list[str]:
     """Return the paths of a config: that of its recipe, if any, and its own, which comes last.
 
     Raises:
         InputError: The config or its recipe does not exist, or is not valid YAML.
     """
-    path = Path(find_config(name))
-    content = _read(path)
+    path, content = read_found(name)
     if is_study(content):
         raise InputError(f"{path} is a study of many trainings: run it with {program()} study --config {name}.")
     recipe = content.get("recipe") if isinstance(content, dict) else None
@@ -57,22 +67,13 @@ def read_config(name: str) -> dict[str, Any]:
     """
     merged: dict[str, Any] = {}
     for path in with_recipe(name):
-        merged = _merged(merged, _read(Path(path)))
+        merged = _merged(merged, read_yaml(Path(path)))
     return merged
 
 
 def is_study(content: Any) -> bool:
     """Return whether the content of a config describes a study, for the command ``study``, and no single training."""
     return isinstance(content, dict) and "variants" in content
-
-
-def _read(path: Path) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def _merged(below: Any, above: Any) -> Any:
@@ -94,7 +95,7 @@ def configs(copy: list[str] | None = None, output: str = ".") -> None:
         for path in paths:
             say(f"{path.stem.ljust(width)}  {_first_comment(path)}")
         say(f"\nTrain: {program()} fit --config NAME   Copy: {program()} configs --copy NAME")
-        if studies := [path.stem for path in paths if is_study(_read(path))]:
+        if studies := [path.stem for path in paths if is_study(read_yaml(path))]:
             say(f"Study: {program()} study --config {' or '.join(studies)}")
         return
     folder = Path(output)
@@ -108,5 +109,5 @@ def configs(copy: list[str] | None = None, output: str = ".") -> None:
 
 def _first_comment(path: Path) -> str:
     """Return the first comment line of a config, which describes it."""
-    lines = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#")]
+    lines = [line[1:].strip() for line in read_text(path).splitlines() if line.startswith("#")]
     return lines[0] if lines else ""

@@ -14,9 +14,9 @@ from pathlib import Path
 from mlla_seg.data.card import Card
 from mlla_seg.data.card_sections import SPLITS
 from mlla_seg.data.cases import Case
-from mlla_seg.data.lists import read_lines
 from mlla_seg.errors import InputError
 from mlla_seg.progress import note
+from mlla_seg.texts import read_lines
 
 
 @dataclass

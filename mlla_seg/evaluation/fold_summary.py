@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 from mlla_seg.errors import InputError, program
 from mlla_seg.evaluation import tables
 from mlla_seg.progress import say
+from mlla_seg.texts import read_json
 
 SAME_IN_ALL = ("card", "folds", "unit", "nsd_tolerance", "background", "protocols", "test-time augmentation")
 """Keys on which the summaries of all folds must agree."""
@@ -52,10 +51,9 @@ def newest_by_fold(runs: Path) -> dict[int, tuple[Path, dict[str, Any]]]:
     """
     found: dict[int, tuple[Path, dict[str, Any]]] = {}
     for path in sorted(runs.glob("**/summary.json"), key=lambda path: path.stat().st_mtime):
-        try:
-            content = json.loads(path.read_text())
-        except ValueError as error:
-            raise InputError(f"{path} is not valid JSON ({error}). Score the fold again.") from error
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise InputError(f"{path}: holds no scores. Score the fold again.")
         if content.get("fold") is not None and content.get("split") == "val":
             found[content["fold"]] = (path.parent, content)
     how = f"score each with: {program()} validate --config ... --ckpt_path last --data.fold K"
@@ -104,11 +102,10 @@ def _require_each_case_once(found: Mapping[int, Any], rows: Mapping[int, Sequenc
             seen[case] = fold
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
+def _read_rows(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         raise InputError(f"{path} is missing, although its summary.json exists. Score the fold again.")
-    with path.open(newline="") as file:
-        return [dict(row) for row in csv.DictReader(file)]
+    return tables.read_csv(path)
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], name: str, score: str) -> float:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 from collections.abc import Callable, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from mlla_seg.atomic import renamed_when_done
 from mlla_seg.evaluation.tables import format_cell
+from mlla_seg.visible import visible
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -22,6 +23,11 @@ tr.last td { font-weight: 600 }
 img { max-width: 100% } figure { margin: 0 0 1.2rem } figcaption, .note { color: #555; font-size: 0.9rem }
 pre { background: #f5f5f5; padding: 0.8rem; overflow-x: auto; font-size: 0.85rem } .wide { overflow-x: auto }
 """
+
+
+def escape(text: str) -> str:
+    """Return a text as a page shows it, also one with tags or escape codes."""
+    return html.escape(visible(text, keep="\n"))
 
 
 def heading(text: str) -> str:

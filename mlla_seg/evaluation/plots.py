@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,12 @@ import numpy as np
 from mlla_seg.atomic import renamed_when_done
 from mlla_seg.data.formats.classes import ClassInfo
 from mlla_seg.data.formats.picture import Array
+from mlla_seg.evaluation.tables import read_csv
+from mlla_seg.progress import quiet
+from mlla_seg.visible import visible
 
+LONGEST = 120
+"""Most signs of a line of text, so that no name hides the picture."""
 OFFSETS = (8, -13, 14)
 """Heights in points at which the farthest outliers of a class are named, so that names of neighbours do not overlap."""
 
@@ -21,8 +25,7 @@ OFFSETS = (8, -13, 14)
 def plot_training(metrics_csv: Path, output: Path) -> None:
     """Plot training loss and validation Dice over epochs from the logger's ``metrics.csv``."""
     plt = _pyplot()
-    with metrics_csv.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(metrics_csv)
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
     curves = [
         ("train/loss", "training loss", "tab:blue", axis),
@@ -67,8 +70,10 @@ def plot_boxes(
         middle = np.median([value for value, _ in pairs]) if pairs else 0
         for (value, name), above in zip(outliers(pairs), OFFSETS, strict=False):
             side = "left" if value < middle else "right"  # towards the box, where the axes do not end
-            axis.annotate(name, (value, place), (0, above), textcoords="offset points", fontsize=6, ha=side)
-    axis.set_yticks(list(places), [f"{name} ({len(column)})" for name, column in zip(values, columns, strict=True)])
+            axis.annotate(plain(name), (value, place), (0, above), textcoords="offset points", fontsize=6, ha=side)
+    axis.set_yticks(
+        list(places), [f"{plain(name)} ({len(column)})" for name, column in zip(values, columns, strict=True)]
+    )
     axis.set_xlabel(label)
     axis.grid(axis="x", alpha=0.3)
     save_figure(figure, to)
@@ -101,6 +106,7 @@ def plot_confusion(confusion: Array, names: Sequence[str], to: Any) -> None:
     for (i, j), value in np.ndenumerate(percent):
         text = "-" if np.isnan(value) else f"{value:.1f}" if 0.05 <= value < 9.95 else f"{value:.0f}"
         axis.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if value > 55 else "black")
+    names = list(map(plain, names))
     rows = [name if count else f"{name} (none)" for name, count in zip(names, total[:, 0], strict=True)]
     axis.set_yticks(range(len(names)), rows, fontsize=8)
     axis.set_xticks(range(len(names)), names, fontsize=8, rotation=45, ha="right", rotation_mode="anchor")
@@ -147,14 +153,14 @@ def plot_overlay(
     figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), min(height, 6) + 0.8), layout="constrained")
     for axis, (name, panel) in zip(np.atleast_1d(axes), panels, strict=True):
         axis.imshow(panel, interpolation="nearest", aspect=aspect)
-        axis.set_title(name, fontsize=10)
+        axis.set_title(plain(name), fontsize=10)
         axis.axis("off")
-    handles = [plt.Line2D([], [], marker="s", linestyle="", color=colours[k], label=classes[k].name) for k in present]
+    handles = [_square(classes[k]) for k in present]
     if handles:
         figure.legend(
             handles=handles, loc="outside lower center", ncols=min(len(handles), 5), fontsize=8, frameon=False
         )
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(plain(title), fontsize=10)
     save_figure(figure, output)
 
 
@@ -193,12 +199,10 @@ def plot_samples(
         tinted = known & (mask != background)
         picture = np.where(tinted[..., None], 0.6 * picture + 0.4 * colours[np.where(known, mask, 0)], picture)
         axis.imshow(np.where(known[..., None], picture, 0.35 * picture).clip(0, 1), interpolation="nearest")
-        axis.set_title(f"{sample['name']}\n{image.min():.1f} to {image.max():.1f}", fontsize=7)
+        axis.set_title(f"{plain(sample['name'])}\n{image.min():.1f} to {image.max():.1f}", fontsize=7)
         present |= set(np.unique(mask[tinted]).tolist())
-    handles = [
-        plt.Line2D([], [], marker="s", linestyle="", color=colours[k], label=classes[k].name) for k in sorted(present)
-    ]
-    figure.suptitle(title, fontsize=10)
+    handles = [_square(classes[k]) for k in sorted(present)]
+    figure.suptitle(plain(title), fontsize=10)
     figure.legend(handles=handles, loc="lower center", ncols=6, fontsize=8, frameon=False)
     figure.tight_layout(rect=(0, 0.05, 1, 0.98))
     save_figure(figure, output)
@@ -218,7 +222,7 @@ def plot_costs(rows: Sequence[Mapping[str, Any]], title: str, output: Path) -> N
             if own:
                 style = {"linewidth": 2.5} if name.startswith("ours") else {}
                 points = [row["size"] for row in own], [row["ns/pixel"] for row in own]
-                axis.plot(*points, marker="o", color=f"C{k}", label=name, **style)
+                axis.plot(*points, marker="o", color=f"C{k}", label=plain(name), **style)
         sizes = sorted({row["size"] for row in rows})
         axis.set(xscale="log", xlabel="side of the image in pixels", title=precision)
         axis.set_xticks(sizes, list(map(str, sizes)))
@@ -228,7 +232,7 @@ def plot_costs(rows: Sequence[Mapping[str, Any]], title: str, output: Path) -> N
     axes[0, 0].set_ylabel("ns per pixel")
     handles = {label: line for axis in axes[0] for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside right upper")
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(plain(title), fontsize=10)
     save_figure(figure, output)
 
 
@@ -254,12 +258,19 @@ def plot_forest(rows: Sequence[Mapping[str, Any]], label: str, title: str, to: A
         axis.plot(row["value"], place, "s", color=colour, markerfacecolor=face, markersize=8, zorder=3)
         axis.scatter(row["runs"], [place - 0.25] * len(row["runs"]), s=10, color="black", alpha=0.6, linewidths=0)
     axis.axvline(0, color="black", linewidth=1)
-    axis.set_yticks(list(places), [row["name"] for row in rows])
+    axis.set_yticks(list(places), [plain(row["name"]) for row in rows])
     axis.set_ylim(0.4, len(rows) + 0.6)
     axis.grid(axis="x", alpha=0.3)
-    axis.set_xlabel(label)
-    figure.suptitle(title, fontsize=8)  # centred on the figure: the axes may be narrow
+    axis.set_xlabel(plain(label))
+    figure.suptitle(plain(title), fontsize=8)  # centred on the figure: the axes may be narrow
     save_figure(figure, to)
+
+
+def plain(text: str) -> str:
+    """Return a text as matplotlib draws it sign by sign: without formulas between ``$``, and not too long."""
+    shown = visible(text, keep="\n")
+    lines = [line if len(line) <= LONGEST else f"{line[:LONGEST]}..." for line in shown.split("\n")]
+    return ("" if shown[:1] != "_" else " ") + "\n".join(lines).replace("$", r"\$")  # legends leave out names with _
 
 
 def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
@@ -269,12 +280,19 @@ def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any,
 
 def save_figure(figure: Any, output: Any) -> None:
     """Write a figure as PNG to a path, atomically, or to an open file, and close it."""
-    if isinstance(output, Path):
-        with renamed_when_done(output) as temporary:
-            figure.savefig(temporary, dpi=110, format="png")
-    else:
-        figure.savefig(output, dpi=110, format="png")
+    with quiet():  # about signs that the font lacks
+        if isinstance(output, Path):
+            with renamed_when_done(output) as temporary:
+                figure.savefig(temporary, dpi=110, format="png")
+        else:
+            figure.savefig(output, dpi=110, format="png")
     _pyplot().close(figure)
+
+
+def _square(entry: ClassInfo) -> Any:
+    """Return the sign of a class in a legend."""
+    colour = np.array(entry.colour) / 255
+    return _pyplot().Line2D([], [], marker="s", linestyle="", color=colour, label=plain(entry.name))
 
 
 def _pyplot() -> Any:

@@ -12,6 +12,7 @@ from mlla_seg.atomic import renamed_when_done
 from mlla_seg.evaluation.scores import Evaluation
 from mlla_seg.evaluation.spread import LEVEL, Spread
 from mlla_seg.evaluation.tables import format_cell, write_csv
+from mlla_seg.visible import visible
 
 SHOWN = ("dice", "hd95")
 """Scores whose spread is shown; the files have all."""
@@ -69,7 +70,7 @@ def write_scores_latex(path: Path, evaluation: Evaluation) -> None:
     table = ["\\toprule", header, "\\midrule", *(f"{line} \\\\" for line in lines), "\\bottomrule"]
     text = [f"% {explanation(evaluation)}", f"\\begin{{tabular}}{{l{'c' * len(found)}}}", *table, "\\end{tabular}"]
     with renamed_when_done(path) as temporary:
-        temporary.write_text("\n".join(text) + "\n")
+        temporary.write_text("\n".join(text) + "\n", encoding="utf-8")
 
 
 def write_latex_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]], comment: str) -> None:
@@ -91,4 +92,4 @@ def _latex(found: Spread) -> str:
 
 
 def _escape(text: str) -> str:
-    return "".join(SPECIAL.get(character, character) for character in text)
+    return "".join(SPECIAL.get(character, character) for character in visible(text))

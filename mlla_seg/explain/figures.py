@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mlla_seg.data.formats.picture import Array
-from mlla_seg.evaluation.plots import new_figure, save_figure
+from mlla_seg.evaluation.plots import new_figure, plain, save_figure
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def draw_panels(image: Array, row: int, column: int, panels: Sequence[Panel], ti
         colours: dict[str, Any] = dict(cmap="RdBu_r", vmin=-top, vmax=top) if signed else dict(cmap="inferno", vmin=0)
         # Opaque where the map is strong, so that the image shows elsewhere.
         axis.imshow(panel.values, alpha=np.clip(np.abs(panel.values) / top, 0.35, 0.95), **colours)
-        axis.set_title(panel.title, fontsize=9)
+        axis.set_title(plain(panel.title), fontsize=9)
     for axis in axes.flat[: len(panels) + 1]:
         axis.plot(column, row, marker="+", color="cyan", markersize=11, markeredgewidth=2)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(plain(title), fontsize=10)
     save_figure(figure, output)

@@ -29,7 +29,6 @@ from mlla_seg.data.formats.registry import (
     suffix_of,
 )
 from mlla_seg.data.formats.vrt_sources import require_local
-from mlla_seg.data.lists import read_lines
 from mlla_seg.data.postprocessing import note_applied
 from mlla_seg.disk_space import FullDisk
 from mlla_seg.errors import InputError
@@ -42,6 +41,7 @@ from mlla_seg.inference.scenes import MapOptions, PolygonsFailed, map_files, pre
 from mlla_seg.inference.summaries import Summaries
 from mlla_seg.locks import Held
 from mlla_seg.progress import note, note_files, progress, say
+from mlla_seg.texts import read_lines
 
 CHANNEL_SUFFIX = re.compile(r"(.+)_(\d{4})")
 """Name and number of a channel, as nnU-Net names the files of an image."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mlla_seg.evaluation.plots import new_figure, save_figure
+from mlla_seg.evaluation.plots import new_figure, plain, save_figure
 from mlla_seg.explain.receptive_field import reach
 from mlla_seg.study.results import Section
 from mlla_seg.study.subjects import EXAMPLES, Subject
@@ -134,7 +134,7 @@ def _panels(count: int, shape: tuple[int, ...]) -> tuple[Any, Any]:
 
 
 def _name(subject: Subject) -> str:
-    return subject.variant.title
+    return plain(subject.variant.title)
 
 
 def _heading(subject: Subject, more: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +12,9 @@ import numpy as np
 
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.errors import InputError, lookup, program
+from mlla_seg.evaluation.tables import read_csv
 from mlla_seg.study.bootstrap import Score
+from mlla_seg.texts import read_json
 
 METRICS = {
     "dice": "Dice",
@@ -112,8 +112,7 @@ def read_scored(folder: Path, metric: str) -> Scored:
     lookup(METRICS, metric, "metric")
     summary = read_summary(folder)
     table, column = folder / "per_case.csv", metric
-    with table.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(table)
     pooled = metric.startswith("pooled_")
     if not rows or (not pooled and column not in rows[0]):
         how = "--evaluation transunet" if metric.startswith("transunet") else "--distances true"
@@ -135,10 +134,9 @@ def read_summary(folder: Path) -> dict[str, Any]:
     """
     path = folder / "summary.json"
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        return dict(read_json(path))
+    except (OSError, TypeError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}). Score the run again.") from error
-    return dict(content)
 
 
 def find_scored(folder: Path) -> list[Path]:

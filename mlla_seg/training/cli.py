@@ -28,6 +28,7 @@ from mlla_seg.evaluation import plots
 from mlla_seg.evaluation.report import Scored, score_table, write_results
 from mlla_seg.models.checkpoint import fitting_weights, load_members, read_checkpoint, require_mirrored
 from mlla_seg.progress import note, say
+from mlla_seg.texts import read_text
 from mlla_seg.training.checkpoints import BestCheckpoint, LastCheckpoint
 from mlla_seg.training.curve import RunLogger
 from mlla_seg.training.distributed import convert_batch_norm
@@ -280,7 +281,7 @@ class SegmentationCLI(LightningCLI):
             "version": __version__,
         }
         saved = folder / "config.yaml"  # absent without a logger
-        text = saved.read_text() if saved.is_file() else ""
+        text = read_text(saved) if saved.is_file() else ""
         module = self.model.eval()  # Lightning has switched it back to training mode
         scored = Scored(evaluation, module.spec, cases, module.predict_case, module.predict_slice)
         files = write_results(folder, scored, split, about, text)

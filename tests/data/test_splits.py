@@ -69,7 +69,7 @@ def test_folds_of_nnunet_decide(card, tmp_path, capsys):
         fold_cases(declared, CASES, tmp_path, 0, 5)
 
 
-@pytest.mark.parametrize("text", ["{", '{"train": []}', '[{"train": ["a"]}]', "[3]"])
+@pytest.mark.parametrize("text", ['{"train": []}', '[{"train": ["a"]}]', "[3]"])
 def test_file_of_folds_that_cannot_be_used_is_named(card, tmp_path, text):
     (tmp_path / "splits_final.json").write_text(text)
     with pytest.raises(InputError, match=r"splits_final\.json: expected a list of \{train"):

@@ -7,13 +7,13 @@ mosaic does not expect it to reach into the network; see ``vrt_sources.py``.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 from mlla_seg.errors import InputError
+from mlla_seg.texts import read_json
 
 REMOTE = re.compile(r"/vsi|[A-Za-z][\w+.-]+://|[A-Z][A-Z0-9_]{2,}:")
 """Texts that GDAL opens by itself: handlers, addresses, and names with a driver."""
@@ -51,8 +51,8 @@ def refuse_stac(path: Path) -> None:
         InputError: Names them.
     """
     try:
-        item = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
+        item = read_json(path)
+    except (OSError, InputError):
         return
     if not isinstance(item, dict) or "stac_version" not in item:
         return

@@ -1,0 +1,198 @@
+"""Text files of users, YAML and JSON: in the encodings of all systems, within bounds, and with every fault in one line.
+
+Cards, configs, lists and descriptions are written by hand on any system, or come with the data of others. Files that
+would fill the memory (YAML aliases of aliases) or exhaust Python (ten thousand brackets) are refused as any other
+mistake is.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mlla_seg.errors import InputError
+
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+LARGEST = {"YAML": 2**20, "JSON": 2**26, "text": 2**26}
+"""Largest sizes in bytes: PyYAML reads about 100 kB per second; a JSON of folds has a line per case and fold."""
+DEEPEST = 100
+"""Most lists and mappings within each other."""
+MOST_VALUES = 100_000
+"""Most values of a YAML file, those of an alias counted each time."""
+
+
+def read_text(path: Path, errors: str = "strict") -> str:
+    """Return the lines, with line feeds between them, of a text file in UTF-8 or, with its byte-order mark, UTF-16, as Windows editors save them.
+
+    Args:
+        path: The file.
+        errors: ``strict``, or ``surrogateescape`` to keep bytes that are not UTF-8 as Python keeps them in file names.
+
+    Raises:
+        InputError: It is not such a text; names the first byte that is not.
+    """
+    return _decoded(path, _bytes(path, "text"), errors).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a file without surrounding blanks, and without empty lines.
+
+    Line ends of any system are accepted. Bytes that are not UTF-8 are kept, so that they still name a file.
+    """
+    text = read_text(path, "surrogateescape")
+    lines = (line.strip() for line in text.split("\n"))
+    return [line for line in lines if line]
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file.
+
+    Raises:
+        InputError: It is no text, no JSON, or too deep, or a key is given twice, or a number is NaN or infinite.
+    """
+    text = _decoded(path, _bytes(path, "JSON"))
+    try:
+        return json.loads(
+            text, object_pairs_hook=_without_repetition, parse_constant=_refuse_constant, parse_float=_finite
+        )
+    except RecursionError:
+        raise InputError(f"{path}: has too many brackets within each other to be read.") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON: {_short(error)}.") from error
+
+
+def read_yaml(path: Path) -> Any:
+    """Return the content of a YAML file of plain values.
+
+    Raises:
+        InputError: It is no text, no YAML, too deep or too large, or a key is given twice.
+    """
+    import yaml
+
+    text = _decoded(path, _bytes(path, "YAML"))
+    try:
+        return yaml.load(text, _loader())
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except (yaml.YAMLError, ValueError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
+        # PyYAML raises all of them, for example for a date of month 13 or an empty value with the tag !!int
+        raise InputError(f"{path} is not valid YAML: {_short(error)}.") from error
+
+
+def require_utf8(path: Path) -> None:
+    """Raise if a file is in UTF-16, which another library is going to read as UTF-8."""
+    if _bytes(path, "text").startswith(UTF16):
+        raise InputError(f"{path}: is in the encoding UTF-16. Save it as UTF-8.")
+
+
+def _bytes(path: Path, kind: str) -> bytes:
+    if not path.is_file():
+        raise InputError(f"{path}: {'is no file' if path.exists() else 'no such file'}.")
+    size, most = path.stat().st_size, LARGEST[kind]
+    if size > most:
+        raise InputError(f"{path}: has {size / 1e6:.0f} MB, too much for {kind} ({most / 1e6:.0f} MB at most).")
+    return path.read_bytes()
+
+
+def _decoded(path: Path, content: bytes, errors: str = "strict") -> str:
+    encoding = "utf-16" if content.startswith(UTF16) else "utf-8-sig"
+    try:
+        text = content.decode(encoding, errors if encoding == "utf-8-sig" else "strict")
+    except UnicodeDecodeError as error:
+        name = "UTF-16" if encoding == "utf-16" else "UTF-8"
+        raise InputError(
+            f"{path} is not {name} text (byte {error.start} is 0x{error.object[error.start]:02x}): save it in the encoding "
+            "UTF-8."
+        ) from error
+    if (at := text.find("\0")) >= 0:
+        raise InputError(f"{path} is no text (character {at} is NUL): save it in the encoding UTF-8.")
+    return text
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"the key {_repeated(key for key, _ in pairs)!r} is given twice")
+    return found
+
+
+def _repeated(keys: Iterable[Any]) -> Any:
+    """Return the first key that has occurred before."""
+    seen: set[Any] = set()
+    for key in keys:
+        if key in seen:
+            return key
+        seen.add(key)
+    raise ValueError("no key is repeated")
+
+
+def _finite(digits: str) -> float:
+    return float(digits) if math.isfinite(float(digits)) else _refuse_constant(digits)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _short(error: Exception) -> str:
+    words = " ".join(str(error).split()) or type(error).__name__
+    return (words if len(words) <= 300 else f"{words[:300]} ...").rstrip(".")
+
+
+@cache
+def _loader() -> Any:
+    """Return the class of PyYAML's safe loader with bounds; the package is imported where it is used."""
+    import yaml
+
+    class BoundedLoader(yaml.SafeLoader):
+        """Safe loader that counts depth and values before it builds anything, and refuses repeated keys."""
+
+        def __init__(self, stream: str) -> None:
+            super().__init__(stream)
+            self.depth = 0
+            self.values = 0
+            self.sizes: dict[str, int | None] = {}  # values below each anchor, None while it is read
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                self._count(self.peek_event())
+                return super().compose_node(parent, index)
+            anchor, before = self.peek_event().anchor, self.values
+            self.depth += 1
+            if self.depth > DEEPEST:
+                raise InputError(f"has more than {DEEPEST} lists or mappings within each other.")
+            self._add(1)
+            if anchor is not None:
+                self.sizes[anchor] = None
+            node = super().compose_node(parent, index)
+            self.sizes[anchor] = self.values - before
+            self.depth -= 1
+            return node
+
+        def _count(self, alias: Any) -> None:
+            size = self.sizes.get(alias.anchor, 1)  # PyYAML refuses unknown ones
+            if size is None:
+                raise InputError(f"line {alias.start_mark.line + 1}: *{alias.anchor} stands within what it names.")
+            self._add(size)
+
+        def _add(self, count: int) -> None:
+            self.values += count
+            if self.values > MOST_VALUES:
+                raise InputError(f"has more than {MOST_VALUES:,} values, those of aliases (*name) counted each time.")
+
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node = super().compose_mapping_node(anchor)
+            keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            if len(set(keys)) < len(keys):
+                _, name = _repeated(keys)
+                raise InputError(
+                    f"the key {name!r} is given twice in the mapping from line {node.start_mark.line + 1}."
+                )
+            return node
+
+    return BoundedLoader
