@@ -27,7 +27,7 @@ MOST_VALUES = 100_000
 
 
 def read_text(path: Path, errors: str = "strict") -> str:
-    """Return the lines, with line feeds between them, of a text file in UTF-8 or, with its byte-order mark, UTF-16, as Windows editors save them.
+    """Return a text file in UTF-8 or, with its byte-order mark, UTF-16, with line feeds whatever its system.
 
     Args:
         path: The file.
@@ -106,8 +106,8 @@ def _decoded(path: Path, content: bytes, errors: str = "strict") -> str:
     except UnicodeDecodeError as error:
         name = "UTF-16" if encoding == "utf-16" else "UTF-8"
         raise InputError(
-            f"{path} is not {name} text (byte {error.start} is 0x{error.object[error.start]:02x}): save it in the encoding "
-            "UTF-8."
+            f"{path} is not {name} text (byte {error.start} is 0x{error.object[error.start]:02x}): save it in the "
+            "encoding UTF-8."
         ) from error
     if (at := text.find("\0")) >= 0:
         raise InputError(f"{path} is no text (character {at} is NUL): save it in the encoding UTF-8.")

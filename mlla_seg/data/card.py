@@ -23,12 +23,14 @@ from mlla_seg.data.card_sections import (
     CONFIG,
     CardClass,
     CardNormalisation,
+    FolderName,
     Id,
     Ids,
     Layout,
     Name,
     Number,
     Step,
+    Text,
     Whole,
 )
 from mlla_seg.data.card_splits import CardSplits
@@ -50,9 +52,9 @@ from mlla_seg.texts import read_yaml
 class Card:
     """Description of one data set. See ``docs/datasets.md``."""
 
-    name: Name
+    name: FolderName
     """a name, also used for the cache folder"""
-    title: Name
+    title: Text
     """a one-line description of the data"""
     modality: Name
     """the modality, such as CT, MR or aerial"""
@@ -66,9 +68,9 @@ class Card:
     """format, tree and, with format files, patterns"""
     splits: CardSplits
     """train: a file, or a seed with val and test fractions, or csv: a table, or blocks of scenes"""
-    source: Name
+    source: Text
     """where to get the data"""
-    licence: Name
+    licence: Text
     """the terms of use"""
     folder: Path
     """the folder of the card"""

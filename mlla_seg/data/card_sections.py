@@ -11,11 +11,12 @@ from string import Formatter
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
-from pydantic import ConfigDict, Strict, model_validator
+from pydantic import AfterValidator, AllowInfNan, ConfigDict, Strict, model_validator
 from pydantic.dataclasses import dataclass
 
 from mlla_seg.data.card_vectors import PolygonKeys, Value
 from mlla_seg.data.dataspec import Normalisation
+from mlla_seg.data.formats.names import require_folder_name, require_name
 from mlla_seg.data.schemes import Scheme
 from mlla_seg.errors import InputError
 
@@ -26,15 +27,17 @@ MEDIAN = "median"
 """Spacing value that stands for the median over all cases."""
 
 Flag = Annotated[bool, Strict()]
-Name = Annotated[str, Strict()]
-Whole = Annotated[int, Strict()]
-Number = Annotated[int, Strict()] | Annotated[float, Strict()]
+Text = Annotated[str, Strict()]
+Name = Annotated[str, Strict(), AfterValidator(require_name)]
+FolderName = Annotated[str, Strict(), AfterValidator(require_folder_name)]
+Whole = Annotated[int, Strict(), Ge(-(2**63)), Lt(2**63)]
+Number = Annotated[int, Strict(), Ge(-(2**63)), Lt(2**63)] | Annotated[float, Strict(), AllowInfNan(False)]
 Level = Annotated[int, Strict(), Ge(0), Le(255)]
 Colour = tuple[Level, Level, Level]
 Id = Annotated[int, Strict(), Ge(0), Lt(2**16)]
 Ids = Id | tuple[Id, ...]
 Fraction = Annotated[float, Strict(), Ge(0), Lt(1)]
-Step = Annotated[float, Strict(), Gt(0)] | Literal["median"] | None
+Step = Annotated[float, Strict(), Gt(0), AllowInfNan(False)] | Literal["median"] | None
 CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
@@ -108,19 +111,19 @@ class Layout(PolygonKeys):
 
     format: Literal["files", "nnunet", "list"]
     """files (found by patterns), nnunet (nnU-Net raw folders and Decathlon tasks) or list (named in a table)"""
-    tree: Name
+    tree: Text
     """the folder structure, shown if the data are missing"""
-    patterns: tuple[Name, ...] = ()
+    patterns: tuple[Text, ...] = ()
     """a list of regular expressions for paths below the root, each with a group (?P<case>...)"""
-    mask: Name | tuple[Name, ...] = ()
+    mask: Text | tuple[Text, ...] = ()
     """where to find the mask below the root: a template of the pattern's groups, or a list of templates to try"""
-    test_mask: Name | tuple[Name, ...] = ()
+    test_mask: Text | tuple[Text, ...] = ()
     """where to find a separate mask for testing, in the same form as mask"""
-    extra_channels: dict[Name, Name] | None = None
+    extra_channels: dict[Name, Text] | None = None
     """names of additional channels, each with a template of the pattern's groups for its file"""
     split_folders: dict[Name, Literal["train", "val", "test"]] | None = None
     """names of folders, each with the split it stands for: train, val or test"""
-    patient: Name | None = None
+    patient: Text | None = None
     """a regular expression that finds the patient in the name of a case; its first group, if it has one"""
     coloured_masks: Flag = False
     """true if masks store the colours of the classes"""

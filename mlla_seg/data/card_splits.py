@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated
 
 from annotated_types import Ge, MinLen
@@ -73,6 +75,9 @@ class CardSplits:
                     f"with {'blocks' if self.blocks else 'a seed'}, the split {name} must be a fraction from 0 to 1, "
                     f"found {value!r}."
                 )
+        for file in self.files.values():
+            if Path(file).is_absolute() or Path(os.path.normpath(file)).parts[:2] == ("..", ".."):
+                raise InputError(f"the split list {file} must lie beside the card, or in the folder of another one.")
         fractions = [value for value in (self.val, self.test) if isinstance(value, int | float)]
         if sum(fractions) >= 1:
             raise InputError(f"val: {self.val} and test: {self.test} of splits leave nothing to train on.")

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlla_seg.data.formats.names import require_name
 from mlla_seg.data.formats.registry import READERS
 from mlla_seg.data.nnunet_regions import IGNORE, names_in, regions_in
-from mlla_seg.errors import InputError
+from mlla_seg.errors import InputError, about
 from mlla_seg.texts import read_json
 
 USUAL_ENDING = ".nii.gz"
@@ -82,7 +83,8 @@ def _channels(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
         raise InputError(
             f"{path}: {key} is {channels!r}; expected numbers (from 0) mapped to names, such as {{'0': 'CT'}}."
         )
-    return tuple(channels[str(k)] for k in range(len(channels)))
+    with about(path):
+        return tuple(require_name(channels[str(k)], "the channel") for k in range(len(channels)))
 
 
 def _ending(content: Mapping[str, Any], path: Path) -> str | None:
@@ -117,7 +119,10 @@ def _labels(content: Mapping[str, Any], path: Path, has_regions: bool) -> tuple[
         if name == IGNORE:
             ignore = int(number)
         else:
-            found[int(number)] = name
+            with about(path):
+                found[int(number)] = require_name(name, "the label")
+    if repeated := [name for name in found.values() if list(found.values()).count(name) > 1]:
+        raise InputError(f"{path}: two labels have the name {repeated[0]}. Each needs its own.")
     return dict(sorted(found.items())), ignore
 
 

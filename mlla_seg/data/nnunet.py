@@ -48,7 +48,7 @@ def nnunet_card(root: Path) -> Card:
     given = about.channels  # each channel needs a name of its own
     channels = tuple(f"{name} {k}" if given.count(name) > 1 else name for k, name in enumerate(given))
     return Card(
-        name=re.sub(r"[^\w-]+", "_", about.name).strip("_").lower(),
+        name=re.sub(r"[^\w-]+", "_", about.name).strip("_").lower()[:100] or "dataset",
         title=about.name,
         modality=given[0],
         channels=channels,

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlla_seg.data.formats.gaps import RULES
+from mlla_seg.data.formats.names import require_name
 from mlla_seg.data.formats.planes import ACQUIRED, PLANES
 from mlla_seg.data.rules import (
     Rule,
@@ -26,7 +27,7 @@ from mlla_seg.data.rules import (
     whole,
 )
 from mlla_seg.data.slices import RESCALE, ZSCORE
-from mlla_seg.errors import InputError, lookup
+from mlla_seg.errors import InputError, about, lookup
 
 VERSION = 2
 """Version of the plain dict. Version 1 (mlla_seg 0.1) has no number and names the patch size ``window``."""
@@ -121,6 +122,10 @@ def require_valid(content: Any, where: str) -> None:
     for k, entry in enumerate(classes):
         _require_class(entry, k, where)
     names = [entry if isinstance(entry, str) else entry["name"] for entry in classes]
+    with about(where):
+        for kind, given in (("class", names), ("channel", channels)):
+            for k, name in enumerate(given):
+                require_name(name, f"the name of {kind} {k}")
     ids = [k if isinstance(entry, str) else entry.get("id", k) for k, entry in enumerate(classes)]
     for what, values in (("names", names), ("ids", ids)):
         if repeated := [value for value in values if values.count(value) > 1]:

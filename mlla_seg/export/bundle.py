@@ -27,7 +27,7 @@ from mlla_seg.data.postprocessing import in_words
 from mlla_seg.errors import InputError
 from mlla_seg.export.exportable import Exportable, Job, example_image
 from mlla_seg.export.parity import Engine
-from mlla_seg.export.programs import scripted, write_whole
+from mlla_seg.export.programs import save_scripted, scripted, write_whole
 from mlla_seg.export.volume import Volume
 from mlla_seg.inference.cases import TorchEngine
 from mlla_seg.inference.steps import case_logits
@@ -60,7 +60,7 @@ def write_bundle(job: Job, path: Path) -> Engine:
     volume = Volume(network, spec.view, written, spec.writes)
     for folder in ("configs", "models", "docs"):
         (path / folder).mkdir(parents=True)
-    write_whole(path / NETWORK, lambda file: torch.jit.save(scripted(volume), file))
+    write_whole(path / NETWORK, lambda file: save_scripted(scripted(volume), file))
     for name, content in (("metadata", metadata(spec)), ("inference", inference(spec, values))):
         (path / f"configs/{name}.json").write_text(json.dumps(content, indent=4) + "\n")
     if spec.postprocessing:

@@ -18,6 +18,7 @@ from mlla_seg.checksums import sums_of
 from mlla_seg.data import outputs
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.export.exportable import Job, example_image
+from mlla_seg.places import shareable
 
 SIZES = ((17, 30), (64, 64), (224, 224), (224, 352), (225, 257))
 """Heights and widths of the compared images, including small, odd and non-square ones."""
@@ -123,7 +124,8 @@ def compare(job: Job, engine: Engine, path: Path, checkpoints: Sequence[str], av
     size = sum(file.stat().st_size for file in files if file.is_file())
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
     weights = "moving average" if averaged else "as trained"
-    about = (path.name, size / 1e6, list(checkpoints), weights, job.outputs, job.precision, engine.name, machine)
+    names = [shareable(str(name)) for name in checkpoints]
+    about = (path.name, size / 1e6, names, weights, job.outputs, job.precision, engine.name, machine)
     return Report(*about, rows)
 
 

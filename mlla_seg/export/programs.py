@@ -23,6 +23,8 @@ from mlla_seg.progress import note, quiet
 
 FACTS = "mlla_seg.json"
 """Name of the metadata file inside ``.pt2`` and TorchScript archives."""
+VERSIONS = (".data/version", "version")
+"""Records, one of which holds the version of the operators in an archive of torch."""
 
 
 def exported_program(
@@ -108,7 +110,7 @@ def write_aoti(job: Job, path: Path) -> Engine:
 def write_torchscript(job: Job, path: Path) -> Engine:
     """Write a TorchScript archive for ``torch.jit.load`` and libtorch."""
     module = scripted(Exportable(job.network, job.outputs, job.precision, job.spec.writes))
-    write_whole(path, lambda file: torch.jit.save(module, file, _extra_files={FACTS: json.dumps(job.facts)}))
+    write_whole(path, lambda file: save_scripted(module, file, {FACTS: json.dumps(job.facts)}))
     with quiet():
         return _engine("TorchScript", torch.jit.load(path))
 
@@ -118,6 +120,21 @@ def write_whole(path: Path, save: Callable[[io.BytesIO], Any]) -> None:
     content = io.BytesIO()
     save(content)
     replace_content(path, content.getbuffer())
+
+
+def save_scripted(module: Any, file: io.BytesIO, extra: dict[str, str] | None = None) -> None:
+    """Save a TorchScript archive without the records for debuggers, which hold the paths of source files."""
+    whole = io.BytesIO()
+    torch.jit.save(module, whole, _extra_files=extra or {})
+    whole.seek(0)
+    reader, writer = torch._C.PyTorchFileReader(whole), torch._C.PyTorchFileWriter(file)
+    records = reader.get_all_records()
+    writer.set_min_version(max(int(reader.get_record(name)) for name in records if name in VERSIONS))
+    for name in records:
+        if not name.endswith(".debug_pkl") and name not in (*VERSIONS, ".data/serialization_id"):
+            content = reader.get_record(name)
+            writer.write_record(name, content, len(content))
+    writer.write_end_of_file()
 
 
 def scripted(module: torch.nn.Module) -> Any:

@@ -24,6 +24,8 @@ from mlla_seg.training.run_folder import hold
 from mlla_seg.training.scoring import single_slices
 from mlla_seg.training.stopping import StopSignals, requeue, resume_command
 
+PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
+"""Paths in the state of Lightning's ModelCheckpoint."""
 NOT_VALIDATED = {
     "total": {"ready": 1, "started": 1, "processed": 0, "completed": 0},
     "current": {"ready": 0, "started": 0, "processed": 0, "completed": 0},
@@ -40,6 +42,24 @@ class _Checkpoint(ModelCheckpoint):
     def state_key(self) -> str:
         """Key of Lightning's ModelCheckpoint, under which version 0.1 saved this callback's state."""
         return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return Lightning's state with names of files in place of paths, which tell who trained where."""
+        state = super().state_dict()
+        state |= {key: Path(state[key] or "").name for key in PATHS}
+        state["best_k_models"] = {Path(path).name: score for path, score in state["best_k_models"].items()}
+        return {**state, "dirpath": ""}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state if this run continues the one that saved it, whose files then lie in its folder."""
+        folder, state = Path(str(self.dirpath)), dict(state_dict)
+        if state["dirpath"] == "":
+            if not (folder / state["best_model_path"]).is_file():
+                return
+            state |= {key: state[key] and str(folder / state[key]) for key in PATHS}
+            state["best_k_models"] = {str(folder / name): score for name, score in state["best_k_models"].items()}
+            state["dirpath"] = self.dirpath
+        super().load_state_dict(state)
 
 
 class BestCheckpoint(_Checkpoint):

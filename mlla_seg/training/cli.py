@@ -27,6 +27,7 @@ from mlla_seg.errors import InputError
 from mlla_seg.evaluation import plots
 from mlla_seg.evaluation.report import Scored, score_table, write_results
 from mlla_seg.models.checkpoint import fitting_weights, load_members, read_checkpoint, require_mirrored
+from mlla_seg.places import shareable, shareable_lines
 from mlla_seg.progress import note, say
 from mlla_seg.texts import read_text
 from mlla_seg.training.checkpoints import BestCheckpoint, LastCheckpoint
@@ -272,16 +273,16 @@ class SegmentationCLI(LightningCLI):
             "masks": ", ".join(folders_of_masks(self.datamodule, split)),
             "fold": self.datamodule.fold,
             "folds": self.datamodule.number_of_folds,
-            "checkpoint": config.ckpt_path,
+            "checkpoint": shareable(config.ckpt_path),
             **({"excluded": splits.excluded} if splits.excluded else {}),
-            "ensemble with": ", ".join(config.members) or "none",
+            "ensemble with": ", ".join(map(shareable, config.members)) or "none",
             "test-time augmentation": config.tta,
             "post-processing": in_words(self.model.postprocessing, self.model.spec.class_names) or "none",
             **({"transunet at": list(self.model.published_size)} if config.evaluation == "transunet" else {}),
             "version": __version__,
         }
         saved = folder / "config.yaml"  # absent without a logger
-        text = read_text(saved) if saved.is_file() else ""
+        text = shareable_lines(read_text(saved)) if saved.is_file() else ""
         module = self.model.eval()  # Lightning has switched it back to training mode
         scored = Scored(evaluation, module.spec, cases, module.predict_case, module.predict_slice)
         files = write_results(folder, scored, split, about, text)

@@ -33,6 +33,7 @@ from mlla_seg.models.recompute import CHECKPOINTING, set_checkpointing
 from mlla_seg.models.segmenter import Segmenter
 from mlla_seg.models.weights import load_pretrained
 from mlla_seg.models.whole import NO_DECODER
+from mlla_seg.places import shareable
 from mlla_seg.training.distributed import gathered, step_seed
 from mlla_seg.training.horizon import limits_time, steps_left, time_used, total_steps
 from mlla_seg.training.losses import SegmentationLoss
@@ -332,4 +333,7 @@ class SegmentationModule(LightningModule):
         for key in ("state_dict", "current_model_state"):
             require_finite_weights("No checkpoint is saved", checkpoint.get(key, {}), LOWER_RATE)
         checkpoint[CHECKPOINT_KEY] = __version__
+        hparams = checkpoint["hyper_parameters"]
+        if hparams.get("pretrained"):
+            checkpoint["hyper_parameters"] = {**hparams, "pretrained": shareable(hparams["pretrained"])}
         checkpoint |= {"options": self.options, "seed": self.seed, "epoch_loss": self.epoch_loss.tolist()}

@@ -16,6 +16,7 @@ from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.overrides import card_of
 from mlla_seg.errors import InputError
 from mlla_seg.models.checkpoint import SHARED_BY_MEMBERS, read_checkpoint
+from mlla_seg.places import shareable
 from mlla_seg.progress import note
 from mlla_seg.training.curve import RunLogger
 from mlla_seg.training.module import SegmentationModule
@@ -250,6 +251,8 @@ def _require_same_start(path: Path, saved: Mapping[str, Any], config: Any) -> No
     """Check that options which only matter at the start of training are unchanged."""
     for key, rule in ON_RESUME.items():
         if rule == PAST and (was := _saved(saved, key)) != (now := config.model[key]):
+            if was and now and shareable(was) == shareable(now):
+                continue
             raise InputError(
                 f"{path}: its training started with {key} {was}, but the config gives {now}. Leave --model.{key} "
                 "unchanged, or start a new training without --ckpt_path."
@@ -306,14 +309,16 @@ def options_of(config: Any) -> dict[str, Any]:
         given["exclude"] = f"{len(given['exclude'])} names"
     given |= {key: config.trainer.get(key) for key in TRAINER}
     plain = (bool, int, float, str, list, type(None))
-    return {key: value if isinstance(value, plain) else str(value) for key, value in given.items()}
+    values = {key: value if isinstance(value, plain) else str(value) for key, value in given.items()}
+    return {key: shareable(value) if isinstance(value, str) else value for key, value in values.items()}
 
 
 def note_differences(content: Mapping[str, Any], hparams: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     """Print a note of all options that differ from the checkpoint's and are used from now on."""
     saved = content["hyper_parameters"]
     both = {key: (_saved(saved, key), hparams[key]) for key, rule in ON_RESUME.items() if rule == USED}
-    both |= {key: (was, options[key]) for key, was in content.get("options", {}).items() if key in options}
+    options_then = {k: shareable(v) if isinstance(v, str) else v for k, v in content.get("options", {}).items()}
+    both |= {key: (was, options[key]) for key, was in options_then.items() if key in options}
     differing = [f"{key} {now} instead of {was}" for key, (was, now) in both.items() if was != now]
     if differing:
         note(f"note: resumed with {', '.join(differing)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -232,3 +233,18 @@ def test_files_of_framed_networks_and_of_convolutions_take_small_images():
         image = images(1, ((17, 30),))[0]
         with torch.no_grad():
             torch.testing.assert_close(program.module()(image), network(image), atol=1e-4, rtol=0)
+
+
+def test_torchscript_holds_no_paths_of_source_files(tmp_path):
+    path = tmp_path / "model.ts"
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.GELU())
+    with path.open("wb") as file:
+        programs.save_scripted(programs.scripted(network), file, {"mlla_seg.json": "{}"})
+    with zipfile.ZipFile(path) as file:
+        content = {name: file.read(name) for name in file.namelist()}
+    assert not [name for name, found in content.items() if b"site-packages" in found or b"/torch/nn" in found]
+    assert [found for name, found in content.items() if name.endswith("version")] == [b"10\n"]  # of its operators
+    extra = {"mlla_seg.json": ""}
+    image = torch.rand(1, 1, 3, 3)
+    assert torch.equal(torch.jit.load(path, _extra_files=extra)(image), network(image))
+    assert extra["mlla_seg.json"] == b"{}"

@@ -1,0 +1,34 @@
+"""Paths as they may be shared."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mlla_seg.places import shareable, shareable_lines
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("phantom", "phantom"),
+        ("runs/demo/version_0/checkpoints/best.ckpt", "runs/demo/version_0/checkpoints/best.ckpt"),
+        ("/home/ann/demo/version_0/checkpoints/best.ckpt", "demo/version_0/checkpoints/best.ckpt"),
+        ("/home/ann/p/runs/demo/version_0/checkpoints/best.ckpt", "demo/version_0/checkpoints/best.ckpt"),
+        ("/home/ann/best.ckpt", "best.ckpt"),
+        (f"/scratch/group/{Path.home().name}/version_0/checkpoints/last.ckpt", "version_0/checkpoints/last.ckpt"),
+        ("/data/ann/cards/mine/dataset.yaml", "dataset.yaml"),
+        ("/", "."),
+        ("", ""),
+    ],
+)
+def test_only_what_tells_runs_apart_is_kept(path, expected):
+    assert shareable(path) == expected
+    assert shareable(expected) == expected
+
+
+def test_values_of_a_config_that_are_paths_are_shortened():
+    text = "data:\n  root: /home/ann/my data\n  card: phantom\nplugins:\n- '/home/ann/x.yaml'\n  url: https://a.b/c\n"
+    shared = shareable_lines(text)
+    assert shared == "data:\n  root: my data\n  card: phantom\nplugins:\n- 'x.yaml'\n  url: https://a.b/c\n"
+    assert not re.search("ann", shared)
