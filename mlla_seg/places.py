@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
 OF_RUN = 4
-"""Parts of NAME/version_N/checkpoints/best.ckpt, by which scores of several runs are told apart."""
+"""Parts of NAME/version_N/checkpoints/best.ckpt, by which readers tell runs apart."""
 ROOTS = 2
 """First parts of a path, which name a user or a disk, such as /home/USER."""
 LINE = re.compile(r"""^(\s*(?:- )*(?:[\w.]+:\s+)?)(['"]?)(/.*|[A-Za-z]:[\\/].*)\2$""", re.MULTILINE)
@@ -23,6 +24,11 @@ def shareable(path: str) -> str:
     first = max([ROOTS, *(k + 1 for k, part in enumerate(parts) if part == user)])
     kept = parts[first:][-OF_RUN:] if place.parent.name == "checkpoints" else ()
     return str(Path(*(kept or parts[-1:])))
+
+
+def path_id(path: str) -> str:
+    """Return what tells files of one name apart, without their folders."""
+    return hashlib.sha256(str(Path(path).resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def shareable_lines(text: str) -> str:

@@ -110,7 +110,7 @@ def _decoded(path: Path, content: bytes, errors: str = "strict") -> str:
             "encoding UTF-8."
         ) from error
     if (at := text.find("\0")) >= 0:
-        raise InputError(f"{path} is no text (character {at} is NUL): save it in the encoding UTF-8.")
+        raise InputError(f"{path} is not a text file (character {at} is NUL): save it in the encoding UTF-8.")
     return text
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mlla_seg.places import shareable, shareable_lines
+from mlla_seg.places import path_id, shareable, shareable_lines
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,8 @@ def test_values_of_a_config_that_are_paths_are_shortened():
     shared = shareable_lines(text)
     assert shared == "data:\n  root: my data\n  card: phantom\nplugins:\n- 'x.yaml'\n  url: https://a.b/c\n"
     assert not re.search("ann", shared)
+
+
+def test_files_of_one_name_are_told_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert path_id("a/best.ckpt") == path_id(str(tmp_path / "a/best.ckpt")) != path_id("b/best.ckpt")

@@ -28,7 +28,7 @@ def test_texts_of_all_systems_are_read(tmp_path, encoding):
     [
         (b"a: caf\xe9", r"is not UTF-8 text \(byte 6 is 0xe9\)"),
         (b"\xff\xfea", r"is not UTF-16 text \(byte 2 is 0x61\)"),
-        ("a: b".encode("utf-16-le"), r"is no text \(character 1 is NUL\)"),
+        ("a: b".encode("utf-16-le"), r"is not a text file \(character 1 is NUL\)"),
     ],
 )
 @pytest.mark.parametrize("read", [read_text, read_yaml, read_json])

@@ -83,8 +83,6 @@ def _text(path: Path) -> str:
     if start.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
         raise InputError(f"{path}: is a workbook, not a CSV file. Save its sheet as 'CSV UTF-8'.")
     text = read_text(path, "surrogateescape")
-    if "\0" in text:
-        raise InputError(f"{path}: is not a text file. Give a table saved as 'CSV UTF-8'.")
     if bad := next((n for n, line in enumerate(text.split("\n"), 1) if not _is_valid(line)), None):
         raise InputError(f"{path}, line {bad}: is not UTF-8. Save the table as 'CSV UTF-8'.")
     return text

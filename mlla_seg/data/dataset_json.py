@@ -121,7 +121,7 @@ def _labels(content: Mapping[str, Any], path: Path, has_regions: bool) -> tuple[
         else:
             with about(path):
                 found[int(number)] = require_name(name, "the label")
-    if repeated := [name for name in found.values() if list(found.values()).count(name) > 1]:
+    if not has_regions and (repeated := [name for name in found.values() if list(found.values()).count(name) > 1]):
         raise InputError(f"{path}: two labels have the name {repeated[0]}. Each needs its own.")
     return dict(sorted(found.items())), ignore
 

@@ -156,13 +156,15 @@ def find_scored(folder: Path) -> list[Path]:
         )
     trainings: dict[Any, Path] = {}
     for place in found:
-        checkpoint = read_summary(place).get("checkpoint") or str(place)
-        if checkpoint in trainings:
+        summary = read_summary(place)
+        checkpoint = summary.get("checkpoint") or str(place)
+        own = summary.get("checkpoint id") or checkpoint  # version 0.1 has the whole path
+        if own in trainings:
             raise InputError(
-                f"{trainings[checkpoint]} and {place} are scores of the same checkpoint {checkpoint}, which would "
+                f"{trainings[own]} and {place} are scores of the same checkpoint {checkpoint}, which would "
                 "count as two seeds. Name one of them."
             )
-        trainings[checkpoint] = place
+        trainings[own] = place
     return found
 
 

@@ -27,7 +27,7 @@ from mlla_seg.errors import InputError
 from mlla_seg.evaluation import plots
 from mlla_seg.evaluation.report import Scored, score_table, write_results
 from mlla_seg.models.checkpoint import fitting_weights, load_members, read_checkpoint, require_mirrored
-from mlla_seg.places import shareable, shareable_lines
+from mlla_seg.places import path_id, shareable, shareable_lines
 from mlla_seg.progress import note, say
 from mlla_seg.texts import read_text
 from mlla_seg.training.checkpoints import BestCheckpoint, LastCheckpoint
@@ -274,6 +274,7 @@ class SegmentationCLI(LightningCLI):
             "fold": self.datamodule.fold,
             "folds": self.datamodule.number_of_folds,
             "checkpoint": shareable(config.ckpt_path),
+            "checkpoint id": path_id(config.ckpt_path),
             **({"excluded": splits.excluded} if splits.excluded else {}),
             "ensemble with": ", ".join(map(shareable, config.members)) or "none",
             "test-time augmentation": config.tta,
