@@ -95,7 +95,8 @@ def _note_map(card: Card, scene: str, drawn: Mapping[str, Sequence[Cell]], scene
         lines += ["    " + " ".join(sign[r, c] for c in range(columns)) for r in range(rows)]
     if scenes > 1:
         lines.append(f"  and {scenes - 1} more scenes likewise, each drawn by its name")
-    note("\n".join(lines))
+    for line in lines:
+        note(line)
 
 
 def traces(cases: Sequence[Case]) -> list[str]:
