@@ -17,6 +17,7 @@ from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.formats.volumes import steps_of, turn_back
 from mlla_seg.errors import InputError
 from mlla_seg.progress import quiet
+from mlla_seg.visible import visible
 
 MAY_BE_EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"),
@@ -65,18 +66,26 @@ def _segment(highdicom: Any, value: int, entry: ClassInfo) -> Any:
     """Return the description of a segment, with the code of its class or else a private one."""
     from pydicom.sr.codedict import codes
 
-    code = (entry.code.value, entry.code.scheme, entry.code.meaning) if entry.code else None
+    label, own = _label(entry.name), entry.code
+    code = (own.value, own.scheme, own.meaning) if own else (f"class{value}", "99MLLA_SEG", label)
     return highdicom.seg.SegmentDescription(
         segment_number=value,
-        segment_label=entry.name,
+        segment_label=label,
         segmented_property_category=codes.SCT.AnatomicalStructure,
-        segmented_property_type=highdicom.sr.CodedConcept(*(code or (f"class{value}", "99MLLA_SEG", entry.name))),
+        segmented_property_type=highdicom.sr.CodedConcept(
+            *(code or (f"class{value}", "99MLLA_SEG", _label(entry.name)))
+        ),
         algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=highdicom.AlgorithmIdentificationSequence(
             name="mlla_seg", version=__version__, family=codes.cid7162.ArtificialIntelligence
         ),
         display_color=highdicom.color.CIELabColor.from_rgb(*entry.colour),
     )
+
+
+def _label(name: str) -> str:
+    """Return a name as DICOM takes it (value representation LO): at most 64 characters, without backslashes."""
+    return visible(name).replace("\\", "/")[:64]
 
 
 def _source_images(source: Path, stack: Stack) -> list[Any]:

@@ -9,6 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from dicom_samples import DICOM_SHAPE, DICOM_SPACING, dicom_series, enhanced_series
+from hostile import NAMES
 from mlla_seg.data.card import load_card
 from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.formats.classes import ClassInfo, Code
@@ -139,3 +140,14 @@ def test_shipped_codes_are_those_of_the_dicom_standard(name):
         if entry.code:
             meaning = entry.code.meaning.lower()
             assert adjectives.get(meaning, meaning) in {**known, **sides}[entry.code.value]
+
+
+def test_every_name_of_a_class_can_be_a_label(series):
+    output = series.parent / "mask.dcm"
+    names = ["background", *NAMES]
+    write_mask(output, np.ones(DICOM_SHAPE, np.uint8), classes_of(names), series)
+    labels = [segment.SegmentLabel for segment in highdicom.seg.segread(output).SegmentSequence]
+    assert len(labels) == len(NAMES)
+    for label, name in zip(labels, NAMES, strict=True):
+        # the character set is that of the series, here Latin-1
+        assert label == name.replace("\\", "/")[:64].encode("latin-1", "replace").decode("latin-1")
