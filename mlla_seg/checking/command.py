@@ -26,6 +26,7 @@ from mlla_seg.data.splits import Splits, kept
 from mlla_seg.data.store.case import StoredCase
 from mlla_seg.errors import InputError, program
 from mlla_seg.inference.memory import is_out_of_memory
+from mlla_seg.progress import note, say
 from mlla_seg.training.config_sections import has_section, parse_sections
 from mlla_seg.training.module import SegmentationModule
 
@@ -41,7 +42,7 @@ def check(argv: Sequence[str]) -> None:
     options = parse(argv[1:])
     data = SegmentationDataModule(**options.data.as_dict())
     report = examine(data, options.model.as_dict() if has_section(argv[1:], "model") else None)
-    print(as_json(report) if options.json else "\n".join(in_words(report)))
+    say(as_json(report) if options.json else "\n".join(in_words(report)))
     if options.output:
         replace_content(Path(options.output), as_json(report).encode())
     if report.failed:
@@ -121,7 +122,8 @@ def _notes(kind: str, severity: Severity = "info") -> Iterator[list[Finding]]:
         with redirect_stderr(said):
             yield findings
     except BaseException:
-        print(said.getvalue(), end="", file=sys.stderr)
+        for line in said.getvalue().splitlines():
+            note(line)
         raise
     notes = re.split(r"^note: ", said.getvalue(), flags=re.MULTILINE)
     findings += [Finding(severity, kind, text.strip().rstrip(".")) for text in notes if text.strip()]

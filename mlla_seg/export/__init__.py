@@ -123,10 +123,9 @@ def export(
             f"the rest: {spec.normalisation.in_words(spec.channels)}. python -m mlla_seg.runtime does both."
         )
     if spec.postprocessing and format != "monai_bundle":
-        print(
+        note(
             "note: the file holds the network alone; python -m mlla_seg.runtime does the post-processing after it, "
-            f"other programs do not: {in_words(spec.postprocessing, spec.class_names)}.",
-            file=sys.stderr,
+            f"other programs do not: {in_words(spec.postprocessing, spec.class_names)}."
         )
     _require_writable(target)
     with unfinished_folder(target) as unfinished:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from mlla_seg.planning.recognise import Recognised, recognise
 from mlla_seg.planning.survey import survey
 from mlla_seg.planning.table import listed_files, read_cohort, splits_of
 from mlla_seg.planning.writing import write_yaml
+from mlla_seg.progress import note, say
 from mlla_seg.training.module import SegmentationModule
 
 CARD, CONFIG, PREVIEW = "dataset.yaml", "config.yaml", "preview.png"
@@ -62,9 +62,9 @@ def plan(input: str, output: str, cohort: str | None = None, name: str | None = 
     table = read_cohort(Path(cohort)) if cohort else None
     pairs: dict[str, Any] = listed_files(table, root) if table else {}
     seen = Recognised(f"pairs listed in {cohort}", {"format": "list"}) if pairs else recognise(root)
-    print(f"{root}: {seen.what}")
+    say(f"{root}: {seen.what}")
     if seen.left_out:
-        print(f"note: {len(seen.left_out)} files belong to no pair, such as {seen.left_out[0]}", file=sys.stderr)
+        note(f"note: {len(seen.left_out)} files belong to no pair, such as {seen.left_out[0]}")
     called = re.sub(r"[^\w-]+", "_", name or root.absolute().name).strip("_").lower() or "data"
     known = nnunet_card(root) if seen.layout["format"] == "nnunet" else None
     splits = CardSplits(csv=str(table.path.absolute()), **{**pairs, **FRACTIONS}) if table and pairs else None
@@ -198,8 +198,8 @@ def _draw(data: SegmentationDataModule, path: Path) -> None:
 
 
 def _report(folder: Path, unsure: Sequence[str]) -> None:
-    print(f"Written: {folder / CARD}, {folder / CONFIG}, {folder / PREVIEW}")
+    say(f"Written: {folder / CARD}, {folder / CONFIG}, {folder / PREVIEW}")
     if unsure:
-        print("Not certain, please look:")
-        print("\n".join(f"  - {text}" for text in unsure))
-    print(f"Look at {folder / PREVIEW}, then train: {program()} fit --config {folder / CONFIG}")
+        say("Not certain, please look:")
+        say("\n".join(f"  - {text}" for text in unsure))
+    say(f"Look at {folder / PREVIEW}, then train: {program()} fit --config {folder / CONFIG}")

@@ -17,7 +17,7 @@ from mlla_seg.evaluation.postprocessing_choice import choose
 from mlla_seg.evaluation.tables import format_table
 from mlla_seg.inference.files import is_scene
 from mlla_seg.models.checkpoint import read_checkpoint
-from mlla_seg.progress import note
+from mlla_seg.progress import note, say
 from mlla_seg.training.module import SegmentationModule
 from mlla_seg.training.saving import DurableCheckpointIO
 
@@ -85,11 +85,11 @@ def choose_postprocessing(module: SegmentationModule, data: SegmentationDataModu
     patients = {case.name: case.patient for case in data.splits.val}
     choice = choose(module.candidates, [patients[case.name] for case in module.candidates], module.spec)
     if not choice.steps:
-        print("\nNo post-processing raises the mean Dice of the validation split; no checkpoint is written.")
+        say("\nNo post-processing raises the mean Dice of the validation split; no checkpoint is written.")
         return
-    print("\nPost-processing: " + in_words(choice.steps, module.spec.class_names))
-    print(format_table(*choice.table()))
-    print(
+    say("\nPost-processing: " + in_words(choice.steps, module.spec.class_names))
+    say(format_table(*choice.table()))
+    say(
         f"Measured on the {len(module.candidates)} validation cases it was chosen on, so elsewhere the gain may be "
         "smaller; test measures it."
     )
@@ -100,4 +100,4 @@ def choose_postprocessing(module: SegmentationModule, data: SegmentationDataModu
     target = Path(module.scoring.choose_postprocessing)
     target.parent.mkdir(parents=True, exist_ok=True)
     DurableCheckpointIO().save_checkpoint(content, target)
-    print(f"Checkpoint with post-processing: {target}")
+    say(f"Checkpoint with post-processing: {target}")
