@@ -44,7 +44,7 @@ class Recorder(Callback):
         module.network.register_forward_pre_hook(note)
 
     def count(self, name: str, part: torch.nn.Module, inputs: object) -> None:
-        self.calls[name] += part.training
+        self.calls[name] += torch.is_grad_enabled()  # frozen parts are in evaluation mode
 
     def on_train_batch_end(self, *_: object) -> None:
         self.batches += 1

@@ -39,6 +39,12 @@ def sum_over_processes(x: Tensor) -> Tensor:
     return x
 
 
+def mean_over_processes(x: Tensor) -> Tensor:
+    """Return the mean of ``x`` over all processes, as :func:`sum_over_processes` does the sum."""
+    several = distributed.is_available() and distributed.is_initialized()
+    return sum_over_processes(x) / (distributed.get_world_size() if several else 1)
+
+
 def gathered(values: Sequence[Any]) -> list[Any]:
     """Return the concatenated values of all processes; a collective call that every process must make."""
     if not (distributed.is_available() and distributed.is_initialized()):

@@ -1,7 +1,9 @@
 """Cross-entropy and soft Dice loss over the global batch, without ignored pixels, for classes or for regions.
 
-Existing Dice losses average per-device ratios (Dice is a ratio of sums over the global batch), give NaN or a constant
-on batches in which every pixel is ignored, or lack the squared denominators of published Synapse recipes.
+The cross-entropy can be replaced by the focal loss, and Dice by the Tversky or the Lovász loss. Existing Dice losses
+average per-device ratios (Dice is a ratio of sums over the global batch), give NaN or a constant on batches in which
+every pixel is ignored, or lack the squared denominators of published Synapse recipes. The Lovász loss is no function of
+sums: with several processes it is their mean.
 """
 
 from collections.abc import Sequence
@@ -11,11 +13,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlla_seg.data.formats.classes import IGNORE_INDEX
+from mlla_seg.errors import InputError, lookup
 from mlla_seg.models.ops import at_least_float32, full_precision
-from mlla_seg.training.distributed import sum_over_processes
+from mlla_seg.training.distributed import mean_over_processes, sum_over_processes
 
 SMOOTH = 1e-5
 """Added to numerator and denominator of Dice, so that a class absent from truth and prediction adds no loss."""
+LOSSES = {
+    "dice": "cross-entropy and Dice",
+    "focal": "focal loss and Dice",
+    "tversky": "cross-entropy and Tversky loss",
+    "lovasz": "cross-entropy and Lovász loss",
+}
+"""The two terms of each loss; ``ce_weight`` is the weight of the first and ``dice_weight`` that of the second."""
+GAMMA = 2
+"""Exponent of the focal loss (arXiv 1708.02002)."""
+FALSE_POSITIVES, FALSE_NEGATIVES = 0.3, 0.7
+"""Weights in the Tversky loss (arXiv 1706.05721): missed pixels count more."""
 
 
 def segmentation_loss(
@@ -27,6 +41,7 @@ def segmentation_loss(
     squared_dice: bool = False,
     ignore_index: int = IGNORE_INDEX,
     regions: Tensor | None = None,
+    kind: str = "dice",
 ) -> Tensor:
     """``ce_weight`` x cross-entropy + ``dice_weight`` x (1 - soft Dice, averaged over classes).
 
@@ -45,6 +60,7 @@ def segmentation_loss(
         squared_dice: Square the probabilities in the denominator of Dice, as V-Net and TransUNet do.
         ignore_index: Class index of ignored pixels.
         regions: ``(R, K)``, 1 for the classes of each region and 0 for others.
+        kind: A key of ``LOSSES``: other terms in place of cross-entropy or Dice. The Lovász loss has no class weights.
 
     Returns:
         A scalar in at least float32, the same in every process.
@@ -60,14 +76,14 @@ def segmentation_loss(
             pixel_weights = torch.where(valid, weights[target], 0.0)
             log_probabilities = F.log_softmax(logits, dim=1)
             nll = -log_probabilities.gather(1, target[:, None])[:, 0]
-            nll = (torch.where(valid, nll, 0.0) * pixel_weights).sum()
+            nll = (torch.where(valid, focused(nll, kind), 0.0) * pixel_weights).sum()
             total_weight = pixel_weights.sum()
             truth = F.one_hot(target, outputs).movedim(-1, 1)  # (B, K, H, W)
             probabilities = log_probabilities.exp()
         else:
             truth = regions.to(logits)[:, target].movedim(0, 1)  # (B, R, H, W)
             losses = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-            nll = (torch.where(valid[:, None], losses, 0.0).sum((0, 2, 3)) * weights).sum()
+            nll = (torch.where(valid[:, None], focused(losses, kind), 0.0).sum((0, 2, 3)) * weights).sum()
             total_weight = valid.sum() * weights.sum()
             probabilities = logits.sigmoid()
 
@@ -75,13 +91,44 @@ def segmentation_loss(
         probabilities = torch.where(valid[:, None], probabilities, 0.0)
         pixels = (0, 2, 3)
         size = probabilities.square().sum(pixels) if squared_dice else probabilities.sum(pixels)
-        sums = torch.cat((nll[None], total_weight[None], (probabilities * truth).sum(pixels), size + truth.sum(pixels)))
-        sums = sum_over_processes(sums)
-        nll, total_weight = sums[:2]
-        overlap, total = sums[2:].chunk(2)
-        cross_entropy = nll / total_weight.clamp(min=torch.finfo(torch.float32).tiny)
-        dice = (2 * overlap + SMOOTH) / (total + SMOOTH)
-        return ce_weight * cross_entropy + dice_weight * ((1 - dice) * weights).sum() / weights.sum()
+        sums = torch.stack(((probabilities * truth).sum(pixels), size, truth.sum(pixels))).flatten()
+        nll, total_weight, *sums = sum_over_processes(torch.cat((nll[None], total_weight[None], sums))).split(
+            (1, 1, outputs, outputs, outputs)
+        )
+        cross_entropy = nll[0] / total_weight[0].clamp(min=torch.finfo(torch.float32).tiny)
+        if kind == "lovasz":
+            return ce_weight * cross_entropy + dice_weight * mean_over_processes(lovasz(logits, target, valid))
+        overlap, found, true = sums
+        if kind == "tversky":
+            spread = FALSE_POSITIVES * (found - overlap) + FALSE_NEGATIVES * (true - overlap)
+            score = (overlap + SMOOTH) / (overlap + spread + SMOOTH)
+        else:
+            score = (2 * overlap + SMOOTH) / (found + true + SMOOTH)
+        return ce_weight * cross_entropy + dice_weight * ((1 - score) * weights).sum() / weights.sum()
+
+
+def focused(nll: Tensor, kind: str) -> Tensor:
+    """Return the focal loss of pixels from their cross-entropy, ``(1 - p) ** GAMMA * nll`` with ``p = exp(-nll)``.
+
+    Unchanged unless ``kind`` is ``focal``.
+    """
+    return (-torch.expm1(-nll)) ** GAMMA * nll if kind == "focal" else nll
+
+
+def lovasz(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """Return the Lovász-Softmax loss (arXiv 1705.08790) of the valid pixels, averaged over the classes among them.
+
+    Args:
+        logits: ``(B, K, H, W)``.
+        target: ``(B, H, W)`` class indices.
+        valid: ``(B, H, W)``, false for ignored pixels.
+    """
+    from segmentation_models_pytorch.losses import LovaszLoss
+
+    kept = logits.movedim(1, -1)[valid].float()  # (N, K); smp takes no float64
+    if not len(kept):
+        return kept.sum()  # smp returns an empty tensor
+    return LovaszLoss("multiclass")(kept[..., None, None], target[valid][:, None, None])
 
 
 class SegmentationLoss(nn.Module):
@@ -98,8 +145,15 @@ class SegmentationLoss(nn.Module):
         squared_dice: bool = False,
         ignore_index: int = IGNORE_INDEX,
         regions: Sequence[Sequence[int]] | None = None,
+        kind: str = "dice",
     ) -> None:
         super().__init__()
+        lookup(LOSSES, kind, "--model.loss")
+        if kind == "lovasz" and regions is not None:
+            raise InputError("--model.loss lovasz is for classes, not for regions: use dice, focal or tversky.")
+        if squared_dice and kind in ("tversky", "lovasz"):
+            raise InputError(f"--model.squared_dice applies to the Dice loss, which --model.loss {kind} does not have.")
+        self.kind = kind
         self.ce_weight = ce_weight
         self.dice_weight = dice_weight
         self.squared_dice = squared_dice
@@ -119,4 +173,5 @@ class SegmentationLoss(nn.Module):
             self.squared_dice,
             self.ignore_index,
             self.regions,
+            self.kind,
         )

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor
 
 from mlla_seg._version import __version__
@@ -34,16 +34,19 @@ from mlla_seg.models.segmenter import Segmenter
 from mlla_seg.models.weights import load_pretrained
 from mlla_seg.models.whole import NO_DECODER
 from mlla_seg.places import shareable
+from mlla_seg.training import optim
 from mlla_seg.training.distributed import gathered, step_seed
+from mlla_seg.training.freezing import FREEZABLE, Freezing
 from mlla_seg.training.horizon import limits_time, steps_left, time_used, total_steps
-from mlla_seg.training.losses import SegmentationLoss
-from mlla_seg.training.optim import PARTS, SCHEDULES, learning_rate_factor, parameter_groups, regrouped
+from mlla_seg.training.losses import LOSSES, SegmentationLoss
 from mlla_seg.training.scoring import Scoring, case_scores, empty_tables, single_slices
 
 # Literals built from the registries, so that --help lists the choices.
 DecoderName: TypeAlias = Literal[(*DECODERS, NO_DECODER)]  # type: ignore[valid-type]
 BlockName: TypeAlias = Literal[tuple(BLOCKS)]  # type: ignore[valid-type]
-ScheduleName: TypeAlias = Literal[tuple(SCHEDULES)]  # type: ignore[valid-type]
+LossName: TypeAlias = Literal[tuple(LOSSES)]  # type: ignore[valid-type]
+Part: TypeAlias = Literal[FREEZABLE]  # type: ignore[valid-type]
+ScheduleName: TypeAlias = Literal[tuple(optim.SCHEDULES)]  # type: ignore[valid-type]
 Checkpointing: TypeAlias = Literal[CHECKPOINTING]  # type: ignore[valid-type]
 
 
@@ -64,14 +67,19 @@ class SegmentationModule(LightningModule):
         block: Block around the mixer: ``mlla``, ``transformer`` or ``mamba``.
         norm_outputs: LayerNorm on each feature map of an MLLA encoder before an smp decoder; see ``create_model``.
         pretrained: File of pretrained weights to start from; see ``load_pretrained``.
-        lr: Peak learning rate of AdamW.
+        freeze: ``encoder`` keeps the weights and batch-norm statistics of the encoder.
+        freeze_steps: Optimiser steps after which the encoder is trained too; by default never.
+        optimizer: ``adamw``, ``sgd`` or another optimiser of timm, which include torch's.
+        lr: Peak learning rate.
         encoder_lr_factor: Learning rate of the encoder relative to ``lr``; below 1 for pretrained encoders.
         weight_decay: Weight decay; not applied to norms and biases.
         schedule: Learning-rate schedule: ``cosine``, ``poly`` or ``constant``.
         warmup: Fraction of the training, in steps or time, with linear warm-up of the learning rate.
-        ce_weight: Weight of the cross-entropy loss, which is binary for regions.
-        dice_weight: Weight of the Dice loss.
-        class_weights: One weight per class, or per region, used in both losses.
+        loss: ``dice`` (cross-entropy + Dice), ``focal`` (focal + Dice), ``tversky`` (cross-entropy + Tversky) or
+            ``lovasz`` (cross-entropy + Lovász).
+        ce_weight: Weight of the cross-entropy or focal loss, which is binary for regions.
+        dice_weight: Weight of the Dice, Tversky or Lovász loss.
+        class_weights: One weight per class, or per region, used in both losses but Lovász's.
         squared_dice: Square the probabilities in the denominator of Dice, as TransUNet does.
         checkpoint_stages: Activation checkpointing: ``none``, MLLA ``blocks`` or ``all`` of the network.
         eval_batch_size: Slices per forward pass in validation and test.
@@ -88,11 +96,15 @@ class SegmentationModule(LightningModule):
         block: BlockName = "mlla",
         norm_outputs: bool = True,
         pretrained: str | None = None,
+        freeze: Part | None = None,
+        freeze_steps: int | None = None,
+        optimizer: str = "adamw",
         lr: float = 5e-4,
         encoder_lr_factor: float = 1.0,
         weight_decay: float = 0.05,
         schedule: ScheduleName = "cosine",
         warmup: float = 0.05,
+        loss: LossName = "dice",
         ce_weight: float = 1.0,
         dice_weight: float = 1.0,
         class_weights: list[float] | None = None,
@@ -104,7 +116,9 @@ class SegmentationModule(LightningModule):
         super().__init__()
         if spec is None:
             raise InputError("SegmentationModule needs the spec of its data: SegmentationDataModule(...).spec.")
-        lookup(SCHEDULES, schedule, "schedule")
+        lookup(optim.SCHEDULES, schedule, "schedule")
+        optim.require_optimizer(optimizer)
+        self.freezing = Freezing(freeze, freeze_steps)
         if encoder_lr_factor < 0:
             raise InputError(f"--model.encoder_lr_factor must be 0 or more, got {encoder_lr_factor}.")
         self.spec = DataSpec.of(spec)
@@ -118,7 +132,8 @@ class SegmentationModule(LightningModule):
         self.save_hyperparameters({"spec": self.spec.to_dict()})
         self.network = build_network(dict(self.hparams))
         regions = membership(self.spec.regions, len(self.spec.classes))
-        self.loss = SegmentationLoss(ce_weight, dice_weight, class_weights, squared_dice, regions=regions)
+        self.freezing.prepare(self.network)
+        self.loss = SegmentationLoss(ce_weight, dice_weight, class_weights, squared_dice, regions=regions, kind=loss)
         self.scoring = Scoring()
         self.starts_from = pretrained
         self.options: dict[str, Any] = {}  # options of data and trainer, saved in checkpoints
@@ -135,6 +150,8 @@ class SegmentationModule(LightningModule):
         set_checkpointing(self.network, self.hparams["checkpoint_stages"] if stage == "fit" else "none")
         if stage == "fit" and self.starts_from:
             rank_zero_info(f"{self.starts_from}: {load_pretrained(self.network, self.starts_from)}")
+        if stage == "fit" and not (self.starts_from or self.trainer.ckpt_path):
+            rank_zero_only(self.freezing.note_random_weights)()
 
     def teardown(self, stage: str) -> None:
         set_checkpointing(self.network, "none")
@@ -159,6 +176,8 @@ class SegmentationModule(LightningModule):
         torch.manual_seed(seed)
         if limits_time(self.trainer):  # validation may have used some since the last scheduler step
             self._set_rates()
+        if self.freezing.ends(self.global_step):
+            self.freezing.begin(self.network, self.global_step)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         logits = self.network.segment(batch["image"])  # already normalised by the data set
@@ -186,6 +205,8 @@ class SegmentationModule(LightningModule):
         loss, names = self.watched
         if not loss.isfinite():
             require_finite_loss(float(loss), self.trainer.global_step, gathered(names))
+        if self.freezing.holds(self.global_step):
+            self.freezing.drop_gradients(self.network)
 
     def on_validation_epoch_start(self) -> None:
         self._begin(self.trainer.val_dataloaders)
@@ -279,7 +300,7 @@ class SegmentationModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         self.total_steps = total_steps(self.trainer)
-        optimizer = torch.optim.AdamW(self._groups(), lr=self.hparams["lr"])
+        optimizer = optim.build_optimizer(self.hparams["optimizer"], self._groups(), self.hparams["lr"])
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -287,9 +308,10 @@ class SegmentationModule(LightningModule):
         """Return the learning-rate factor at a step; progress is the larger of that in steps and in ``max_time``."""
         total: float = self.total_steps
         if total == math.inf:
-            step, total = 0, PARTS
+            step, total = 0, optim.PARTS
         at = max(step, self.time_used * total)
-        return learning_rate_factor(at, int(total), round(self.hparams["warmup"] * total), self.hparams["schedule"])
+        warmup, schedule = round(self.hparams["warmup"] * total), self.hparams["schedule"]
+        return optim.learning_rate_factor(at, int(total), warmup, schedule)
 
     def on_train_start(self) -> None:
         """Apply the current learning rates, weight decay and schedule instead of those restored from a checkpoint."""
@@ -300,6 +322,7 @@ class SegmentationModule(LightningModule):
             group |= {"initial_lr": wanted["lr"], "weight_decay": wanted["weight_decay"]}
         scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
         self._set_rates()
+        self.freezing.begin(self.network, self.global_step)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.trainer.global_step == self.trainer.max_steps:
@@ -322,11 +345,11 @@ class SegmentationModule(LightningModule):
         self.epoch_loss = torch.tensor(checkpoint.get("epoch_loss", [0.0, 0.0]))
         sizes = [len(group["params"]) for group in self._groups()]
         for state in checkpoint.get("optimizer_states", ()):
-            state["param_groups"] = regrouped(state["param_groups"], sizes)
+            state["param_groups"] = optim.regrouped(state["param_groups"], sizes)
 
     def _groups(self) -> list[dict[str, Any]]:
         how = {key: self.hparams[key] for key in ("lr", "weight_decay", "encoder_lr_factor")}
-        return parameter_groups(self.network, **how)
+        return optim.parameter_groups(self.network, **how)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # With weight averaging, state_dict holds the average and current_model_state the weights of the last step.

@@ -1,4 +1,4 @@
-"""Parameter groups of the optimiser and learning-rate schedules with linear warm-up."""
+"""Optimisers by name, their parameter groups, and learning-rate schedules with linear warm-up."""
 
 from __future__ import annotations
 
@@ -8,11 +8,43 @@ from itertools import accumulate
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
-from mlla_seg.errors import lookup
+from mlla_seg.errors import InputError, lookup
 
 PARTS = 10_000
 """Resolution of the schedule of a training that is limited by ``max_time`` alone."""
+
+
+UNFIT = ("adahessian", "bnb", "fused")
+"""Starts of names of timm's optimisers that need second derivatives, or CUDA packages that are not among ours."""
+
+
+def build_optimizer(name: str, groups: Sequence[dict[str, Any]], lr: float) -> Optimizer:
+    """Return one of timm's optimisers, which include torch's; ``sgd`` has Nesterov's momentum of 0.9.
+
+    Raises:
+        InputError: Unknown name, or an optimiser that cannot be built here.
+    """
+    from timm.optim import create_optimizer_v2
+
+    require_optimizer(name)
+    try:
+        return create_optimizer_v2(list(groups), name, lr=lr)
+    except (ImportError, RuntimeError, TypeError, ValueError, AssertionError) as error:
+        raise InputError(f"--model.optimizer {name} cannot be used here: {error}".splitlines()[0]) from error
+
+
+def require_optimizer(name: str) -> None:
+    """Check that an optimiser is known.
+
+    Raises:
+        InputError: It is not; the message names similar ones.
+    """
+    from timm.optim import list_optimizers
+
+    known = [other for other in map(str, list_optimizers()) if not other.startswith(UNFIT)]
+    lookup(dict.fromkeys(sorted(known, key=lambda other: other not in ("adamw", "sgd"))), name, "--model.optimizer")
 
 
 def parameter_groups(
@@ -32,7 +64,7 @@ def parameter_groups(
     Returns:
         Two or four groups; both give the same order of parameters if the encoder is the network's first submodule.
     """
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    parameters = list(network.parameters())  # frozen ones too: they have no gradients, so they stay
     kinds = [([p for p in parameters if p.ndim > 1], weight_decay), ([p for p in parameters if p.ndim <= 1], 0.0)]
     if encoder_lr_factor == 1:
         return [{"params": some, "weight_decay": decay, "lr": lr} for some, decay in kinds]

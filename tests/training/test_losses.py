@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mlla_seg.training.losses import SegmentationLoss, segmentation_loss
+from mlla_seg.errors import InputError
+from mlla_seg.training.losses import LOSSES, SegmentationLoss, segmentation_loss
 
 
 def example(num_classes=3, ignored=0.2, seed=0):
@@ -120,3 +121,66 @@ def test_loss_of_regions_is_none_for_a_perfect_prediction():
     mask = torch.randint(4, (2, 8, 8))
     inside = torch.tensor(INSIDE, dtype=torch.float32)[:, mask].movedim(0, 1)
     assert SegmentationLoss(regions=INSIDE)(100 * inside - 50, mask).item() == pytest.approx(0, abs=1e-5)
+
+
+def only_valid(logits, mask):
+    """The valid pixels as an image of one row."""
+    kept = mask != 255
+    return logits.movedim(1, 0)[:, kept][None, :, None], mask[kept][None, None]
+
+
+def test_focal_and_tversky_losses_are_those_of_monai():
+    from monai.losses import FocalLoss, TverskyLoss
+
+    logits, mask = example()
+    pixels, labels = only_valid(logits, mask)
+    focal = FocalLoss(to_onehot_y=True, use_softmax=True, reduction="none")(pixels, labels[:, None]).sum(1).mean()
+    torch.testing.assert_close(SegmentationLoss(dice_weight=0, kind="focal")(logits, mask), focal)
+    tversky = TverskyLoss(softmax=True, to_onehot_y=True, alpha=0.3, beta=0.7, batch=True)(pixels, labels[:, None])
+    torch.testing.assert_close(SegmentationLoss(0, kind="tversky")(logits, mask), tversky, atol=1e-5, rtol=0)
+
+
+def test_focal_loss_of_regions_is_that_of_monai():
+    from monai.losses import FocalLoss
+
+    _, mask = example(num_classes=4)
+    pixels, labels = only_valid(example(num_classes=3, seed=1)[0], mask)
+    truth = torch.tensor(INSIDE)[:, labels[0, 0]][None, :, None]
+    loss = SegmentationLoss(dice_weight=0, kind="focal", regions=INSIDE)(pixels, labels)
+    torch.testing.assert_close(loss, FocalLoss()(pixels, truth))
+
+
+def test_lovasz_loss_leaves_out_ignored_pixels():
+    from segmentation_models_pytorch.losses import LovaszLoss
+
+    logits, mask = example()
+    loss = SegmentationLoss(0, kind="lovasz")
+    torch.testing.assert_close(loss(logits, mask), LovaszLoss("multiclass")(*only_valid(logits, mask)))
+    torch.testing.assert_close(
+        SegmentationLoss(0.5, 2, kind="lovasz")(logits, mask).item(),
+        0.5 * torch.nn.functional.cross_entropy(logits, mask, ignore_index=255).item() + 2 * loss(logits, mask).item(),
+    )
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_every_loss_trains_and_does_without_ignored_pixels(kind):
+    logits, mask = example()
+    logits.requires_grad_()
+    loss = SegmentationLoss(kind=kind)
+    loss(logits, mask).backward()
+    assert (logits.grad.movedim(1, -1)[mask == 255] == 0).all()
+    better = logits.detach() - 0.1 * logits.grad
+    torch.testing.assert_close(loss(better.double(), mask).float(), loss(better, mask))
+    assert loss(better, mask) < loss(logits, mask)
+    logits.grad = None
+    nothing = loss(logits, torch.full_like(mask, 255))
+    nothing.backward()
+    assert nothing == 0
+    assert (logits.grad == 0).all()
+
+
+def test_losses_without_an_option_refuse_it():
+    with pytest.raises(InputError, match="lovasz is for classes, not for regions"):
+        SegmentationLoss(kind="lovasz", regions=INSIDE)
+    with pytest.raises(InputError, match="squared_dice applies to the Dice loss"):
+        SegmentationLoss(kind="tversky", squared_dice=True)

@@ -65,11 +65,15 @@ READERS: dict[str, tuple[Any, Callable[[Any], Any], Any]] = {
     "block": ("transformer", lambda run: {type(block) for block in blocks(run.module.network)}, {TransformerBlock}),
     "norm_outputs": (False, lambda run: run.module.network.built_by[1]["norm_outputs"], False),  # see below
     "pretrained": ("released.pth", lambda run: first_of(run.initial), 0.125),
+    "freeze": ("encoder", lambda run: run.module.freezing.part, "encoder"),  # see test_freezing.py
+    "freeze_steps": (2, lambda run: run.module.freezing.steps, 2),
+    "optimizer": ("nadamw", lambda run: type(run.module.trainer.optimizers[0]).__name__, "NAdamW"),
     "lr": (RATE, lambda run: max(rates(run)), RATE),
     "encoder_lr_factor": (0.25, lambda run: [s["lr"][0] / s["lr"][1] for s in run.steps], [0.25] * STEPS),
     "weight_decay": (0.3, lambda run: {tuple(s["weight_decay"]) for s in run.steps}, {(0.3, 0.3, 0.0, 0.0)}),
     "schedule": ("poly", rates, [RATE * learning_rate_factor(s, STEPS, 2, "poly") for s in range(STEPS)]),
     "warmup": (WARMUP, lambda run: rates(run)[:3], [RATE / 3, RATE * 2 / 3, RATE]),
+    "loss": ("focal", lambda run: run.module.loss.kind, "focal"),
     "ce_weight": (0.7, lambda run: run.module.loss.ce_weight, 0.7),
     "dice_weight": (1.9, lambda run: run.module.loss.dice_weight, 1.9),
     "class_weights": (WEIGHTS, lambda run: run.module.loss.class_weights.tolist(), WEIGHTS),
@@ -144,7 +148,7 @@ def test_the_loss_of_a_batch_is_that_of_the_options(unusual):
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 9, 4, 4, generator=generator)
     mask = torch.randint(0, 9, (2, 4, 4), generator=generator)
-    expected = segmentation_loss(logits, mask, 0.7, 1.9, torch.tensor(WEIGHTS), True)
+    expected = segmentation_loss(logits, mask, 0.7, 1.9, torch.tensor(WEIGHTS), True, kind="focal")
     torch.testing.assert_close(unusual.module.loss(logits, mask), expected)
 
 
@@ -172,11 +176,15 @@ OTHERS = {
     "block": "mlla",
     "norm_outputs": True,
     "pretrained": None,
+    "freeze": None,
+    "freeze_steps": None,
+    "optimizer": "sgd",
     "lr": 0.01,
     "encoder_lr_factor": 1.0,
     "weight_decay": 0.01,
     "schedule": "constant",
     "warmup": 0.0,
+    "loss": "dice",
     "ce_weight": 0.1,
     "dice_weight": 0.2,
     "class_weights": None,
