@@ -10,7 +10,6 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from mutation_samples import KINDS
-
 from mutations import CHANGES, READ, REFUSED, campaign, mutated
 
 IMAGES = [name for name, kind in KINDS.items() if kind.is_image]

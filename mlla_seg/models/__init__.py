@@ -17,10 +17,12 @@ from mlla_seg.models.decoders import DECODERS, OF_BLOCKS, OUTPUT_STRIDES, UNREAD
 from mlla_seg.models.foreign import ForeignEncoder, elsewhere
 from mlla_seg.models.hub import BUILDERS
 from mlla_seg.models.mlla import SIZES, Encoder, MLLAEncoder
+from mlla_seg.models.own import OwnEncoder, class_of, is_class_path
 from mlla_seg.models.segmenter import MLLAUNet, Segmenter
 from mlla_seg.models.whole import NO_DECODER, NoDecoder, WholeNetwork
 
-ENCODERS: dict[str, Callable[..., MLLAEncoder]] = {name: partial(MLLAEncoder, **size) for name, size in SIZES.items()}
+ENCODERS: dict[str, Callable[..., nn.Module]] = {name: partial(MLLAEncoder, **size) for name, size in SIZES.items()}
+"""Encoders by name; a class of your own follows the contract of :class:`mlla_seg.models.own.OwnEncoder`."""
 
 
 def create_model(
@@ -40,7 +42,8 @@ def create_model(
 
     Args:
         encoder: A key of ``ENCODERS``, such as ``"mlla_tiny"``; an encoder of another library with random weights, such
-            as ``"timm/convnext_tiny"`` or ``"smp/resnet34"``; or a whole network, such as ``"monai/dynunet"``.
+            as ``"timm/convnext_tiny"`` or ``"smp/resnet34"``; a whole network, such as ``"monai/dynunet"``; or the
+            class path of an encoder of your own, whose module you have imported.
         decoder: A key of ``DECODERS``, such as ``"mlla_unet"`` (as published) or ``"upernet"``;
             ``"none"`` for whole networks.
         num_classes: Number of classes K, including background.
@@ -66,12 +69,18 @@ def create_model(
     shape = {"in_channels": in_channels, "output_stride": OUTPUT_STRIDES.get(decoder, 32)}
     blocks = {"drop_path_rate": drop_path_rate or 0.0, "mixer": mixer, "block": block}
     network: Encoder
-    if "/" in encoder:
+    own = ENCODERS.get(encoder) if encoder not in SIZES else None
+    if is_class_path(encoder):
+        own = class_of(encoder)
+    if "/" in encoder or own:
         plain = {"mixer": "linear_attention", "block": "mlla"}
         for name, value in {**blocks, "drop_path_rate": drop_path_rate}.items():
             if value and value != plain.get(name) and decoder not in OF_BLOCKS:
                 raise InputError(f"{name} applies to MLLA blocks, which {encoder} with {decoder} lacks: leave it out.")
-        network = WholeNetwork(encoder, in_channels, frame) if whole else ForeignEncoder(encoder, **shape)
+        if own:
+            network = OwnEncoder(encoder, own, **shape)
+        else:
+            network = WholeNetwork(encoder, in_channels, frame) if whole else ForeignEncoder(encoder, **shape)
     else:
         if encoder not in ENCODERS and (places := elsewhere(encoder)):
             raise InputError(f"Unknown encoder {encoder!r}; use {' or '.join(places)}.")
@@ -79,9 +88,9 @@ def create_model(
         if drop_path_rate is None:
             blocks["drop_path_rate"] = SIZES[encoder]["drop_path_rate"]
         own_norms = decoder in OF_BLOCKS
-        network = mlla = build_encoder(
-            **shape, **blocks, norm_outputs=norm_outputs and not own_norms, stage_inputs=own_norms
-        )
+        mlla = build_encoder(**shape, **blocks, norm_outputs=norm_outputs and not own_norms, stage_inputs=own_norms)
+        assert isinstance(mlla, MLLAEncoder)
+        network = mlla
         for stage in UNREAD_STAGES.get(decoder, ()):
             mlla.norms[stage] = nn.Identity()  # DDP fails on parameters without a gradient
     options: dict[str, Any] = {}

@@ -27,6 +27,7 @@ from mlla_seg.errors import InputError
 from mlla_seg.evaluation import plots
 from mlla_seg.evaluation.report import Scored, score_table, write_results
 from mlla_seg.models.checkpoint import fitting_weights, load_members, read_checkpoint, require_mirrored
+from mlla_seg.models.own import import_encoder, is_class_path
 from mlla_seg.places import path_id, shareable, shareable_lines
 from mlla_seg.progress import note, say
 from mlla_seg.texts import read_text
@@ -110,6 +111,8 @@ class SegmentationCLI(LightningCLI):
                 f"--choose_postprocessing is for validate, as nothing else may choose: not {self.subcommand}."
             )
         name_runs(config)
+        if is_class_path(config.model.encoder):
+            import_encoder(config.model.encoder)
         self.version: int | str | None = None  # of the run that is continued
         if self.subcommand == "fit":
             self._find_start(config)

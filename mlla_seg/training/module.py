@@ -55,7 +55,7 @@ class SegmentationModule(LightningModule):
 
     Args:
         encoder: Name of the encoder, such as ``mlla_tiny``; ``timm/NAME`` or ``smp/NAME`` for other libraries'
-            encoders, or ``monai/dynunet`` or ``monai/segresnet`` for a complete network.
+            encoders, ``monai/dynunet`` or ``monai/segresnet`` for a complete network, or your own class's path.
         decoder: Name of the decoder, such as ``mlla_unet``; ``none`` for complete networks.
         decoder_depths: Blocks per level of the MLLA-UNet decoder, from coarse to fine.
         drop_path_rate: Stochastic depth rate; by default the published rate of the encoder's size.
