@@ -18,10 +18,9 @@ from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.postprocessing import Step, applied
 from mlla_seg.data.regions import membership
 from mlla_seg.errors import InputError, about, lookup
-from mlla_seg.evaluation.overlap import CaseTable, seen_cases
+from mlla_seg.evaluation.overlap import CaseTable
 from mlla_seg.evaluation.postprocessing_choice import Candidate, PackedMask
 from mlla_seg.evaluation.regions import measured
-from mlla_seg.evaluation.scores import Evaluation
 from mlla_seg.evaluation.transunet_protocol import SIZE, transunet_labels, transunet_scores
 from mlla_seg.finite import LOWER_RATE, require_finite_loss, require_finite_weights
 from mlla_seg.inference.cases import predict_case
@@ -39,7 +38,7 @@ from mlla_seg.training.distributed import gathered, step_seed
 from mlla_seg.training.freezing import FREEZABLE, Freezing
 from mlla_seg.training.horizon import limits_time, steps_left, time_used, total_steps
 from mlla_seg.training.losses import LOSSES, SegmentationLoss
-from mlla_seg.training.scoring import Scoring, case_scores, empty_tables, single_slices
+from mlla_seg.training.scoring import Scoring, case_scores, empty_tables, evaluated, single_slices
 
 # Literals built from the registries, so that --help lists the choices.
 DecoderName: TypeAlias = Literal[(*DECODERS, NO_DECODER)]  # type: ignore[valid-type]
@@ -279,19 +278,7 @@ class SegmentationModule(LightningModule):
 
     def _conclude(self, split: str, loader: Any) -> None:
         tables: dict[str, Any] = {name: table.compute().cpu() for name, table in self.tables.items()}
-        seen = seen_cases(tables["confusion"])  # identical in every process
-        cases = [loader.dataset.cases[i] for i in seen.tolist()]
-        self.evaluation = Evaluation(
-            [case.name for case in cases],
-            self.spec.output_names,
-            None if self.spec.regions else self.spec.background,
-            regions=[region.classes for region in self.spec.regions],
-            labels=self.spec.class_names,
-            unit=self.unit,
-            tolerance=self.scoring.nsd_tolerance,
-            voxel_ml=[math.prod(case.spacing_mm) / 1000 if case.spacing_mm else math.nan for case in cases],
-            **{name: table[seen] for name, table in tables.items()},
-        )
+        self.evaluation, cases = evaluated(tables, loader.dataset.cases, self.spec, self.scoring, self.unit)
         if single_slices(cases):
             self.log(f"{split}/pooled_iou", self.evaluation.pooled()["iou"], rank_zero_only=False)
         for name, value in self.evaluation.means().items():

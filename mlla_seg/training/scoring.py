@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+import math
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,9 +15,9 @@ from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.store.case import StoredCase
 from mlla_seg.errors import InputError, lookup
 from mlla_seg.evaluation.boundary_iou import WIDTH, boundary_counts
-from mlla_seg.evaluation.overlap import CaseTable, case_confusion
+from mlla_seg.evaluation.overlap import CaseTable, case_confusion, seen_cases
 from mlla_seg.evaluation.regions import measured
-from mlla_seg.evaluation.scores import PROTOCOLS
+from mlla_seg.evaluation.scores import PROTOCOLS, Evaluation
 from mlla_seg.evaluation.surface_distance import case_surface_scores
 
 # A literal built from the registry, so that --help lists the choices.
@@ -98,3 +99,31 @@ def case_scores(
         tolerance, background = scoring.nsd_tolerance, spec.background
         measure = partial(case_surface_scores, spacing=spacing, tolerance=tolerance, background=background)
         yield "surfaces", measured(measure, prediction, mask, spec)
+
+
+def evaluated(
+    tables: Mapping[str, Any], cases: Sequence[StoredCase], spec: DataSpec, scoring: Scoring, unit: str
+) -> tuple[Evaluation, list[StoredCase]]:
+    """Return the evaluation of the cases that were scored, and these cases.
+
+    Args:
+        tables: Values of the measures, one row for each of ``cases``.
+        cases: The cases of the split.
+        spec: Description of the data.
+        scoring: What was scored.
+        unit: Unit of distances.
+    """
+    seen = seen_cases(tables["confusion"])  # identical in every process
+    scored = [cases[i] for i in seen.tolist()]
+    evaluation = Evaluation(
+        [case.name for case in scored],
+        spec.output_names,
+        None if spec.regions else spec.background,
+        regions=[region.classes for region in spec.regions],
+        labels=spec.class_names,
+        unit=unit,
+        tolerance=scoring.nsd_tolerance,
+        voxel_ml=[math.prod(case.spacing_mm) / 1000 if case.spacing_mm else math.nan for case in scored],
+        **{name: table[seen] for name, table in tables.items()},
+    )
+    return evaluation, scored
