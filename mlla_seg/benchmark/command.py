@@ -17,6 +17,7 @@ from mlla_seg.benchmark.networks import Contestant
 from mlla_seg.errors import InputError, lookup
 from mlla_seg.evaluation import plots, tables
 from mlla_seg.inference.optimize import PRECISIONS, device_named
+from mlla_seg.models.cost import macs
 from mlla_seg.models.decoders import DECODERS
 from mlla_seg.progress import progress, say
 
@@ -111,7 +112,7 @@ def _measure(
     contestants: Sequence[Contestant], sizes: Sequence[int], device: str, repeats: int, backward: bool
 ) -> Iterator[list[dict[str, Any]]]:
     """Yield the rows of each size."""
-    macs: dict[str, float] = {}
+    costs: dict[str, float] = {}
     pixels = PIXELS_PER_BATCH * (1 if device == "cpu" else 16)
     counts = {size: max(1, pixels // size**2) for size in sizes}
     turns = sum(repeats + 1 + (count > 1) * (repeats // 2 + 2) for count in counts.values())
@@ -126,8 +127,8 @@ def _measure(
                 batches = measures.interleaved(runs, repeats // 2 + 1, bar.update)
             rows = []
             for one, time, batch_time in zip(contestants, seconds, batches, strict=True):
-                if one.network is not None and one.name not in macs:
-                    macs[one.name] = measures.macs(one.network, image) / size**2 / 1e3
+                if one.network is not None and one.name not in costs:
+                    costs[one.name] = macs(one.network, image) / size**2 / 1e3
                 row = {
                     "size": size,
                     "network": one.name,
@@ -136,7 +137,7 @@ def _measure(
                     "times": round(seconds[0] / time, 2),
                     "images/s": round(count / batch_time, 2),
                     "ns/pixel": round(1e9 * time / size**2, 1),
-                    "kMAC/pixel": round(macs[one.name], 1) if one.network else UNKNOWN,
+                    "kMAC/pixel": round(costs[one.name], 1) if one.network else UNKNOWN,
                     "bytes/pixel": round(_bytes(one, image, backward) / size**2) if one.network else UNKNOWN,
                 }
                 rows.append(row)

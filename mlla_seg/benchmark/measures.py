@@ -1,4 +1,4 @@
-"""Time, memory, multiply-accumulates and saved activations of networks."""
+"""Time, memory and saved activations of networks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 
 def saved_bytes(network: nn.Module, image: Tensor) -> int:
@@ -73,13 +72,6 @@ def peak_bytes(network: Callable[[Tensor], object], image: Tensor) -> int:
     with torch.inference_mode(), _Allocations() as allocations:
         network(image)
     return allocations.peak
-
-
-def macs(network: nn.Module, image: Tensor) -> int:
-    """Return the multiply-accumulates of convolutions and matrix products in one forward pass."""
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        network(image)
-    return counter.get_total_flops() // 2
 
 
 def interleaved(

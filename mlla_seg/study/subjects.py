@@ -22,6 +22,7 @@ from mlla_seg.explain.part import Part, chosen_pixel, normalised, on_map, part_a
 from mlla_seg.explain.receptive_field import receptive_field
 from mlla_seg.inference.cases import TorchEngine
 from mlla_seg.models.checkpoint import load_segmenter
+from mlla_seg.models.cost import macs
 from mlla_seg.models.segmenter import Segmenter
 from mlla_seg.study.plan import Plan, Run, Variant, flattened
 
@@ -153,7 +154,7 @@ def costs(network: Segmenter) -> dict[str, float]:
     image = torch.zeros(1, network.in_channels, height, width)
     return {
         "M parameters": sum(parameter.numel() for parameter in network.parameters()) / 1e6,
-        "GMAC": measures.macs(network, image) / 1e9,
+        "GMAC": macs(network, image) / 1e9,
         "MB of activations": measures.peak_bytes(network, image) / 2**20,
     }
 

@@ -31,6 +31,7 @@ from mlla_seg.models.own import import_encoder, is_class_path
 from mlla_seg.places import path_id, shareable, shareable_lines
 from mlla_seg.progress import note, say
 from mlla_seg.texts import read_text
+from mlla_seg.training.announce import Announcer, GrowingCurve
 from mlla_seg.training.checkpoints import BestCheckpoint, LastCheckpoint
 from mlla_seg.training.curve import RunLogger
 from mlla_seg.training.distributed import convert_batch_norm
@@ -207,7 +208,8 @@ class SegmentationCLI(LightningCLI):
         if self.subcommand == "fit":
             callbacks += self._checkpointing()
             if config.get("logger") is not False:
-                callbacks.append(LearningRateMonitor())
+                callbacks += [LearningRateMonitor(), GrowingCurve()]
+            callbacks.append(Announcer())
         else:  # the checkpoint's weights are already averaged
             callbacks = [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]
         given = config.get("plugins") or []

@@ -55,6 +55,12 @@ def time_used(trainer: Trainer) -> float:
     return trainer.strategy.broadcast(min(1.0, elapsed / max(elapsed + remaining, 1e-9)))
 
 
+def seconds_left(trainer: Trainer) -> float:
+    """Return the time left of ``max_time``; infinite without it."""
+    timer = _timer(trainer)
+    return math.inf if timer is None else timer.time_remaining() or 0.0
+
+
 def _timer(trainer: Trainer) -> Timer | None:
     """Return the callback that enforces ``max_time``, if any."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by the trainer's connector

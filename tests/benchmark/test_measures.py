@@ -7,7 +7,8 @@ import time
 import torch
 from torch import nn
 
-from mlla_seg.benchmark.measures import interleaved, macs, peak_bytes, saved_bytes
+from mlla_seg.benchmark.measures import interleaved, peak_bytes, saved_bytes
+from mlla_seg.models.cost import macs
 
 
 def test_multiplications_of_a_convolution():
