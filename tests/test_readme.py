@@ -68,6 +68,7 @@ def test_every_command_runs(workplace, cli, checkpoint, exported, phantom_root, 
             "FILE_OR_FOLDER": str(phantom_root / "test_vol_h5"),
             "FOLDER": "masks",
             "scene.tif": str(scene),
+            "data/mine": str(workplace / layouts.root_of(ROOT / "configs/sentinel2_india.yaml")),
         }
         cli(*[here.get(argument, argument) for argument in arguments])
     assert len(list((workplace / "predictions").glob("*.h5"))) == 4
