@@ -149,7 +149,7 @@ class SegmentationModule(LightningModule):
         set_checkpointing(self.network, self.hparams["checkpoint_stages"] if stage == "fit" else "none")
         if stage == "fit" and self.starts_from:
             rank_zero_info(f"{self.starts_from}: {load_pretrained(self.network, self.starts_from)}")
-        if stage == "fit" and not (self.starts_from or self.trainer.ckpt_path):
+        if stage == "fit" and not (self.starts_from or getattr(self._trainer, "ckpt_path", None)):
             rank_zero_only(self.freezing.note_random_weights)()
 
     def teardown(self, stage: str) -> None:

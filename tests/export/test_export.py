@@ -63,7 +63,7 @@ def test_a_checkpoint_becomes_an_onnx_and_a_report(exported, checkpoint):
     assert max(row["difference"] for row in report["rows"]) <= 1e-4
     assert min(row["same_labels"] for row in report["rows"]) > 0.999
     assert all(row["torch_ms"] > 0 and row["engine_ms"] > 0 for row in report["rows"])
-    assert report["checkpoints"] == [str(checkpoint)]
+    assert report["checkpoints"] == ["/".join(checkpoint.parts[-4:])]  # without folders of this machine
     assert report["weights"] == "as trained"
     assert report["size_mb"] == pytest.approx(exported.stat().st_size / 1e6)
     assert report["engine"].startswith("onnxruntime ")
