@@ -247,7 +247,7 @@ def test_every_option_of_scoring_is_read_back_above():
         "boundary_width": test_maps_are_scored_at_boundaries_and_without_distances,
         "tta": test_ensembles_are_scored_with_the_mean_of_their_probabilities,
         "members": test_ensembles_are_scored_with_the_mean_of_their_probabilities,
-        "choose_postprocessing": "tests/training/test_postprocessing.py",
         "postprocessing": "tests/training/test_postprocessing.py",
+        "choose_postprocessing": "tests/training/test_postprocessing.py",
     }
     assert list(seen) == [field.name for field in fields(Scoring)]
