@@ -79,7 +79,8 @@ class GrowingCurve(Callback):
             if isinstance(logger, RunLogger):
                 logger.save()
                 metrics = Path(logger.log_dir) / "metrics.csv"
-                plots.plot_training(metrics, metrics.with_name("training.png"))
+                if metrics.is_file():  # not before the first rows, as in a run that was resumed
+                    plots.plot_training(metrics, metrics.with_name("training.png"))
         now = time.monotonic()
         self.ready = now + (now - began) / SHARE
 
