@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mlla_seg.data.formats.claims import free_memory
+
 
 def saved_bytes(network: nn.Module, image: Tensor) -> int:
     """Return the bytes saved for the backward pass, without parameters and buffers.
@@ -35,6 +37,24 @@ def saved_bytes(network: nn.Module, image: Tensor) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         network(image).float().square().mean()
     return sum(sizes.values())
+
+
+def training_bytes(network: nn.Module, image: Tensor) -> tuple[int, int]:
+    """Return the bytes that a training takes whatever its batch size, and those of each image.
+
+    The first are weights, gradients and two moments of the optimiser, the second what is saved for the backward pass.
+
+    Args:
+        network: In training mode; maps images to logits.
+        image: ``(1, C, H, W)``.
+    """
+    pair = image.repeat(2, 1, 1, 1)  # batch norm needs more than one value
+    return 4 * sum(parameter.nbytes for parameter in network.parameters()), saved_bytes(network, pair) // 2
+
+
+def free_bytes(device: torch.device) -> float:
+    """Return the memory that is free on a device; infinite where the machine does not tell."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
 
 
 class _Allocations(TorchDispatchMode):

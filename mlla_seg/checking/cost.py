@@ -9,15 +9,12 @@ from typing import Any
 import torch
 from torch.utils.data import default_collate
 
-from mlla_seg.benchmark.measures import saved_bytes
+from mlla_seg.benchmark.measures import free_bytes, training_bytes
 from mlla_seg.checking.findings import Cost
 from mlla_seg.data.datamodule import SegmentationDataModule
-from mlla_seg.data.formats.claims import free_memory
 from mlla_seg.errors import InputError
 from mlla_seg.training.module import SegmentationModule
 
-COPIES = 4
-"""Copies of the parameters: weights, gradients and two moments."""
 QUICK = 5.0
 """Seconds below which a step is measured again, as the first one also warms up."""
 
@@ -40,9 +37,9 @@ def measure(data: SegmentationDataModule, module: SegmentationModule) -> Cost:
     module.setup("fit")
     module.to(device).train()
     batch = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
-    free = _free_bytes(device)
-    needed = COPIES * sum(parameter.nbytes for parameter in module.network.parameters())
-    needed += int(saved_bytes(module.network, batch["image"][:1].repeat(2, 1, 1, 1)) / 2 * data.batch_size)
+    free = free_bytes(device)
+    fixed, each = training_bytes(module.network, batch["image"][:1])
+    needed = fixed + each * data.batch_size
     if needed > free:
         raise InputError(
             f"A step of batch size {data.batch_size} needs about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free "
@@ -68,7 +65,3 @@ def _step(module: SegmentationModule, optimizer: Any, batch: dict[str, Any], dev
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - started
-
-
-def _free_bytes(device: torch.device) -> float:
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()

@@ -9,13 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mlla_seg.benchmark.measures import saved_bytes
+from mlla_seg.benchmark.measures import free_bytes, training_bytes
 from mlla_seg.training.module import SegmentationModule
 
 SHARE = 0.5
 """Fraction of the free memory that a training may take."""
-COPIES = 4
-"""Copies of the parameters: weights, gradients and two moments."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +37,12 @@ def measure(module: SegmentationModule, sample: Tensor, largest: int, device: to
         device: Where to train.
     """
     network = module.network.to(device).train()
-    pair = torch.stack([sample, sample]).to(device)
-    fixed = COPIES * sum(parameter.nbytes for parameter in network.parameters())
-    each = saved_bytes(network, pair) / 2
+    image = sample[None].to(device)
+    fixed, each = training_bytes(network, image)
     free, batch_size = free_bytes(device), largest
     while batch_size > 1 and fixed + each * batch_size > SHARE * free:
         batch_size //= 2
-    images = pair[:1].expand(batch_size, -1, -1, -1)
+    images = image.expand(batch_size, -1, -1, -1)
     seconds = min(_step(network, images, device) for _ in range(2))  # the first one also warms up
     return Budget(batch_size, seconds, (fixed + each * batch_size) / 1e9)
 
@@ -57,12 +54,3 @@ def _step(network: Any, images: Tensor, device: torch.device) -> float:
         torch.cuda.synchronize(device)
     network.zero_grad()
     return time.perf_counter() - started
-
-
-def free_bytes(device: torch.device) -> int:
-    """Return the memory that is free on a device."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    with open("/proc/meminfo") as file:
-        kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in file}
-    return kilobytes["MemAvailable"] * 1024

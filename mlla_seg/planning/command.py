@@ -79,36 +79,52 @@ def plan(input: str, output: str, cohort: str | None = None, name: str | None = 
     read = f"{found.images} images and {found.masks} masks of {found.cases} cases"
     write_yaml(folder / CARD, f"Planned from {read} of {root}.", chosen.card)
     options = {"card": Choice(str(folder / CARD)), "root": Choice(str(root)), **chosen.data}
-    data = SegmentationDataModule(**{key: choice.value for key, choice in options.items()})
-    data.prepare_data()
-    data.setup("fit")
-    if not len(data.train_set):
-        raise InputError(f"{root}: has no training sample; look at the splits in {folder / CARD}.")
-    network = {
-        "encoder": ENCODERS[device],
-        "decoder": "mlla_unet",
-        "lr": RATES[device] / (2 if found.is_flat and device == "cpu" else 1),
+    rate = RATES[device] / (2 if found.is_flat and device == "cpu" else 1)
+    model: Section = {"encoder": Choice(ENCODERS[device]), "decoder": Choice("mlla_unet"), "lr": Choice(rate)}
+    trainer: Section = {
+        "max_time": Choice(_duration(minutes), "the learning rate ends with the time"),
+        "gradient_clip_val": Choice(1.0),
+        "callbacks": Choice(AVERAGE),
+        "logger": Choice(_logger(called)),
     }
-    budget = _measured(network, data, device)
-    options["batch_size"] = Choice(
-        budget.batch_size, f"{budget.seconds:.2f} s and {budget.gigabytes:.1f} GB a step, measured on this machine"
-    )
-    timing = pace(budget, len(data.train_set), minutes)
     config: dict[str, Choice | Section] = {
         "seed_everything": Choice(0),
         **({"distances": Choice(False, "no surface distances for maps and photos")} if found.is_flat else {}),
-        "model": {key: Choice(value) for key, value in network.items()},
+        "model": model,
         "data": options,
-        "trainer": {
-            **timing,
-            "gradient_clip_val": Choice(1.0),
-            "callbacks": Choice(AVERAGE),
-            "logger": Choice(_logger(called)),
-        },
+        "trainer": trainer,
     }
+    title = f"Planned for {root}: {seen.what}."
+    try:
+        data = _prepared(options)
+    except InputError as error:
+        write_yaml(folder / CONFIG, title, config)
+        raise InputError(
+            f"{error}\n{folder / CARD} and {folder / CONFIG} are written, but nothing is measured. List all problems: "
+            f"{program()} check --config {folder / CONFIG}"
+        ) from error
+    budget = _measured(_values(model), data, device)
+    options["batch_size"] = Choice(
+        budget.batch_size, f"{budget.seconds:.2f} s and {budget.gigabytes:.1f} GB a step, measured on this machine"
+    )
+    trainer |= pace(budget, len(data.train_set), minutes)
     _draw(data, folder / PREVIEW)
-    write_yaml(folder / CONFIG, f"Planned for {root}: {seen.what}.", config)
+    write_yaml(folder / CONFIG, title, config)
     _report(folder, chosen.unsure)
+
+
+def _values(section: Section) -> dict[str, Any]:
+    return {key: choice.value for key, choice in section.items()}
+
+
+def _prepared(options: Section) -> SegmentationDataModule:
+    """Return the data with its store filled, ready to train."""
+    data = SegmentationDataModule(**_values(options))
+    data.prepare_data()
+    data.setup("fit")
+    if not len(data.train_set):
+        raise InputError(f"{data.root}: has no training sample; look at splits in {options['card'].value}.")
+    return data
 
 
 def provisional(name: str, seen: Recognised, root: Path, splits: CardSplits | None = None) -> Card:
@@ -171,13 +187,17 @@ def pace(budget: Budget, samples: int, minutes: float) -> Section:
     """Return the length of the training and how often it is validated."""
     seconds = 60 * minutes
     epochs = seconds / max(1.0, samples / budget.batch_size) / budget.seconds
-    hours, rest = divmod(round(minutes), 60)
-    days, hours = divmod(hours, 24)
     told = f"about {seconds / budget.seconds:,.0f} steps, {epochs:,.1f} times all {samples:,} samples"
     return {
-        "max_time": Choice(f"{days:02d}:{hours:02d}:{rest:02d}:00", f"{told}; the learning rate ends with the time"),
+        "max_time": Choice(_duration(minutes), f"{told}; the learning rate ends with the time"),
         "check_val_every_n_epoch": Choice(max(1, round(epochs / VALIDATIONS)), f"about {VALIDATIONS} validations"),
     }
+
+
+def _duration(minutes: float) -> str:
+    """Return minutes as Lightning writes a time: days, hours, minutes, seconds."""
+    hours, rest = divmod(round(minutes), 60)
+    return f"{hours // 24:02d}:{hours % 24:02d}:{rest:02d}:00"
 
 
 def _logger(name: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from mlla_seg.data.formats.registry import ARRAY_SUFFIXES, PHOTO_SUFFIXES, read_
 from mlla_seg.data.formats.vector_sources import is_vector
 from mlla_seg.errors import InputError
 from mlla_seg.planning.attributes import survey_polygons
-from mlla_seg.progress import progress
+from mlla_seg.progress import note, progress
 
 Kind = Literal["volume", "array", "scene", "photo"]
 MOST_IMAGES = 40
@@ -31,6 +31,8 @@ SIDE = 256
 """Side of the windows that are read of a scene."""
 WINDOWS = 16
 """Windows that are read of a scene's image."""
+MOST_PROBLEMS = 0.5
+"""Fraction of the cases above which unreadable ones are not left out, but an error."""
 MOST_VALUES = 256
 """Different values up to which a mask holds classes."""
 SAMPLE = 20_000
@@ -83,25 +85,40 @@ class Survey:
 def survey(cases: Sequence[Case]) -> Survey:
     """Read what is needed to plan a training, with a progress bar: some images, and as many masks as is quick.
 
+    Cases that cannot be read are left out with a note.
+
     Raises:
-        InputError: A file that is read is damaged, or images and masks are of different kinds.
+        InputError: Most cases cannot be read.
     """
     order = list(cases)
     random.Random(0).shuffle(order)
     vectors = sorted({path for case in order for path in case.masks if is_vector(path)})
     found = Survey(kind_of(order[0].images[0][0]), len(order))
     seen = order[:MOST_IMAGES]
+    problems = []
     if vectors:
         found.attribute, found.polygons = survey_polygons(vectors)
         found.masks = len(order)
     with progress(len(order), "Surveying", "case", leave=False) as bar:
         for case in order:
-            if case in seen:
-                _survey_image(found, case)
-            if not vectors and (case in seen or sum(found.values.values()) + sum(found.colours.values()) < MOST_PIXELS):
-                _survey_mask(found, case)
+            try:
+                if case in seen:
+                    _survey_image(found, case)
+                if not vectors and (case in seen or _counted(found) < MOST_PIXELS):
+                    _survey_mask(found, case)
+            except InputError as error:
+                problems.append(str(error))
             bar.update()
+    if problems:
+        if len(problems) > MOST_PROBLEMS * len(seen) or not found.images:
+            raise InputError(f"{problems[0]} ({len(problems)} of {len(order)} cases cannot be read.)")
+        note(f"note: {len(problems)} of {len(order)} cases are left out of the survey, such as {problems[0]}")
     return found
+
+
+def _counted(found: Survey) -> int:
+    """Return the number of pixels of masks that were read."""
+    return sum(found.values.values()) + sum(found.colours.values())
 
 
 def kind_of(path: Path) -> Kind:

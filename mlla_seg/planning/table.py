@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlla_seg.data.cases import Case
@@ -19,16 +18,6 @@ from mlla_seg.planning.words import means_mask
 MOST_FOLDS = 20
 MOSTLY = 0.5
 """Fraction of the rows or cases that must agree with the data."""
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Columns of a table by meaning."""
-
-    key: dict[str, str] = field(default_factory=dict)
-    """Whom a row is about: ``patient``, or ``case``, or ``image`` and ``mask``."""
-    split: str | None = None
-    fold: str | None = None
 
 
 def listed_files(table: Table, root: Path) -> dict[str, str]:

@@ -6,7 +6,6 @@ read as the true mask of that case is, so it must have the geometry of the image
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,12 +26,11 @@ from mlla_seg.data.shipped import read_config
 from mlla_seg.errors import InputError
 from mlla_seg.evaluation.postprocessing_choice import PackedMask
 from mlla_seg.evaluation.report import summary
-from mlla_seg.evaluation.scores import Evaluation
 from mlla_seg.evaluation.tables import write_csv, write_json
 from mlla_seg.progress import note, progress
 from mlla_seg.study.scores import SAME_IN_ALL
 from mlla_seg.training.cli import folders_of_masks
-from mlla_seg.training.scoring import Scoring, case_scores
+from mlla_seg.training.scoring import Scoring, case_scores, evaluation_of
 
 SPLITS = {"validate": "val", "test": "test"}
 DISTANCES = ("hd95", "assd", "nsd")
@@ -142,18 +140,8 @@ def score_masks(folder: Path, truth: Truth, output: Path) -> Path:
         for name, values in case_scores(found_labels, true, at, truth.scoring, spec, wanted):
             measures.setdefault(name, []).append(values.float() if values.is_floating_point() else values)
     tables: dict[str, Any] = {name: torch.stack(values) for name, values in measures.items()}
-    evaluation = Evaluation(
-        [case.name for case in cases],
-        spec.output_names,
-        None if spec.regions else spec.background,
-        regions=[region.classes for region in spec.regions],
-        labels=spec.class_names,
-        unit=unit,
-        tolerance=truth.scoring.nsd_tolerance,
-        voxel_ml=[math.prod(spacing) / 1000 if spacing else math.nan for spacing in spacings],
-        patients=[case.patient for case in cases],
-        **tables,
-    )
+    named = {case.name: spacing for case, spacing in zip(cases, spacings, strict=True)}
+    evaluation = evaluation_of(named, tables, spec, truth.scoring, unit, patients=[case.patient for case in cases])
     output.mkdir(parents=True, exist_ok=True)
     write_csv(output / "per_case.csv", evaluation.rows())
     about = {**truth.about, "checkpoint": str(folder), "version": __version__}

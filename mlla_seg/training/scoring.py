@@ -115,15 +115,37 @@ def evaluated(
     """
     seen = seen_cases(tables["confusion"])  # identical in every process
     scored = [cases[i] for i in seen.tolist()]
-    evaluation = Evaluation(
-        [case.name for case in scored],
+    spacings = {case.name: case.spacing_mm for case in scored}
+    return evaluation_of(spacings, {name: table[seen] for name, table in tables.items()}, spec, scoring, unit), scored
+
+
+def evaluation_of(
+    spacings: Mapping[str, Sequence[float] | None],
+    tables: Mapping[str, Any],
+    spec: DataSpec,
+    scoring: Scoring,
+    unit: str,
+    **more: Any,
+) -> Evaluation:
+    """Return the evaluation of cases by the values of the measures, one row for each case.
+
+    Args:
+        spacings: Spacing in mm by name of the case.
+        tables: Values of the measures.
+        spec: Description of the data.
+        scoring: What was scored.
+        unit: Unit of distances.
+        more: Further fields of the evaluation.
+    """
+    return Evaluation(
+        list(spacings),
         spec.output_names,
         None if spec.regions else spec.background,
         regions=[region.classes for region in spec.regions],
         labels=spec.class_names,
         unit=unit,
         tolerance=scoring.nsd_tolerance,
-        voxel_ml=[math.prod(case.spacing_mm) / 1000 if case.spacing_mm else math.nan for case in scored],
-        **{name: table[seen] for name, table in tables.items()},
+        voxel_ml=[math.prod(spacing) / 1000 if spacing else math.nan for spacing in spacings.values()],
+        **tables,
+        **more,
     )
-    return evaluation, scored

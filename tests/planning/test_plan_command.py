@@ -53,6 +53,29 @@ def test_every_comment_is_kept_in_valid_yaml(radiology):
     assert load_card("project/dataset.yaml").layout.mask == "masks/{case}_seg.nii.gz"
 
 
+def test_bad_case_keeps_nothing_from_being_planned(radiology, capsys):
+    path = radiology / "study/masks/PAT03_seg.nii.gz"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(InputError) as error:
+        plan("study", "project", minutes=5)
+    assert "PAT03_seg.nii.gz" in str(error.value)
+    assert "check --config project/config.yaml" in str(error.value)
+    assert "1 of 14 cases are left out of the survey" in capsys.readouterr().err
+    assert load_card("project/dataset.yaml").class_names == ["background", "class_1", "class_2"]
+    with pytest.raises(SystemExit) as stop:
+        main(["check", "--config", "project/config.yaml"])
+    assert stop.value.code == 1
+    assert "PAT03" in capsys.readouterr().out
+
+
+def test_data_that_cannot_be_read_are_not_planned(radiology):
+    for path in (radiology / "study/images").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"14 of 14 cases cannot be read"):
+        plan("study", "project")
+    assert not (radiology / "project").exists()
+
+
 def test_finished_plan_is_not_overwritten(radiology):
     (radiology / "project").mkdir()
     (radiology / "project/dataset.yaml").write_text("mine")
