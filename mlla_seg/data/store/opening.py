@@ -46,12 +46,12 @@ class UnusableCases(InputError):
         opened: All other cases by name.
     """
 
-    def __init__(self, problems: Mapping[str, str], opened: Mapping[str, StoredCase], tried: int) -> None:
+    def __init__(self, problems: Mapping[str, str], opened: Mapping[str, StoredCase], total: int) -> None:
         self.problems = dict(problems)
         self.opened = dict(opened)
         reasons = [*dict.fromkeys(problems.values())]  # one file may label several cases
         more = f"\n... and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
-        count = f"{len(problems)} of {tried} cases cannot be used:\n" if len(problems) > 1 else ""
+        count = f"{len(problems)} of {total} cases cannot be used:\n" if len(problems) > 1 else ""
         super().__init__(count + "\n".join(reasons[:SHOWN]) + more)
 
 
@@ -79,7 +79,7 @@ def open_store(card: Card, cases: Sequence[Case], root: Path, folder: Path, veri
             renewed, problems = store.renewed(left, verify)
             opened |= renewed
         if problems:
-            raise UnusableCases(problems, opened, len(left))
+            raise UnusableCases(problems, opened, len(cases))
     return [opened[case.name] for case in cases]
 
 

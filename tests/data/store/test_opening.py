@@ -247,6 +247,8 @@ def test_bad_cases_are_listed_up_to_five_and_good_ones_stored(tmp_path):
         open_store(HIPPOCAMPUS, [good, *bad], root, tmp_path / "store")
     assert [*refusal.value.opened] == [good.name]
     assert [*refusal.value.problems] == [case.name for case in bad]
+    with pytest.raises(UnusableCases, match=r"^7 of 8 cases"):  # also when the good one is stored
+        open_store(HIPPOCAMPUS, [good, *bad], root, tmp_path / "store")
     good = [good]
     assert open_store(HIPPOCAMPUS, good, root, tmp_path / "store")[0].mask().shape == (6, 14, 20)
 
