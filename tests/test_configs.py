@@ -75,7 +75,7 @@ def test_training_sees_what_prediction_sees(config, per_case, tmp_path, monkeypa
     layouts.WRITERS[layouts.root_of(config).name](root)
     options = {**content, "root": str(root), "augment": "none", "intensity": 0.0, "balance": 0.0, "batch_size": 1}
     monkeypatch.setattr(  # the first of the windows, where an image has several
-        "mlla_seg.data.dataset.draw_box", lambda size, crop, *_: Box(0, 0, *map(min, size, crop))
+        "mlla_seg.data.dataset.draw_box", lambda size, crop, *_: Box((0, 0), tuple(map(min, size, crop)))
     )
     data = SegmentationDataModule(**options)
     if per_case:

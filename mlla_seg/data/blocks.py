@@ -54,7 +54,7 @@ class Part:
         """Return the blocks of the case in a scene of ``(height, width)``."""
         rows, columns = self.edges(size)
         return [
-            Box(int(rows[r]), int(columns[c]), int(rows[r + 1] - rows[r]), int(columns[c + 1] - columns[c]))
+            Box((int(rows[r]), int(columns[c])), (int(rows[r + 1] - rows[r]), int(columns[c + 1] - columns[c])))
             for r, c in self.cells
         ]
 
@@ -146,13 +146,13 @@ def _pieces(pieces: Any, part: Part, size: Sequence[int], gap: int, window: Box)
     """Yield the pieces of the window, with other pixels than the case's ignored and, for training, without data."""
     for piece in pieces:
         height = piece.image.shape[2]
-        top, bottom = max(piece.top, window.top), min(piece.top + height, window.rows.stop)
+        top, bottom = max(piece.top, window.rows.start), min(piece.top + height, window.rows.stop)
         if top >= bottom:
             continue
         rows = slice(top - piece.top, bottom - piece.top)
         image, labels = (array[..., rows, window.columns] for array in (piece.image, piece.labels))
-        other = ~part.own(size, gap, Box(top, window.left, bottom - top, window.width))
+        other = ~part.own(size, gap, Box((top, window.corner[1]), (bottom - top, window.sides[1])))
         labels = np.where(other, IGNORE_INDEX, labels).astype(labels.dtype)
         if part.margin is None:
             image = np.where(other, np.float32("nan"), image)
-        yield replace(piece, top=top - window.top, image=image, labels=labels)
+        yield replace(piece, top=top - window.rows.start, image=image, labels=labels)

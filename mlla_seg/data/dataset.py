@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,7 +50,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
         slices, height, width = grid
         if slices > 1 or self.augment.crop is None:
             return slices
-        area = sum(box.height * box.width for box in boxes) or height * width
+        area = sum(math.prod(box.sides) for box in boxes) or height * width
         return max(1, round(area / (self.augment.crop[0] * self.augment.crop[1])))
 
     def __len__(self) -> int:
@@ -83,7 +84,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
             read = self.augment.needed(taken).inside(case.shape[2:])
             size = [round(n * s / m) for n, s, m in zip(read.sides, seen, part, strict=True)]
             corner = [round((t - r) * s / m) for t, r, s, m in zip(taken.corner, read.corner, seen, part, strict=True)]
-            chosen = Box(corner[0], corner[1], *seen)
+            chosen = Box(tuple(corner), seen)
         image, labels = self._read(case, position, slices, read, (size[0], size[1]))
         image, labels = self.augment(image, labels, chosen.framed(crop or size), int(rng.integers(2**31)))
         return {"image": torch.from_numpy(image), "mask": torch.from_numpy(labels).long(), "name": case.name}

@@ -182,8 +182,10 @@ class Augment:
             step.set_random_seed(own_seed)
             moved = step(**moved)
         image, (mask, own) = np.moveaxis(moved["image"], 2, 0), moved["masks"]
-        rows, columns = (wide.height - box.height) // 2, (wide.width - box.width) // 2
-        middle = (slice(rows, rows + box.height), slice(columns, columns + box.width))
+        middle = tuple(
+            slice((around - side) // 2, (around + side) // 2)
+            for around, side in zip(wide.sides, box.sides, strict=True)
+        )
         image, mask, own = image[(slice(None), *middle)], mask[middle], own[middle]
         normal = self._normalised(torch.from_numpy(np.ascontiguousarray(image)), own).numpy()
         if self.intensity:

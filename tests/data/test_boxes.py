@@ -42,13 +42,13 @@ def test_framed_as_the_network_frames(size, frame):
 
 def test_cut_beyond_a_corner_repeats_the_border():
     image, mask = np.arange(12, dtype=np.float32).reshape(1, 3, 4), np.arange(12, dtype=np.uint8).reshape(3, 4)
-    piece, labels, own = cut(image, mask, Box(1, -2, 3, 4))
+    piece, labels, own = cut(image, mask, Box((1, -2), (3, 4)))
     assert piece[0].tolist() == [[4, 4, 4, 5], [8, 8, 8, 9], [8, 8, 8, 9]]
     assert labels.tolist() == [[255, 255, 4, 5], [255, 255, 8, 9], [255] * 4]
     assert own.tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [0] * 4]
 
 
 def test_grown_boxes_keep_their_centre():
-    assert Box(10, 20, 8, 4).grown(1.5) == Box(8, 19, 12, 6)
-    assert Box(10, 20, 8, 4).grown(1.0) == Box(10, 20, 8, 4)
-    assert Box(0, 20, 8, 4).grown(2.0).inside((30, 22)) == Box(0, 18, 12, 4)
+    assert Box((10, 20), (8, 4)).grown(1.5) == Box((8, 19), (12, 6))
+    assert Box((10, 20), (8, 4)).grown(1.0) == Box((10, 20), (8, 4))
+    assert Box((0, 20), (8, 4)).grown(2.0).inside((30, 22)) == Box((0, 18), (12, 4))

@@ -60,7 +60,7 @@ def test_blocks_are_drawn_from_seed_and_name_and_dealt_to_folds(card):
 
 def test_windows_hold_a_margin_inside_the_scene():
     part = Part("s", "s", (2, 2), ((1, 0),), ((1, 0),), margin=10)
-    assert part.window((100, 80)) == Box(40, 0, 60, 50)
+    assert part.window((100, 80)) == Box((40, 0), (60, 50))
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_scores_count_own_pixels_and_windows_look_around(module):
     data.setup("test")
     assert [case.name for case in data.test_set.cases] == [f"s_r{r + 1}c{c + 1}" for r, c in cells["test"]]
     for case, (r, c) in zip(data.test_set.cases, cells["test"], strict=True):
-        window = Box(24 * r - 32, 24 * c - 32, 88, 88).inside((96, 96))
+        window = Box((24 * r - 32, 24 * c - 32), (88, 88)).inside((96, 96))
         assert case.shape == (1, 3, *window.sides)
         scored = case.mask()[0] != 255
         assert scored.any() and (case.image()[0, 0][scored] == 250).all() and scored.sum() == case.own <= 24 * 24

@@ -51,7 +51,7 @@ def test_seed_decides_the_result(name, mask):
 def test_samples_have_one_shape_and_type_and_no_new_class(name, channels, mask):
     augment = Augment(name, (32, 32), intensity=0.5)
     for seed in SEEDS:
-        image, labels = applied(augment, noise(channels, 48, 48), mask, seed, Box(9, 5, 32, 32))
+        image, labels = applied(augment, noise(channels, 48, 48), mask, seed, Box((9, 5), (32, 32)))
         assert image.shape == (channels, 32, 32)
         assert labels.shape == (32, 32)
         assert (image.dtype, labels.dtype) == (np.float32, np.uint8)
@@ -65,7 +65,7 @@ def test_crops_keep_height_and_width(name, mask):
     if name in QUARTER_TURNS:
         pytest.skip("these need square crops")
     augment = Augment(name, (24, 40))
-    shapes = {applied(augment, noise(1, 48, 48), mask, seed, Box(0, 4, 24, 40))[1].shape for seed in SEEDS}
+    shapes = {applied(augment, noise(1, 48, 48), mask, seed, Box((0, 4), (24, 40)))[1].shape for seed in SEEDS}
     assert shapes == {(24, 40)}
 
 
@@ -80,7 +80,7 @@ def test_quarter_turns_need_square_samples(name):
 
 def test_more_channels_than_can_be_moved_are_refused_before_training(mask):
     for name in AUGMENTATIONS:
-        moved = applied(Augment(name, (24, 24)), noise(MOST_CHANNELS, 48, 48), mask, 0, Box(12, 12, 24, 24))
+        moved = applied(Augment(name, (24, 24)), noise(MOST_CHANNELS, 48, 48), mask, 0, Box((12, 12), (24, 24)))
         assert moved[0].shape == (MOST_CHANNELS, 24, 24)
     sizes = {"crop": [24, 24], "context": MOST_CHANNELS // 2 + 1}
     with pytest.raises(InputError, match=rf"at most {MOST_CHANNELS} channels, got 129: use none"):
@@ -89,7 +89,7 @@ def test_more_channels_than_can_be_moved_are_refused_before_training(mask):
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-@pytest.mark.parametrize("box", [Box(0, 0, 48, 48), Box(8, 9, 32, 32), Box(-8, 10, 64, 64)])
+@pytest.mark.parametrize("box", [Box((0, 0), (48, 48)), Box((8, 9), (32, 32)), Box((-8, 10), (64, 64))])
 def test_image_and_mask_move_together(name, box, mask):
     mask = (mask > 0).astype(np.uint8)
     augment = Augment(name, None)
@@ -106,7 +106,7 @@ def test_crops_are_cut_large_enough_for_what_moves_them(name):
     rows, columns = np.mgrid[:400, :400].astype(np.float32)
     image, mask = np.stack([rows, columns]), np.zeros((400, 400), np.uint8)
     for seed in range(40):
-        moved, labels = applied(Augment(name, (60, 60)), image, mask, seed, Box(170, 170, 60, 60))
+        moved, labels = applied(Augment(name, (60, 60)), image, mask, seed, Box((170, 170), (60, 60)))
         assert labels.max() == 0
         for axis in (1, 2):  # the step along an axis is the same everywhere
             assert np.ptp(np.diff(moved, axis=axis), axis=(1, 2)).max() < 0.05
@@ -133,7 +133,7 @@ def test_geometry_does_not_clip_values(name, mask):
 def test_what_lies_outside_of_the_image_is_ignored(name):
     mask = np.ones((20, 40), np.uint8)
     for seed in SEEDS:
-        image, labels = applied(Augment(name, (32, 32)), noise(1, 20, 40), mask, seed, Box(-6, 4, 32, 32))
+        image, labels = applied(Augment(name, (32, 32)), noise(1, 20, 40), mask, seed, Box((-6, 4), (32, 32)))
         assert image.shape == (1, 32, 32)
         assert set(np.unique(labels)) == {1, 255}
 
@@ -152,7 +152,7 @@ def test_samples_are_normalised_as_the_network_does_by_their_own_pixels(how):
     image, mask = noise(2, 20, 40), np.zeros((20, 40), np.uint8)
     expected = Normalise(2, **how)(torch.from_numpy(image)[None, :, :, 4:36])[0].numpy()
     augment = Augment("none", (32, 32), normalisation=Normalisation(**how))
-    padded, _ = applied(augment, image, mask, 0, Box(-6, 4, 32, 32))
+    padded, _ = applied(augment, image, mask, 0, Box((-6, 4), (32, 32)))
     np.testing.assert_allclose(padded[:, 6:26], expected, atol=1e-5)
     np.testing.assert_array_equal(padded[:, :6], np.repeat(padded[:, 6:7], 6, axis=1))
 
@@ -204,7 +204,7 @@ def test_samples_are_mirrored_along_the_axes_that_are_named(axes, kinds):
 @pytest.mark.parametrize("deviation", [1.0, 3.0])
 def test_elastic_shifts_are_as_large_as_asked_and_in_a_third_of_the_samples(deviation):
     rows, columns = np.mgrid[:160, :160].astype(np.float32)
-    image, mask, box = np.stack([rows, columns]), np.zeros((160, 160), np.uint8), Box(40, 40, 80, 80)
+    image, mask, box = np.stack([rows, columns]), np.zeros((160, 160), np.uint8), Box((40, 40), (80, 80))
     augment = Augment("none", (80, 80), elastic=deviation)
     moved = [applied(augment, image, mask, seed, box)[0] - image[:, 40:120, 40:120] for seed in range(120)]
     deformed = [shift for shift in moved if np.abs(shift).max() > 0]
