@@ -31,7 +31,7 @@ class View:
         spacing_mm: Spacing of slices, rows and columns to which volumes are resampled, None for an axis to keep.
         resize: ``(height, width)``, or a factor, to which slices are resized after resampling.
         patch_size: ``(height, width)`` of the training samples; larger slices are processed with a sliding window of
-            this size.
+            this size. Networks of three axes have ``(slices, height, width)``.
         context: Neighbouring slices on each side, as additional channels (2.5-D).
         per_case: Whether cases are normalised as a whole, see :func:`case_moments`.
     """
@@ -41,6 +41,11 @@ class View:
     patch_size: Sequence[int] | None = None
     context: int = 0
     per_case: bool | Sequence[str | None] = False
+
+    @property
+    def axes(self) -> int:
+        """Number of axes of the network's input: 2 for slices, 3 for volumes."""
+        return len(self.patch_size or (0, 0))
 
     def moments(self, case: Any) -> tuple[Any, Any] | None:
         """Return the moments of a case, or None if cases are not normalised as a whole; see :func:`case_moments`."""

@@ -110,7 +110,7 @@ def predict_case(
     :func:`mlla_seg.inference.steps.case_logits` and :class:`TorchEngine`.
     """
     engine = TorchEngine(network, device)
-    if len(image) > 1 or view.patch_size is None:
+    if len(image) > 1 or view.patch_size is None or view.axes == 3:
         blocks = case_logits(engine, image, view, spacing_mm, batch_size)
         return torch.cat([labels_of(logits, 1, writes).cpu() for logits in blocks])
     # For a scene keep only labels, which need far less memory than logits.

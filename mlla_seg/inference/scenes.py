@@ -27,7 +27,7 @@ from mlla_seg.disk_space import AGAIN, full_disk_told
 from mlla_seg.errors import InputError, about, lookup
 from mlla_seg.inference.jobs import Job, job_of
 from mlla_seg.inference.partial_maps import PartialMap
-from mlla_seg.inference.sliding_window import BLENDS, row_bands
+from mlla_seg.inference.sliding_window import BLENDS, bands_along
 from mlla_seg.inference.steps import Engine, window_logits
 from mlla_seg.progress import note, progress
 
@@ -146,7 +146,7 @@ def predict_scene(
             side = grid if spec.resize is not None else WINDOW
         window, size = seen_by_network(shape, grid, side)
         stripes = _stripes(shape[1], options.stripe or _widest(window[0], raster.count, spec))
-        rows = row_bands(shape[0], window[0], options.overlap)
+        rows = bands_along(shape[0], window[0], options.overlap)
         layout = {"shape": shape, "window": window, "size": size, "stripes": stripes}
         partial = PartialMap(output, job, layout, len(spec.output_names) if options.probabilities else 0)
         done = sum(partial.done)
@@ -156,7 +156,7 @@ def predict_scene(
                     continue
                 blended = window_logits(
                     engine,
-                    lambda *part: standardised(raster.read_seen(*part)[None], moments)[0],
+                    lambda corner, sides: standardised(raster.read_seen(*corner, *sides)[None], moments)[0],
                     shape,
                     window,
                     size,

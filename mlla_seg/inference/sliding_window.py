@@ -1,13 +1,16 @@
-"""Sliding-window inference on images of any size, one row band at a time; memory does not grow with the height.
+"""Sliding-window inference on images and volumes of any size; memory does not grow along the first axis.
 
-Weighted logits are accumulated one row of windows at a time; rows that no later window covers are yielded and released.
-Every window is processed once. Arrays and tensors are treated alike, so that training, prediction and the runtime of
-exported networks, which has no torch, share the code.
+The first axis, rows of images or slices of volumes, is traversed one band at a time: weighted logits of the windows
+that start there are accumulated, and what no later window covers is yielded and released. Every window is processed
+once. Arrays and tensors are treated alike, so that training, prediction and the runtime of exported networks, which has
+no torch, share the code.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,8 +19,8 @@ import numpy.typing as npt
 from mlla_seg.errors import lookup
 
 Weights = npt.NDArray[np.float64]
-Read = Callable[[int, int, int, int], Any]
-"""Returns ``(C, height, width)`` float32 for top, left, height and width; NaN where there is no data."""
+Read = Callable[[Sequence[int], Sequence[int]], Any]
+"""Returns ``(C, *sides)`` float32 for the corner and the sides of a part; NaN where there is no data."""
 
 
 def _gaussian(size: int) -> Weights:
@@ -39,9 +42,9 @@ LEAST = 1e-3
 
 
 def blend_weights(window: Sequence[int], blend: str = "gaussian") -> npt.NDArray[np.float32]:
-    """Return the weights ``(height, width)`` of a window's logits, from ``LEAST`` to at most 1."""
-    rows, columns = (lookup(BLENDS, blend, "blend")(size) for size in window)
-    return np.maximum(rows[:, None] * columns, LEAST).astype(np.float32)
+    """Return the weights of a window's logits, of its shape, from ``LEAST`` to at most 1."""
+    along = [lookup(BLENDS, blend, "blend")(size) for size in window]
+    return np.maximum(reduce(np.multiply.outer, along), LEAST).astype(np.float32)
 
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
@@ -50,18 +53,18 @@ def window_starts(size: int, window: int, overlap: float) -> list[int]:
     return sorted({min(start, size - window) for start in range(0, max(size - window, 0) + step, step)})
 
 
-def row_bands(height: int, window: int, overlap: float) -> list[tuple[int, int]]:
-    """Return the first and end row of each row band that :func:`blended_bands` yields."""
-    starts = window_starts(height, window, overlap)
-    return list(zip(starts, [*starts[1:], height], strict=True))
+def bands_along(size: int, window: int, overlap: float) -> list[tuple[int, int]]:
+    """Return the first and end index, along the first axis, of each band that :func:`blended_bands` yields."""
+    starts = window_starts(size, window, overlap)
+    return list(zip(starts, [*starts[1:], size], strict=True))
 
 
 def blended_bands(
     run: Callable[[list[Any]], Any],
     put: Callable[[npt.NDArray[np.float32]], Any],
     read: Read,
-    shape: tuple[int, int],
-    window: tuple[int, int],
+    shape: Sequence[int],
+    window: Sequence[int],
     *,
     overlap: float = 0.5,
     blend: str = "gaussian",
@@ -69,46 +72,67 @@ def blended_bands(
     columns: tuple[int, int] | None = None,
     first: int = 0,
 ) -> Iterator[tuple[int, Any]]:
-    """Yield blended logits from top to bottom: the first row of each row band, and ``(K, rows, columns)`` float32.
+    """Yield blended logits band by band: the first index of each along the first axis, and ``(K, n, ...)`` float32.
 
     Args:
-        run: Maps n windows ``(C, h, w)`` to their logits ``(n, K, h, w)`` float32.
+        run: Maps n windows ``(C, *window)`` to their logits ``(n, K, *window)`` float32.
         put: Moves an array to the device of the logits.
         read: Reads a part of the image; windows without data are skipped.
-        shape: Height and width of the whole image.
-        window: Height and width of the sliding window, no larger than the image.
+        shape: Height and width of the whole image, or slices, height and width of a volume.
+        window: The same of the sliding window, no larger than the image.
         overlap: Overlap of neighbouring windows, as a fraction of their size.
         blend: A key of ``BLENDS``.
         batch_size: Windows per forward pass.
         columns: First and end column to compute; all by default.
-        first: Index of the row band (see :func:`row_bands`) to start from; the bands are the same as in a full run.
+        first: Index of the band (see :func:`bands_along`) to start from; the bands are the same as in a full run.
     """
-    left, right = columns or (0, shape[1])
-    starts = [c for c in window_starts(shape[1], window[1], overlap) if c < right and c + window[1] > left]
+    computed = [*((0, n) for n in shape[1:-1]), columns or (0, shape[-1])]  # along all axes but the first
+    starts = [
+        [start for start in window_starts(n, size, overlap) if start < end and start + size > begin]
+        for n, size, (begin, end) in zip(shape[1:], window[1:], computed, strict=True)
+    ]
+    corner = [own[0] for own in starts]
+    sides = [own[-1] + size - own[0] for own, size in zip(starts, window[1:], strict=True)]
     weights = put(blend_weights(window, blend))
-    weight = put(np.zeros((window[0], right - left), np.float32))
-    bands = row_bands(shape[0], window[0], overlap)
+    weight = put(np.zeros((1, window[0], *(end - begin for begin, end in computed)), np.float32))
+    bands = bands_along(shape[0], window[0], overlap)
     total: Any = None
     for k, (top, end) in enumerate(bands):
         if top + window[0] <= bands[first][0]:
             continue
-        around = read(top, starts[0], window[0], starts[-1] + window[1] - starts[0])
-        pieces = ((c, around[:, :, c - starts[0] :][:, :, : window[1]]) for c in starts)
+        around = read((top, *corner), (window[0], *sides))
+        pieces = ((place, around[_within(place, corner, window[1:])]) for place in product(*starts))
         # The first window is run even without data, because its logits give the number of classes.
-        seen = [(c, piece) for c, piece in pieces if total is None or (piece == piece).all(0).any()]
+        seen = [(place, piece) for place, piece in pieces if total is None or (piece == piece).all(0).any()]
         for i in range(0, len(seen), batch_size):
             batch = seen[i : i + batch_size]
             logits = run([piece for _, piece in batch])
             if total is None:
-                total = put(np.zeros((logits.shape[1], *weight.shape), np.float32))
-            for (start, _), own in zip(batch, logits, strict=True):
-                there = slice(max(start, left) - left, min(start + window[1], right) - left)
-                here = slice(max(left - start, 0), min(right - start, window[1]))
-                total[:, :, there] += own[:, :, here] * weights[:, here]
-                weight[:, there] += weights[:, here]
+                total = put(np.zeros((logits.shape[1], *weight.shape[1:]), np.float32))
+            for (place, _), own in zip(batch, logits, strict=True):
+                there, here = _common(place, window[1:], computed)
+                total[there] += own[here] * weights[here[1:]]
+                weight[there] += weights[here[1:]]
         done = end - top
         if k >= first:
-            yield top, total[:, :done] / weight[:done].clip(LEAST)  # logits of 0 where no window had data
+            yield top, total[:, :done] / weight[0, :done].clip(LEAST)  # logits of 0 where no window had data
         for sums in (total, weight):
-            sums[..., : window[0] - done, :] = sums[..., done:, :] + 0  # + 0 copies, as the two overlap
-            sums[..., window[0] - done :, :] = 0
+            sums[:, : window[0] - done] = sums[:, done:] + 0  # + 0 copies, as the two overlap
+            sums[:, window[0] - done :] = 0
+
+
+def _within(place: Sequence[int], corner: Sequence[int], window: Sequence[int]) -> tuple[slice, ...]:
+    """Return where a window lies in what was read from a corner, with channels and the first axis before."""
+    from_corner = (start - least for start, least in zip(place, corner, strict=True))
+    return (slice(None), slice(None), *(slice(n, n + size) for n, size in zip(from_corner, window, strict=True)))
+
+
+def _common(
+    place: Sequence[int], window: Sequence[int], computed: Sequence[tuple[int, int]]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Return where the computed part of a window lies among all that is computed, and in the window."""
+    there, here = [slice(None), slice(None)], [slice(None), slice(None)]
+    for start, size, (begin, end) in zip(place, window, computed, strict=True):
+        there.append(slice(max(start, begin) - begin, min(start + size, end) - begin))
+        here.append(slice(max(begin - start, 0), min(end - start, size)))
+    return tuple(there), tuple(here)

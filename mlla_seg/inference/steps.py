@@ -7,11 +7,11 @@ back to the grid of the case. An :class:`Engine` (torch or NumPy) does the compu
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mlla_seg.data.formats.picture import Array
-from mlla_seg.data.slices import View, slices_at, standardised, through_slices
+from mlla_seg.data.slices import Grid, View, slices_at, standardised, through_slices
 from mlla_seg.inference.memory import is_out_of_memory
 from mlla_seg.inference.sliding_window import Read, blended_bands
 from mlla_seg.progress import note_once
@@ -80,7 +80,7 @@ class Engine(ABC):
 
 
 def network_logits(engine: Engine, images: Any) -> Any:
-    """Map images ``(n, C, h, w)`` to logits ``(n, K, h, w)``, as many at once as fit into memory.
+    """Map images ``(n, C, h, w)`` to logits ``(n, K, h, w)``, or volumes likewise, as many at once as fit into memory.
 
     Where memory does not suffice, the number is halved and stays so. If a single image does not fit, the engine may
     compute in another way. Each of these is said once.
@@ -88,7 +88,7 @@ def network_logits(engine: Engine, images: Any) -> Any:
     Raises:
         MemoryError: A single image does not fit.
     """
-    size = " x ".join(map(str, images.shape[-2:]))
+    size = " x ".join(map(str, images.shape[2:]))
     while True:
         count = min(engine.most or len(images), len(images))
         try:
@@ -169,8 +169,8 @@ def image_logits(
 
 
 def reader(image: Any) -> Read:
-    """Return a function that reads parts of an image ``(C, H, W)`` in memory."""
-    return lambda top, left, height, width: image[:, top : top + height, left : left + width]
+    """Return a function that reads parts of an image ``(C, H, W)``, or of a volume ``(C, D, H, W)``, in memory."""
+    return lambda corner, sides: image[(slice(None), *(slice(n, n + k) for n, k in zip(corner, sides, strict=True)))]
 
 
 def case_logits(
@@ -189,14 +189,53 @@ def case_logits(
         image: Array or tensor in raw units.
         view: How the network sees cases; logits are linearly resampled to the case's own grid.
         spacing_mm: Spacing of slices, rows and columns, if known.
-        batch_size: Slices, or patches, per forward pass.
+        batch_size: Slices, or patches of slices, per forward pass; patches of volumes count as their slices.
     """
-    slices, height, width = view.grid((len(image), *image.shape[-2:]), spacing_mm)
+    grid = view.grid((len(image), *image.shape[-2:]), spacing_mm)
+    run = _by_slices if view.axes == 2 else _by_patches
+    return through_slices(run(engine, image, view, grid, batch_size), len(image), grid[0], batch_size)
+
+
+Run = Callable[[list[int]], Any]
+"""Maps positions of slices on the network's grid, in ascending order, to their logits ``(n, K, H, W)``."""
+
+
+def _by_slices(engine: Engine, image: Any, view: View, grid: Grid, batch_size: int) -> Run:
+    """Return logits of networks of two axes, which see a slice and its neighbours."""
     moments = view.moments(image)
 
     def run(positions: list[int]) -> Any:
-        chunk = engine.load(slices_at(image, positions, view.context, slices))
+        chunk = engine.load(slices_at(image, positions, view.context, grid[0]))
         chunk = standardised(chunk, moments, view.context)
-        return image_logits(engine, chunk, (height, width), view.patch_size, batch_size)
+        return image_logits(engine, chunk, grid[1:], view.patch_size, batch_size)
 
-    return through_slices(run, len(image), slices, batch_size)
+    return run
+
+
+def _by_patches(engine: Engine, image: Any, view: View, grid: Grid, batch_size: int) -> Run:
+    """Return logits of networks of three axes: one sliding window over slices, rows and columns.
+
+    Slices are read as windows need them, and released once no later window does.
+    """
+    assert view.patch_size is not None
+    window = [min(n, size) for n, size in zip(grid, view.patch_size, strict=True)]
+    moments = view.moments(image)
+
+    def read(corner: Sequence[int], sides: Sequence[int]) -> Any:
+        slices, rows, columns = (slice(first, first + count) for first, count in zip(corner, sides, strict=True))
+        planes = standardised(engine.load(slices_at(image, range(slices.start, slices.stop), slices=grid[0])), moments)
+        planes = engine.resize_images(engine.fill_gaps(planes), grid[1:])
+        return planes[:, :, rows, columns].swapaxes(0, 1)
+
+    def logits(windows: list[Any]) -> Any:
+        return network_logits(engine, engine.load(windows))
+
+    at_once = max(1, batch_size // window[0])
+    bands = blended_bands(logits, engine.put, read, grid, window, overlap=OVERLAP, batch_size=at_once)
+    ready = enumerate(band[:, k] for _, band in bands for k in range(band.shape[1]))
+
+    def run(positions: list[int]) -> Any:
+        stacked = engine.stack([next(own for k, own in ready if k == position)[None] for position in positions])
+        return engine.resize_logits(stacked, (image.shape[-2], image.shape[-1]))
+
+    return run

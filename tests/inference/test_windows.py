@@ -10,8 +10,8 @@ from torch import nn
 from mlla_seg.data.slices import seen_by_network
 from mlla_seg.errors import InputError
 from mlla_seg.inference.cases import TorchEngine
-from mlla_seg.inference.sliding_window import BLENDS, blend_weights, row_bands, window_starts
-from mlla_seg.inference.steps import window_logits
+from mlla_seg.inference.sliding_window import BLENDS, bands_along, blend_weights, window_starts
+from mlla_seg.inference.steps import reader, window_logits
 from mlla_seg.models import create_model
 
 SHAPE, WINDOW = (150, 213), (64, 96)
@@ -29,14 +29,10 @@ def network():
     return create_model("mlla_test", "unet", num_classes=3, in_channels=3, normalisation=normalisation).eval()
 
 
-def reader(scene):
-    return lambda top, left, height, width: scene[:, top : top + height, left : left + width]
-
-
 def by_windows(network, scene, **how):
     shape = tuple(scene.shape[-2:])
     bands = list(window_logits(TorchEngine(network), reader(scene), shape, WINDOW, **how))
-    assert [top for top, _ in bands] == [top for top, _ in row_bands(150, 64, how.get("overlap", 0.5))]
+    assert [top for top, _ in bands] == [top for top, _ in bands_along(150, 64, how.get("overlap", 0.5))]
     return torch.cat([logits for _, logits in bands], dim=1)
 
 
@@ -64,7 +60,7 @@ class Counting(nn.Module):
 )
 def test_windows_cover_the_image_and_stay_in_it(size, window, overlap, starts):
     assert window_starts(size, window, overlap) == starts
-    assert row_bands(size, window, overlap) == list(zip(starts, [*starts[1:], size], strict=True))
+    assert bands_along(size, window, overlap) == list(zip(starts, [*starts[1:], size], strict=True))
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
