@@ -25,12 +25,12 @@ from mlla_seg.data.formats.planes import ACQUIRED, PLANES
 from mlla_seg.data.layouts import find_cases
 from mlla_seg.data.overrides import card_of, with_options
 from mlla_seg.data.pseudonyms import pseudonyms
+from mlla_seg.data.slice_augment import AUGMENTATIONS, MIRRORS, MOST_CHANNELS, SliceAugment
 from mlla_seg.data.splits import Splits, split_cases
 from mlla_seg.data.store.case import StoredCase
 from mlla_seg.data.store.measured import measured_normalisation, measured_spacing
 from mlla_seg.data.store.opening import UnusableCases, open_store
 from mlla_seg.data.stored_checks import stored_checks
-from mlla_seg.data.transforms import AUGMENTATIONS, MIRRORS, MOST_CHANNELS, Augment
 from mlla_seg.errors import InputError, lookup
 
 # Literal types, so that --help lists the choices.
@@ -286,9 +286,8 @@ class SegmentationDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         opened = self.by_split
-        augment = Augment(
-            self.augment, self.crop, self.intensity, self.spec.normalisation, self.context, self.mirror, self.elastic
-        )
+        how = {"intensity": self.intensity, "normalisation": self.spec.normalisation, "context": self.context}
+        augment = SliceAugment(self.augment, self.crop, self.mirror, self.elastic, **how)
         self.train_set = SliceDataset(opened["train"], augment, self.spec.view, float(self.balance), self.seed)
         self.val_set = CaseDataset(opened["val"])
         self.test_set = CaseDataset(opened["test"])

@@ -13,9 +13,9 @@ from torch.utils.data import Dataset
 from mlla_seg.data.boxes import Box, draw_box, whole
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.resampling import fill_gaps, resize_images, resize_masks
+from mlla_seg.data.slice_augment import SliceAugment
 from mlla_seg.data.slices import Grid, View, nearest_slice, seen_by_network, slices_at, standardised
 from mlla_seg.data.store.case import StoredCase
-from mlla_seg.data.transforms import Augment
 
 
 class SliceDataset(Dataset[dict[str, Any]]):
@@ -35,7 +35,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
     """
 
     def __init__(
-        self, cases: Sequence[StoredCase], augment: Augment, view: View, balance: float = 0.0, seed: int = 0
+        self, cases: Sequence[StoredCase], augment: SliceAugment, view: View, balance: float = 0.0, seed: int = 0
     ) -> None:
         self.cases = list(cases)
         self.augment = augment

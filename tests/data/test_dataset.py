@@ -13,9 +13,9 @@ from mlla_seg.data.batches import EpochSampler
 from mlla_seg.data.dataset import CaseDataset, SliceDataset
 from mlla_seg.data.resampling import resize_images
 from mlla_seg.data.sampling import class_places
+from mlla_seg.data.slice_augment import SliceAugment
 from mlla_seg.data.slices import View
 from mlla_seg.data.store.case import StoredCase
-from mlla_seg.data.transforms import Augment
 
 SLICES = (3, 1, 4)
 TOTAL = sum(SLICES)
@@ -43,7 +43,7 @@ def numbers_of(images):
 
 
 def test_every_slice_comes_once_and_in_order(cases):
-    dataset = SliceDataset(cases, Augment("none", None), View())
+    dataset = SliceDataset(cases, SliceAugment("none", None), View())
     assert len(dataset) == TOTAL
     samples = [dataset[index] for index in range(TOTAL)]
     assert numbers_of(sample["image"] for sample in samples) == list(range(TOTAL))
@@ -57,21 +57,21 @@ def test_every_slice_comes_once_and_in_order(cases):
 
 
 def test_neighbours_are_of_the_same_case(cases):
-    dataset = SliceDataset(cases, Augment("none", None), View(context=1))
+    dataset = SliceDataset(cases, SliceAugment("none", None), View(context=1))
     seen = [dataset[index]["image"][::2, 0, 0].tolist() for index in range(TOTAL)]
     assert seen == [[0, 0, 1], [0, 1, 2], [1, 2, 2], [3, 3, 3], [4, 4, 5], [4, 5, 6], [5, 6, 7], [6, 7, 7]]
     assert dataset[1]["image"][:, 0, 0].tolist() == [0, 100, 1, 101, 2, 102]
 
 
 def test_samples_are_resized_and_cropped(cases):
-    sample = SliceDataset(cases, Augment("anatomy", (16, 16)), View(resize=(24, 24)))[0]
+    sample = SliceDataset(cases, SliceAugment("anatomy", (16, 16)), View(resize=(24, 24)))[0]
     assert sample["image"].shape == (2, 16, 16)
     assert sample["mask"].shape == (16, 16)
 
 
 def test_slices_are_drawn_on_the_grid_of_the_target_spacing(cases):
     spaced = [replace(case, spacing_mm=(4.0, 1.0, 2.0)) for case in cases]
-    dataset = SliceDataset(spaced, Augment("none", None), View(spacing_mm=(2.0, 2.0, 1.0), context=1))
+    dataset = SliceDataset(spaced, SliceAugment("none", None), View(spacing_mm=(2.0, 2.0, 1.0), context=1))
     assert len(dataset) == 2 * (3 + 4) + 1  # a single slice stays one
     sample = dataset[1]  # a quarter of the way from slice 0 to slice 1
     assert sample["image"].shape == (6, 6, 24)
@@ -95,7 +95,7 @@ def scene(tmp_path):
 
 
 def test_scene_has_a_sample_for_every_crop_of_its_area(scene):
-    dataset = SliceDataset([scene, scene], Augment("none", (20, 10)), View())
+    dataset = SliceDataset([scene, scene], SliceAugment("none", (20, 10)), View())
     assert len(dataset) == 2 * (40 * 60) // (20 * 10)
     corners = set()
     for index in range(len(dataset)):
@@ -106,8 +106,8 @@ def test_scene_has_a_sample_for_every_crop_of_its_area(scene):
         np.testing.assert_array_equal(sample["mask"], scene.mask()[0, top : top + 20, left : left + 10])
         corners.add((top, left))
     assert len(corners) > 15
-    assert len(SliceDataset([scene], Augment("none", (100, 100)), View())) == 1
-    assert len(SliceDataset([scene], Augment("none", None), View())) == 1
+    assert len(SliceDataset([scene], SliceAugment("none", (100, 100)), View())) == 1
+    assert len(SliceDataset([scene], SliceAugment("none", None), View())) == 1
 
 
 def test_only_the_crop_is_read(scene, monkeypatch):
@@ -120,13 +120,15 @@ def test_only_the_crop_is_read(scene, monkeypatch):
             return found
 
     monkeypatch.setattr(StoredCase, "image", lambda self: np.load(f"{self.stem}.image.npy").view(Watched))
-    SliceDataset([scene], Augment("none", (20, 10)), View())[0]
+    SliceDataset([scene], SliceAugment("none", (20, 10)), View())[0]
     assert seen[0] == (1, 2, 20, 10)
 
 
 def test_balanced_samples_show_rare_classes_as_often_as_others(scene):
     torch.manual_seed(0)
-    plain, balanced = (SliceDataset([scene] * 20, Augment("none", (20, 10)), View(), balance) for balance in (0.0, 1.0))
+    plain, balanced = (
+        SliceDataset([scene] * 20, SliceAugment("none", (20, 10)), View(), balance) for balance in (0.0, 1.0)
+    )
     rare = [sum((1 in sample["mask"]) for sample in (d[i] for i in range(len(d)))) / len(d) for d in (plain, balanced)]
     assert rare[0] < 0.15
     assert 0.45 < rare[1] < 0.65
@@ -140,7 +142,7 @@ def test_balanced_samples_of_a_volume_choose_its_slices(cases, tmp_path):
     np.save(tmp_path / "case2.mask.npy", mask)
     np.save(tmp_path / "case2.places.npy", class_places(mask, np.bincount(mask.ravel(), minlength=2)[:2]))
     torch.manual_seed(0)
-    dataset = SliceDataset([cases[2]] * 100, Augment("none", (8, 8)), View(), balance=1)
+    dataset = SliceDataset([cases[2]] * 100, SliceAugment("none", (8, 8)), View(), balance=1)
     shown = [int(sample["mask"].sum()) for sample in (dataset[i] for i in range(len(dataset)))]
     assert (
         0.5 < np.mean(shown) < 0.75
@@ -149,7 +151,7 @@ def test_balanced_samples_of_a_volume_choose_its_slices(cases, tmp_path):
 
 @pytest.mark.parametrize("balance", [0.0, 0.5])
 def test_balance_is_a_share_of_the_samples(scene, balance):
-    dataset = SliceDataset([scene] * 30, Augment("none", (20, 10)), View(), balance)
+    dataset = SliceDataset([scene] * 30, SliceAugment("none", (20, 10)), View(), balance)
     rare = np.mean([1 in dataset[index]["mask"] for index in range(len(dataset))])
     assert rare == pytest.approx(0.07 + balance / 2, abs=0.08)  # half of the share is around the other class
 
@@ -162,13 +164,13 @@ def test_balanced_crops_are_around_their_pixel_where_slices_are_resized(tmp_path
     np.save(tmp_path / "case.mask.npy", mask)
     np.save(tmp_path / "case.places.npy", class_places(mask, np.bincount(mask.ravel(), minlength=2)[:2]))
     case = StoredCase("case", tmp_path / "case", (4, 1, 12, 18), (0, 0), (1.0, 1.0, 1.0))
-    dataset = SliceDataset([case] * 50, Augment("none", (6, 6)), view, balance=1)
+    dataset = SliceDataset([case] * 50, SliceAugment("none", (6, 6)), view, balance=1)
     shown = np.mean([1 in dataset[index]["mask"] for index in range(len(dataset))])
     assert 0.4 < shown < 0.7  # half of the samples, and a few by chance
 
 
 def test_scene_is_resized_by_windows_as_in_prediction(scene):
-    dataset = SliceDataset([scene], Augment("none", (20, 20)), View(resize=0.5))
+    dataset = SliceDataset([scene], SliceAugment("none", (20, 20)), View(resize=0.5))
     sample = dataset[0]
     top, left = (round(float(n)) for n in sample["image"][:, 0, 0] - 0.5)
     part = torch.from_numpy(scene.image()[:, :, top : top + 40, left : left + 40])
@@ -178,14 +180,14 @@ def test_scene_is_resized_by_windows_as_in_prediction(scene):
 
 def test_store_is_not_changed_by_augmentation(cases):
     before = np.array(cases[0].mask())
-    dataset = SliceDataset(cases, Augment("aerial", (20, 20), intensity=1), View())
+    dataset = SliceDataset(cases, SliceAugment("aerial", (20, 20), intensity=1), View())
     for index in range(TOTAL):
         dataset[index]["mask"].zero_()
     np.testing.assert_array_equal(cases[0].mask(), before)
 
 
 def test_seed_epoch_and_index_alone_decide_a_sample(cases):
-    how = Augment("anatomy", (8, 8), intensity=1)
+    how = SliceAugment("anatomy", (8, 8), intensity=1)
     keys = [(epoch, index) for epoch in range(2) for index in range(TOTAL)]
     first, again, other = (SliceDataset(cases, how, View(), seed=seed) for seed in (0, 0, 1))
     samples = {key: first[key] for key in keys}
@@ -227,7 +229,7 @@ def epochs_of(dataset, workers, world=1):
 
 
 def test_batches_are_the_same_for_any_number_of_workers_and_processes(cases):
-    dataset = SliceDataset([cases[0]] * 4, Augment("anatomy", (8, 8), intensity=1), View())
+    dataset = SliceDataset([cases[0]] * 4, SliceAugment("anatomy", (8, 8), intensity=1), View())
     expected = epochs_of(dataset, 0)
     assert len(expected) == 2 * 3
     assert not torch.equal(expected[0], expected[3])
