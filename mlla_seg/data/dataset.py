@@ -11,7 +11,6 @@ import torch
 from torch.utils.data import Dataset
 
 from mlla_seg.data.boxes import Box, draw_box, whole
-from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.resampling import fill_gaps, resize_images, resize_masks
 from mlla_seg.data.slice_augment import SliceAugment
 from mlla_seg.data.slices import Grid, View, nearest_slice, seen_by_network, slices_at, standardised
@@ -85,20 +84,41 @@ class SliceDataset(Dataset[dict[str, Any]]):
             size = [round(n * s / m) for n, s, m in zip(read.sides, seen, part, strict=True)]
             corner = [round((t - r) * s / m) for t, r, s, m in zip(taken.corner, read.corner, seen, part, strict=True)]
             chosen = Box(tuple(corner), seen)
-        image, labels = self._read(case, position, slices, read, (size[0], size[1]))
-        image, labels = self.augment(image, labels, chosen.framed(crop or size), int(rng.integers(2**31)))
+        images, masks = read_slices(case, [position], slices, (size[0], size[1]), self.context, read)
+        image, labels = self.augment(
+            images[0].numpy(), masks[0].numpy(), chosen.framed(crop or size), int(rng.integers(2**31))
+        )
         return {"image": torch.from_numpy(image), "mask": torch.from_numpy(labels).long(), "name": case.name}
 
-    def _read(
-        self, case: StoredCase, position: int, slices: int, box: Box, size: tuple[int, int]
-    ) -> tuple[Array, Array]:
-        """Read part of a slice with its neighbours, and of its mask, at the size that the network sees."""
-        image, mask = case.image()[:, :, box.rows, box.columns], case.mask()[:, box.rows, box.columns]
-        piece = slices_at(image, [position], self.context, slices).astype(np.float32)
-        piece = standardised(piece, case.moments, self.context)
-        labels = np.array(mask[nearest_slice(position, slices, case.shape[0])])[None]
-        images = resize_images(fill_gaps(torch.from_numpy(piece)), size)
-        return images[0].numpy(), resize_masks(torch.from_numpy(labels), size)[0].numpy()
+
+def read_slices(
+    case: StoredCase,
+    positions: Sequence[int],
+    slices: int,
+    size: tuple[int, int],
+    context: int = 0,
+    box: Box | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Read slices of a case and their masks as the network sees them, in raw units unless the card standardises cases.
+
+    Args:
+        case: The case.
+        positions: The N slices, as indices among ``slices``.
+        slices: Number of slices to which the case is resampled.
+        size: Height and width to which they are resized.
+        context: Neighbouring slices on each side, as additional channels.
+        box: Rows and columns of the stored slices to read; by default all.
+
+    Returns:
+        Images ``(N, (2 k + 1) C, h, w)`` float32, and class indices ``(N, h, w)``.
+    """
+    box = box or whole(case.shape[2:])
+    image, mask = case.image()[:, :, box.rows, box.columns], case.mask()[:, box.rows, box.columns]
+    pieces = slices_at(image, positions, context, slices).astype(np.float32)
+    pieces = standardised(pieces, case.moments, context)
+    labels = np.array(mask[[nearest_slice(position, slices, case.shape[0]) for position in positions]])
+    images = resize_images(fill_gaps(torch.from_numpy(pieces)), size)
+    return images, resize_masks(torch.from_numpy(labels), size)
 
 
 class CaseDataset(Dataset[dict[str, Any]]):

@@ -1,0 +1,71 @@
+"""Dataset of training patches of volumes, for networks of three axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from mlla_seg.data.boxes import Box, draw_box
+from mlla_seg.data.dataset import read_slices
+from mlla_seg.data.slices import Grid, View
+from mlla_seg.data.store.case import StoredCase
+from mlla_seg.data.volume_augment import VolumeAugment
+
+
+class PatchDataset(Dataset[dict[str, Any]]):
+    """Normalised and augmented training patches, as the encoder receives them.
+
+    Samples are ``{"image": (C, D, H, W) float32, "mask": (D, H, W) int64, "name": str}``. An epoch has as many samples
+    of a volume as patches fit into it, at least one. A volume smaller than the patch is centred in it. A sample depends
+    only on seed, epoch and index, not on the process that draws it.
+
+    Args:
+        cases: Source of the patches.
+        augment: Augmentation of each sample.
+        view: How the network sees cases: the grid on which patches are drawn, and their size.
+        balance: Fraction of samples that contain a drawn voxel of a class, with all classes of a case equally likely.
+        seed: Random seed.
+    """
+
+    def __init__(
+        self, cases: Sequence[StoredCase], augment: VolumeAugment, view: View, balance: float = 0.0, seed: int = 0
+    ) -> None:
+        assert view.axes == 3 and view.patch_size is not None
+        self.cases = list(cases)
+        self.augment = augment
+        self.crop = tuple(view.patch_size)
+        self.balance = balance
+        self.seed = seed
+        self.grids = [view.grid((s, h, w), case.spacing_mm) for case in cases for s, _, h, w in [case.shape]]
+        self.first = np.cumsum([0, *map(self._samples, self.grids)])  # index of each case's first sample
+
+    def _samples(self, grid: Grid) -> int:
+        return max(1, round(math.prod(grid) / math.prod(self.crop)))
+
+    def __len__(self) -> int:
+        return int(self.first[-1])
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        """Return the sample of an index, or of an ``(epoch, index)`` pair."""
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        rng = np.random.default_rng((self.seed, epoch, index))
+        k = int(np.searchsorted(self.first, index, side="right")) - 1
+        case, grid, around = self.cases[k], self.grids[k], None
+        if rng.random() < self.balance and len(places := case.places()):
+            chosen = places[places[:, 0] == rng.choice(np.unique(places[:, 0]))]
+            _, *stored = chosen[rng.integers(len(chosen))].tolist()
+            shape = (case.shape[0], *case.shape[2:])
+            around = [min(int((n + 0.5) * g / m), g - 1) for n, g, m in zip(stored, grid, shape, strict=True)]
+        box, seed = draw_box(grid, self.crop, around, rng).framed(self.crop), int(rng.integers(2**31))
+        read = self.augment.needed(box, seed).inside(grid)
+        images, masks = read_slices(case, range(*read.parts[0].indices(grid[0])), grid[0], grid[1:])
+        image = images[:, :, read.rows, read.columns].swapaxes(0, 1).numpy()
+        labels = masks[:, read.rows, read.columns].numpy()
+        here = Box(tuple(n - first for n, first in zip(box.corner, read.corner, strict=True)), box.sides)
+        image, labels = self.augment(image, labels, here, seed)
+        return {"image": torch.from_numpy(image), "mask": torch.from_numpy(labels).long(), "name": case.name}
