@@ -9,9 +9,9 @@ from itertools import islice
 from threading import Thread
 from typing import Any
 
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from mlla_seg.data.dataset import CaseDataset, SliceDataset
+from mlla_seg.data.dataset import CaseDataset
 from mlla_seg.errors import InputError
 
 
@@ -47,7 +47,7 @@ def _end_with_parent() -> None:
 
 
 def training_batches(
-    samples: SliceDataset,
+    samples: Dataset[Any],
     batch_size: int,
     world: int,
     rank: int,
@@ -55,6 +55,7 @@ def training_batches(
     num_workers: int,
     epoch: int = 0,
     done: int = 0,
+    what: str = "slices",
 ) -> DataLoader[Any]:
     """Return this device's share of each global batch.
 
@@ -67,16 +68,18 @@ def training_batches(
         num_workers: Loader processes of this device.
         epoch: First epoch.
         done: Batches of that epoch to leave out.
+        what: Name of the samples in messages.
 
     Raises:
         InputError: The batch cannot be divided among the devices, or there are fewer samples than one batch.
     """
     if batch_size % world:
         raise InputError(f"--data.batch_size {batch_size} cannot be divided among {world} devices.")
-    if len(samples) < batch_size:
+    count = len(samples)  # type: ignore[arg-type]  # torch's Dataset leaves the length to its subclasses
+    if count < batch_size:
         raise InputError(
-            f"The training split has {len(samples)} slices, fewer than one batch: "
-            f"set --data.batch_size to {max(1, len(samples) // world * world)} or less."
+            f"The training split has {count} {what}, fewer than one batch: "
+            f"set --data.batch_size to {max(1, count // world * world)} or less."
         )
     sampler = EpochSampler(samples, world, rank, shuffle=True, seed=seed, drop_last=True)
     sampler.set_epoch(epoch)

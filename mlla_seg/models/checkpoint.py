@@ -25,14 +25,16 @@ NETWORK = ("encoder", "decoder", "drop_path_rate", "decoder_depths", "mixer", "n
 ANOTHER = "The file is damaged or was changed: copy it again, or use another checkpoint."
 CHECKPOINT_KEY = "mlla_seg_version"
 """Checkpoint key that marks files written by this program."""
+PRETRAINING_KEY = "pretraining"
+"""Checkpoint key of ``pretrain``: a dict with ``kind``, and ``mean`` and ``std`` of images in raw units."""
 SHARED_BY_MEMBERS = ("channels", "plane", "context", "resize", "patch_size", "spacing_mm", "array_units", "regions")
 """Data options that the members of an ensemble must share, besides their classes."""
 USE_ANOTHER = f"Use an earlier checkpoint, or train again. {LOWER_RATE}"
 """Advice for weights that are NaN or infinite."""
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a ``.ckpt`` written by ``fit``; tensors are memory-mapped.
+def read_content(path: str | Path) -> dict[str, Any]:
+    """Read a ``.ckpt`` written by ``fit`` or ``pretrain``; tensors are memory-mapped.
 
     Raises:
         InputError: No such file, unreadable, or written by another program.
@@ -52,6 +54,21 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read as a checkpoint. Is it a complete .ckpt of fit?") from error
     if not isinstance(content, dict) or CHECKPOINT_KEY not in content:
         raise InputError(f"{path}: is not a checkpoint of mlla_seg. Load other weights with mlla_seg.load_pretrained.")
+    return content
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a ``.ckpt`` written by ``fit``; tensors are memory-mapped.
+
+    Raises:
+        InputError: No such file, unreadable, or written by another program or by ``pretrain``.
+    """
+    content = read_content(path)
+    if PRETRAINING_KEY in content:
+        raise InputError(
+            f"{path}: is a checkpoint of pretrain, which segments nothing. Train a segmenter from it: fit ... "
+            f"--model.pretrained {path}"
+        )
     saved, weights = content.get("hyper_parameters"), content.get("state_dict")
     if not isinstance(saved, dict) or not isinstance(weights, dict) or not isinstance(saved.get("spec"), Mapping):
         raise InputError(f"{path}: lacks its weights, options or spec. {ANOTHER}")

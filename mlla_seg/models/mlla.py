@@ -207,9 +207,13 @@ class MLLA(nn.Module):
         in_channels: int = 3,
         mlp_ratio: float = 4.0,
         drop_path_rate: float = 0.0,
+        mixer: str = "linear_attention",
+        block: str = "mlla",
     ) -> None:
         super().__init__()
-        self.encoder = MLLAEncoder(in_channels, embed_dim, depths, num_heads, mlp_ratio, drop_path_rate)
+        self.encoder = MLLAEncoder(
+            in_channels, embed_dim, depths, num_heads, mlp_ratio, drop_path_rate, mixer=mixer, block=block
+        )
         self.norm = nn.LayerNorm(8 * embed_dim)
         self.head = nn.Linear(8 * embed_dim, num_classes)
         init_weights(self.head)

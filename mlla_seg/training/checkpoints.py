@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from mlla_seg.data.datamodule import position
 from mlla_seg.errors import InputError
 from mlla_seg.locks import release
-from mlla_seg.models.checkpoint import read_checkpoint
+from mlla_seg.models.checkpoint import read_content
 from mlla_seg.progress import note
 from mlla_seg.training.curve import Curve, RunLogger
 from mlla_seg.training.run_folder import hold
@@ -63,18 +63,17 @@ class _Checkpoint(ModelCheckpoint):
 
 
 class BestCheckpoint(_Checkpoint):
-    """Checkpoint of the best epoch: by pooled IoU if all validation cases are single slices, otherwise by mean Dice.
+    """Checkpoint of the best epoch.
 
     It must come before :class:`LastCheckpoint`: a run killed between the two repeats the epoch and finds the same best.
+
+    Args:
+        monitor: Name of the logged value.
+        mode: ``max`` if the largest value is the best, otherwise ``min``.
     """
 
-    def __init__(self) -> None:
-        super().__init__("best", monitor="val/dice", mode="max")
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit" and single_slices(trainer.datamodule.val_set.cases):  # type: ignore[attr-defined]
-            self.monitor = "val/pooled_iou"
-        super().setup(trainer, pl_module, stage)
+    def __init__(self, monitor: str = "val/dice", mode: str = "max") -> None:
+        super().__init__("best", monitor=monitor, mode=mode)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -82,20 +81,32 @@ class BestCheckpoint(_Checkpoint):
         if trainer.ckpt_path and trainer.is_global_zero and path.is_file():
             score = self._score_in(path)
         score = trainer.strategy.broadcast(score)
-        if score is not None and (self.best_model_score is None or score > self.best_model_score):
+        if score is not None and (self.best_model_score is None or self._better(score, self.best_model_score)):
             self.best_model_score = self.kth_value = torch.tensor(score)
             self.best_model_path = self.kth_best_model_path = str(path)
             self.best_k_models = {str(path): self.best_model_score}
 
+    def _better(self, score: float, other: Any) -> bool:
+        return bool(score > other if self.mode == "max" else score < other)
+
     def _score_in(self, path: Path) -> float | None:
         """Return the score of the file on the disk, which the resumed checkpoint may not know."""
         try:
-            state = read_checkpoint(path)["callbacks"].get(self.state_key, {})
+            state = read_content(path).get("callbacks", {}).get(self.state_key, {})
         except InputError as error:
             note(f"note: {error} The next epoch replaces it.")
             return None
         score = state.get("best_model_score")
         return None if score is None else float(score)
+
+
+class BestSegmenter(BestCheckpoint):
+    """Checkpoint of the best epoch: by pooled IoU if all validation cases are single slices, otherwise by mean Dice."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and single_slices(trainer.datamodule.val_set.cases):  # type: ignore[attr-defined]
+            self.monitor = "val/pooled_iou"
+        super().setup(trainer, pl_module, stage)
 
 
 class LastCheckpoint(_Checkpoint):

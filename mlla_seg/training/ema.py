@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
@@ -23,3 +26,15 @@ class WarmEMA(WeightAveraging):
             return old.lerp(new.to(old.dtype), 1 - min(decay, (1 + float(steps)) / (10 + float(steps))))
 
         super().__init__(avg_fn=average)
+
+    @property
+    def module(self) -> Any:
+        """The LightningModule with the averaged weights; there is none before ``fit``."""
+        assert self._average_model is not None
+        return self._average_model.module
+
+
+def ema_of(trainer: Trainer) -> WarmEMA | None:
+    """Return the trainer's moving average of the weights, if it has one."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by the trainer's connector
+    return next((callback for callback in callbacks if isinstance(callback, WarmEMA)), None)

@@ -18,16 +18,8 @@ from mlla_seg.errors import InputError
 from mlla_seg.models.checkpoint import SHARED_BY_MEMBERS, read_checkpoint
 from mlla_seg.places import shareable
 from mlla_seg.progress import note
-from mlla_seg.training.curve import RunLogger
 from mlla_seg.training.module import SegmentationModule
-
-UNNAMED = "lightning_logs"
-"""Lightning's default name of runs."""
-RUNS = "runs"
-"""Default folder of runs, which are named after the card."""
-
-CSV_LOGGERS = ("lightning.pytorch.loggers.CSVLogger", "lightning.pytorch.loggers.csv_logs.CSVLogger")
-"""Names of Lightning's CSVLogger in configs."""
+from mlla_seg.training.versions import newest, run_folder
 
 REFUSED, USED, PAST, KEPT = "refused", "used", "past", "kept"
 """How a value that differs from the checkpoint's is handled: refused, because the weights would not fit; used from now
@@ -69,45 +61,9 @@ TRAINER = (
 """Trainer options that affect training. Like those of the data, changed values are used from now on."""
 
 
-def _loggers(config: Any) -> list[Any]:
-    """Return the options of the configured loggers."""
-    given = config.trainer.get("logger")
-    return [logger for logger in (given if isinstance(given, list) else [given]) if hasattr(logger, "get")]
-
-
-def name_runs(config: Any) -> None:
-    """Name runs after the card unless the config names them, and log with our form of Lightning's CSVLogger."""
-    for logger in _loggers(config):
-        arguments = logger.get("init_args", {})
-        if arguments.get("name") == UNNAMED:
-            arguments["name"] = card_of(config.data.card, config.data.root).name
-        if logger.get("class_path") in CSV_LOGGERS:
-            logger["class_path"] = f"{RunLogger.__module__}.{RunLogger.__qualname__}"
-
-
-def run_folder(config: Any) -> Path:
-    """Return the folder in which the configured logger keeps the versions of this experiment."""
-    loggers = _loggers(config)
-    if not loggers:
-        return Path(RUNS) / card_of(config.data.card, config.data.root).name
-    arguments = loggers[0].get("init_args", {})
-    return Path(arguments.get("save_dir") or RUNS) / (arguments.get("name") or "")
-
-
-def continued_version(path: Path, config: Any) -> int | str | None:
-    """Return the version of the run that a checkpoint continues, if it is the ``last.ckpt`` of this experiment."""
-    if path.stem != "last" or run_folder(config).resolve() != path.resolve().parent.parent.parent:
-        return None
-    name = path.resolve().parent.parent.name
-    number = name.removeprefix("version_")
-    return int(number) if number != name and number.isdecimal() else name
-
-
-def log_to(version: int | str, config: Any) -> None:
-    """Let the configured loggers continue a version."""
-    for logger in _loggers(config):
-        if logger.get("class_path", "").endswith(("RunLogger", "CSVLogger", "TensorBoardLogger")):
-            logger["init_args"]["version"] = version
+def name_of(config: Any) -> str:
+    """Return the name of the card, after which runs are named unless the config names them."""
+    return card_of(config.data.card, config.data.root).name
 
 
 def find_checkpoint(name: str, config: Any, to_train: bool = False) -> Path | None:
@@ -121,10 +77,10 @@ def find_checkpoint(name: str, config: Any, to_train: bool = False) -> Path | No
     Raises:
         InputError: There is no checkpoint, it was not written by this program, or its network differs from the config.
     """
-    folder = run_folder(config)
+    folder = run_folder(config, lambda: name_of(config))
     path = Path(name)
     if name in ("best", "last"):
-        found = _newest(name, folder, _fold_in(config))
+        found = newest(name, folder, lambda content: _fold_of(content) == _fold_in(config))
         if found is None and name == "last" and to_train:
             return None
         if found is None:
@@ -139,41 +95,6 @@ def find_checkpoint(name: str, config: Any, to_train: bool = False) -> Path | No
     if to_train:
         _require_same_start(path, content["hyper_parameters"], config)
     return path
-
-
-def _newest(name: str, folder: Path, fold: tuple[int, int] | None) -> Path | None:
-    """Return the newest checkpoint of a fold by name, otherwise its newest ``last``.
-
-    Damaged files of earlier versions are left out, with a note.
-
-    Raises:
-        InputError: The only or the latest version's checkpoint is damaged.
-    """
-    files = sorted(folder.glob("**/checkpoints/[!.]*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for wanted in dict.fromkeys((name, "last")):
-        damaged: dict[Path, InputError] = {}
-        for path in (path for path in files if path.stem == wanted):
-            try:
-                content = read_checkpoint(path)
-            except InputError as error:
-                damaged[path] = error
-                continue
-            if _fold_of(content) != fold:
-                continue
-            for other, reason in damaged.items():
-                if _number(other) >= _number(path):
-                    raise reason
-                note(f"note: left out {reason}")
-            return path
-        if damaged:
-            raise next(iter(damaged.values()))
-    return None
-
-
-def _number(path: Path) -> int:
-    """Return the number of the version that a checkpoint belongs to; -1 without one."""
-    number = path.parent.parent.name.rpartition("_")[2]
-    return int(number) if number.isdecimal() else -1
 
 
 def _fold_in(config: Any) -> tuple[int, int] | None:
@@ -266,23 +187,6 @@ def _require_same_start(path: Path, saved: Mapping[str, Any], config: Any) -> No
 def _saved(hparams: Mapping[str, Any], key: str) -> Any:
     """Return an option of a checkpoint; one that older versions lacked has today's default."""
     return hparams[key] if key in hparams else signature(SegmentationModule).parameters[key].default
-
-
-def require_something_left(path: str | Path, content: Mapping[str, Any], trainer: Any) -> None:
-    """Check that a checkpoint is not beyond the end of the training; print a note if it is exactly there.
-
-    Raises:
-        InputError: The checkpoint was trained for longer than the options allow.
-    """
-    epochs = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    for key, done, what in (("max_epochs", epochs, "epochs"), ("max_steps", content["global_step"], "steps")):
-        wanted = trainer.get(key)
-        if wanted is None or wanted < 0 or done < wanted:
-            continue
-        message = f"{path}: has been trained for {done} {what}, and --trainer.{key} is {wanted}"
-        if done > wanted:
-            raise InputError(f"{message}. Increase it to resume.")
-        note(f"note: {message}, so nothing is left to train.")
 
 
 def resume_spec(path: str | Path, saved: Mapping[str, Any], module: SegmentationModule) -> None:

@@ -1,0 +1,212 @@
+"""What the commands with a trainer share: durable checkpoints, resuming, logging, and errors in a line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins import CheckpointIO, LayerSync
+
+from mlla_seg.errors import InputError
+from mlla_seg.evaluation import plots
+from mlla_seg.progress import note, say
+from mlla_seg.training.announce import Announcer, GrowingCurve
+from mlla_seg.training.checkpoints import BestCheckpoint, LastCheckpoint
+from mlla_seg.training.curve import RunLogger
+from mlla_seg.training.distributed import convert_batch_norm
+from mlla_seg.training.failures import one_line
+from mlla_seg.training.run_folder import remove_killed
+from mlla_seg.training.saving import DurableCheckpointIO
+from mlla_seg.training.stopping import was_requeued
+from mlla_seg.training.versions import RUNS, continued_version, log_to, name_runs, run_folder
+
+# Lightning warnings about choices that are deliberate here.
+QUIET = (
+    ".*does not have many workers.*",
+    ".*is smaller than the logging interval.*",
+    ".*recommended to use .*sync_dist=True.*",
+    ".*Trying to infer the `batch_size`.*",
+    ".*pin_memory.*",
+    ".*isinstance.treespec, LeafSpec.*",
+    ".*callbacks used to create the checkpoint need to be provided.*",
+    ".*Total length of `list` across ranks is zero.*",
+    ".*The dirpath has changed from.*",
+    ".*args parameter is intended to run from within Python.*",  # expanded: shipped configs and recipes
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*ended before the epoch ended and your dataloader is.*",  # the sampler goes on where it was, see data/batches.py
+)
+
+
+class BatchNormOverProcesses(LayerSync):
+    """Lightning plugin that synchronises batch norm across processes, also on CPU."""
+
+    def apply(self, model: torch.nn.Module) -> torch.nn.Module:
+        return convert_batch_norm(model)
+
+    def revert(self, model: torch.nn.Module) -> torch.nn.Module:
+        return model  # synchronisation changes neither evaluation nor checkpoints
+
+
+class RunCLI(LightningCLI):
+    """LightningCLI of a command that trains or scores; subclasses say how runs are named and checkpoints are found."""
+
+    version: int | str | None = None
+    """Version of the run that is continued."""
+
+    def run_name(self) -> str:
+        """Return the name of runs that the config does not name."""
+        raise NotImplementedError
+
+    def find_start(self, name: str) -> Path | None:
+        """Return the checkpoint of this name to resume from; ``last`` may be absent, then the result is none."""
+        raise NotImplementedError
+
+    def best_checkpoint(self) -> BestCheckpoint | None:
+        """Return the callback that saves the best epoch, if there is something to validate."""
+        raise NotImplementedError
+
+    @property
+    def given(self) -> Any:
+        """Options of the command."""
+        return self.config if self.subcommand is None else self.config[self.subcommand]
+
+    @property
+    def trains(self) -> bool:
+        """Whether the command trains."""
+        return self.subcommand in (None, "fit")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--checkpoint_minutes", type=float, default=10.0, help="minutes between checkpoints within an epoch"
+        )
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: Lightning would let the checkpoint's settings override the command line."""
+
+    def before_instantiate_classes(self) -> None:
+        if self.given.checkpoint_minutes < 0:
+            raise InputError(f"--checkpoint_minutes must be 0 or more, got {self.given.checkpoint_minutes}.")
+        name_runs(self.given, self.run_name)
+
+    def resume(self) -> None:
+        """Find the checkpoint to resume from, if any; ``last`` starts anew where there is none yet."""
+        folder = run_folder(self.given, self.run_name)
+        if is_first_process():
+            remove_killed(folder)
+        name = self.given.get("ckpt_path") or ("last" if was_requeued() else None)
+        if name is None:
+            return
+        path = self.find_start(name)
+        self.given["ckpt_path"] = path and str(path)
+        if path is None:
+            if is_first_process():
+                note(f"note: no checkpoint below {folder} yet, so training starts anew.")
+            return
+        self.version = continued_version(path, folder)
+        if self.version is not None:
+            log_to(self.version, self.given)
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError as error:  # jsonargparse wraps what a class of the config raises
+            cause: BaseException | None = error
+            while cause and not isinstance(cause, (ModuleNotFoundError, InputError)):
+                cause = cause.__cause__ or cause.__context__
+            if not isinstance(cause, ModuleNotFoundError):
+                raise
+            raise InputError(f"A class that the options name needs another package. {cause}".splitlines()[0]) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config = self._get(self.config_init, "trainer")
+        if config.get("accumulate_grad_batches") == 0:  # Lightning divides by it
+            raise InputError("--trainer.accumulate_grad_batches must be 1 or more, got 0.")
+        callbacks = [*(config.get("callbacks") or [])]
+        if self.trains:
+            callbacks += self._checkpointing()
+            if config.get("logger") is not False:
+                callbacks += [LearningRateMonitor(), GrowingCurve()]
+            callbacks.append(Announcer())
+        else:  # the checkpoint's weights are already averaged
+            callbacks = [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]
+        given = config.get("plugins") or []
+        plugins = [*(given if isinstance(given, list) else [given]), BatchNormOverProcesses()]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(DurableCheckpointIO())
+        if config.get("logger") in (None, True):
+            kwargs["logger"] = RunLogger(RUNS, name=self.run_name(), version=self.version)
+        try:
+            return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs)
+        except InputError:
+            raise
+        except Exception as error:  # Lightning refuses options, such as a missing GPU, with errors of many types
+            raise InputError(one_line(error)) from error
+
+    def _checkpointing(self) -> list[ModelCheckpoint]:
+        """Return callbacks that save the best epoch, if there is a validation split, and the latest state.
+
+        There are two callbacks because one with ``save_last`` skips epochs that are not among the best.
+        """
+        whole_epochs = self._get(self.config_init, "trainer").get("val_check_interval") in (None, 1.0)
+        best = self.best_checkpoint()
+        callbacks: list[ModelCheckpoint] = [best] if best else []
+        callbacks.append(LastCheckpoint(self.given.checkpoint_minutes, whole_epochs))
+        if self.version is not None:  # set afterwards: the constructor would make it absolute, which Lightning notices
+            for callback in callbacks:
+                callback.dirpath = str(Path(self.given.ckpt_path).parent)
+        return callbacks
+
+    def report_training(self) -> None:
+        """Say where the run and its checkpoints are; a collective call."""
+        folder = Path(self.trainer.log_dir or ".")  # log_dir is a collective call: every process must make it
+        if not self.trainer.is_global_zero:
+            return
+        say(f"\nRun folder:     {folder}")
+        checkpointing = self.trainer.checkpoint_callback
+        assert isinstance(checkpointing, ModelCheckpoint)
+        for path in sorted(Path(str(checkpointing.dirpath)).glob("*.ckpt")):
+            say(f"Checkpoint:     {path}")
+        metrics = folder / "metrics.csv"
+        if metrics.is_file():
+            plots.plot_training(metrics, folder / "training.png")
+            say(f"Metrics:        {metrics}\nTraining curve: {folder / 'training.png'}")
+
+
+def is_first_process() -> bool:
+    """Return whether this process prints notes; before the trainer exists, which knows the ranks."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def _is_not_advertising(record: logging.LogRecord) -> bool:
+    return "Tip:" not in record.getMessage()
+
+
+def run_quietly(build: Callable[..., LightningCLI], argv: Sequence[str], *classes: type, **options: Any) -> Any:
+    """Build a CLI from words of the command line, without the warnings about deliberate choices, and return it."""
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message)
+    torch.set_float32_matmul_precision("high")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_not_advertising)
+    try:
+        return build(
+            *classes,
+            args=None if list(argv) == sys.argv[1:] else list(argv),
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            **options,
+        )
+    except ValueError as error:  # jsonargparse wraps errors raised while the data are read
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        raise

@@ -1,0 +1,124 @@
+"""Versions of an experiment: the folder of its runs, its newest checkpoint, and the run that a checkpoint continues."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlla_seg.errors import InputError
+from mlla_seg.models.checkpoint import read_checkpoint
+from mlla_seg.progress import note
+from mlla_seg.training.curve import RunLogger
+
+UNNAMED = "lightning_logs"
+"""Lightning's default name of runs."""
+RUNS = "runs"
+"""Default folder of runs."""
+
+CSV_LOGGERS = ("lightning.pytorch.loggers.CSVLogger", "lightning.pytorch.loggers.csv_logs.CSVLogger")
+"""Names of Lightning's CSVLogger in configs."""
+
+
+def _loggers(config: Any) -> list[Any]:
+    """Return the options of the configured loggers."""
+    given = config.trainer.get("logger")
+    return [logger for logger in (given if isinstance(given, list) else [given]) if hasattr(logger, "get")]
+
+
+def name_runs(config: Any, name: Callable[[], str]) -> None:
+    """Name runs unless the config names them, and log with our form of Lightning's CSVLogger."""
+    for logger in _loggers(config):
+        arguments = logger.get("init_args", {})
+        if arguments.get("name") == UNNAMED:
+            arguments["name"] = name()
+        if logger.get("class_path") in CSV_LOGGERS:
+            logger["class_path"] = f"{RunLogger.__module__}.{RunLogger.__qualname__}"
+
+
+def run_folder(config: Any, name: Callable[[], str]) -> Path:
+    """Return the folder in which the configured logger keeps the versions of this experiment."""
+    loggers = _loggers(config)
+    if not loggers:
+        return Path(RUNS) / name()
+    arguments = loggers[0].get("init_args", {})
+    return Path(arguments.get("save_dir") or RUNS) / (arguments.get("name") or "")
+
+
+def continued_version(path: Path, folder: Path) -> int | str | None:
+    """Return the version of the run that a checkpoint continues, if it is a ``last.ckpt`` below the folder of runs."""
+    if path.stem != "last" or folder.resolve() != path.resolve().parent.parent.parent:
+        return None
+    name = path.resolve().parent.parent.name
+    number = name.removeprefix("version_")
+    return int(number) if number != name and number.isdecimal() else name
+
+
+def log_to(version: int | str, config: Any) -> None:
+    """Let the configured loggers continue a version."""
+    for logger in _loggers(config):
+        if logger.get("class_path", "").endswith(("RunLogger", "CSVLogger", "TensorBoardLogger")):
+            logger["init_args"]["version"] = version
+
+
+def newest(
+    name: str,
+    folder: Path,
+    fits: Callable[[Mapping[str, Any]], bool],
+    read: Callable[[Path], Mapping[str, Any]] = read_checkpoint,
+) -> Path | None:
+    """Return the newest checkpoint by name, otherwise the newest ``last``.
+
+    Damaged files of earlier versions are left out, with a note.
+
+    Args:
+        name: ``best`` or ``last``.
+        folder: Folder of the versions.
+        fits: Whether the content of a checkpoint is of the wanted kind, such as that of a fold.
+        read: Reads and checks a checkpoint.
+
+    Raises:
+        InputError: The only or the latest version's checkpoint is damaged.
+    """
+    files = sorted(folder.glob("**/checkpoints/[!.]*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for wanted in dict.fromkeys((name, "last")):
+        damaged: dict[Path, InputError] = {}
+        for path in (path for path in files if path.stem == wanted):
+            try:
+                content = read(path)
+            except InputError as error:
+                damaged[path] = error
+                continue
+            if not fits(content):
+                continue
+            for other, reason in damaged.items():
+                if _number(other) >= _number(path):
+                    raise reason
+                note(f"note: left out {reason}")
+            return path
+        if damaged:
+            raise next(iter(damaged.values()))
+    return None
+
+
+def _number(path: Path) -> int:
+    """Return the number of the version that a checkpoint belongs to; -1 without one."""
+    number = path.parent.parent.name.rpartition("_")[2]
+    return int(number) if number.isdecimal() else -1
+
+
+def require_something_left(path: str | Path, content: Mapping[str, Any], trainer: Any) -> None:
+    """Check that a checkpoint is not beyond the end of the training; print a note if it is exactly there.
+
+    Raises:
+        InputError: The checkpoint was trained for longer than the options allow.
+    """
+    epochs = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    for key, done, what in (("max_epochs", epochs, "epochs"), ("max_steps", content["global_step"], "steps")):
+        wanted = trainer.get(key)
+        if wanted is None or wanted < 0 or done < wanted:
+            continue
+        message = f"{path}: has been trained for {done} {what}, and --trainer.{key} is {wanted}"
+        if done > wanted:
+            raise InputError(f"{message}. Increase it to resume.")
+        note(f"note: {message}, so nothing is left to train.")
