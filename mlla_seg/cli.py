@@ -26,6 +26,10 @@ def _train(argv: Sequence[str]) -> None:
     run(ensemble(_with_configs(argv)))
 
 
+def _pretrain(argv: Sequence[str]) -> None:
+    import_module("mlla_seg.pretraining.command").run(_with_configs(argv, pretraining=True)[1:])
+
+
 def _preview(argv: Sequence[str]) -> None:
     from mlla_seg.training.preview import preview
 
@@ -36,7 +40,7 @@ def _check(argv: Sequence[str]) -> None:
     import_module("mlla_seg.checking.command").check(_with_configs(argv))
 
 
-def _with_configs(argv: Sequence[str]) -> list[str]:
+def _with_configs(argv: Sequence[str], pretraining: bool = False) -> list[str]:
     """Resolve names of configs to paths and insert the recipe that a config extends before it."""
     from mlla_seg.data.shipped import with_recipe
 
@@ -46,7 +50,7 @@ def _with_configs(argv: Sequence[str]) -> list[str]:
         if word.split("=")[0] == "--recipe":
             raise InputError("recipe is a key of configs: set it there, or use --config configs/recipes/NAME.yaml.")
         if word == "--config":
-            for path in with_recipe(next(words, "")):
+            for path in with_recipe(next(words, ""), pretraining):
                 expanded += ["--config", path]
         else:
             expanded.append(word)
@@ -103,6 +107,10 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
     "fit": ("Train: --config configs/NAME.yaml, followed by options that override it", _train),
     "validate": ("Score a checkpoint on the validation split: --config ... --ckpt_path ...", _train),
     "test": ("Score a checkpoint on the test split: --config ... --ckpt_path ...", _train),
+    "pretrain": (
+        "Train an encoder to start from: --config configs/pretrain_imagenet.yaml --data.root FOLDER",
+        _pretrain,
+    ),
     "preview": ("Draw augmented training samples: --config configs/NAME.yaml", _preview),
     "check": ("List all problems of a data set, and what a step costs: --config configs/NAME.yaml", _check),
     "predict": (

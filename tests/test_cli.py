@@ -80,7 +80,8 @@ def test_configs_are_listed_and_copied(cli, capsys, tmp_path):
     listed = capsys.readouterr().out
     for path in shipped("configs").glob("*.yaml"):
         assert f"\n{path.stem} " in f"\n{listed}"
-    assert listed.endswith("Study: python cli.py study --config study or study_wildfire\n")
+    assert "\nStudy: python cli.py study --config study or study_wildfire\n" in listed
+    assert "\nPretrain: python cli.py pretrain --config pretrain_imagenet" in listed
     cli("configs", "--copy", "synapse", "acdc.yaml", "--output", tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["acdc.yaml", "synapse.yaml"]
     assert (tmp_path / "acdc.yaml").read_text() == (ROOT / "configs/acdc.yaml").read_text()

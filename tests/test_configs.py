@@ -20,10 +20,11 @@ from conftest import ROOT, TINY
 from mlla_seg import Predictor, SegmentationDataModule, SegmentationModule
 from mlla_seg.data.boxes import Box
 from mlla_seg.data.card_sections import CardNormalisation
-from mlla_seg.data.shipped import is_study, read_config
+from mlla_seg.data.shipped import is_pretraining, is_study, read_config
 from mlla_seg.inference.cases import predict_case
 
-CONFIGS = [path for path in sorted((ROOT / "configs").glob("*.yaml")) if not is_study(yaml.safe_load(path.read_text()))]
+CONTENTS = {path: yaml.safe_load(path.read_text()) for path in sorted((ROOT / "configs").glob("*.yaml"))}
+CONFIGS = [path for path, content in CONTENTS.items() if not (is_study(content) or is_pretraining(content))]
 SCENES = ("kampala", "sentinel2_india", "wildfire", "potsdam", "potsdam_rgbir", "vaihingen", "loveda")
 SCENES += ("image_folder", "geotiff_pairs", "new_brunswick")
 

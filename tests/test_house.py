@@ -26,6 +26,7 @@ FLOORS = (
     {"inference", "plugins"},
     {"runtime"},
     {"training", "export", "explain"},
+    {"pretraining"},
     {"cli", "benchmark"},
     {"study", "planning", "checking"},
     {"__main__"},
@@ -108,8 +109,8 @@ def test_formats_know_no_card(name):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_lightning_stays_in_training_and_the_data_module(name):
-    if not name.startswith("mlla_seg.training") and name != "mlla_seg.data.datamodule":
+def test_lightning_stays_in_training_pretraining_and_the_data_module(name):
+    if not name.startswith(("mlla_seg.training", "mlla_seg.pretraining")) and name != "mlla_seg.data.datamodule":
         assert "lightning" not in {imported.split(".")[0] for imported in imports_of(name)}
 
 

@@ -42,13 +42,17 @@ def read_found(name: str) -> tuple[Path, Any]:
     return path, read_yaml(path)
 
 
-def with_recipe(name: str) -> list[str]:
+def with_recipe(name: str, pretraining: bool = False) -> list[str]:
     """Return the paths of a config: that of its recipe, if any, and its own, which comes last.
 
     Raises:
-        InputError: The config or its recipe does not exist, or is not valid YAML.
+        InputError: The config or its recipe does not exist, is not valid YAML, or is of another command.
     """
     path, content = read_found(name)
+    if is_pretraining(content) and not pretraining:
+        raise InputError(f"{path} is a config of pretraining: run it with {program()} pretrain --config {name}.")
+    if pretraining and not is_pretraining(content) and isinstance(content, dict) and "model" in content:
+        raise InputError(f"{path} is no config of pretraining, whose model and data have a class_path: use fit.")
     if is_study(content):
         raise InputError(f"{path} is a study of many trainings: run it with {program()} study --config {name}.")
     recipe = content.get("recipe") if isinstance(content, dict) else None
@@ -76,6 +80,12 @@ def is_study(content: Any) -> bool:
     return isinstance(content, dict) and "variants" in content
 
 
+def is_pretraining(content: Any) -> bool:
+    """Return whether the content of a config is for the command ``pretrain``, which names classes."""
+    model = content.get("model") if isinstance(content, dict) else None
+    return isinstance(model, dict) and "class_path" in model
+
+
 def _merged(below: Any, above: Any) -> Any:
     if not (isinstance(below, dict) and isinstance(above, dict)):
         return above
@@ -95,8 +105,10 @@ def configs(copy: list[str] | None = None, output: str = ".") -> None:
         for path in paths:
             say(f"{path.stem.ljust(width)}  {_first_comment(path)}")
         say(f"\nTrain: {program()} fit --config NAME   Copy: {program()} configs --copy NAME")
-        if studies := [path.stem for path in paths if is_study(read_yaml(path))]:
-            say(f"Study: {program()} study --config {' or '.join(studies)}")
+        kinds = ((is_study, "Study: {} study"), (is_pretraining, "Pretrain: {} pretrain"))
+        for is_kind, command in kinds:
+            if names := [path.stem for path in paths if is_kind(read_yaml(path))]:
+                say(f"{command.format(program())} --config {' or '.join(names)}")
         return
     folder = Path(output)
     sources = [Path(find_config(name)) for name in copy]

@@ -1,0 +1,1 @@
+"""Pretraining of encoders: weights for ``--model.pretrained``."""
