@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image, ImageOps
 from timm.data import create_transform
 from timm.data.auto_augment import RandAugment
 from torch import Tensor
 
 from mlla_seg.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 ALPHA = 4
 """Channels of images with an alpha channel, which policies of timm do not take."""
@@ -47,4 +49,6 @@ def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
 
     timm's may ask Pillow for none, which made images black and is an error today.
     """
+    from PIL import ImageOps
+
     return image if bits >= 8 else ImageOps.posterize(image, max(1, bits))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from mlla_seg.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 UNCOUNTED = -1
 """Label of images that only fill up the batches of some processes."""
@@ -45,6 +47,8 @@ class Images:
         Raises:
             InputError: The file cannot be read, or has more than 8 bits per channel.
         """
+        from PIL import Image
+
         file, label = self.dataset.reader[index]
         name = self.dataset.filename(index, absolute=True)
         try:
