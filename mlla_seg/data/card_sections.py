@@ -23,7 +23,7 @@ from mlla_seg.errors import InputError
 SPLITS = ("train", "val", "test")
 MASKS = ("mask", "test_mask", "area")
 """Keys of a layout with templates of files that belong to an image."""
-MEDIAN = "median"
+MEDIAN: Literal["median"] = "median"
 """Spacing value that stands for the median over all cases."""
 
 Flag = Annotated[bool, Strict()]

@@ -23,20 +23,23 @@ from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.folds import fold_cases, note_folds, number_of_folds
 from mlla_seg.data.formats.planes import ACQUIRED, PLANES
 from mlla_seg.data.layouts import find_cases
-from mlla_seg.data.overrides import card_of, with_options
+from mlla_seg.data.overrides import card_of, for_volumes, with_options
+from mlla_seg.data.patches import PatchDataset
 from mlla_seg.data.pseudonyms import pseudonyms
-from mlla_seg.data.slice_augment import AUGMENTATIONS, MIRRORS, MOST_CHANNELS, SliceAugment
+from mlla_seg.data.sample_options import SampleOptions, require_few_channels, require_possible
+from mlla_seg.data.slice_augment import AUGMENTATIONS, SliceAugment
 from mlla_seg.data.splits import Splits, split_cases
 from mlla_seg.data.store.case import StoredCase
 from mlla_seg.data.store.measured import measured_normalisation, measured_spacing
 from mlla_seg.data.store.opening import UnusableCases, open_store
 from mlla_seg.data.stored_checks import stored_checks
-from mlla_seg.errors import InputError, lookup
+from mlla_seg.data.volume_augment import AXES, VolumeAugment
+from mlla_seg.errors import InputError
 
 # Literal types, so that --help lists the choices.
 PlaneName: TypeAlias = Literal[(*PLANES, ACQUIRED)]  # type: ignore[valid-type]
 AugmentName: TypeAlias = Literal[tuple(AUGMENTATIONS)]  # type: ignore[valid-type]
-MirrorName: TypeAlias = Literal[tuple(MIRRORS)]  # type: ignore[valid-type]
+MirrorName: TypeAlias = Literal[AXES]  # type: ignore[valid-type]
 
 
 def position(fit_loop: Mapping[str, Any]) -> tuple[int, int]:
@@ -61,7 +64,8 @@ class SegmentationDataModule(LightningDataModule):
         resize: ``[height, width]``, or a factor, to which slices are resized for the network; masks are returned in the
             original size.
         crop: ``[height, width]`` of random training crops, padded where slices are smaller; larger slices are evaluated
-            and predicted with a sliding window of this size.
+            and predicted with a sliding window of this size. ``[slices, height, width]`` makes the network see volumes
+            as volumes: patches of this size, at the card's ``spacing_mm`` or else the median over all cases.
         context: Neighbouring slices on each side that the network sees as additional channels (2.5-D).
         channels: Names of the card's channels that the network sees, in order; by default those that the card uses.
         spacing_mm: ``[slices, rows, columns]`` to which volumes are resampled for the network: numbers, ``median`` for
@@ -74,7 +78,7 @@ class SegmentationDataModule(LightningDataModule):
         augment: ``none``, ``transunet``, ``anatomy`` or ``aerial``.
         intensity: Strength of random changes of contrast, brightness, gamma and noise; 0 disables them.
         mirror: Axes, ``rows`` and ``columns``, along which half of the samples are mirrored in addition; with both,
-            ``--tta`` can be used.
+            ``--tta`` can be used. Patches of volumes have ``slices`` too.
         elastic: Standard deviation in pixels of elastic deformations of a third of the samples; 0 disables them, 2 is
             usual.
         balance: Fraction of the training crops drawn around a pixel of a class, with all classes of a case equally
@@ -124,34 +128,15 @@ class SegmentationDataModule(LightningDataModule):
         super().__init__()
         if not root:
             raise InputError("--data.root is missing: the folder of the data, such as --data.root data/synapse.")
-        geometry = lookup(AUGMENTATIONS, augment, "augmentation")
-        for axis in mirror or ():
-            lookup(MIRRORS, axis, "mirror axis")
-        for name, strength in (("intensity", intensity), ("elastic", elastic)):
-            if strength < 0:
-                raise InputError(f"--data.{name} must be 0 or more, got {strength}.")
-        if not 0 <= balance <= 1:
-            raise InputError(f"--data.balance must be a fraction from 0 to 1, got {balance}.")
-        for name, size in (("resize", resize), ("crop", crop)):
-            if isinstance(size, list) and (len(size) != 2 or min(size) < 1):
-                raise InputError(f"--data.{name} takes two numbers, [height, width], got {size}.")
-        if isinstance(resize, float) and resize <= 0:
-            raise InputError(f"--data.resize takes [height, width] or a factor above zero, got {resize}.")
-        turned = crop or resize
-        if isinstance(turned, list) and turned[0] != turned[1] and geometry.quarter_turns:
-            raise InputError(f"--data.augment {augment} makes quarter turns, so crops must be square, got {turned}.")
+        sample = SampleOptions(resize, crop, context, augment, intensity, mirror or [], elastic, balance)
+        require_possible(sample)
         if batch_size < 1:
             raise InputError(f"--data.batch_size must be 1 or more, got {batch_size}.")
-        if context < 0:
-            raise InputError(f"--data.context must be 0 or more, got {context}.")
-        if crop is None and not isinstance(resize, list):
-            raise InputError("Training slices need one size: set --data.crop or --data.resize to [height, width].")
-        self.card = with_options(card_of(card, root, channels), plane, patient, spacing_mm, splits, exclude)
-        stacked = len(self.card.seen) * (2 * context + 1)
-        if augment != "none" and stacked > MOST_CHANNELS:
-            raise InputError(
-                f"--data.augment {augment} supports at most {MOST_CHANNELS} channels, got {stacked}: use none."
-            )
+        known = card_of(card, root, channels)
+        known = for_volumes(known) if sample.axes == 3 else known
+        self.card = with_options(known, plane, patient, spacing_mm, splits, exclude)
+        require_few_channels(sample, len(self.card.seen))
+        self.sample = sample
         self.described = card is not None
         self.root = Path(root)
         self.fold = fold
@@ -162,7 +147,7 @@ class SegmentationDataModule(LightningDataModule):
         self.context = context
         self.augment = augment
         self.intensity = intensity
-        self.mirror = mirror or []
+        self.mirror = sample.mirror
         self.elastic = elastic
         self.balance = balance
         self.full_labels = full_labels
@@ -197,13 +182,13 @@ class SegmentationDataModule(LightningDataModule):
             array_units=self.card.array_units,
             spacing_mm=tuple(spacing) if spacing and any(spacing) else None,
             resize=(self.resize[0], self.resize[1]) if isinstance(self.resize, list) else self.resize,
-            patch_size=(self.crop[0], self.crop[1]) if self.crop else None,
+            patch_size=tuple(self.crop) if self.crop else None,
             context=self.context,
             nodata=None if self.card.nodata is None or math.isnan(self.card.nodata) else self.card.nodata,
             nodata_rule=self.card.nodata_rule,
             grid=self.card.grid if self.card.grid in self.card.bands else None,
             regions=self.card.region_infos,
-            mirrored=AUGMENTATIONS[self.augment].mirrored or set(self.mirror) == set(MIRRORS),
+            mirrored=self.sample.mirrored,
         )
 
     @cached_property
@@ -287,8 +272,14 @@ class SegmentationDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         opened = self.by_split
         how = {"intensity": self.intensity, "normalisation": self.spec.normalisation, "context": self.context}
-        augment = SliceAugment(self.augment, self.crop, self.mirror, self.elastic, **how)
-        self.train_set = SliceDataset(opened["train"], augment, self.spec.view, float(self.balance), self.seed)
+        drawn: Any = (self.spec.view, float(self.balance), self.seed)
+        self.train_set: SliceDataset | PatchDataset
+        if self.sample.axes == 3:
+            moves = VolumeAugment(self.augment, self.spec.spacing_mm, self.mirror, **how)
+            self.train_set = PatchDataset(opened["train"], moves, *drawn)
+        else:
+            augment = SliceAugment(self.augment, self.crop, self.mirror, self.elastic, **how)
+            self.train_set = SliceDataset(opened["train"], augment, *drawn)
         self.val_set = CaseDataset(opened["val"])
         self.test_set = CaseDataset(opened["test"])
         for needed, split in (("validate", "val"), ("test", "test")):

@@ -112,7 +112,7 @@ class DataSpec:
         array_units: Factor and offset that convert arrays without units to raw units.
         spacing_mm: See :class:`~mlla_seg.data.slices.View`, also for the next three.
         resize: Size or factor.
-        patch_size: Height and width of the training samples.
+        patch_size: Height and width of the training samples; slices, height and width for networks of three axes.
         context: Neighbouring slices on each side.
         mirrored: Whether the training samples were mirrored along both axes.
         nodata: Value of pixels without data in rasters and photos that tag none themselves.
@@ -134,7 +134,7 @@ class DataSpec:
     array_units: Mapping[str, float] | None = None
     spacing_mm: tuple[float | None, ...] | None = None
     resize: tuple[int, int] | float | None = None
-    patch_size: tuple[int, int] | None = None
+    patch_size: tuple[int, ...] | None = None
     context: int = 0
     mirrored: bool = False
     nodata: float | None = None
@@ -171,6 +171,11 @@ class DataSpec:
     def wanted(self) -> Wanted:
         """What the network expects of the files of an image."""
         return Wanted(self.channels, self.bands, Gaps(self.nodata, self.nodata_rule), self.grid)
+
+    @property
+    def axes(self) -> int:
+        """Number of axes of the network's input: 2 for slices, 3 for volumes."""
+        return self.view.axes
 
     @property
     def in_channels(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mlla_seg.data.card import Card, load_card
-from mlla_seg.data.card_sections import MEDIAN
+from mlla_seg.data.card_sections import MEDIAN, CardNormalisation
 from mlla_seg.data.card_splits import MEANS, CardSplits
 from mlla_seg.data.formats.planes import ACQUIRED, PLANES
 from mlla_seg.data.nnunet import nnunet_card
@@ -33,6 +33,17 @@ def card_of(card: str | None, root: str | Path, channels: Sequence[str] | None =
     else:
         known = nnunet_card(Path(root))
     return known if channels is None else known.using(channels)
+
+
+def for_volumes(card: Card) -> Card:
+    """Return the card for patches of volumes: an image is a volume, and all volumes have the median spacing by default.
+
+    A network of three axes needs one spacing, as its strides follow from it.
+    """
+    how = card.normalisation
+    if how.per_image and how.window is None:
+        card = replace(card, normalisation=CardNormalisation(per_case=True))
+    return card if card.spacing_mm else replace(card, spacing_mm=(MEDIAN, MEDIAN, MEDIAN))
 
 
 def with_options(

@@ -39,7 +39,10 @@ MOST_NEIGHBOURS = 100
 
 _name = Rule(text, "a name")
 _size = list_of(whole(1, LARGEST_SIDE), 2, 2)
-_patch = Rule(optional(_size), f"[height, width] in pixels, each from 1 to {LARGEST_SIDE}, or null")
+_patch = Rule(
+    optional(list_of(whole(1, LARGEST_SIDE), 2, 3)),
+    f"[height, width] in pixels or [slices, height, width] in voxels, each from 1 to {LARGEST_SIDE}, or null",
+)
 _names = Rule(list_of(text), "a list of names")
 _window = list_of(number, 2, 2)
 _planes = (*PLANES, ACQUIRED)

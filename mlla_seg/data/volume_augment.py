@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from mlla_seg.data.augment import Augment
 from mlla_seg.data.boxes import Box
 from mlla_seg.data.formats.picture import Array
-from mlla_seg.errors import InputError
+from mlla_seg.errors import InputError, lookup
 
 VOLUME_AUGMENTATIONS = ("none", "anatomy")
 """Names of augmentations that work on volumes."""
@@ -31,6 +31,18 @@ ISOTROPIC = 2.0
 """Samples are only rotated within their slices where these are further apart than their pixels by more than this."""
 
 
+def require_for_volumes(name: str, mirror: Sequence[str]) -> None:
+    """Check the name of an augmentation and the axes to mirror.
+
+    Raises:
+        InputError: The augmentation is for images only, or volumes have no such axis.
+    """
+    if name not in VOLUME_AUGMENTATIONS:
+        raise InputError(f"--data.augment {name} is for images: volumes have {' and '.join(VOLUME_AUGMENTATIONS)}.")
+    for axis in mirror:
+        lookup(dict.fromkeys(AXES), axis, "mirror axis")
+
+
 class VolumeAugment(Augment):
     """Augmentation of patches ``(C, D, H, W)``: rotation, scaling and a small shift, as ``anatomy`` does for slices.
 
@@ -40,9 +52,6 @@ class VolumeAugment(Augment):
             where cases differ. Unless all are known, samples are only rotated within their slices.
         mirror: Axes in ``AXES`` along which half of the samples are mirrored in addition.
         how: Arguments of :class:`Augment`, except ``colours``.
-
-    Raises:
-        InputError: The augmentation is for images only, or there is no such axis.
     """
 
     def __init__(
@@ -53,10 +62,7 @@ class VolumeAugment(Augment):
         **how: Any,
     ) -> None:
         super().__init__(**how)
-        if name not in VOLUME_AUGMENTATIONS:
-            raise InputError(f"--data.augment {name} is for images: volumes have {' and '.join(VOLUME_AUGMENTATIONS)}.")
-        if unknown := [axis for axis in mirror if axis not in AXES]:
-            raise InputError(f"--data.mirror: a volume has no axis {unknown[0]!r}, only {', '.join(AXES)}.")
+        require_for_volumes(name, mirror)
         self.moves = name == "anatomy"
         self.mirror = [AXES.index(axis) for axis in mirror]
         known = [step for step in spacing_mm or () if step]

@@ -132,7 +132,7 @@ def compare(job: Job, engine: Engine, path: Path, checkpoints: Sequence[str], av
 def _examples(job: Job, least: int) -> list[Tensor]:
     """Return images of ``SIZES`` and of the training size, except those with a side below ``least``."""
     own = job.spec.patch_size or job.spec.resize
-    sizes = [*SIZES, own] if isinstance(own, tuple) else SIZES
+    sizes = [*SIZES, (own[-2], own[-1])] if isinstance(own, tuple) else SIZES
     fitting = [size for size in dict.fromkeys(sizes) if min(size) >= least]
     return [example_image(job.spec, (1, job.channels, *size), k) for k, size in enumerate(fitting)]
 
