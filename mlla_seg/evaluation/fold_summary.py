@@ -10,12 +10,13 @@ from typing import Any
 
 from mlla_seg.errors import InputError, program
 from mlla_seg.evaluation import tables
+from mlla_seg.evaluation.surface_distance import BY_AREA, MEASURES
 from mlla_seg.progress import say
 from mlla_seg.texts import read_json
 
 SAME_IN_ALL = ("card", "folds", "unit", "nsd_tolerance", "background", "protocols", "test-time augmentation")
 """Keys on which the summaries of all folds must agree."""
-POOLED = ("dice", "iou", "hd95", "assd", "nsd", "precision", "recall")
+POOLED = ("dice", "iou", *MEASURES, *BY_AREA, "precision", "recall")
 
 
 def folds(runs: str, output: str = "") -> None:

@@ -273,9 +273,12 @@ def plain(text: str) -> str:
     return ("" if shown[:1] != "_" else " ") + "\n".join(lines).replace("$", r"\$")  # legends leave out names with _
 
 
-def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
-    """Return a figure of ``size`` inches and its axes, an array ``(rows, columns)``."""
-    return _pyplot().subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+def new_figure(
+    rows: int, columns: int, size: tuple[float, float], heights: Sequence[float] | None = None
+) -> tuple[Any, Any]:
+    """Return a figure of ``size`` inches and its axes ``(rows, columns)``, with relative ``heights`` of rows."""
+    how = {"layout": "constrained", "squeeze": False, "height_ratios": heights}
+    return _pyplot().subplots(rows, columns, figsize=size, **how)
 
 
 def save_figure(figure: Any, output: Any) -> None:

@@ -17,6 +17,13 @@ from mlla_seg.data.formats.classes import IGNORE_INDEX
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.resampling import fill_gaps
 from mlla_seg.evaluation import html, plots, tables
+from mlla_seg.evaluation.calibration_results import (
+    LEAST,
+    calibration_in_words,
+    calibration_summary,
+    calibration_table,
+    plot_reliability,
+)
 from mlla_seg.evaluation.score_tables import SHOWN as SPREAD_SHOWN
 from mlla_seg.evaluation.score_tables import explanation, spread_table, write_scores_csv, write_scores_latex
 from mlla_seg.evaluation.scores import PROTOCOLS, Evaluation
@@ -27,6 +34,8 @@ RESULTS = ("per_case.csv", "summary.json", "scores.csv", "scores.tex", "report.h
 """Files of a scored split."""
 BY_GROUP = "subgroups.csv"
 """A further file, if a table says more about the cases than their split."""
+RELIABILITY = "reliability.png"
+"""A further file, if calibration was measured."""
 
 Spacing = Sequence[float] | None
 
@@ -34,6 +43,11 @@ DISTANCES = {
     "mm": "Distances in millimetres, from the spacing of each image.",
     "voxel": "Distances in voxels: the spacing of some images of the split is unknown.",
 }
+
+BY_AREA = (
+    "Scores by area weigh pieces of surface by their area (in single images of contour by its length), as DeepMind's "
+    "surface-distance; the other distances count surface voxels."
+)
 
 SHOWN = 1500
 """Side in pixels up to which images are shown at full resolution; larger ones are subsampled."""
@@ -58,7 +72,7 @@ def score_table(evaluation: Evaluation) -> str:
     """Return the tables for the terminal, with the unit of distances and pooled scores."""
     parts = [tables.format_table(*evaluation.table())]
     if evaluation.surfaces is not None:
-        parts.append(DISTANCES[evaluation.unit])
+        parts.append(_about_distances(evaluation))
     for score in _with_spread(evaluation):
         parts += ["", tables.format_table(*spread_table(evaluation, score))]
     parts.append(explanation(evaluation))
@@ -70,6 +84,8 @@ def score_table(evaluation: Evaluation) -> str:
     if evaluation.boundaries is not None:
         parts += ["", tables.format_table(*evaluation.pooled_table())]
     parts.append(_pooled_line(evaluation))
+    if evaluation.calibration is not None:
+        parts += ["", tables.format_table(*calibration_table(evaluation)), calibration_in_words(evaluation)]
     if evaluation.published is not None:
         parts += ["", tables.format_table(*evaluation.comparison()), f"transunet: {PROTOCOLS['transunet']}"]
     return "\n".join(parts)
@@ -89,6 +105,7 @@ def summary(evaluation: Evaluation, split: str, about: Mapping[str, Any]) -> dic
         "cases_by_class": evaluation.numbers_of_cases(),
         "pooled": evaluation.pooled(),
         "confusion": _confusion(evaluation),
+        **({"calibration": calibration_summary(evaluation)} if evaluation.calibration is not None else {}),
         **({"regions": _classes_of_regions(evaluation)} if evaluation.regions else {}),
         "unit": evaluation.unit if measured else None,
         "nsd_tolerance": evaluation.tolerance if measured else None,
@@ -117,6 +134,11 @@ def write_results(folder: Path, scored: Scored, split: str, about: Mapping[str, 
     if any(entry.spreads for entry in groups):
         files.append(folder / BY_GROUP)
         tables.write_csv(files[-1], subgroup_rows(groups))
+    drawn = scored.spec.writes or evaluation.foreground
+    colours = [scored.spec.classes[k].colour for k in drawn]
+    if evaluation.calibration is not None:
+        files.append(folder / RELIABILITY)
+        plot_reliability(evaluation, colours, files[-1])
     shown = chosen_cases(evaluation)
     pictures = []
     index = {case.name: i for i, case in enumerate(cases.cases)}
@@ -126,8 +148,6 @@ def write_results(folder: Path, scored: Scored, split: str, about: Mapping[str, 
         pictures.append(html.picture(draw, f"{title}: {name}, mean Dice {tables.format_cell(dice)}"))
         if title == ("median" if "median" in shown else "worst"):
             draw(files[5])
-    drawn = scored.spec.writes or evaluation.foreground
-    colours = [scored.spec.classes[k].colour for k in drawn]
     html.write_page(
         files[4],
         f"{about['title']}: {len(evaluation.cases)} cases of split {split}",
@@ -138,6 +158,7 @@ def write_results(folder: Path, scored: Scored, split: str, about: Mapping[str, 
             *_by_group(evaluation, groups),
             html.heading("Scores per case, by class"),
             *_boxes(evaluation, colours),
+            *_calibration(evaluation, colours),
             html.heading("Best, median and worst case by mean Dice"),
             *pictures,
             html.heading("Details"),
@@ -195,6 +216,10 @@ def richest_slice(mask: Array, background: int | None) -> int:
     return int(np.lexsort((pixels, classes))[-1])
 
 
+def _about_distances(evaluation: Evaluation) -> str:
+    return DISTANCES[evaluation.unit] + ("" if evaluation.surface_areas is None else f" {BY_AREA}")
+
+
 def _with_spread(evaluation: Evaluation) -> list[str]:
     return [score for score in SPREAD_SHOWN if score in evaluation.scores()]
 
@@ -210,7 +235,7 @@ def _tables(evaluation: Evaluation) -> list[str]:
         html.note(
             PROTOCOLS["native"]
             if evaluation.surfaces is None
-            else f"{DISTANCES[evaluation.unit]} {PROTOCOLS['native']}"
+            else f"{_about_distances(evaluation)} {PROTOCOLS['native']}"
         ),
     ]
     if evaluation.regions:
@@ -243,6 +268,21 @@ def _by_group(evaluation: Evaluation, groups: Sequence[Subgroup]) -> list[str]:
     shown = [html.table(*subgroup_table(evaluation, groups, score)) for score in _with_spread(evaluation)]
     note = f"{explanation_of_groups(evaluation)} {BY_GROUP} has all scores by class."
     return [html.heading("Scores of subgroups: means over classes"), *shown, html.note(note)]
+
+
+def _calibration(evaluation: Evaluation, colours: Sequence[Sequence[int]]) -> list[str]:
+    if evaluation.calibration is None:
+        return []
+    caption = (
+        f"Fraction of pixels that are right over their probability, for bins of {LEAST} pixels or more; below the "
+        "diagonal the network is too certain"
+    )
+    return [
+        html.heading("Calibration"),
+        html.table(*calibration_table(evaluation)),
+        html.note(calibration_in_words(evaluation)),
+        html.picture(partial(plot_reliability, evaluation, colours), caption),
+    ]
 
 
 def _excluded(reasons: Mapping[str, str]) -> list[str]:

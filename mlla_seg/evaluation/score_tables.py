@@ -14,7 +14,7 @@ from mlla_seg.evaluation.spread import LEVEL, Spread
 from mlla_seg.evaluation.tables import format_cell, write_csv
 from mlla_seg.visible import visible
 
-SHOWN = ("dice", "hd95")
+SHOWN = ("dice", "hd95", "hd95_area")
 """Scores whose spread is shown; the files have all."""
 SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 SPECIAL["±"] = r"$\pm$"

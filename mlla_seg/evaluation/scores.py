@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mlla_seg.evaluation import surface_distance, transunet_protocol
+from mlla_seg.evaluation.calibration import calibration_error
 from mlla_seg.evaluation.overlap import (
     OVERLAP_SCORES,
     counts_of,
@@ -44,7 +45,10 @@ PROTOCOLS = {
 }
 """Description of each protocol; ``folds`` requires it to be the same in all summaries."""
 
-DISTANCES = ("hd95", "assd")
+CALIBRATION = ("ece", "ece_predicted")
+"""Names of the calibration errors of a class in a case: over all pixels, and over those predicted as the class."""
+
+DISTANCES = ("hd95", "assd", "hd95_area", "assd_area")
 """Scores without an upper bound."""
 
 POOLED_SCORES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -66,11 +70,14 @@ class Evaluation:
         background: Index of the class that is left out of means, if any.
         confusion: ``(N, K, K)`` voxel counts, a row per true class, a column per predicted class.
         surfaces: ``(N, K, 3)`` HD95, ASSD and NSD; None if they were not measured.
+        surface_areas: The same weighted by surface area; None if they were not measured.
         boundaries: ``(N, K, 2)`` pixels in the intersection and union of the boundaries of prediction and truth; None
             for volumes.
         unit: Unit of distances: ``mm``, or ``voxel`` if the spacing of any case is unknown.
         tolerance: Tolerance of NSD, in that unit.
         voxel_ml: Voxel volume of each case in millilitres, NaN if it is unknown.
+        calibration: ``(N, K, 2, bins, 3)`` counts of probabilities, see :mod:`mlla_seg.evaluation.calibration`; None if
+            they were not collected.
         published: ``(N, K, 2)`` Dice and HD95 of the TransUNet protocol, if requested.
         patients: The patient of each case; by default every case is a patient of its own.
         regions: Indices of the classes of each region, if regions are scored.
@@ -83,7 +90,9 @@ class Evaluation:
     background: int | None
     confusion: Tensor
     surfaces: Tensor | None = None
+    surface_areas: Tensor | None = None
     boundaries: Tensor | None = None
+    calibration: Tensor | None = None
     unit: str = "voxel"
     tolerance: float = 2.0
     voxel_ml: Sequence[float] = ()
@@ -117,6 +126,8 @@ class Evaluation:
         scores = {name: score(self.counts) for name, score in OVERLAP_SCORES.items()}
         if self.surfaces is not None:
             scores |= dict(zip(surface_distance.MEASURES, self.surfaces.double().unbind(-1), strict=True))
+        if self.surface_areas is not None:
+            scores |= dict(zip(surface_distance.BY_AREA, self.surface_areas.double().unbind(-1), strict=True))
         return scores
 
     def statuses(self) -> Tensor:
@@ -134,6 +145,7 @@ class Evaluation:
         counts, statuses = self.counts.tolist(), self.statuses().tolist()
         scores = {name: values.tolist() for name, values in self.scores().items()}
         published = None if self.published is None else self.published.tolist()
+        errors = None if self.calibration is None else calibration_error(self.calibration).tolist()
         rows = []
         for i, (case, patient) in enumerate(zip(self.cases, self.patients or self.cases, strict=True)):
             for k, name in enumerate(self.classes):
@@ -142,6 +154,7 @@ class Evaluation:
                 row |= {"status": STATUSES[statuses[i][k]]}
                 row |= {score: values[i][k] for score, values in scores.items()}
                 row |= {"unit": self.unit} if self.surfaces is not None else {}
+                row |= dict(zip(CALIBRATION, errors[i][k], strict=True)) if errors is not None else {}
                 if published is not None:
                     row |= dict(zip(PUBLISHED, published[i][k], strict=True))
                 volume = self.voxel_ml[i] if self.voxel_ml else math.nan
@@ -154,7 +167,7 @@ class Evaluation:
     def subset(self, chosen: Sequence[int]) -> Evaluation:
         """Return the measurements on some of the cases, by their indices."""
         changes: dict[str, Any] = {}
-        for name in ("confusion", "surfaces", "boundaries", "published"):
+        for name in ("confusion", "surfaces", "surface_areas", "boundaries", "calibration", "published"):
             values = getattr(self, name)
             changes[name] = None if values is None else values[list(chosen)]
         for name in ("cases", "voxel_ml", "patients", "facts"):
@@ -260,6 +273,9 @@ TITLES = {
     "hd95": "HD95 {unit}",
     "assd": "ASSD {unit}",
     "nsd": "NSD {tolerance:g} {unit}",
+    "hd95_area": "HD95 by area, {unit}",
+    "assd_area": "ASSD by area, {unit}",
+    "nsd_area": "NSD by area, {tolerance:g} {unit}",
     "precision": "precision",
     "recall": "recall",
 }

@@ -70,6 +70,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):
             return {key: plain(entry) for key, entry in value.items()}
+        if isinstance(value, list):
+            return [plain(entry) for entry in value]
         return None if _is_nan(value) else value
 
     with renamed_when_done(path) as temporary:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from mlla_seg.data.slices import View, seen_by_network, slices_at, standardised
 from mlla_seg.finite import require_finite_logits
 from mlla_seg.inference.optimize import need_less_memory
 from mlla_seg.inference.steps import OVERLAP, Engine, case_logits, reader, window_logits
+
+Watch: TypeAlias = Callable[[int, int, Tensor], None]
+"""Is shown the parts of a case while it is predicted: first slice, first row and logits ``(n, K, h, W)``."""
 
 
 class TorchEngine(Engine):
@@ -105,15 +108,31 @@ def predict_case(
     device: torch.device | str = "cpu",
     batch_size: int = 16,
     writes: list[int] | None = None,
+    watch: Watch | None = None,
 ) -> Tensor:
     """Return the mask ``(S, H, W)``, uint8 on the CPU, of a case ``(S, C, H, W)``; for arguments see
-    :func:`mlla_seg.inference.steps.case_logits` and :class:`TorchEngine`.
+    :func:`mlla_seg.inference.steps.case_logits` and :class:`TorchEngine`, and for ``watch`` :data:`Watch`.
     """
-    engine = TorchEngine(network, device)
+    labels = torch.empty(len(image), *image.shape[-2:], dtype=torch.uint8)
+    # Only labels are kept, which need far less memory than logits.
+    for first, top, logits in _parts(TorchEngine(network, device), image, view, spacing_mm, batch_size):
+        part = labels[first : first + len(logits), top : top + logits.shape[-2]]
+        part.copy_(labels_of(logits, 1, writes))
+        if watch is not None:
+            watch(first, top, logits)
+    return labels
+
+
+def _parts(
+    engine: TorchEngine, image: Tensor, view: View, spacing_mm: Sequence[float] | None, batch_size: int
+) -> Iterator[tuple[int, int, Tensor]]:
+    """Yield first slice, first row and logits ``(n, K, h, W)`` of some slices, or of some rows of a single one."""
     if len(image) > 1 or view.patch_size is None or view.axes == 3:
-        blocks = case_logits(engine, image, view, spacing_mm, batch_size)
-        return torch.cat([labels_of(logits, 1, writes).cpu() for logits in blocks])
-    # For a scene keep only labels, which need far less memory than logits.
+        first = 0
+        for logits in case_logits(engine, image, view, spacing_mm, batch_size):
+            yield first, 0, logits
+            first += len(logits)
+        return
     shape = (image.shape[-2], image.shape[-1])
     _, *grid = view.grid((1, *shape), spacing_mm)
     seen, size = seen_by_network(shape, grid, view.patch_size)
@@ -122,4 +141,4 @@ def predict_case(
         whole = standardised(whole.float(), moments, view.context)
     read = reader(whole[0])
     bands = window_logits(engine, read, shape, seen, size, overlap=OVERLAP, batch_size=batch_size)
-    return torch.cat([labels_of(logits, 0, writes).cpu() for _, logits in bands])[None]
+    yield from ((0, top, logits[None]) for top, logits in bands)

@@ -24,6 +24,14 @@ class Flips(nn.Module):
         return total / (len(self.mirrored) + 1)
 
 
+def combined(
+    network: nn.Module, others: Sequence[nn.Module] = (), writes: list[int] | None = None, tta: bool = False
+) -> nn.Module:
+    """Return the network, as an ensemble with others and with test-time augmentation if there are any."""
+    together = Ensemble([network, *others], writes) if others else network
+    return Flips(together) if tta else together
+
+
 class Ensemble(nn.Module):
     """Ensemble of networks: the probabilities of its logits are the mean of the members' probabilities.
 

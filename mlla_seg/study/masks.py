@@ -26,6 +26,7 @@ from mlla_seg.data.shipped import read_config
 from mlla_seg.errors import InputError
 from mlla_seg.evaluation.postprocessing_choice import PackedMask
 from mlla_seg.evaluation.report import summary
+from mlla_seg.evaluation.surface_distance import BY_AREA, MEASURES
 from mlla_seg.evaluation.tables import write_csv, write_json
 from mlla_seg.progress import note, progress
 from mlla_seg.study.scores import SAME_IN_ALL
@@ -33,7 +34,6 @@ from mlla_seg.training.cli import folders_of_masks
 from mlla_seg.training.scoring import Scoring, case_scores, evaluation_of
 
 SPLITS = {"validate": "val", "test": "test"}
-DISTANCES = ("hd95", "assd", "nsd")
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ def truth_of(config: Path | str, split: str, metric: str, reference: Mapping[str
     if reference is not None:  # of which test-time augmentation and the like mean nothing to masks
         about |= {key: reference[key] for key in SAME_IN_ALL if key in reference and key not in about}
         about["test-time augmentation"] = reference.get("test-time augmentation")
-    truth = Truth(data, split, Scoring(distances=metric in DISTANCES, **known), about)
+    scoring = Scoring(distances=metric in (*MEASURES, *BY_AREA), surface_area=metric in BY_AREA, **known)
+    truth = Truth(data, split, scoring, about)
     if not truth.cases:
         raise InputError(f"{config}: the split {split} has no cases. Choose another with --split.")
     return truth
@@ -125,6 +126,7 @@ def score_masks(folder: Path, truth: Truth, output: Path) -> Path:
         note(f"note: {len(extra)} masks in {folder} belong to no case of the split, such as {extra[0]}; ignored.")
     measures: dict[str, list[Any]] = {}
     wanted = {"surfaces"} if truth.scoring.distances else set()
+    wanted |= {"surface_areas"} if truth.scoring.surface_area else set()
     read = []
     with progress(len(cases), f"Scoring {folder.name}", "case", show=sys.stderr.isatty()) as bar:
         for case in cases:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mlla_seg.data.shipped import find_config, read_config
 from mlla_seg.errors import InputError, lookup, unknown
+from mlla_seg.evaluation.surface_distance import BY_AREA, MEASURES
 
 OWN = {
     "seed_everything": "seeds",
@@ -21,6 +22,7 @@ OWN = {
     "trainer.val_check_interval": "split",
     "trainer.logger": "output",
     "distances": "metric",
+    "surface_area": "metric",
 }
 """Options of the training that the study sets itself, and the key of the study that decides them."""
 
@@ -204,7 +206,7 @@ def _known_options() -> Iterator[str]:
     from mlla_seg.training.module import SegmentationModule
     from mlla_seg.training.scoring import Scoring
 
-    yield from (field.name for field in fields(Scoring) if field.name not in ("distances", "members"))
+    yield from (field.name for field in fields(Scoring) if field.name not in (*OWN, "members"))
     for section, owner in (("model", SegmentationModule), ("data", SegmentationDataModule)):
         yield from (f"{section}.{name}" for name in signature(owner).parameters if name not in ("spec", "seed"))
 
@@ -221,11 +223,9 @@ def asked(plan: Plan, run: Run, threads: int) -> dict[str, Any]:
     kept = {k: v for k, v in base.items() if k != "recipe" and not any(k == o or k.startswith(f"{o}.") for o in OWN)}
     budget = {"steps": plan.steps} if plan.steps else {"minutes": plan.minutes, "threads": threads}
     settings = {**kept, **plan.options, **run.variant.options}
-    return {**budget, "seed": run.seed, "split": plan.split, "distances": plan.metric in DISTANCES, **settings}
-
-
-DISTANCES = ("hd95", "assd", "nsd")
-"""Metrics for which distances are measured, which takes long."""
+    measured = {"distances": plan.metric in (*MEASURES, *BY_AREA)}  # which takes long
+    measured |= {"surface_area": True} if plan.metric in BY_AREA else {}
+    return {**budget, "seed": run.seed, "split": plan.split, **measured, **settings}
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

@@ -137,7 +137,8 @@ def commands(plan: Plan, run: Run) -> dict[str, list[str]]:
     options = {**plan.options, **run.variant.options}
     common = ["--config", plan.base, *(f"--{key}={_word(value)}" for key, value in options.items())]
     wanted = asked(plan, run, 1)
-    common += [f"--distances={_word(wanted['distances'])}", "--trainer.enable_progress_bar=false"]
+    common += [f"--{key}={_word(wanted.get(key, False))}" for key in ("distances", "surface_area")]
+    common += ["--trainer.enable_progress_bar=false"]
     budget = {"max_steps": plan.steps or -1, "max_epochs": -1, "max_time": _duration(plan.minutes)}
     budget |= {"check_val_every_n_epoch": NEVER, "val_check_interval": None}
     fit = [f"--seed_everything={run.seed}", f"--data.seed={run.seed}"]

@@ -12,6 +12,7 @@ import numpy as np
 
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.errors import InputError, lookup, program
+from mlla_seg.evaluation.surface_distance import BY_AREA, MEASURES
 from mlla_seg.evaluation.tables import read_csv
 from mlla_seg.study.bootstrap import Score
 from mlla_seg.texts import read_json
@@ -24,6 +25,9 @@ METRICS = {
     "hd95": "HD95",
     "assd": "ASSD",
     "nsd": "NSD",
+    "hd95_area": "HD95 by area",
+    "assd_area": "ASSD by area",
+    "nsd_area": "NSD by area",
     "transunet_dice": "Dice of the TransUNet protocol",
     "transunet_hd95": "HD95 of the TransUNet protocol",
     "pooled_iou": "pooled IoU",
@@ -32,7 +36,7 @@ METRICS = {
     "pooled_recall": "pooled recall",
 }
 """Titles of the metrics: means over cases, or of the voxel counts of all cases together (``pooled_``)."""
-LOWER_IS_BETTER = ("hd95", "assd", "transunet_hd95")
+LOWER_IS_BETTER = ("hd95", "assd", "hd95_area", "assd_area", "transunet_hd95")
 
 SAME_IN_ALL = ("card", "split", "background", "masks", "fold", "protocols", "test-time augmentation", "transunet at")
 """Keys of ``summary.json`` on which compared runs must agree."""
@@ -115,7 +119,8 @@ def read_scored(folder: Path, metric: str) -> Scored:
     rows = read_csv(table)
     pooled = metric.startswith("pooled_")
     if not rows or (not pooled and column not in rows[0]):
-        how = "--evaluation transunet" if metric.startswith("transunet") else "--distances true"
+        how = "--surface_area true" if metric in BY_AREA else "--distances true"
+        how = "--evaluation transunet" if metric.startswith("transunet") else how
         raise InputError(f"{table} has no {metric}: score the run again with {how}, or choose another metric.")
     kept = [row for row in rows if row["class"] != summary["background"]]
     classes = tuple(dict.fromkeys(row["class"] for row in kept))
@@ -196,7 +201,7 @@ def require_alike(runs: Sequence[Scored], metric: str) -> None:
         InputError: Names both folders and the difference.
     """
     first = runs[0]
-    keys = SAME_IN_ALL + (SAME_DISTANCES if metric in ("hd95", "assd", "nsd") else ())
+    keys = SAME_IN_ALL + (SAME_DISTANCES if metric in (*MEASURES, *BY_AREA) else ())
     for other in runs[1:]:
         both = f"{first.folder} and {other.folder} cannot be compared"
         for key in keys:

@@ -35,7 +35,7 @@ from mlla_seg.training.resume import (
     resume_spec,
 )
 from mlla_seg.training.run_cli import RunCLI, is_first_process, run_quietly
-from mlla_seg.training.scoring import Scoring
+from mlla_seg.training.scoring import Scoring, published_size
 from mlla_seg.training.versions import require_something_left
 
 
@@ -118,7 +118,7 @@ class SegmentationCLI(RunCLI):
             counts = f"{len(splits.train)} training, {len(splits.val)} validation and {len(splits.test)} test cases"
             say(f"{self.datamodule.card.title}: {counts}")
             if config.evaluation == "transunet" and self.datamodule.crop is not None:
-                height, width = self.model.published_size
+                height, width = published_size(self.model.spec)
                 note(
                     f"note: the TransUNet evaluation resizes slices to {height} x {width}, but this network is trained "
                     "on crops at their original scale. To compare with papers train with --data.crop null "
@@ -169,7 +169,7 @@ class SegmentationCLI(RunCLI):
             "ensemble with": ", ".join(map(shareable, config.members)) or "none",
             "test-time augmentation": config.tta,
             "post-processing": in_words(self.model.postprocessing, self.model.spec.class_names) or "none",
-            **({"transunet at": list(self.model.published_size)} if config.evaluation == "transunet" else {}),
+            **({"transunet at": list(published_size(self.model.spec))} if config.evaluation == "transunet" else {}),
             "version": __version__,
         }
         saved = folder / "config.yaml"  # absent without a logger
@@ -177,7 +177,7 @@ class SegmentationCLI(RunCLI):
         module = self.model.eval()  # Lightning has switched it back to training mode
         scored = Scored(evaluation, module.spec, cases, module.predict_case, module.predict_slice)
         files = write_results(folder, scored, split, about, text)
-        say("\n" + "\n".join(f"{path.name:<13} {path}" for path in files))
+        say("\n" + "\n".join(f"{path.name:<15} {path}" for path in files))
 
 
 def folders_of_masks(data: SegmentationDataModule, split: str) -> list[str]:

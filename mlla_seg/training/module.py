@@ -12,15 +12,16 @@ from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.postprocessing import Step, applied
 from mlla_seg.data.regions import membership
 from mlla_seg.errors import InputError, about, lookup
+from mlla_seg.evaluation.calibration import CaseCalibration
 from mlla_seg.evaluation.overlap import CaseTable
 from mlla_seg.evaluation.postprocessing_choice import Candidate, PackedMask
 from mlla_seg.evaluation.regions import measured
-from mlla_seg.evaluation.transunet_protocol import SIZE, transunet_labels, transunet_scores
-from mlla_seg.inference.cases import predict_case
+from mlla_seg.evaluation.transunet_protocol import transunet_labels, transunet_scores
+from mlla_seg.inference.cases import Watch, predict_case
 from mlla_seg.models.blocks import BLOCKS
 from mlla_seg.models.checkpoint import build_network
 from mlla_seg.models.decoders import DECODERS
-from mlla_seg.models.ensemble import Ensemble, Flips
+from mlla_seg.models.ensemble import combined
 from mlla_seg.models.recompute import CHECKPOINTING, set_checkpointing
 from mlla_seg.models.segmenter import Segmenter
 from mlla_seg.models.weights import load_pretrained
@@ -29,7 +30,7 @@ from mlla_seg.training import optim
 from mlla_seg.training.freezing import FREEZABLE, Freezing
 from mlla_seg.training.losses import LOSSES, SegmentationLoss
 from mlla_seg.training.optimised import OptimisedModule
-from mlla_seg.training.scoring import Scoring, case_scores, empty_tables, evaluated, single_slices
+from mlla_seg.training.scoring import Scoring, case_scores, empty_tables, evaluated, published_size, single_slices
 
 # Literals built from the registries, so that --help lists the choices.
 DecoderName: TypeAlias = Literal[(*DECODERS, NO_DECODER)]  # type: ignore[valid-type]
@@ -183,10 +184,12 @@ class SegmentationModule(OptimisedModule):
     def on_test_epoch_end(self) -> None:
         self._conclude("test", self.trainer.test_dataloaders)
 
-    def predict_case(self, image: Tensor, spacing_mm: Sequence[float] | None = None) -> Tensor:
-        """Return labels ``(S, H, W)`` of a case ``(S, C, H, W)`` in raw units."""
-        batch_size, writes = self.hparams["eval_batch_size"], self.spec.writes
-        labels = predict_case(self._scorer(), image, self.spec.view, spacing_mm, self.device, batch_size, writes)
+    def predict_case(
+        self, image: Tensor, spacing_mm: Sequence[float] | None = None, watch: Watch | None = None
+    ) -> Tensor:
+        """Return labels ``(S, H, W)`` of a case ``(S, C, H, W)`` in raw units; ``watch`` is shown the logits."""
+        batch_size, view, writes = self.hparams["eval_batch_size"], self.spec.view, self.spec.writes
+        labels = predict_case(self._scorer(), image, view, spacing_mm, self.device, batch_size, writes, watch)
         return torch.from_numpy(applied(labels.numpy(), self.postprocessing, self.spec.background, spacing_mm))
 
     def predict_slice(self, image: Tensor, position: int, spacing_mm: Sequence[float] | None = None) -> Tensor:
@@ -199,16 +202,9 @@ class SegmentationModule(OptimisedModule):
         around = image[first : position + view.context + 1]
         return self.predict_case(around, spacing_mm)[position - first]
 
-    @property
-    def published_size(self) -> Sequence[int]:
-        """Height and width to which the TransUNet evaluation resizes slices."""
-        return self.spec.resize if isinstance(self.spec.resize, tuple) else SIZE
-
     def _scorer(self) -> torch.nn.Module:
-        """Return the network to score, as an ensemble and with test-time augmentation if requested."""
         others = [member.to(self.device).eval() for member in self.members]
-        network = Ensemble([self.network, *others], self.spec.writes) if others else self.network
-        return Flips(network) if self.scoring.tta else network
+        return combined(self.network, others, self.spec.writes, self.scoring.tta)
 
     def _begin(self, loader: Any) -> None:
         """Create a table per measure; during training only the confusion matrices are collected."""
@@ -220,8 +216,11 @@ class SegmentationModule(OptimisedModule):
 
     def _score(self, case: dict[str, Any]) -> None:
         index, image, mask = case["index"], case["image"].cpu(), case["mask"].cpu()
+        calibration = CaseCalibration(mask, self.spec) if "calibration" in self.tables else None
         with about(case["name"]):
-            prediction = self.predict_case(image, case["spacing_mm"])
+            prediction = self.predict_case(image, case["spacing_mm"], calibration.add if calibration else None)
+        if calibration is not None:
+            self.tables["calibration"].update(index, calibration.counts)
         if self.candidates is not None:
             masks = PackedMask(prediction.numpy()), PackedMask(mask.numpy())
             self.candidates.append(Candidate(case["name"], *masks, case["spacing_mm"]))
@@ -229,7 +228,7 @@ class SegmentationModule(OptimisedModule):
         for name, scores in case_scores(prediction, mask, spacing, self.scoring, self.spec, self.tables):
             self.tables[name].update(index, scores)
         if "published" in self.tables:
-            size, batch_size, writes = self.published_size, self.hparams["eval_batch_size"], self.spec.writes
+            size, batch_size, writes = published_size(self.spec), self.hparams["eval_batch_size"], self.spec.writes
             with about(case["name"]):
                 labels = transunet_labels(self._scorer(), image, self.spec.view, size, self.device, batch_size, writes)
             self.tables["published"].update(index, measured(transunet_scores, labels, mask, self.spec))

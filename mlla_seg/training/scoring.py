@@ -14,11 +14,13 @@ from torch import Tensor
 from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.store.case import StoredCase
 from mlla_seg.errors import InputError, lookup
+from mlla_seg.evaluation import calibration
 from mlla_seg.evaluation.boundary_iou import WIDTH, boundary_counts
 from mlla_seg.evaluation.overlap import CaseTable, case_confusion, seen_cases
 from mlla_seg.evaluation.regions import measured
 from mlla_seg.evaluation.scores import PROTOCOLS, Evaluation
 from mlla_seg.evaluation.surface_distance import case_surface_scores
+from mlla_seg.evaluation.transunet_protocol import SIZE
 
 # A literal built from the registry, so that --help lists the choices.
 ProtocolName: TypeAlias = Literal[tuple(PROTOCOLS)]  # type: ignore[valid-type]
@@ -31,7 +33,10 @@ class Scoring:
     Args:
         evaluation: ``native``, or ``transunet`` to add the evaluation protocol of papers on Synapse and ACDC.
         distances: Compute HD95, ASSD and NSD as well; slow, and of little use for aerial images.
+        surface_area: Compute them weighted by surface area, too, as DeepMind's surface-distance does; takes about three
+            times as long as without.
         nsd_tolerance: Tolerance of NSD in millimetres, or in voxels if the spacing is unknown.
+        calibration: Compare the probabilities with how often they are right; takes about 5 % of the prediction's time.
         boundary_width: Width in pixels of the boundaries compared by boundary IoU (single-slice images only).
         tta: Test-time augmentation: average over the four flips of each slice.
         members: Further checkpoints of an ensemble; ``--ckpt_path a.ckpt b.ckpt`` is the short form.
@@ -42,7 +47,9 @@ class Scoring:
 
     evaluation: ProtocolName = "native"
     distances: bool = True
+    surface_area: bool = False
     nsd_tolerance: float = 2.0
+    calibration: bool = True
     boundary_width: int = WIDTH
     tta: bool = False
     members: list[str] = field(default_factory=list)
@@ -53,10 +60,17 @@ class Scoring:
         lookup(PROTOCOLS, self.evaluation, "evaluation")
         if self.evaluation == "transunet" and not self.distances:
             raise InputError("--evaluation transunet needs distances: remove --distances false.")
+        if self.surface_area and not self.distances:
+            raise InputError("--surface_area needs distances: remove --distances false.")
         if self.boundary_width < 1:
             raise InputError(f"--boundary_width must be 1 pixel or more, got {self.boundary_width}.")
         if self.nsd_tolerance < 0:
             raise InputError(f"--nsd_tolerance must be 0 or more, got {self.nsd_tolerance}.")
+
+
+def published_size(spec: DataSpec) -> Sequence[int]:
+    """Return height and width to which the TransUNet evaluation resizes slices."""
+    return spec.resize if isinstance(spec.resize, tuple) else SIZE
 
 
 def single_slices(cases: Sequence[StoredCase]) -> bool:
@@ -72,6 +86,10 @@ def empty_tables(scoring: Scoring, spec: DataSpec, cases: Sequence[StoredCase], 
         return tables
     if scoring.distances:
         tables["surfaces"] = CaseTable(count, scored, 3, dtype=torch.float32)
+    if scoring.surface_area:
+        tables["surface_areas"] = CaseTable(count, scored, 3, dtype=torch.float32)
+    if scoring.calibration:
+        tables["calibration"] = CaseTable(count, scored, *calibration.SHAPE)
     if single_slices(cases):
         tables["boundaries"] = CaseTable(count, scored, 2)
     if scoring.evaluation == "transunet":
@@ -95,10 +113,11 @@ def case_scores(
     yield "confusion", case_confusion(prediction, mask, len(spec.classes))
     if "boundaries" in wanted:
         yield "boundaries", measured(partial(boundary_counts, width=scoring.boundary_width), prediction, mask, spec)
-    if "surfaces" in wanted:
-        tolerance, background = scoring.nsd_tolerance, spec.background
-        measure = partial(case_surface_scores, spacing=spacing, tolerance=tolerance, background=background)
-        yield "surfaces", measured(measure, prediction, mask, spec)
+    for name, by_area in (("surfaces", False), ("surface_areas", True)):
+        if name in wanted:
+            how: dict[str, Any] = {"tolerance": scoring.nsd_tolerance, "background": spec.background}
+            measure = partial(case_surface_scores, spacing=spacing, by_area=by_area, **how)
+            yield name, measured(measure, prediction, mask, spec)
 
 
 def evaluated(

@@ -88,11 +88,30 @@ def test_scores_of_both_protocols_are_those_of_the_files(cli, options, checkpoin
             assert found == pytest.approx([*native[k].tolist(), *published[k].tolist()], nan_ok=True, rel=1e-5)
 
 
+def test_calibration_and_scores_by_area_are_options(cli, options, checkpoint, capsys):
+    run = Path("runs/demo/version_0")
+    cli("validate", *options, "--ckpt_path", checkpoint, "--surface_area=true")
+    summary, rows, page = json.loads((run / "summary.json").read_text()), read_csv(run / "per_case.csv"), "report.html"
+    assert summary["val/hd95_area"] > 0 and 0 <= summary["val/nsd_area"] <= 1
+    assert {"hd95_area", "assd_area", "nsd_area", "ece", "ece_predicted"} <= set(rows[0])
+    assert "HD95 by area, voxel" in (run / page).read_text() and "hd95_area" in (run / "scores.csv").read_text()
+    assert "weigh pieces of surface by their area" in capsys.readouterr().out
+    liver = [float(row["ece"]) for row in rows if row["class"] == "liver"]
+    known = summary["calibration"]["classes"]["liver"]
+    assert min(liver) <= known["all"] <= max(liver)
+    assert 0 < summary["calibration"]["top_label"]["all"] < 1 and (run / "reliability.png").is_file()
+    cli("validate", *options, "--ckpt_path", checkpoint, "--calibration=false", "--distances=false")
+    summary = json.loads(Path("runs/demo/version_1/summary.json").read_text())
+    assert "calibration" not in summary and "val/hd95_area" not in summary
+    assert not Path("runs/demo/version_1/reliability.png").exists()
+    assert "ece" not in read_csv(Path("runs/demo/version_1/per_case.csv"))[0]
+
+
 def test_report_is_one_file_that_says_how_it_was_measured(cli, options, checkpoint):
     cli("test", *options, "--ckpt_path", checkpoint, "--evaluation=transunet")
     page = Path("runs/demo/version_0/report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]{12})', page)
-    assert sources == ["data:image/p"] * 6  # confusion matrix; two box plots; best, median and worst case
+    assert sources == ["data:image/p"] * 7  # confusion matrix; two box plots; reliability; best, median and worst case
     assert "http" not in page and "<script" not in page
     for text in ("best: case", "median: case", "worst: case", "left out of its mean", "medpy", "HD95 in voxel"):
         assert text in page
@@ -140,6 +159,7 @@ def test_maps_are_scored_at_boundaries_and_without_distances(cli, capsys, tmp_pa
     ("changes", "message"),
     [
         ({"distances": False, "evaluation": "transunet"}, "--evaluation transunet needs distances"),
+        ({"distances": False, "surface_area": True}, "--surface_area needs distances"),
         ({"boundary_width": 0}, "must be 1 pixel or more, got 0"),
         ({"nsd_tolerance": -1}, "must be 0 or more, got -1"),
     ],
@@ -175,6 +195,14 @@ def test_two_processes_score_as_one(tmp_path, phantom_root, checkpoint):
         run = folder / "runs/demo/version_0"
         written.append([read_csv(run / "per_case.csv"), json.loads((run / "summary.json").read_text())])
     assert len(written[0][0]) == 3 * 9
+    one, two = [summary.pop("calibration") for _, summary in written]
+    for name, found in one["classes"].items():  # probabilities depend a little on the batch size, labels do not
+        for key in ("all", "predicted"):
+            assert (found[key] or 0) == pytest.approx(two["classes"][name][key] or 0, abs=1e-5)
+        assert sum(found["reliability"]["pixels"]) == sum(two["classes"][name]["reliability"]["pixels"])
+    for rows, _ in written:
+        for row in rows:
+            row |= {key: f"{float(row[key] or 'nan'):.4f}" for key in ("ece", "ece_predicted")}
     assert written[0] == written[1]
 
 
@@ -243,7 +271,9 @@ def test_every_option_of_scoring_is_read_back_above():
     seen = {
         "evaluation": test_scores_of_both_protocols_are_those_of_the_files,
         "distances": test_maps_are_scored_at_boundaries_and_without_distances,
+        "surface_area": test_calibration_and_scores_by_area_are_options,
         "nsd_tolerance": test_every_file_is_there_and_every_case_once,
+        "calibration": test_calibration_and_scores_by_area_are_options,
         "boundary_width": test_maps_are_scored_at_boundaries_and_without_distances,
         "tta": test_ensembles_are_scored_with_the_mean_of_their_probabilities,
         "members": test_ensembles_are_scored_with_the_mean_of_their_probabilities,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -11,7 +12,12 @@ import torch
 from medpy.metric import binary as medpy
 from scipy.ndimage import binary_erosion, gaussian_filter
 
-from mlla_seg.evaluation.surface_distance import case_surface_scores, surface_distances, surface_scores
+from mlla_seg.evaluation.surface_distance import (
+    case_surface_scores,
+    element_distances,
+    surface_distances,
+    surface_scores,
+)
 
 SPACINGS = [(1.0, 1.0, 1.0), (5.0, 0.8, 0.7), (0.5, 2.0, 3.0)]
 
@@ -117,3 +123,98 @@ def test_every_class_of_a_case_without_what_is_ignored():
     assert scores[0].isnan().all() and scores[3].isnan().all()
     assert scores[1].tolist() == scores[2].tolist() == [0, 0, 1]
     assert not case_surface_scores(prediction, mask, 4, (1, 1, 1), 1.0, background=None)[0].isnan().any()
+
+
+def elements(start, stop, spacing):
+    """Surface elements of a cuboid from ``start`` to ``stop`` in voxels, in plain Python: places and areas.
+
+    Where 2 x 2 x 2 voxels hold one, two or four voxels of the cuboid, marching cubes cuts its edges in the middle: the
+    element is a triangle at a corner, a rectangle along an edge, and a rectangle on a face.
+    """
+    places, areas = [], []
+    for place in product(*(range(first - 1, last) for first, last in zip(start, stop, strict=True))):
+        beyond = [k for k in range(3) if place[k] in (start[k] - 1, stop[k] - 1)]
+        inner = [spacing[k] for k in range(3) if k not in beyond]
+        half = [spacing[k] / 2 for k in beyond]
+        if len(beyond) == 1:
+            area = inner[0] * inner[1]
+        elif len(beyond) == 2:
+            area = inner[0] * math.hypot(*half)
+        elif len(beyond) == 3:
+            a, b, c = half
+            area = math.hypot(a * b, b * c, a * c) / 2
+        else:
+            continue
+        places.append([p * step for p, step in zip(place, spacing, strict=True)])
+        areas.append(area)
+    return places, areas
+
+
+def by_area(first, second, tolerance):
+    """HD95, ASSD and NSD of the elements of two surfaces, in plain Python and over all pairs."""
+    sides = []
+    for (own, areas), (others, _) in ((first, second), (second, first)):
+        nearest = [min(math.dist(place, other) for other in others) for place in own]
+        sides.append(sorted(zip(nearest, areas, strict=True)))
+    percentiles = []
+    for side in sides:
+        total, reached = sum(area for _, area in side), 0.0
+        for distance, area in side:
+            reached += area
+            if reached >= 0.95 * total:
+                percentiles.append(distance)
+                break
+    both = sides[0] + sides[1]
+    total = sum(area for _, area in both)
+    within = sum(area for distance, area in both if distance <= tolerance)
+    return max(percentiles), sum(distance * area for distance, area in both) / total, within / total
+
+
+def cuboid(start, stop, shape=(9, 12, 13)):
+    region = torch.zeros(shape, dtype=torch.bool)
+    region[tuple(slice(first, last) for first, last in zip(start, stop, strict=True))] = True
+    return region
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("second", [((2, 3, 2), (5, 8, 10)), ((4, 2, 4), (9, 12, 13))])
+def test_scores_by_area_equal_their_definition(spacing, second):
+    """Cuboids that overlap, one of them at the border of the image, whose elements lie outside the image in part."""
+    first = ((2, 4, 3), (6, 8, 11))
+    ours = surface_scores(cuboid(*first), cuboid(*second), spacing, 1.0, by_area=True)
+    expected = by_area(elements(*first, spacing), elements(*second, spacing), 1.0)
+    assert ours.tolist() == pytest.approx(expected, rel=1e-5)
+    voxels = surface_scores(cuboid(*first), cuboid(*second), spacing, 1.0)
+    assert voxels[1].item() != pytest.approx(ours[1].item(), rel=1e-3)  # another definition
+
+
+def test_areas_of_a_cuboid_and_of_a_sphere():
+    _, areas = elements((2, 2, 2), (7, 9, 11), (2.0, 1.0, 0.5))
+    (_, found), _ = element_distances(cuboid((2, 2, 2), (7, 9, 11)), cuboid((2, 2, 2), (7, 9, 11)), (2.0, 1.0, 0.5))
+    assert found.sum().item() == pytest.approx(sum(areas), rel=1e-6)
+    inner, outer = (torch.from_numpy(np.linalg.norm(np.indices((60,) * 3) - 29.5, axis=0) < r) for r in (20, 23))
+    hd95, assd, nsd = surface_scores(inner, outer, (1.0, 1.0, 1.0), 2.0, by_area=True).tolist()
+    assert (hd95, assd) == pytest.approx((3, 3), abs=0.5) and nsd < 0.1  # 3 apart everywhere, but for the grid
+    (_, area), (_, wider) = element_distances(inner, outer, (1.0, 1.0, 1.0))
+    assert float(wider.sum() / area.sum()) == pytest.approx((23 / 20) ** 2, rel=0.02)
+    assert float(area.sum()) == pytest.approx(4 * math.pi * 20**2, rel=0.12)  # stairs are longer than a slope
+
+
+def test_in_a_single_slice_contours_are_weighted_by_length():
+    """A shift along the rows: the sides of a rectangle lie on each other, the ends do not."""
+    truth = torch.zeros(1, 20, 30, dtype=torch.bool)
+    truth[0, 5:15, 5:25] = True
+    (_, lengths), _ = element_distances(truth[0], truth[0], (2.0, 0.5))
+    assert lengths.sum().item() == pytest.approx(2 * (9 * 2.0 + 19 * 0.5) + 4 * math.hypot(1.0, 0.25))
+    hd95, assd, _ = surface_scores(truth.roll(3, dims=2), truth, (9.0, 2.0, 0.5), 0.1, by_area=True).tolist()
+    assert hd95 == pytest.approx(1.5)
+    corner, side, end = math.hypot(1.0, 0.25), 0.5, 2.0
+    off = 2 * (2 * 9 * end * 1.5 + 2 * corner * 1.5 + 2 * side * (0.5 + 1.0))  # the last elements of both sides, too
+    assert assd == pytest.approx(off / (2 * lengths.sum().item()))
+
+
+def test_by_area_misses_are_treated_alike():
+    empty, full = torch.zeros(4, 30, 40, dtype=torch.bool), torch.ones(4, 30, 40, dtype=torch.bool)
+    for pair in ((empty, full), (full, empty), (empty, empty), (full, full)):
+        one, other = (surface_scores(*pair, (5, 1, 2), 1.0, by_area) for by_area in (False, True))
+        assert one.tolist() == pytest.approx(other.tolist(), nan_ok=True)

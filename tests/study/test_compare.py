@@ -92,7 +92,8 @@ def test_images_are_pooled_over_the_drawn_images(tmp_path, metric, first, both):
 def test_real_scores_are_read_back(cli, checkpoint, trained):
     """Every metric of a real summary is computed again from its ``per_case.csv``."""
     config = trained / "runs/demo/version_0/config.yaml"
-    cli("test", "--config", config, "--ckpt_path", checkpoint, "--trainer.logger.init_args.version=scored")
+    options = ["--trainer.logger.init_args.version=scored", "--surface_area=true"]
+    cli("test", "--config", config, "--ckpt_path", checkpoint, *options)
     (folder,) = Path().glob("**/scored")
     summary = json.loads((folder / "summary.json").read_text())
     assert usual_metric(folder) == "dice"

@@ -133,7 +133,8 @@ def test_a_run_is_what_a_user_would_type(budget, expected):
     assert score[0] == "validate"
     assert score[score.index("--ckpt_path") + 1] == "out/+gate/seed-0/trained/checkpoints/last.ckpt"
     assert {"--model.lr=0.001", "--distances=false"} <= set(score)
-    assert "--distances=true" in commands(replace(plan, metric="nsd"), run)["scored"]
+    assert {"--distances=true", "--surface_area=false"} <= set(commands(replace(plan, metric="nsd"), run)["scored"])
+    assert {"--distances=true", "--surface_area=true"} <= set(commands(replace(plan, metric="nsd_area"), run)["scored"])
     assert json.loads(fit[-1].partition("=")[2])["init_args"] == {
         "save_dir": "out/+gate",
         "name": "seed-0",
