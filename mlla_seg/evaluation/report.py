@@ -24,10 +24,18 @@ from mlla_seg.evaluation.calibration_results import (
     calibration_table,
     plot_reliability,
 )
-from mlla_seg.evaluation.score_tables import SHOWN as SPREAD_SHOWN
+from mlla_seg.evaluation.case_scores import CaseScores
 from mlla_seg.evaluation.score_tables import explanation, spread_table, write_scores_csv, write_scores_latex
+from mlla_seg.evaluation.score_tables import shown as shown_scores
 from mlla_seg.evaluation.scores import PROTOCOLS, Evaluation
-from mlla_seg.evaluation.subgroups import Subgroup, subgroup_rows, subgroup_summary, subgroup_table, subgroups
+from mlla_seg.evaluation.subgroups import (
+    Subgroup,
+    subgroup_rows,
+    subgroup_summary,
+    subgroup_table,
+    subgroups,
+    text_of_spreads,
+)
 from mlla_seg.evaluation.subgroups import explanation as explanation_of_groups
 
 RESULTS = ("per_case.csv", "summary.json", "scores.csv", "scores.tex", "report.html", "overlay.png")
@@ -73,14 +81,7 @@ def score_table(evaluation: Evaluation) -> str:
     parts = [tables.format_table(*evaluation.table())]
     if evaluation.surfaces is not None:
         parts.append(_about_distances(evaluation))
-    for score in _with_spread(evaluation):
-        parts += ["", tables.format_table(*spread_table(evaluation, score))]
-    parts.append(explanation(evaluation))
-    if evaluation.facts and evaluation.facts[0]:
-        groups = subgroups(evaluation)
-        for score in _with_spread(evaluation) if groups else ():
-            parts += ["", tables.format_table(*subgroup_table(evaluation, groups, score))]
-        parts.append(explanation_of_groups(evaluation))
+    parts.append(text_of_spreads(evaluation.by_case, subgroups(evaluation.by_case)))
     if evaluation.boundaries is not None:
         parts += ["", tables.format_table(*evaluation.pooled_table())]
     parts.append(_pooled_line(evaluation))
@@ -98,9 +99,9 @@ def summary(evaluation: Evaluation, split: str, about: Mapping[str, Any]) -> dic
         **{f"{split}/{name}": value for name, value in evaluation.means().items()},
         "spread": {
             score: {name: asdict(found) for name, found in classes.items()}
-            for score, classes in evaluation.spreads.items()
+            for score, classes in evaluation.by_case.spreads.items()
         },
-        **({"subgroups": subgroup_summary(groups)} if (groups := subgroups(evaluation)) else {}),
+        **({"subgroups": subgroup_summary(groups)} if (groups := subgroups(evaluation.by_case)) else {}),
         "cases": len(evaluation.cases),
         "cases_by_class": evaluation.numbers_of_cases(),
         "pooled": evaluation.pooled(),
@@ -128,9 +129,9 @@ def write_results(folder: Path, scored: Scored, split: str, about: Mapping[str, 
     files = [folder / name for name in RESULTS]
     tables.write_csv(files[0], evaluation.rows())
     tables.write_json(files[1], summary(evaluation, split, about))
-    write_scores_csv(files[2], evaluation)
-    write_scores_latex(files[3], evaluation)
-    groups = subgroups(evaluation)
+    write_scores_csv(files[2], evaluation.by_case)
+    write_scores_latex(files[3], evaluation.by_case)
+    groups = subgroups(evaluation.by_case)
     if any(entry.spreads for entry in groups):
         files.append(folder / BY_GROUP)
         tables.write_csv(files[-1], subgroup_rows(groups))
@@ -155,7 +156,7 @@ def write_results(folder: Path, scored: Scored, split: str, about: Mapping[str, 
             html.table(["", ""], [[key, str(value)] for key, value in about.items() if key != "excluded"]),
             *_excluded(about.get("excluded", {})),
             *_tables(evaluation),
-            *_by_group(evaluation, groups),
+            *_by_group(evaluation.by_case, groups),
             html.heading("Scores per case, by class"),
             *_boxes(evaluation, colours),
             *_calibration(evaluation, colours),
@@ -220,10 +221,6 @@ def _about_distances(evaluation: Evaluation) -> str:
     return DISTANCES[evaluation.unit] + ("" if evaluation.surface_areas is None else f" {BY_AREA}")
 
 
-def _with_spread(evaluation: Evaluation) -> list[str]:
-    return [score for score in SPREAD_SHOWN if score in evaluation.scores()]
-
-
 def _protocols(evaluation: Evaluation) -> list[str]:
     return ["native", *(["transunet"] if evaluation.published is not None else [])]
 
@@ -242,8 +239,9 @@ def _tables(evaluation: Evaluation) -> list[str]:
         held = [f"{name} = {' + '.join(names)}" for name, names in _classes_of_regions(evaluation).items()]
         parts.append(html.note(f"Regions of the masks as written, which overlap: {'; '.join(held)}."))
     parts.append(html.heading("Spread over cases and patients"))
-    parts += [html.table(*spread_table(evaluation, score), last=True) for score in _with_spread(evaluation)]
-    parts.append(html.note(f"{explanation(evaluation)} scores.csv has the spread of all scores, scores.tex a table."))
+    by_case = evaluation.by_case
+    parts += [html.table(*spread_table(by_case, score), last=True) for score in shown_scores(by_case)]
+    parts.append(html.note(f"{explanation(by_case)} scores.csv has the spread of all scores, scores.tex a table."))
     parts += [
         html.heading("Pooled scores: all voxels of the split together"),
         html.table(*evaluation.pooled_table(), last=True),
@@ -262,11 +260,11 @@ def _tables(evaluation: Evaluation) -> list[str]:
     return parts
 
 
-def _by_group(evaluation: Evaluation, groups: Sequence[Subgroup]) -> list[str]:
+def _by_group(scores: CaseScores, groups: Sequence[Subgroup]) -> list[str]:
     if not groups:
         return []
-    shown = [html.table(*subgroup_table(evaluation, groups, score)) for score in _with_spread(evaluation)]
-    note = f"{explanation_of_groups(evaluation)} {BY_GROUP} has all scores by class."
+    shown = [html.table(*subgroup_table(scores, groups, score)) for score in shown_scores(scores)]
+    note = f"{explanation_of_groups(scores)} {BY_GROUP} has all scores by class."
     return [html.heading("Scores of subgroups: means over classes"), *shown, html.note(note)]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlla_seg.atomic import renamed_when_done
-from mlla_seg.evaluation.scores import Evaluation
+from mlla_seg.evaluation.case_scores import CaseScores
 from mlla_seg.evaluation.spread import LEVEL, Spread
 from mlla_seg.evaluation.tables import format_cell, write_csv
 from mlla_seg.visible import visible
@@ -22,9 +22,9 @@ SPECIAL |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
 """LaTeX of the characters that have a meaning there."""
 
 
-def spread_table(evaluation: Evaluation, score: str) -> tuple[list[str], list[list[Any]]]:
+def spread_table(scores: CaseScores, score: str) -> tuple[list[str], list[list[Any]]]:
     """Return header and rows of the spread of a score: a row per foreground class, and that of their mean."""
-    header = [evaluation.title(score), "mean", f"{LEVEL:.0%} interval", "SD", "median", "quartiles", "cases"]
+    header = [scores.title(score), "mean", f"{LEVEL:.0%} interval", "SD", "median", "quartiles", "cases"]
     rows: list[list[Any]] = [
         [
             name,
@@ -35,40 +35,45 @@ def spread_table(evaluation: Evaluation, score: str) -> tuple[list[str], list[li
             range_in_words(found.first_quartile, found.third_quartile),
             found.cases,
         ]
-        for name, found in evaluation.spreads[score].items()
+        for name, found in scores.spreads[score].items()
     ]
     return header, rows
 
 
-def explanation(evaluation: Evaluation) -> str:
+def shown(scores: CaseScores) -> list[str]:
+    """Return the names of the scores whose spread is shown."""
+    return [score for score in SHOWN if score in scores.values]
+
+
+def explanation(scores: CaseScores) -> str:
     """Return how the spread is measured, with the number of cases and patients."""
-    patients = len(set(evaluation.patients or evaluation.cases))
+    patients = len(set(scores.patients))
     return (
-        f"SD, median and quartiles over {len(evaluation.cases)} cases; {LEVEL:.0%} interval of the mean by a bootstrap "
+        f"SD, median and quartiles over {len(scores.cases)} cases; {LEVEL:.0%} interval of the mean by a bootstrap "
         f"over {patients} patients: it does not cover another training of the network (see compare)."
     )
 
 
-def write_scores_csv(path: Path, evaluation: Evaluation) -> None:
+def write_scores_csv(path: Path, scores: CaseScores) -> None:
     """Write the spread of every score, a row per score and class."""
     rows = [
         {"score": score, "class": name, **asdict(found)}
-        for score, classes in evaluation.spreads.items()
+        for score, classes in scores.spreads.items()
         for name, found in classes.items()
     ]
     write_csv(path, rows)
 
 
-def write_scores_latex(path: Path, evaluation: Evaluation) -> None:
+def write_scores_latex(path: Path, scores: CaseScores) -> None:
     """Write a LaTeX table (package ``booktabs``): means with their intervals, a row per class, a column per score."""
-    found = evaluation.spreads
-    titles = " & ".join(_escape(evaluation.title(score)) for score in found)
+    found = scores.spreads
+    titles = " & ".join(_escape(scores.title(score)) for score in found)
     names = list(next(iter(found.values())))
     lines = [f"{_escape(name)} & " + " & ".join(_latex(found[score][name]) for score in found) for name in names]
     lines[-1] = "\\midrule\n" + lines[-1]
-    header = f"{evaluation.kind} & {titles} \\\\"
+    header = f"{scores.kind} & {titles} \\\\"
     table = ["\\toprule", header, "\\midrule", *(f"{line} \\\\" for line in lines), "\\bottomrule"]
-    text = [f"% {explanation(evaluation)}", f"\\begin{{tabular}}{{l{'c' * len(found)}}}", *table, "\\end{tabular}"]
+    text = [f"% {explanation(scores)}", f"\\begin{{tabular}}{{l{'c' * len(found)}}}", *table, "\\end{tabular}"]
     with renamed_when_done(path) as temporary:
         temporary.write_text("\n".join(text) + "\n", encoding="utf-8")
 

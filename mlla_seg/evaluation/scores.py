@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mlla_seg.evaluation import surface_distance, transunet_protocol
 from mlla_seg.evaluation.calibration import calibration_error
+from mlla_seg.evaluation.case_scores import CaseScores
 from mlla_seg.evaluation.overlap import (
     OVERLAP_SCORES,
     counts_of,
@@ -28,7 +29,6 @@ from mlla_seg.evaluation.overlap import (
     recall_score,
 )
 from mlla_seg.evaluation.regions import region_counts
-from mlla_seg.evaluation.spread import Spread, spreads
 
 STATUSES = ("found", "missed", "hallucinated", "absent")
 """Status of a class in a case: in both truth and prediction, only in the truth, only in the prediction, in neither."""
@@ -47,9 +47,6 @@ PROTOCOLS = {
 
 CALIBRATION = ("ece", "ece_predicted")
 """Names of the calibration errors of a class in a case: over all pixels, and over those predicted as the class."""
-
-DISTANCES = ("hd95", "assd", "hd95_area", "assd_area")
-"""Scores without an upper bound."""
 
 POOLED_SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "iou": iou_score,
@@ -164,17 +161,6 @@ class Evaluation:
                 rows.append(row | {f"{key} (table)" if key in row else key: value for key, value in facts.items()})
         return rows
 
-    def subset(self, chosen: Sequence[int]) -> Evaluation:
-        """Return the measurements on some of the cases, by their indices."""
-        changes: dict[str, Any] = {}
-        for name in ("confusion", "surfaces", "surface_areas", "boundaries", "calibration", "published"):
-            values = getattr(self, name)
-            changes[name] = None if values is None else values[list(chosen)]
-        for name in ("cases", "voxel_ml", "patients", "facts"):
-            values = getattr(self, name)
-            changes[name] = [values[i] for i in chosen] if len(values) else values
-        return replace(self, **changes)
-
     def means(self) -> dict[str, float]:
         """Return means over cases per class, such as ``dice_liver``, and over foreground classes, such as ``dice``."""
         means: dict[str, float] = {}
@@ -188,12 +174,18 @@ class Evaluation:
         return means
 
     @cached_property
-    def spreads(self) -> dict[str, dict[str, Spread]]:
-        """The spread over cases of each score, by foreground class; ``mean`` is that of the mean over them."""
-        names = [*(self.classes[k] for k in self.foreground), "mean"]
-        scores = {score: values[:, self.foreground].numpy() for score, values in self.scores().items()}
-        found = spreads(scores, self.patients or self.cases, unbounded=DISTANCES)
-        return {score: dict(zip(names, columns, strict=True)) for score, columns in found.items()}
+    def by_case(self) -> CaseScores:
+        """The scores of the foreground classes, for tables of their spread."""
+        return CaseScores(
+            self.cases,
+            self.patients or self.cases,
+            [self.classes[k] for k in self.foreground],
+            {score: values[:, self.foreground].numpy() for score, values in self.scores().items()},
+            self.unit,
+            self.tolerance,
+            self.kind,
+            self.facts,
+        )
 
     def pooled_scores(self) -> dict[str, Tensor]:
         """Return pooled scores by name, ``(K,)``; boundary IoU only for single-slice images."""
@@ -240,14 +232,10 @@ class Evaluation:
             for k in self.foreground
         }
 
-    def title(self, score: str) -> str:
-        """Return the column heading of a score."""
-        return TITLES[score].format(unit=self.unit, tolerance=self.tolerance)
-
     def table(self) -> tuple[list[str], list[list[Any]]]:
         """Return header and rows for display: a row per foreground class, and their mean."""
         means, numbers = self.means(), self.numbers_of_cases()
-        columns = {name: self.title(name) for name in self.scores()}
+        columns = {name: self.by_case.title(name) for name in self.scores()}
         header = [self.kind, *columns.values(), *STATUSES]
         rows = [
             [name, *(means[f"{column}_{name}"] for column in columns), *numbers[name].values()]
@@ -266,20 +254,6 @@ class Evaluation:
         ]
         return header, [*rows, ["mean", *(means[column] for column in columns)]]
 
-
-TITLES = {
-    "dice": "Dice",
-    "iou": "IoU",
-    "hd95": "HD95 {unit}",
-    "assd": "ASSD {unit}",
-    "nsd": "NSD {tolerance:g} {unit}",
-    "hd95_area": "HD95 by area, {unit}",
-    "assd_area": "ASSD by area, {unit}",
-    "nsd_area": "NSD by area, {tolerance:g} {unit}",
-    "precision": "precision",
-    "recall": "recall",
-}
-"""Column headings of scores."""
 
 POOLED_TITLES = {
     "iou": "IoU",

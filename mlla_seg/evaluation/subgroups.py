@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mlla_seg.evaluation.score_tables import range_in_words
-from mlla_seg.evaluation.scores import Evaluation
+from mlla_seg.evaluation import score_tables, tables
+from mlla_seg.evaluation.case_scores import CaseScores
 from mlla_seg.evaluation.spread import LEVEL, Spread
 
 LEAST = 5
@@ -35,28 +35,28 @@ class Subgroup:
     """Spread of each score by class, and of the mean over them; empty if there are too few cases."""
 
 
-def subgroups(evaluation: Evaluation) -> list[Subgroup]:
+def subgroups(scores: CaseScores) -> list[Subgroup]:
     """Return the scores of all subgroups of the columns that form any."""
-    patients = list(evaluation.patients or evaluation.cases)
+    patients = scores.patients
     found = []
-    for column, groups in _columns(evaluation).items():
+    for column, groups in _columns(scores).items():
         if not _forms_groups(groups):
             continue
         for name, chosen in groups.items():
-            spreads = evaluation.subset(chosen).spreads if len(chosen) >= LEAST else {}
+            spreads = scores.subset(chosen).spreads if len(chosen) >= LEAST else {}
             found.append(Subgroup(column, name, len(chosen), len({patients[i] for i in chosen}), spreads))
     return found
 
 
-def left_out_columns(evaluation: Evaluation) -> list[str]:
+def left_out_columns(scores: CaseScores) -> list[str]:
     """Return the columns that form no subgroups: those with one value, or almost as many as there are cases."""
-    return [column for column, groups in _columns(evaluation).items() if not _forms_groups(groups)]
+    return [column for column, groups in _columns(scores).items() if not _forms_groups(groups)]
 
 
-def _columns(evaluation: Evaluation) -> dict[str, dict[str, list[int]]]:
+def _columns(scores: CaseScores) -> dict[str, dict[str, list[int]]]:
     """Return the groups of each column."""
-    columns = list(evaluation.facts[0]) if evaluation.facts else []
-    return {column: groups_of([facts[column] for facts in evaluation.facts]) for column in columns}
+    columns = list(scores.facts[0]) if scores.facts else []
+    return {column: groups_of([facts[column] for facts in scores.facts]) for column in columns}
 
 
 def _forms_groups(groups: dict[str, list[int]]) -> bool:
@@ -105,13 +105,26 @@ def _range(numbers: Sequence[float]) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
-def subgroup_table(evaluation: Evaluation, groups: Sequence[Subgroup], score: str) -> tuple[list[str], list[list[Any]]]:
+def text_of_spreads(scores: CaseScores, groups: Sequence[Subgroup]) -> str:
+    """Return the tables for the terminal: the spread of the main scores, and that of the subgroups."""
+    parts = []
+    for score in score_tables.shown(scores):
+        parts += ["", tables.format_table(*score_tables.spread_table(scores, score))]
+    parts.append(score_tables.explanation(scores))
+    if scores.facts and scores.facts[0]:
+        for score in score_tables.shown(scores) if groups else ():
+            parts += ["", tables.format_table(*subgroup_table(scores, groups, score))]
+        parts.append(explanation(scores))
+    return "\n".join(parts)
+
+
+def subgroup_table(scores: CaseScores, groups: Sequence[Subgroup], score: str) -> tuple[list[str], list[list[Any]]]:
     """Return header and rows of the mean of a score over the classes: a row per subgroup."""
-    header = [evaluation.title(score), "group", "mean", f"{LEVEL:.0%} interval", "SD", "cases", "patients"]
+    header = [scores.title(score), "group", "mean", f"{LEVEL:.0%} interval", "SD", "cases", "patients"]
     rows: list[list[Any]] = []
     for entry in groups:
         found = entry.spreads[score]["mean"] if entry.spreads else None
-        values = [found.mean, range_in_words(found.low, found.high), found.sd] if found else ["-"] * 3
+        values = [found.mean, score_tables.range_in_words(found.low, found.high), found.sd] if found else ["-"] * 3
         rows.append([entry.column, entry.group, *values, entry.cases, entry.patients])
     return header, rows
 
@@ -140,12 +153,12 @@ def subgroup_summary(groups: Sequence[Subgroup]) -> dict[str, dict[str, Any]]:
     return content
 
 
-def explanation(evaluation: Evaluation) -> str:
+def explanation(scores: CaseScores) -> str:
     """Return how the subgroups are formed."""
     text = (
         f"Subgroups by columns of the table; more than {MOST_NUMBERS} different numbers are cut into thirds. Groups of "
         f"fewer than {LEAST} cases get no scores."
     )
-    if left_out := left_out_columns(evaluation):
+    if left_out := left_out_columns(scores):
         text += f" No groups by {', '.join(left_out)}: one value, over {MOST_GROUPS}, or too few cases of each."
     return text

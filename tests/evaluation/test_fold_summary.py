@@ -59,6 +59,47 @@ def test_table_has_each_fold_their_deviation_and_all_cases(cli, capsys, runs):
     assert "5 cases in 3 folds, distances in mm" in capsys.readouterr().out
 
 
+def write_fold_of_scanners(runs, fold, scanners, **more):
+    """A fold with two cases of each patient, all of one scanner for each patient."""
+    rows = []
+    for patient, scanner in scanners.items():
+        for visit in (1, 2):
+            row = {"case": f"{patient}_{visit}", "patient": patient, "class": "liver", "dice": 0.5 + 0.1 * visit}
+            row |= {"dice": row["dice"] + (0.2 if scanner == "GE" else 0), "tp": 1, "fp": 1, "fn": 1}
+            rows.append({**row, "scanner": scanner, **more})
+    folder = write_fold(runs, fold, fold, {"x": 0.5})
+    tables.write_csv(folder / "per_case.csv", rows)
+    return folder
+
+
+def test_subgroups_are_those_of_the_cases_of_all_folds(cli, capsys, tmp_path):
+    """No fold has enough cases of a scanner, all folds together have."""
+    runs = tmp_path / "runs"
+    for fold in range(3):
+        write_fold_of_scanners(runs, fold, {f"p{fold}": "GE", f"q{fold}": "Siemens"})
+    cli("folds", "--runs", runs)
+    printed = capsys.readouterr().out
+    found = {row["group"]: row for row in read_csv(runs / "subgroups.csv") if row["class"] == "liver"}
+    assert (found["GE"]["cases"], found["GE"]["patients"], found["GE"]["column"]) == ("6", "3", "scanner")
+    assert float(found["GE"]["mean"]) == pytest.approx(0.85) and float(found["Siemens"]["mean"]) == pytest.approx(0.65)
+    assert float(found["GE"]["sd"]) == pytest.approx(0.0548, abs=1e-4)
+    assert float(found["GE"]["low"]) == float(found["GE"]["high"]) == pytest.approx(0.85)  # all patients are alike
+    assert "Siemens" in printed and "bootstrap over 6 patients" in printed and "subgroups.csv" in printed
+    (scores,) = [row for row in read_csv(runs / "scores.csv") if row["class"] == "mean"]
+    assert float(scores["mean"]) == pytest.approx(0.75) and scores["cases"] == "12"
+    assert float(scores["low"]) < 0.75 < float(scores["high"])
+    assert "liver & 0.7500 (" in (runs / "scores.tex").read_text()
+
+
+def test_folds_with_other_columns_are_refused(tmp_path):
+    for fold in range(3):
+        write_fold_of_scanners(tmp_path, fold, {f"p{fold}": "GE"}, **({"hd95_area": 1.0} if fold == 2 else {}))
+    with pytest.raises(
+        InputError, match=r"version_2: per_case\.csv differs from .*version_0 by 1 columns, such as hd95_a"
+    ):
+        folds(str(tmp_path))
+
+
 def test_folds_that_cannot_be_put_together_are_refused(runs, tmp_path):
     with pytest.raises(InputError, match=r"contains no scored folds; score each with: python cli\.py validate"):
         folds(str(tmp_path / "nothing"))

@@ -17,18 +17,20 @@ PATIENTS = ["p1", "p1", "p2", "p3"]
 
 
 @pytest.fixture
-def evaluation():
+def scores():
     """Dice of ``left_&_right`` is 0.8, 0.6, 0.5 and 1; ``none`` is nowhere."""
     confusion = torch.zeros(4, 3, 3, dtype=torch.int64)
     confusion[:, 1, 1] = torch.tensor([8, 6, 5, 9])
     confusion[:, 1, 0] = torch.tensor([4, 8, 10, 0])
     surfaces = torch.full((4, 3, 3), math.nan)
     surfaces[:, 1] = torch.tensor([[2.0, 1, 0.5]]).repeat(4, 1)
-    return Evaluation(CASES, ["rest", "left_&_right", "none"], 0, confusion, surfaces, unit="mm", patients=PATIENTS)
+    return Evaluation(
+        CASES, ["rest", "left_&_right", "none"], 0, confusion, surfaces, unit="mm", patients=PATIENTS
+    ).by_case
 
 
-def test_terminal_table_has_mean_interval_and_quartiles(evaluation):
-    header, rows = spread_table(evaluation, "dice")
+def test_terminal_table_has_mean_interval_and_quartiles(scores):
+    header, rows = spread_table(scores, "dice")
     assert header == ["Dice", "mean", "95% interval", "SD", "median", "quartiles", "cases"]
     assert [row[0] for row in rows] == ["left_&_right", "none", "mean"]
     assert rows[0][1] == pytest.approx(0.725)
@@ -38,11 +40,11 @@ def test_terminal_table_has_mean_interval_and_quartiles(evaluation):
     low, high = map(float, rows[0][2].split(" to "))
     assert 0 <= low < 0.725 < high <= 1
     assert rows[1][2] == rows[1][5] == "-" and rows[1][6] == 0
-    assert "4 cases" in explanation(evaluation) and "3 patients" in explanation(evaluation)
+    assert "4 cases" in explanation(scores) and "3 patients" in explanation(scores)
 
 
-def test_csv_has_every_score_and_class(evaluation, tmp_path):
-    write_scores_csv(tmp_path / "scores.csv", evaluation)
+def test_csv_has_every_score_and_class(scores, tmp_path):
+    write_scores_csv(tmp_path / "scores.csv", scores)
     with (tmp_path / "scores.csv").open(newline="") as file:
         rows = {(row["score"], row["class"]): row for row in csv.DictReader(file)}
     assert len(rows) == 7 * 3
@@ -53,8 +55,8 @@ def test_csv_has_every_score_and_class(evaluation, tmp_path):
     assert rows["dice", "none"]["mean"] == "" and rows["dice", "none"]["cases"] == "0"
 
 
-def test_latex_is_escaped_and_complete(evaluation, tmp_path):
-    write_scores_latex(tmp_path / "scores.tex", evaluation)
+def test_latex_is_escaped_and_complete(scores, tmp_path):
+    write_scores_latex(tmp_path / "scores.tex", scores)
     lines = (tmp_path / "scores.tex").read_text().splitlines()
     assert lines[0].startswith("% SD, median and quartiles over 4 cases; 95% interval")
     assert lines[1] == r"\begin{tabular}{lccccccc}"

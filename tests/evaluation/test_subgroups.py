@@ -33,7 +33,7 @@ def test_texts_few_numbers_and_thirds():
 
 
 def test_scores_of_a_group_are_those_of_its_cases(evaluation):
-    found = {(entry.column, entry.group): entry for entry in subgroups(evaluation)}
+    found = {(entry.column, entry.group): entry for entry in subgroups(evaluation.by_case)}
     ge = found["scanner", "GE"]
     expected = sum(20 / (20 + n) for n in range(5)) / 5
     assert ge.spreads["dice"]["organ"].mean == pytest.approx(expected)
@@ -56,7 +56,7 @@ def test_subgroups_are_in_every_result(evaluation, tmp_path):
             "patients": 1,
         }
     )
-    rows = subgroup_rows(subgroups(evaluation))
+    rows = subgroup_rows(subgroups(evaluation.by_case))
     assert {row["group"] for row in rows} == {"GE", "Siemens"} and {"column", "class", "low", "sd"} <= set(rows[0])
     text = score_table(evaluation)
     assert "Siemens" in text and "No groups by age, dice" in text
