@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
 from mlla_seg.data.formats.classes import class_colour
+from mlla_seg.errors import InputError
+from mlla_seg.planning.attributes import kinds
 from mlla_seg.planning.recognise import Recognised
 from mlla_seg.planning.survey import Survey
 
@@ -58,7 +60,7 @@ class Plan:
     """What to look at, in sentences."""
 
 
-def choose(name: str, seen: Recognised, found: Survey, device: str) -> Plan:
+def choose(name: str, seen: Recognised, found: Survey, device: str, ignored: int | None = None) -> Plan:
     """Choose the contents of a card and of a config's section ``data``.
 
     Args:
@@ -66,6 +68,10 @@ def choose(name: str, seen: Recognised, found: Survey, device: str) -> Plan:
         seen: How its files are named.
         found: What they hold.
         device: ``cpu`` or ``cuda``.
+        ignored: Mask value of unlabelled pixels, if the user gave it.
+
+    Raises:
+        InputError: No mask holds ``ignored``.
     """
     plan = Plan({}, {})
     card = plan.card
@@ -73,7 +79,7 @@ def choose(name: str, seen: Recognised, found: Survey, device: str) -> Plan:
     card["title"] = Choice(name)
     card["modality"] = Choice(modality(found), _modality_reason(found))
     layout = _channels(plan, seen, found)
-    layout |= _classes(plan, found)
+    layout |= _classes(plan, found, ignored)
     _normalisation(plan, found)
     if found.kind == "volume":
         _geometry(plan, found)
@@ -109,7 +115,8 @@ def _channels(plan: Plan, seen: Recognised, found: Survey) -> dict[str, Any]:
     bands = found.bands
     if not seen.channels:
         names, known = _band_names(bands[0])
-        plan.card["channels"] = Choice(names, "as the files name them" if known else "in the order of the files")
+        reason = "in the order of the files" if len(names) > 1 else ""
+        plan.card["channels"] = Choice(names, "as the files name them" if known else reason)
         if not known and len(names) > 1:
             plan.unsure.append(f"The files do not name their {len(names)} bands: name the channels in the card.")
         return layout
@@ -136,12 +143,15 @@ def _band_names(bands: Sequence[str]) -> tuple[list[str], bool]:
     if all(bands) and len(set(bands)) == len(bands):
         return list(bands), True
     if len(bands) == 1:
-        return ["image"], True
+        return ["image"], False
     return [f"band_{k + 1}" for k in range(len(bands))], False
 
 
-def _classes(plan: Plan, found: Survey) -> dict[str, Any]:
+def _classes(plan: Plan, found: Survey, given: int | None) -> dict[str, Any]:
     """Choose the classes; return what they add to the layout."""
+    if given is not None and given not in found.values:
+        held = ", ".join(map(str, sorted(found.values))) or "no numbers"
+        raise InputError(f"--ignore {given}: no mask holds this value; they hold {held}.")
     if found.polygons:
         return _polygon_classes(plan, found)
     if found.colours:
@@ -152,9 +162,7 @@ def _classes(plan: Plan, found: Survey) -> dict[str, Any]:
         plan.card["classes"] = Choice([_entry("background", 0, None), _entry("class_1", 1, None)])
         plan.unsure.append("Masks are JPEG files, whose values are not exact: values above 127 are class_1.")
         return {"mask_threshold": 127}
-    ignored = (
-        IGNORED if IGNORED in values and set(values) != {0, IGNORED} and max({*values} - {IGNORED}) < 200 else None
-    )
+    ignored = given if given is not None else _far(values)
     ids = [value for value in values if value != ignored]
     entries = []
     for k, value in enumerate(ids):
@@ -162,18 +170,31 @@ def _classes(plan: Plan, found: Survey) -> dict[str, Any]:
         entries.append(_entry(name, k, value if ids != list(range(len(ids))) else None))
     shares = ", ".join(f"{value}: {count / sum(values.values()):.2%}" for value, count in values.items())
     plan.card["classes"] = Choice(entries, f"pixels by mask value in {found.masks} of {found.cases} masks: {shares}")
-    reason = "mask value that is far from the others" if ignored else "no mask value stands for unlabelled pixels"
+    if given is not None:
+        reason = "as --ignore says"
+    else:
+        reason = "mask value that is far from the others" if ignored else "no mask value stands for unlabelled pixels"
     plan.card["ignore_index"] = Choice(ignored, reason)
     if 0 not in ids:
-        plan.card["background"] = Choice(None, "no mask value is 0, so every class counts")
+        plan.card["background"] = Choice(None, "no class has the mask value 0, so every class counts")
     if unnamed := [entry["name"] for entry in entries if entry["name"].startswith("class_")]:
-        plan.unsure.append(f"The files do not name the classes: rename {', '.join(unnamed)} in the card.")
-    if found.is_flat and 0 in ids and len(ids) > 2:
+        shown, wanted = ", ".join(unnamed), " ".join(["NAME"] * len(unnamed))
         plan.unsure.append(
-            "Is mask value 0 a background to learn, or unlabelled? If unlabelled, remove its class from the card and "
-            "set ignore_index: 0."
+            f"The files do not name the classes: rename {shown} in the card, or plan again with --classes {wanted}"
+        )
+    if given is None and found.is_flat and 0 in ids and len(ids) > 2:
+        share = values[0] / sum(values.values())
+        plan.unsure.append(
+            f"Is mask value 0 ({share:.0%} of the pixels) a background to learn, or unlabelled? If unlabelled, plan "
+            "again with --ignore 0."
         )
     return {}
+
+
+def _far(values: Mapping[int, int]) -> int | None:
+    """Return the mask value 255 if it is far from all others, and so may stand for unlabelled pixels."""
+    far = IGNORED in values and set(values) != {0, IGNORED} and max({*values} - {IGNORED}) < 200
+    return IGNORED if far else None
 
 
 def _entry(name: str, index: int, value: int | None) -> dict[str, Any]:
@@ -185,9 +206,12 @@ def _polygon_classes(plan: Plan, found: Survey) -> dict[str, Any]:
     background = _entry("background", 0, None)
     if found.attribute is None:
         plan.card["classes"] = Choice([background, _entry("object", 1, None)], "no attribute tells kinds of polygons")
-        plan.unsure.append("All polygons are of one class, object: rename it in the card, or set layout.attribute.")
+        plan.unsure.append(
+            "All polygons are of one class, object, as no attribute tells more: rename it in the card, or plan again "
+            "with --classes NAME; or set layout.attribute."
+        )
         return {}
-    names = [name for name, _ in found.polygons.most_common() if name != "background"]
+    names = [name for name in kinds(found.polygons) if name != "background"]
     told = ", ".join(f"{name}: {found.polygons[name]}" for name in names)
     entries = [background]
     for k, name in enumerate(names, start=1):
@@ -195,7 +219,13 @@ def _polygon_classes(plan: Plan, found: Survey) -> dict[str, Any]:
         entries.append({**_entry(name, k, None), **number})
     plan.card["classes"] = Choice(entries, f"polygons by {found.attribute}: {told}; where they overlap, the later wins")
     plan.unsure.append(f"Is {found.attribute} the attribute that tells the class of a polygon? It has {told}.")
-    return {"attribute": found.attribute}
+    if not found.polygons[""]:
+        return {"attribute": found.attribute}
+    plan.unsure.append(
+        f"{found.polygons['']} polygons have no {found.attribute}: their pixels are neither trained on nor scored. "
+        "Set layout.others: skip to make them background."
+    )
+    return {"attribute": found.attribute, "others": "ignore"}
 
 
 def _coloured_classes(plan: Plan, found: Survey) -> None:

@@ -19,6 +19,7 @@ from mlla_seg.errors import InputError, program
 from mlla_seg.evaluation.plots import plot_samples
 from mlla_seg.planning.budget import Budget, measure
 from mlla_seg.planning.choices import FRACTIONS, Choice, Plan, Section, choose
+from mlla_seg.planning.naming import rename
 from mlla_seg.planning.recognise import Recognised, recognise
 from mlla_seg.planning.survey import survey
 from mlla_seg.planning.table import listed_files, read_cohort, splits_of
@@ -40,7 +41,15 @@ PIXELS = 8 * 256 * 256
 """Most pixels of a batch on CPUs."""
 
 
-def plan(input: str, output: str, cohort: str | None = None, name: str | None = None, minutes: float = 30.0) -> None:
+def plan(
+    input: str,
+    output: str,
+    cohort: str | None = None,
+    name: str | None = None,
+    classes: list[str] | None = None,
+    ignore: int | None = None,
+    minutes: float = 30.0,
+) -> None:
     """Write a card and a config for a folder of images and masks.
 
     Args:
@@ -48,8 +57,10 @@ def plan(input: str, output: str, cohort: str | None = None, name: str | None = 
             DICOM series with masks, or GeoTIFF scenes.
         output: Folder for the card, the config and a picture of training samples.
         cohort: Table (CSV) with a row for each patient, case or pair of image and mask; columns with splits or folds
-            are found, all others become subgroups of the report.
+            are found, all others become subgroups of the report. A path, or a file in the folder of the data.
         name: Name of the data set; by default that of the folder.
+        classes: Names of the classes in the order of the mask values; background may be left out.
+        ignore: Mask value of pixels without a label, which are neither trained on nor scored.
         minutes: Time to train.
     """
     root, folder = Path(input), Path(output)
@@ -59,7 +70,7 @@ def plan(input: str, output: str, cohort: str | None = None, name: str | None = 
         if (folder / file).exists():
             raise InputError(f"{folder / file}: already exists. Move it or choose another --output.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    table = read_cohort(Path(cohort)) if cohort else None
+    table = read_cohort(Path(cohort), root) if cohort else None
     pairs: dict[str, Any] = listed_files(table, root) if table else {}
     seen = Recognised(f"pairs listed in {cohort}", {"format": "list"}) if pairs else recognise(root)
     say(f"{root}: {seen.what}")
@@ -70,9 +81,11 @@ def plan(input: str, output: str, cohort: str | None = None, name: str | None = 
     splits = CardSplits(csv=str(table.path.absolute()), **{**pairs, **FRACTIONS}) if table and pairs else None
     cases = find_cases(known or provisional(called, seen, root, splits), root)
     found = survey(cases)
-    chosen = choose(called, seen, found, device)
+    chosen = choose(called, seen, found, device, ignore)
     if known:
         chosen = described(chosen, known)
+    if classes:
+        rename(chosen, classes)
     if table:
         chosen.card["splits"], unsure = splits_of(table, root, folder, cases)
         chosen.unsure.extend(unsure)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from mlla_seg.data.tree import stem_of
 from mlla_seg.errors import InputError
 from mlla_seg.planning.choices import FRACTIONS, Choice
 from mlla_seg.planning.words import means_mask
+from mlla_seg.progress import say
 
 MOST_FOLDS = 20
+NAMES_SPLITS = re.compile(r"split|set\b|subset|partition", re.IGNORECASE)
 MOSTLY = 0.5
 """Fraction of the rows or cases that must agree with the data."""
 
@@ -32,35 +35,43 @@ def listed_files(table: Table, root: Path) -> dict[str, str]:
     return {"image": images[0], "mask": masks[0]} if images and masks else {}
 
 
-def read_cohort(path: Path) -> Table:
-    """Read the table of ``--cohort``.
+def read_cohort(path: Path, root: Path) -> Table:
+    """Read the table of ``--cohort``, a file in the working directory or below the root of the data.
 
     Raises:
         InputError: There is no such file, or it is no table.
     """
-    if not path.is_file():
-        raise InputError(f"--cohort {path}: no such file.")
-    return read_table(path)
+    found = next((place for place in (path, root / path) if place.is_file()), None)
+    if found is None:
+        raise InputError(f"--cohort {path}: no such file, and none in {root} either.")
+    return read_table(found)
 
 
 def splits_of(table: Table, root: Path, folder: Path, cases: Sequence[Case]) -> tuple[Choice, list[str]]:
     """Return the section ``splits`` of a card in ``folder`` and what is not certain about it.
 
     Raises:
-        InputError: No column names the patients or the cases.
+        InputError: No column names the patients or the cases, or one names splits and something else.
     """
     key = listed_files(table, root) or _key(table, cases)
     split = next((name for name in table.columns if name not in key.values() and _is_split(table, name)), None)
     fold = next((name for name in table.columns if name not in (split, *key.values()) and _is_fold(table, name)), None)
     said: dict[str, object] = {"csv": os.path.relpath(table.path, folder), **key}
     said |= {name: column for name, column in (("split", split), ("fold", fold)) if column}
-    unsure = []
-    if not split:
-        said |= FRACTIONS
-        if not fold:
-            unsure.append(f"{table.path} has no column of splits or folds: test and validation patients are drawn.")
     meant = {*key.values(), split, fold}
     further = [name for name in table.columns if name not in meant]
+    unsure = []
+    if not split:
+        for name in further:
+            _refuse_half_split(table, name)
+        said |= FRACTIONS
+        unsure.append(
+            f"{table.path} has no column of splits: {FRACTIONS['test']:.0%} of the patients are drawn for the test"
+            + (f", and the folds in {fold} divide the others." if fold else f", {FRACTIONS['val']:.0%} for validation.")
+        )
+    roles = {**{column: meaning for meaning, column in key.items()}, split: "split", fold: "fold"}
+    used = [f"{column} ({meaning})" for column, meaning in roles.items() if column]
+    say(f"{table.path}: {', '.join(used)}" + (f"; subgroups by {', '.join(further)}" if further else ""))
     told = f"further columns, which become subgroups of the report: {', '.join(further)}" if further else ""
     return Choice(said, told), unsure
 
@@ -89,6 +100,19 @@ def _key(table: Table, cases: Sequence[Case]) -> dict[str, str]:
 def _is_split(table: Table, column: str) -> bool:
     words = {row.cells[column].casefold() for row in table.rows} - {""}
     return len({WORDS.get(word) for word in words}) > 1 and all(word in WORDS for word in words)
+
+
+def _refuse_half_split(table: Table, column: str) -> None:
+    """Raise if a column looks like splits but has other words too: splits that are drawn would mix its patients."""
+    cells = Counter(row.cells[column] for row in table.rows if row.cells[column])
+    known = {WORDS[cell.casefold()] for cell in cells if cell.casefold() in WORDS}
+    others = [cell for cell in cells if cell.casefold() not in WORDS]
+    if others and (len(known) > 1 or (known and NAMES_SPLITS.search(column))):
+        shown = ", ".join(f"{cell!r} ({cells[cell]} rows)" for cell in others[:3])
+        raise InputError(
+            f"{table.path}: the column {column} has splits, but also {shown}. Write train, val or test, leave cells of "
+            "patients that are not used empty, and rename the column if it says something else."
+        )
 
 
 def _is_fold(table: Table, column: str) -> bool:

@@ -22,7 +22,12 @@ def write(path, **fields):
         ({"quality": ["x", "y"] * 3, "type_id": [1, 1, 2, 3, 3, 3]}, "type_id", {"1": 2, "2": 1, "3": 3}),
         ({"quality": ["x", "y"] * 3}, "quality", {"x": 3, "y": 3}),
         ({"source": ["survey"] * 6}, None, {"": 6}),
-        ({"class": ["a", None, "a", "b", "b", "b"]}, None, {"": 6}),
+        ({"class": ["a", None, "a", "b", "b", "b"]}, "class", {"a": 2, "b": 3, "": 1}),
+        ({"class": ["a", "b", *[None] * 4]}, None, {"": 6}),
+        ({"quality": ["a", None, "a", "b", "b", "b"]}, None, {"": 6}),
+        ({"kind": ["building"] * 6, "id": [1] * 6}, "kind", {"building": 6}),
+        ({"kind": ["a"] * 6, "quality": ["x", "y"] * 3}, "quality", {"x": 3, "y": 3}),
+        ({"class": ["1"] * 6}, None, {"": 6}),
     ],
 )
 def test_attribute_with_few_values_and_a_usual_name_tells_the_class(tmp_path, fields, attribute, counts):

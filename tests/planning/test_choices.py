@@ -2,6 +2,7 @@ from collections import Counter
 
 import pytest
 
+from mlla_seg.errors import InputError
 from mlla_seg.planning.choices import choose
 from mlla_seg.planning.recognise import Recognised
 from mlla_seg.planning.survey import Survey
@@ -75,7 +76,28 @@ def test_names_in_the_files_become_class_names():
     assert [entry["name"] for entry in values["classes"]] == ["background", "liver"]
     assert not unsure
     _, unsure = card_and_data(surveyed())
-    assert unsure == ["The files do not name the classes: rename class_1 in the card."]
+    assert len(unsure) == 1
+    assert "rename class_1 in the card, or plan again with --classes NAME" in unsure[0]
+
+
+def test_ignored_value_that_the_user_gives_is_no_class():
+    found = surveyed("scene", values=Counter({0: 300, 1: 500, 2: 200}))
+    assert any("0 (30% of the pixels) a background to learn, or unlabelled" in text for text in card_and_data(found)[1])
+    plan = choose("mine", PAIRS, found, "cpu", ignored=0)
+    assert [(entry["name"], entry["id"]) for entry in plan.card["classes"].value] == [("class_1", 1), ("class_2", 2)]
+    assert plan.card["ignore_index"].value == 0
+    assert plan.card["background"].value is None
+    assert not any("unlabelled" in text for text in plan.unsure)
+    with pytest.raises(InputError, match=r"--ignore 7: no mask holds this value; they hold 0, 1, 2\."):
+        choose("mine", PAIRS, found, "cpu", ignored=7)
+
+
+def test_polygons_without_a_class_are_left_out_and_said():
+    found = surveyed("scene", attribute="kind", polygons=Counter({"roof": 5, "": 2, "road": 7}))
+    values, unsure = card_and_data(found)
+    assert [entry["name"] for entry in values["classes"]] == ["background", "road", "roof"]
+    assert values["layout"]["others"] == "ignore"
+    assert any("2 polygons have no kind" in text for text in unsure)
 
 
 def test_colours_of_masks_become_classes():

@@ -90,6 +90,27 @@ def test_table_of_another_study_is_refused(radiology):
         plan("study", "project", cohort="other.csv")
 
 
+@pytest.mark.parametrize("name", ["Group", "other"])
+def test_splits_with_a_word_that_is_none_are_refused(radiology, name):
+    text = (radiology / "cohort.csv").read_text().replace(";train", ";training set").replace("Group", name)
+    (radiology / "cohort.csv").write_text(text)
+    with pytest.raises(InputError, match=rf"the column {name} has splits, but also 'training set' \(10 rows\)"):
+        plan("study", "project", cohort="cohort.csv")
+
+
+def test_table_in_the_folder_of_the_data_is_found_and_its_columns_are_told(radiology, capsys):
+    text = (radiology / "cohort.csv").read_text().replace("train", "1").replace("val", "2").replace("test", "3")
+    (radiology / "study/cohort.csv").write_text(text.replace("Group", "Fold"))
+    (radiology / "cohort.csv").unlink()
+    plan("study", "project", cohort="cohort.csv", classes=["anterior", "posterior"], minutes=5)
+    said = capsys.readouterr().out
+    assert "study/cohort.csv: Patient (patient), Fold (fold); subgroups by Scanner" in said
+    assert "has no column of splits: 20% of the patients are drawn for the test, and the folds in Fold divide" in said
+    assert load_card("project/dataset.yaml").class_names == ["background", "anterior", "posterior"]
+    with pytest.raises(InputError, match=r"--cohort none\.csv: no such file, and none in study"):
+        plan("study", "other", cohort="none.csv")
+
+
 @pytest.fixture(scope="module")
 def module():
     spec = {"channels": ["a"], "classes": [{"name": name, "colour": (0, 0, k), "id": k} for k, name in enumerate("ab")]}
