@@ -71,8 +71,19 @@ def test_configs_that_are_not_there_are_named(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"Unknown config 'synaps'\. Did you mean synapse\?"):
         find_config("synaps.yaml")
-    with pytest.raises(InputError, match=r"elsewhere/synapse\.yaml: no such file"):
+    with pytest.raises(InputError, match=r"elsewhere/synapse\.yaml: no such file\. There is no folder elsewhere"):
         find_config("elsewhere/synapse.yaml")
+
+
+def test_folder_of_a_project_stands_for_its_config(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(InputError, match=r"mine: no such file\. mine has no YAML files"):
+        find_config("mine")
+    (tmp_path / "mine/config.yaml").write_text("data: {}")
+    assert find_config("mine") == "mine/config.yaml"
+    with pytest.raises(InputError, match=r"mine/config\.yml: no such file\. mine has config\.yaml\."):
+        find_config("mine/config.yml")
 
 
 def test_configs_are_listed_and_copied(cli, capsys, tmp_path):
@@ -142,6 +153,9 @@ def test_messages_name_the_command_that_was_typed(monkeypatch, tmp_path, called,
         (["fit", "--data.batch_size=many"], "--data.batch_size takes a whole number, got many."),
         (["fit", "--model.block=mambo"], "Unknown --model.block 'mambo'. Did you mean mamba?"),
         (["fit", "--data.no_such=1"], "--data.no_such"),
+        (["fit", "--trainer.maxsteps=1"], "Unknown option --trainer.maxsteps. Did you mean --trainer.max_steps?"),
+        (["fit", "--max_steps=1"], "Unknown option --max_steps. Did you mean --trainer.max_steps?"),
+        (["validate", "--data.batchsize", "4"], "Unknown option --data.batchsize. Did you mean --data.batch_size?"),
         (["fit", "--recipe=organs"], "recipe is a key of configs"),
         (["predict", "--ckpt_path=a", "--input=b", "--output=c", "--blend=cosin"], "Unknown --blend 'cosin'. Did you"),
         (["predict", "--input=b", "--output=c"], "required: ckpt_path"),

@@ -10,6 +10,9 @@ from mlla_seg.errors import InputError, lookup, program, unknown
 from mlla_seg.progress import say
 from mlla_seg.texts import read_text, read_yaml, require_utf8
 
+OWN = "config.yaml"
+"""Config of a run or of a planned project, for which its folder may be given."""
+
 
 def shipped(kind: str) -> Path:
     """Return the folder of shipped ``configs`` or ``datasets``: in an installed package, or beside it in a checkout."""
@@ -18,17 +21,27 @@ def shipped(kind: str) -> Path:
 
 
 def find_config(name: str) -> str:
-    """Return the path of a config: the file itself, or the shipped one of this name, with or without ``.yaml``.
+    """Return the path of a config: the file, ``config.yaml`` in the folder, or the shipped one of this name.
+
+    ``.yaml`` may be left out of the name of a shipped config.
 
     Raises:
-        InputError: Neither exists.
+        InputError: None exists.
     """
-    if Path(name).is_file():
+    path = Path(name)
+    if path.is_file():
         return name
+    if (path / OWN).is_file():
+        return str(path / OWN)
     known = {path.stem: path for path in sorted(shipped("configs").glob("*.yaml"))}
     if Path(name).parent.name in ("", "configs") and Path(name).stem in known:
         return str(known[Path(name).stem])
-    near = unknown(known, Path(name).stem, "config")
+    near = unknown(known, path.stem, "config")
+    if path.parent.name not in ("", "configs") or path.is_dir():  # a path, not a name
+        folder = path if path.is_dir() else path.parent
+        there = ", ".join(sorted(file.name for file in folder.glob("*.y*ml"))) or "no YAML files"
+        near = f"{folder} has {there}." if folder.is_dir() else f"There is no folder {folder}."
+        raise InputError(f"{name}: no such file. {near}")
     raise InputError(f"{name}: no such file, and no shipped config with this name. {near}")
 
 
