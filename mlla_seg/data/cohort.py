@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -50,7 +51,9 @@ def table_of(card: Card, root: Path) -> Table:
         raise InputError(
             f"The table of splits does not exist: {' and '.join(map(str, places))}. Correct csv of splits."
         )
-    table = read_table(path)
+    direct = Path(os.path.normpath(path))  # without the .. of a card beside the data, but not if links lead elsewhere
+    table = read_table(direct if direct.is_file() and direct.samefile(path) else path)
+    path = table.path
     image = card.splits.image
     used = [getattr(card.splits, key) for key in ("patient", "case", "mask", "split", "fold")]
     used += [*(image if isinstance(image, tuple) else [image]), *(card.splits.columns or ())]
