@@ -185,7 +185,8 @@ def plot_samples(
     plt = _pyplot()
     columns = math.ceil(math.sqrt(len(samples)))
     rows = math.ceil(len(samples) / columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(2.6 * columns, 2.8 * rows + 1), squeeze=False)
+    size = (2.6 * columns, 2.8 * rows + 1)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     colours = np.array([entry.colour for entry in classes], dtype=np.float32) / 255
     present: set[int] = set()
     for axis in axes.flat:
@@ -203,8 +204,8 @@ def plot_samples(
         present |= set(np.unique(mask[tinted]).tolist())
     handles = [_square(classes[k]) for k in sorted(present)]
     figure.suptitle(plain(title), fontsize=10)
-    figure.legend(handles=handles, loc="lower center", ncols=6, fontsize=8, frameon=False)
-    figure.tight_layout(rect=(0, 0.05, 1, 0.98))
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=8, frameon=False)
     save_figure(figure, output)
 
 
