@@ -18,6 +18,7 @@ from mlla_seg.models import create_model
 from mlla_seg.models.arguments import building, require_arguments
 from mlla_seg.models.ensemble import Ensemble, Flips
 from mlla_seg.models.hub import BEFORE_0_2
+from mlla_seg.models.nearby import did_you_mean
 from mlla_seg.models.segmenter import Segmenter
 
 NETWORK = ("encoder", "decoder", "drop_path_rate", "decoder_depths", "mixer", "norm_outputs", "block")
@@ -41,10 +42,10 @@ def read_content(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(
-            f"{path}: no such checkpoint. Give the path of a .ckpt; fit writes them to "
-            "runs/<name>/version_<n>/checkpoints."
+        advice = did_you_mean(path) or (
+            "Give the path of a .ckpt; fit writes them to runs/<name>/version_<n>/checkpoints."
         )
+        raise InputError(f"{path}: no such checkpoint. {advice}")
     try:
         require_intact_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)

@@ -20,6 +20,7 @@ from mlla_seg.checksums import with_checksums
 from mlla_seg.data.dataspec import DataSpec, Normalisation
 from mlla_seg.errors import InputError, followed_by
 from mlla_seg.models.arguments import building, require_arguments
+from mlla_seg.models.nearby import did_you_mean
 from mlla_seg.models.weights import read_state_dict
 
 WEIGHTS = "model.safetensors"
@@ -151,7 +152,8 @@ class HubMixin(PyTorchModelHubMixin, library_name="mlla_seg"):
         cls, *, model_id: str, config: dict[str, Any] | None = None, map_location: str = "cpu", **download: Any
     ) -> nn.Module:
         if not isinstance(config, dict) or not {"build", "arguments"} <= set(config):
-            raise InputError(f"{model_id}: has no config.json written by save_pretrained of mlla_seg.")
+            near = did_you_mean(Path(model_id))
+            raise InputError(f"{model_id}: has no config.json written by save_pretrained of mlla_seg. {near}".rstrip())
         where = f"{model_id}/config.json"
         with followed_by(ANOTHER):
             spec = DataSpec.from_dict(config["spec"], where) if config.get("spec") else None

@@ -18,6 +18,7 @@ from lightning.pytorch.plugins import CheckpointIO, LayerSync
 
 from mlla_seg.errors import InputError
 from mlla_seg.evaluation import plots
+from mlla_seg.models.nearby import RUNS
 from mlla_seg.progress import note, say
 from mlla_seg.training.announce import Announcer, GrowingCurve
 from mlla_seg.training.checkpoints import BestCheckpoint, LastCheckpoint
@@ -27,7 +28,7 @@ from mlla_seg.training.failures import one_line
 from mlla_seg.training.run_folder import remove_killed
 from mlla_seg.training.saving import DurableCheckpointIO
 from mlla_seg.training.stopping import was_requeued
-from mlla_seg.training.versions import RUNS, continued_version, log_to, name_runs, run_folder
+from mlla_seg.training.versions import continued_version, log_to, name_runs, run_folder
 
 # Lightning warnings about choices that are deliberate here.
 QUIET = (

@@ -8,14 +8,12 @@ from typing import Any
 
 from mlla_seg.errors import InputError
 from mlla_seg.models.checkpoint import read_checkpoint
+from mlla_seg.models.nearby import RUNS
 from mlla_seg.progress import note
 from mlla_seg.training.curve import RunLogger
 
 UNNAMED = "lightning_logs"
 """Lightning's default name of runs."""
-RUNS = "runs"
-"""Default folder of runs."""
-
 CSV_LOGGERS = ("lightning.pytorch.loggers.CSVLogger", "lightning.pytorch.loggers.csv_logs.CSVLogger")
 """Names of Lightning's CSVLogger in configs."""
 
@@ -95,6 +93,8 @@ def newest(
                 if _number(other) >= _number(path):
                     raise reason
                 note(f"note: left out {reason}")
+            if wanted != name:
+                note(f"note: there is no {name}.ckpt, which the first validation writes; {path} is used")
             return path
         if damaged:
             raise next(iter(damaged.values()))

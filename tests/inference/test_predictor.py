@@ -115,6 +115,16 @@ def test_bad_checkpoints_are_refused(capsys, cli, checkpoint, tmp_path):
     assert "cut.ckpt: cannot be read" in refused(capsys, cli, "--ckpt_path", tmp_path / "cut.ckpt", *rest)
 
 
+def test_a_run_or_a_word_for_a_checkpoint_is_answered_with_the_file(capsys, cli, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = Path("runs/mine/version_0/checkpoints/best.ckpt")
+    file.parent.mkdir(parents=True)
+    file.write_bytes(checkpoint.read_bytes())
+    for given in ("best", "runs/mine/version_0", "runs/mine"):
+        assert f"Did you mean {file}?" in refused(capsys, cli, "--ckpt_path", given, "--input", "a", "--output", "b")
+    assert "Give the path of a .ckpt" in refused(capsys, cli, "--ckpt_path", "last", "--input", "a", "--output", "b")
+
+
 def test_a_bad_file_in_a_folder_is_named_and_the_others_have_masks(capsys, cli, checkpoint, phantom_root, tmp_path):
     shutil.copytree(phantom_root / "test_vol_h5", tmp_path / "in")
     (tmp_path / "in/case0014.npy.h5").write_bytes(b"cut")
