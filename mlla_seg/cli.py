@@ -72,7 +72,8 @@ def _tool(path: str) -> Callable[[Sequence[str]], None]:
         for option, parameter in parameters.items():
             if str(parameter.annotation).startswith("list["):
                 argv = gather(option, argv)
-        words = _with_files(_with_true([k for k in parameters if parameters[k].annotation == "bool"], argv[1:]))
+        flags = [k for k in parameters if parameters[k].annotation in ("bool", "bool | None")]
+        words = _with_files(_with_true(flags, argv[1:]))
         try:
             auto_cli(function, args=words, as_positional=False, prog=f"{program()} {argv[0]}", exit_on_error=False)
         except ArgumentError as error:

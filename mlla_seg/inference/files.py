@@ -6,7 +6,7 @@ This module does not import torch.
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
@@ -15,19 +15,9 @@ from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.formats.dicom_files import is_dicom
 from mlla_seg.data.formats.dicom_tree import find_series
 from mlla_seg.data.formats.drivers import require_file
-from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES
 from mlla_seg.data.formats.headers import note_headers
 from mlla_seg.data.formats.locations import Location, Remote, located, refuse_stac
-from mlla_seg.data.formats.probabilities import probabilities_path
-from mlla_seg.data.formats.registry import (
-    FORMATS,
-    READERS,
-    SERIES,
-    is_readable,
-    mask_path,
-    may_have,
-    suffix_of,
-)
+from mlla_seg.data.formats.registry import READERS, SERIES, is_readable, may_have, suffix_of
 from mlla_seg.data.formats.vrt_sources import require_local
 from mlla_seg.data.postprocessing import note_applied
 from mlla_seg.disk_space import FullDisk
@@ -37,8 +27,9 @@ from mlla_seg.inference.jobs import job_of
 from mlla_seg.inference.kept_masks import KeptMasks
 from mlla_seg.inference.memory import is_out_of_memory, out_of_memory_told
 from mlla_seg.inference.records import Record
-from mlla_seg.inference.scenes import MapOptions, PolygonsFailed, map_files, predict_scene, scene_job
-from mlla_seg.inference.summaries import Summaries
+from mlla_seg.inference.scenes import MapOptions, PolygonsFailed, predict_scene, scene_job
+from mlla_seg.inference.summaries import TABLE, Summaries, preview_path
+from mlla_seg.inference.targets import files_written, is_scene, require_apart, require_own, targets_of
 from mlla_seg.locks import Held
 from mlla_seg.progress import note, note_files, progress, say
 from mlla_seg.texts import read_lines
@@ -55,7 +46,7 @@ def segment_files(
     output: Path,
     options: MapOptions,
     format: str | None = None,
-    overwrite: bool = True,
+    overwrite: bool | None = None,
     summaries: Summaries | None = None,
 ) -> None:
     """Segment an image, a folder or a list of images, and print a summary.
@@ -66,36 +57,23 @@ def segment_files(
         output: Folder for the masks; for a single image also the path of its mask.
         options: Options for rasters; ``batch_size`` and ``probabilities`` apply to all images.
         format: Format of volume masks; defaults to that of the source.
-        overwrite: Make existing masks anew; if false, those are kept that are there, see
-            :mod:`mlla_seg.inference.kept_masks`.
+        overwrite: Make existing masks anew; by default only those that this program has made. If false, those are kept
+            that are there, see :mod:`mlla_seg.inference.kept_masks`.
         summaries: What to write beside the masks, if anything.
 
     Raises:
-        InputError: No images were found, masks would overwrite images or each other, or some images could not be
-            segmented, or maps have no polygons, or masks of other jobs are kept; the last three are raised after all
-            others have been written.
+        InputError: No images were found, masks would replace images, each other or files of others, or some images
+            could not be segmented, or maps have no polygons, or masks of other jobs are kept; the last three are raised
+            after all others have been written.
     """
     images = images_at(source, len(segmenter.spec.channels))
-    folder = output
-    if len(images) == 1 and _names_a_mask(output, images[0]):
-        targets, folder = [output], output.parent
-    else:
-        targets = [_target(files[0], folder / _place_below(source, files[0]), format) for files in images]
-    if folder.is_file():
-        raise InputError(f"{folder}: is a file; --output must be a folder for the masks.")
-    written_by = [
-        map_files(target, options) if is_scene(files) else _mask_files(target, options.probabilities)
-        for files, target in zip(images, targets, strict=True)
-    ]
-    claims = Counter(path for paths in written_by for path in paths)
-    for files, target, paths in zip(images, targets, written_by, strict=True):
-        if target.resolve() in [path.resolve() for path in files if isinstance(path, Path)]:
-            raise InputError(f"{target}: the mask would overwrite its image. Choose another folder for --output.")
-        if any(claims[path] > 1 for path in paths):
-            rivals = [str(other[0]) for other, own in zip(images, written_by, strict=True) if set(own) & set(paths)]
-            raise InputError(
-                f"{target}: would be the mask of both {rivals[0]} and {rivals[1]}; segment them into different folders."
-            )
+    targets, folder = targets_of(images, source, output, format)
+    written_by = [files_written(files, target, options) for files, target in zip(images, targets, strict=True)]
+    drawn = [preview_path(target) for target in targets] if summaries is not None and summaries.preview else []
+    require_apart(images, [[*paths, *drawn[i : i + 1]] for i, paths in enumerate(written_by)])
+    if overwrite is None:
+        table = folder / TABLE if summaries is not None and summaries.statistics else None
+        require_own([Record(paths) for paths in written_by], table)
     scenes = [files[0].name for files in images if is_scene(files)]
     note_applied(segmenter.spec.postprocessing, segmenter.spec.class_names, len(images), scenes)
     problems: list[str] = []
@@ -103,7 +81,7 @@ def segment_files(
     failed: set[Path] = set()
     notes: dict[str, tuple[str, ...]] = {}
     said: set[Hashable] = set()
-    kept = KeptMasks(overwrite)
+    kept = KeptMasks(overwrite is not False)
 
     def make(files: tuple[Location, ...], target: Path, paths: list[Path], wait: bool) -> bool:
         """Make the mask of an image, and return whether it was not kept instead."""
@@ -249,25 +227,12 @@ def _left_out(source: Path, found: Sequence[Path]) -> list[Path]:
     return [path for path in entries if path not in used and not is_dicom(path)]
 
 
-def _place_below(source: Path | str, path: Location) -> Path:
-    """Return the folder of a DICOM series relative to the folder that was searched, which the masks repeat."""
-    below = isinstance(path, Path) and path.is_dir() and Path(source) in path.parents
-    return cast(Path, path).parent.relative_to(source) if below else Path()
-
-
 def _typed(text: str) -> tuple[Location, ...]:
     """Return the location in a text, or several with commas between them."""
     parts = [located(part.strip()) for part in text.split(",")]
     if Path(text).exists() or not all(isinstance(part, Remote) or part.is_file() for part in parts):
         return (located(text),)
     return tuple(parts)
-
-
-def _target(source: Location, folder: Path, format: str | None) -> Path:
-    """Return the file for the mask of an image."""
-    if isinstance(source, Path):
-        return mask_path(source, folder, format)
-    return folder / f"{Path(source.name).stem}.tif"
 
 
 def _grouped(files: Sequence[Path], channels: int) -> list[tuple[Path, ...]]:
@@ -311,25 +276,6 @@ def _files_of(line: str, folder: Path) -> tuple[Path, ...]:
     """Return the files of a line of a list; a comma may be part of the name of one."""
     whole = folder / line
     return (whole,) if whole.exists() else tuple(folder / name.strip() for name in line.split(","))
-
-
-def _names_a_mask(output: Path, files: Sequence[Location]) -> bool:
-    """Return whether an output path names an image's mask, by its suffix, rather than a folder."""
-    if is_scene(files):
-        return suffix_of(output) in RASTER_SUFFIXES
-    usual = _target(files[0], output.parent, None)
-    volume = suffix_of(usual) in FORMATS.values()
-    return suffix_of(output) == suffix_of(usual) or (volume and suffix_of(output) in FORMATS.values())
-
-
-def is_scene(files: Sequence[Location]) -> bool:
-    """Return whether an image consists of rasters of any size, which are segmented as scenes."""
-    return any(isinstance(path, Remote) or suffix_of(path) in RASTER_SUFFIXES for path in files)
-
-
-def _mask_files(target: Path, probabilities: bool) -> list[Path]:
-    """Return a mask and the files written beside it."""
-    return [target, *([probabilities_path(target, suffix_of(target))] if probabilities else [])]
 
 
 def _legend(spec: DataSpec) -> Iterator[str]:

@@ -125,7 +125,7 @@ def predict(
     batch_size: int = 4,
     tta: bool = False,
     probabilities: bool = False,
-    overwrite: bool = True,
+    overwrite: bool | None = None,
     nodata: float | None = None,
     statistics: bool = False,
     preview: bool = False,
@@ -161,8 +161,9 @@ def predict(
         tta: Test-time augmentation: averages over four flips.
         probabilities: Also write the probabilities of every class, or region, beside the mask, as h5, or for rasters as
             GeoTIFF with one band for each.
-        overwrite: Make existing masks anew; false keeps them, for resuming an interrupted run, and says which of them
-            were made with another network, other options or other images.
+        overwrite: true makes existing masks anew, by default only those that this program has made; false keeps them,
+            for resuming an interrupted run, and says which of them were made with another network, other options or
+            other images.
         nodata: Value of pixels without data, for rasters and photos whose files tag none; defaults to that of the card.
             NaN never is data.
         statistics: Also write statistics.csv beside the masks: volumes in ml, or areas in m2, of classes and regions.

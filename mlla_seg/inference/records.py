@@ -67,6 +67,19 @@ class Record:
             return Found.OTHER
         return Found.SAME if complete else Found.UNFINISHED
 
+    def foreign(self) -> list[Path]:
+        """Return existing files of this mask that this program has not made, or that were changed since."""
+        existing = [path for path in self.paths if path.exists()]
+        stored = self._stored() if existing else {}
+        if stored and "mask" not in stored:  # it was being made when the program was killed
+            return []
+        sizes, whole = stored.get("beside", {}), digest_of_files(self.paths[:1])
+        return [
+            path
+            for path in existing
+            if (sizes.get(path.name) != path.stat().st_size if path != self.paths[0] else stored.get("mask") != whole)
+        ]
+
     def made_since(self, moment: float) -> bool:
         """Return whether the mask was finished, or begun, after a moment in seconds since the epoch."""
         return bool(self._stored().get("time", 0) > moment)

@@ -23,6 +23,8 @@ from mlla_seg.errors import InputError
 from mlla_seg.progress import note, progress, say
 
 TABLE = "statistics.csv"
+HEAD = b"mask,unit,"
+"""What the table begins with."""
 TILE = (16, 256)
 """Rows and columns of the parts of a map in each of which all pixels count with the same area on the ground."""
 SIDE = 1024
@@ -74,6 +76,12 @@ class Summaries:
 def preview_path(mask: Path) -> Path:
     """Return the file for the picture of a mask."""
     return mask.with_name(mask.name[: len(mask.name) - len(suffix_of(mask))] + ".preview.png")
+
+
+def is_statistics(path: Path) -> bool:
+    """Return whether a file is a table that :class:`Summaries` has written."""
+    with path.open("rb") as file:
+        return file.read(len(HEAD)) == HEAD
 
 
 def _write_table(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:

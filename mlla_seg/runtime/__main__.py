@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--nodata", type=float, help="value of pixels without data, where files tag none")
     parser.add_argument("--postprocessing", choices=("true", "false"), default="true", help="false leaves it out")
     parser.add_argument("--format", help="format of volume masks: nii.gz, nrrd, seg.nrrd, ...")
-    parser.add_argument("--overwrite", choices=("true", "false"), default="true", help="false keeps existing masks")
+    parser.add_argument("--overwrite", choices=("true", "false"), help="false keeps existing masks, true replaces any")
     parser.add_argument("--statistics", action="store_true", help="also write volumes or areas as statistics.csv")
     parser.add_argument("--preview", action="store_true", help="also write a PNG of each image with its mask")
     given = vars(parser.parse_args(argv))
@@ -50,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if given["postprocessing"] == "false":
             segmenter.spec = replace(segmenter.spec, postprocessing=())
         where = given["image"], Path(given["output"])
-        segment_files(segmenter, *where, options, given["format"], given["overwrite"] == "true", summaries)
+        overwrite = {"true": True, "false": False, None: None}[given["overwrite"]]
+        segment_files(segmenter, *where, options, given["format"], overwrite, summaries)
     except InputError as error:
         sys.exit(_complain(str(error)))
 

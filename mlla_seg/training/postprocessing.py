@@ -15,7 +15,7 @@ from mlla_seg.data.postprocessing import in_words
 from mlla_seg.errors import InputError
 from mlla_seg.evaluation.postprocessing_choice import choose
 from mlla_seg.evaluation.tables import format_table
-from mlla_seg.inference.files import is_scene
+from mlla_seg.inference.targets import is_scene
 from mlla_seg.models.checkpoint import read_checkpoint
 from mlla_seg.progress import note, say
 from mlla_seg.training.module import SegmentationModule

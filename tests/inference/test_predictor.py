@@ -158,7 +158,7 @@ def test_bad_images_are_refused(capsys, cli, checkpoint, phantom_root, tmp_path)
     (tmp_path / "list.txt").write_text("\n")
     assert "list.txt: lists no image" in run("list.txt")
     shutil.copytree(phantom_root / "test_vol_h5", tmp_path / "here")
-    assert "would overwrite its image" in run("here", output="here")
+    assert "here: is the folder of the images, where masks would overwrite" in run("here", output="here")
     assert not list(tmp_path.glob("masks/.*"))
 
 
