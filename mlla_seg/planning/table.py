@@ -69,7 +69,11 @@ def splits_of(table: Table, root: Path, folder: Path, cases: Sequence[Case]) -> 
             f"{table.path} has no column of splits: {FRACTIONS['test']:.0%} of the patients are drawn for the test"
             + (f", and the folds in {fold} divide the others." if fold else f", {FRACTIONS['val']:.0%} for validation.")
         )
-    roles = {**{column: meaning for meaning, column in key.items()}, split: "split", fold: "fold"}
+    roles: dict[str | None, str] = {
+        **{column: meaning for meaning, column in key.items()},
+        split: "split",
+        fold: "fold",
+    }
     used = [f"{column} ({meaning})" for column, meaning in roles.items() if column]
     say(f"{table.path}: {', '.join(used)}" + (f"; subgroups by {', '.join(further)}" if further else ""))
     told = f"further columns, which become subgroups of the report: {', '.join(further)}" if further else ""
