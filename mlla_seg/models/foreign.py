@@ -5,7 +5,9 @@ their feature maps. Nothing is downloaded: weights start random and can be loade
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -98,6 +100,57 @@ def find_foreign(module: nn.Module) -> tuple[str, ForeignEncoder] | None:
     """Return the first encoder of another library in a network with the prefix of its parameter names, if any."""
     places = ((f"{name}." if name else "", part) for name, part in module.named_modules())
     return next(((place, part) for place, part in places if isinstance(part, ForeignEncoder)), None)
+
+
+def published_moments(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Return mean and standard deviation, in 0..255, by which timm normalised the images of its encoders.
+
+    Args:
+        name: ``timm/NAME``; smp tells these numbers only online, so there are none for its encoders.
+    """
+    from timm.models import get_pretrained_cfg
+
+    library, _, own_name = name.partition("/")
+    said = get_pretrained_cfg(own_name, allow_unregistered=False) if library == "timm" else None
+    if said is None:
+        return None
+    mean, std = (tuple(255 * value for value in values) for values in (said.mean, said.std))
+    return mean, std
+
+
+def library_names(
+    place: str, encoder: ForeignEncoder, given: Mapping[str, Tensor], source: str
+) -> tuple[Mapping[str, Tensor], dict[str, str]]:
+    """Return weights by names that :func:`names_in` knows, and the mapping of these names.
+
+    Weights by the names of the network's authors are renamed as timm's own loader does, such as those of ConvNeXt or
+    Swin in their first release.
+
+    Raises:
+        InputError: See :func:`names_in`.
+    """
+    try:
+        return given, names_in(place, encoder, given, source)
+    except InputError:
+        if renamed := _renamed_by_timm(encoder.name, given):
+            with suppress(InputError):
+                return renamed, names_in(place, encoder, renamed, source)
+        raise
+
+
+def _renamed_by_timm(name: str, given: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """Return weights as timm's filter for this architecture renames them; none if it has none or cannot."""
+    library, _, own_name = name.partition("/")
+    if library != "timm":
+        return None
+    import timm
+
+    model = timm.create_model(own_name, pretrained=False)
+    rename = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    try:
+        return rename and rename(dict(given), model)
+    except Exception:  # made for one release, it meets other weights here
+        return None
 
 
 def names_in(place: str, encoder: ForeignEncoder, given: Collection[str], source: str) -> dict[str, str]:

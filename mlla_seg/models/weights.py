@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mlla_seg.checksums import require_intact_archive, require_intact_folder
 from mlla_seg.errors import InputError
-from mlla_seg.models.foreign import find_foreign, names_in
+from mlla_seg.models.foreign import find_foreign, library_names
 
 # From the authors' names to ours; all patterns are applied to every name, in order.
 RENAMES = [
@@ -93,7 +93,9 @@ class LoadReport:
 
 
 def _first(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (f", ... ({len(names)} in all)" if len(names) > 4 else "") or "nothing"
+    if not names:
+        return "nothing"
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "") + f" ({len(names)} in all)"
 
 
 def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], str]:
@@ -229,7 +231,7 @@ def load_pretrained(module: nn.Module, source: str | Path | Mapping[str, Tensor]
     state = module.state_dict()
     foreign = find_foreign(module)
     if foreign:
-        places = names_in(*foreign, state_dict, name)
+        state_dict, places = library_names(*foreign, state_dict, name)
         weights = {places[own]: value for own, value in state_dict.items() if not DERIVABLE.search(own)}
         own_names = {own: own for own in state if not DERIVABLE.search(own)}
     else:

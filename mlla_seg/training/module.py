@@ -5,7 +5,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from mlla_seg.data.dataspec import DataSpec
@@ -24,13 +24,14 @@ from mlla_seg.models.decoders import DECODERS
 from mlla_seg.models.ensemble import combined
 from mlla_seg.models.recompute import CHECKPOINTING, set_checkpointing
 from mlla_seg.models.segmenter import Segmenter
-from mlla_seg.models.weights import load_pretrained
 from mlla_seg.models.whole import NO_DECODER
+from mlla_seg.progress import note
 from mlla_seg.training import optim
 from mlla_seg.training.freezing import FREEZABLE, Freezing
 from mlla_seg.training.losses import LOSSES, SegmentationLoss
 from mlla_seg.training.optimised import OptimisedModule
 from mlla_seg.training.scoring import Scoring, case_scores, empty_tables, evaluated, published_size, single_slices
+from mlla_seg.training.starting import start_from
 
 # Literals built from the registries, so that --help lists the choices.
 DecoderName: TypeAlias = Literal[(*DECODERS, NO_DECODER)]  # type: ignore[valid-type]
@@ -137,7 +138,8 @@ class SegmentationModule(OptimisedModule):
     def setup(self, stage: str) -> None:
         set_checkpointing(self.network, self.hparams["checkpoint_stages"] if stage == "fit" else "none")
         if stage == "fit" and self.starts_from:
-            rank_zero_info(f"{self.starts_from}: {load_pretrained(self.network, self.starts_from)}")
+            for line in start_from(self.network, self.starts_from, self.spec):
+                rank_zero_only(note)(line)
         if stage == "fit" and not (self.starts_from or getattr(self._trainer, "ckpt_path", None)):
             rank_zero_only(self.freezing.note_random_weights)()
 
