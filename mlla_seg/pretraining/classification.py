@@ -117,7 +117,8 @@ class ClassificationModule(PretrainingModule):
         """Return the logits ``(B, K)`` of the averaged weights, in evaluation mode."""
         average = ema_of(self.trainer)
         assert average is not None
-        return average.module.network.eval()(image)
+        network = average.module.network.eval()
+        return network(image.to(network.head.weight.dtype))  # the average stays float32 in trainings that are not
 
     def setup(self, stage: str) -> None:
         if self.hparams["mesa"] and ema_of(self.trainer) is None:
@@ -151,5 +152,5 @@ def mesa_loss(logits: Tensor, averaged: Tensor) -> Tensor:
     Source: MESA in arXiv 2205.14083, at temperature 1. The authors of MLLA add the cross-entropy instead, which differs
     by the entropy of the averaged prediction and has the same gradient.
     """
-    wanted = averaged.log_softmax(dim=-1)
+    wanted = averaged.to(logits.dtype).log_softmax(dim=-1)
     return F.kl_div(logits.log_softmax(dim=-1), wanted, reduction="batchmean", log_target=True)

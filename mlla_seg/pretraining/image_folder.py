@@ -69,9 +69,17 @@ class ImageFolderDataModule(PretrainingData):
                 f"--data.channels must be {', '.join(map(str, MODES))}, got {channels}: timm reads photos. For other "
                 "bands, pretrain without labels."
             )
-        for name, values, count in (("size", size, 2), ("scale", scale, 2), ("mean", mean, channels)):
+        counts: dict[str, Any] = {
+            "size": (size, 2),
+            "scale": (scale, 2),
+            "mean": (mean, channels),
+            "std": (std, channels),
+        }
+        for name, (values, count) in counts.items():
             if values is not None and len(values) != count:
                 raise InputError(f"--data.{name} needs {count} numbers, got {values}.")
+        if min(std or [1.0]) <= 0:
+            raise InputError(f"--data.std must be above 0, got {std}.")
         self.channels, self.size = channels, (size[0], size[1])
         self.mean, self.std = (
             tuple(given) if given else imagenet if channels == 3 else (sum(imagenet) / 3,) * channels
