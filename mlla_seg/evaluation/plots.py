@@ -22,14 +22,23 @@ OFFSETS = (8, -13, 14)
 """Heights in points at which the farthest outliers of a class are named, so that names of neighbours do not overlap."""
 
 
+LOSS = "val/loss"
+SCORES = (
+    ("val/dice", "validation Dice", "tab:orange"),
+    ("val/top1", "validation top-1 accuracy", "tab:orange"),
+    (LOSS, "validation loss", "tab:orange"),
+)
+"""Columns of ``metrics.csv``, of which the first that is there is drawn, with label and colour."""
+
+
 def plot_training(metrics_csv: Path, output: Path) -> None:
-    """Plot training loss and validation Dice over epochs from the logger's ``metrics.csv``."""
+    """Plot training loss and the validation score over epochs from the logger's ``metrics.csv``."""
     plt = _pyplot()
     rows = read_csv(metrics_csv)
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
     curves = [
         ("train/loss", "training loss", "tab:blue", axis),
-        ("val/dice", "validation Dice", "tab:orange", axis.twinx()),
+        (*next((score for score in SCORES if any(row.get(score[0]) for row in rows)), SCORES[0]), axis.twinx()),
     ]
     for key, label, colour, side in curves:
         points = [(int(row["epoch"]) + 1, float(row[key])) for row in rows if row.get(key)]
@@ -38,7 +47,8 @@ def plot_training(metrics_csv: Path, output: Path) -> None:
         side.set_ylabel(label, color=colour)
     axis.set_xlabel("epoch")
     axis.xaxis.get_major_locator().set_params(integer=True)
-    curves[1][3].set_ylim(0, 1)
+    if curves[1][0] != LOSS:
+        curves[1][3].set_ylim(0, 1)
     save_figure(figure, output)
 
 

@@ -90,11 +90,17 @@ def in_a_line(error: BaseException, options: Mapping[str, Any]) -> str | None:
 
 def out_of_memory(options: Mapping[str, Any]) -> str:
     """Return the message for a training that does not fit into memory, with the options that decide on it."""
-    crop = options.get("crop") or "whole images"
+    size = "size" if "size" in options else "crop"  # of pretraining, or of fit
+    lower = (
+        f"Out of memory in training with --data.batch_size {options.get('batch_size')} and --data.{size} "
+        f"{options.get(size) or 'whole images'}. Lower one of them (--trainer.accumulate_grad_batches 2 makes up for "
+        "half a batch)"
+    )
+    if size == "size":
+        return f"{lower}. {RESUME}"
     return (
-        f"Out of memory in training with --data.batch_size {options.get('batch_size')} and --data.crop {crop}. Lower "
-        "one of them (--trainer.accumulate_grad_batches 2 makes up for half a batch), or set --model.checkpoint_stages "
-        f"all; in validation, lower --model.eval_batch_size (now {options.get('eval_batch_size')}). {RESUME}"
+        f"{lower}, or set --model.checkpoint_stages all; in validation, lower --model.eval_batch_size (now "
+        f"{options.get('eval_batch_size')}). {RESUME}"
     )
 
 
