@@ -40,6 +40,8 @@ class Case:
     """Blocks of the scene that form the case, if these are divided among the splits."""
     areas: tuple[Path, ...] = ()
     """Polygons of the labelled area, one file per entry of ``images``; empty if everything is labelled."""
+    labelled: bool = True
+    """Whether there are labels; without, pixels with data are stored as of the first class, others as ignored."""
 
     @property
     def files(self) -> list[Path]:

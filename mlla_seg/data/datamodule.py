@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from mlla_seg.data.batches import cases_in_turn, training_batches
 from mlla_seg.data.block_splits import block_splits, traces
+from mlla_seg.data.card import Card
 from mlla_seg.data.card_sections import MEDIAN, SPLITS
 from mlla_seg.data.cases import Case
 from mlla_seg.data.dataset import CaseDataset, SliceDataset
@@ -132,7 +133,7 @@ class SegmentationDataModule(LightningDataModule):
         require_possible(sample)
         if batch_size < 1:
             raise InputError(f"--data.batch_size must be 1 or more, got {batch_size}.")
-        known = card_of(card, root, channels)
+        known = self.describe(card, root, channels)
         known = for_volumes(known) if sample.axes == 3 else known
         self.card = with_options(known, plane, patient, spacing_mm, splits, exclude)
         require_few_channels(sample, len(self.card.seen))
@@ -156,9 +157,17 @@ class SegmentationDataModule(LightningDataModule):
         self.prepared = False
         self.start = (0, 0)  # epoch, and batches of it that a resumed run has done
         self.seed = seed
-        what = [str(self.root.absolute()), *(self.card.use or ())]
-        place = hashlib.sha256("|".join(what).encode()).hexdigest()[:8]
-        self.store = Path(cache_dir) / f"{self.card.name}-{place}"
+        self.cache_dir = Path(cache_dir)
+        self.store = self.store_of(self.root)
+
+    def describe(self, card: str | None, root: str, channels: Sequence[str] | None) -> Card:
+        """Return the card, without the other options of the data."""
+        return card_of(card, root, channels)
+
+    def store_of(self, root: Path) -> Path:
+        """Return the folder of the memory-mapped arrays of the images below a folder."""
+        what = [str(root.absolute()), *(self.card.use or ())]
+        return self.cache_dir / f"{self.card.name}-{hashlib.sha256('|'.join(what).encode()).hexdigest()[:8]}"
 
     @cached_property
     def spec(self) -> DataSpec:

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from mlla_seg.data.boxes import Box, draw_box, whole
+from mlla_seg.data.formats.classes import IGNORE_INDEX
 from mlla_seg.data.resampling import fill_gaps, resize_images, resize_masks
 from mlla_seg.data.slice_augment import SliceAugment
 from mlla_seg.data.slices import Grid, View, nearest_slice, seen_by_network, slices_at, standardised
@@ -32,6 +33,9 @@ class SliceDataset(Dataset[dict[str, Any]]):
         balance: Fraction of samples drawn around a pixel of a class, with all classes of a case equally likely.
         seed: Random seed.
     """
+
+    labelled = True
+    """Whether masks hold classes; otherwise they only tell where there are data, see :func:`read_slices`."""
 
     def __init__(
         self, cases: Sequence[StoredCase], augment: SliceAugment, view: View, balance: float = 0.0, seed: int = 0
@@ -84,7 +88,8 @@ class SliceDataset(Dataset[dict[str, Any]]):
             size = [round(n * s / m) for n, s, m in zip(read.sides, seen, part, strict=True)]
             corner = [round((t - r) * s / m) for t, r, s, m in zip(taken.corner, read.corner, seen, part, strict=True)]
             chosen = Box(tuple(corner), seen)
-        images, masks = read_slices(case, [position], slices, (size[0], size[1]), self.context, read)
+        how = (self.context, read, self.labelled)
+        images, masks = read_slices(case, [position], slices, (size[0], size[1]), *how)
         image, labels = self.augment(
             images[0].numpy(), masks[0].numpy(), chosen.framed(crop or size), int(rng.integers(2**31))
         )
@@ -98,6 +103,7 @@ def read_slices(
     size: tuple[int, int],
     context: int = 0,
     box: Box | None = None,
+    labelled: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Read slices of a case and their masks as the network sees them, in raw units unless the card standardises cases.
 
@@ -108,6 +114,7 @@ def read_slices(
         size: Height and width to which they are resized.
         context: Neighbouring slices on each side, as additional channels.
         box: Rows and columns of the stored slices to read; by default all.
+        labelled: Read the masks; otherwise pixels with data are of class 0, and all others ignored.
 
     Returns:
         Images ``(N, (2 k + 1) C, h, w)`` float32, and class indices ``(N, h, w)``.
@@ -116,7 +123,10 @@ def read_slices(
     image, mask = case.image()[:, :, box.rows, box.columns], case.mask()[:, box.rows, box.columns]
     pieces = slices_at(image, positions, context, slices).astype(np.float32)
     pieces = standardised(pieces, case.moments, context)
-    labels = np.array(mask[[nearest_slice(position, slices, case.shape[0]) for position in positions]])
+    if labelled:
+        labels = np.array(mask[[nearest_slice(position, slices, case.shape[0]) for position in positions]])
+    else:
+        labels = np.where(np.isnan(pieces).any(axis=1), IGNORE_INDEX, 0).astype(np.uint8)
     images = resize_images(fill_gaps(torch.from_numpy(pieces)), size)
     return images, resize_masks(torch.from_numpy(labels), size)
 

@@ -55,7 +55,7 @@ def polygon_folder_card(root: Path) -> Card:
     names = _classes(layers) if by_class else ["labelled"]
     stems = {stem_of(path.name) for path in images}
     whole = len(files) == 1 and stem_of(files[0].name) not in stems
-    channels = _channels(images[0])
+    channels = channels_of(images[0])
     suffixes = "|".join(suffix[1:] for suffix in RASTER_SUFFIXES)
     return Card(
         name=re.sub(r"[^\w-]+", "_", root.absolute().name).strip("_").lower() or "scenes",
@@ -108,7 +108,7 @@ def _classes(layers: list[Layer]) -> list[str]:
     return names
 
 
-def _channels(image: Path) -> list[str]:
+def channels_of(image: Path) -> list[str]:
     """Return names of the bands of an image: their descriptions or colours, or numbers."""
     with open_rasters([image]) as raster:
         dataset = raster.datasets[0]

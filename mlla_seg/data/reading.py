@@ -17,7 +17,7 @@ from mlla_seg.data.cases import Case
 from mlla_seg.data.formats.classes import IGNORE_INDEX
 from mlla_seg.data.formats.georeference import Ground
 from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES, Raster, open_rasters
-from mlla_seg.data.formats.picture import Array, Picture, require_finite
+from mlla_seg.data.formats.picture import Array, Picture, gaps_of, require_finite
 from mlla_seg.data.formats.raster_grids import flat_ground
 from mlla_seg.data.formats.registry import PHOTO_SUFFIXES, read_channels, read_mask, suffix_of
 from mlla_seg.data.formats.vector_sources import VECTOR_SUFFIXES, is_vector
@@ -97,7 +97,7 @@ def _open_whole(card: Card, case: Case) -> Iterator[Source]:
     notes: dict[str, None] = {}
     first = 0
     for files, mask_path in zip(case.images, case.masks or [files[0] for files in case.images], strict=True):
-        image, labels = _read_entry(card, files, mask_path)
+        image, labels = _read_entry(card, files, mask_path if case.labelled else None)
         if entries and image.array.shape[2:] != entries[0].image.shape[2:]:
             raise InputError(
                 f"{files[0]}: shape {image.array.shape[2:]} differs from {case.images[0][0].name} with "
@@ -112,9 +112,14 @@ def _open_whole(card: Card, case: Case) -> Iterator[Source]:
     yield Source((first, channels, height, width), dtype, iter(entries), spacing, notes=tuple(notes))
 
 
-def _read_entry(card: Card, files: tuple[Path, ...], mask_path: Path) -> tuple[Picture, Array]:
+def _read_entry(card: Card, files: tuple[Path, ...], mask_path: Path | None) -> tuple[Picture, Array]:
     """Read image and labels of one volume or slice."""
     image = read_channels(files, card.plane, card.array_units, card.wanted)
+    if mask_path is None:
+        image = replace(image, array=chosen_bands(card, files, image.array))
+        if not image.gaps:
+            require_finite(files[0], image)
+        return image, np.where(gaps_of(image), IGNORE_INDEX, 0).astype(np.uint8)
     # Its own rounded spacing might select another plane.
     mask = read_mask(mask_path, image.axes or card.plane, card.layout.coloured_masks)
     require_same_grid(files[0], image, mask_path, mask)
@@ -149,7 +154,8 @@ def chosen_bands(card: Card, files: tuple[Path, ...], array: Array) -> Array:
 @contextmanager
 def _open_scene(card: Card, case: Case) -> Iterator[Source]:
     files, mask_path = case.images[0], (case.masks or case.images[0])[0]
-    with open_rasters(files, card.wanted) as image, _open_labels(card, mask_path, image) as labels:
+    own = mask_path if case.labelled else None
+    with open_rasters(files, card.wanted) as image, _open_labels(card, own, image) as labels:
         ground = flat_ground(image.grid)
         areas = [labelled_area(card, path, ground, str(files[0])) for path in case.areas]
         shape = (1, len(card.seen), *image.shape)
@@ -170,8 +176,11 @@ class _Labels:
 
 
 @contextmanager
-def _open_labels(card: Card, path: Path, image: Raster) -> Iterator[_Labels]:
-    """Open the mask of a scene, a raster or polygons."""
+def _open_labels(card: Card, path: Path | None, image: Raster) -> Iterator[_Labels]:
+    """Open the mask of a scene, a raster or polygons; without one, everything is of the first class."""
+    if path is None:
+        yield _Labels(lambda top, left, height, width: (np.zeros((1, height, width), np.uint8), Counter()), ())
+        return
     if is_vector(path):
         polygons = polygon_labels(card, path, flat_ground(image.grid), str(image.paths[0]))
         yield _Labels(lambda *part: (polygons.read(*part)[None], Counter()), polygons.notes)

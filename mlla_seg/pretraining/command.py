@@ -19,7 +19,7 @@ from mlla_seg.training.failures import told_in_a_line
 from mlla_seg.training.run_cli import RunCLI, is_first_process, run_quietly
 from mlla_seg.training.versions import newest, require_something_left, run_folder
 
-PLACES = ("root", "num_workers")
+PLACES = ("root", "num_workers", "cache_dir", "verify")
 """Options that affect where and how images are read; all others affect training."""
 TRAINER = (
     *("max_epochs", "max_steps", "max_time", "precision", "accumulate_grad_batches", "limit_train_batches"),
@@ -111,6 +111,8 @@ def require_same_training(path: str | Path, content: Mapping[str, Any], model: P
 def options_of(given: Any) -> dict[str, Any]:
     """Return the data and trainer options that affect training, as plain values for the checkpoint."""
     values = {key: value for key, value in given.data.init_args.items() if key not in PLACES}
+    if values.get("exclude"):  # names of patients stay out of checkpoints
+        values["exclude"] = f"{len(values['exclude'])} names"
     values |= {key: given.trainer.get(key) for key in TRAINER}
     plain = (bool, int, float, list, type(None))
     return {key: value if isinstance(value, plain) else shareable(str(value)) for key, value in values.items()}

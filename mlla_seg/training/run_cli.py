@@ -33,6 +33,7 @@ from mlla_seg.training.versions import continued_version, log_to, name_runs, run
 # Lightning warnings about choices that are deliberate here.
 QUIET = (
     ".*does not have many workers.*",
+    ".*You passed in a `val_dataloader` but have no `validation_step`.*",  # a pretraining may have nothing to validate
     ".*is smaller than the logging interval.*",
     ".*recommended to use .*sync_dist=True.*",
     ".*Trying to infer the `batch_size`.*",

@@ -43,7 +43,8 @@ def reading_of(reading: str, case: Case) -> str:
         reading: From :func:`how_read`.
         case: The case.
     """
-    return reading if case.part is None else hashlib.sha256(f"{reading} {case.part}".encode()).hexdigest()
+    own = [str(case.part)] * (case.part is not None) + ["unlabelled"] * (not case.labelled)
+    return hashlib.sha256(" ".join([reading, *own]).encode()).hexdigest() if own else reading
 
 
 def build_case(card: Card, case: Case, folder: Path, reading: str, sources: Sources) -> Entry:

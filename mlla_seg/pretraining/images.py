@@ -1,0 +1,256 @@
+"""Images for masked pretraining: of a card's training split, of a further folder, or of a folder without a card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mlla_seg.data.block_splits import traces
+from mlla_seg.data.card import Card
+from mlla_seg.data.cases import Case
+from mlla_seg.data.datamodule import AugmentName, MirrorName, PlaneName, SegmentationDataModule
+from mlla_seg.data.dataset import SliceDataset
+from mlla_seg.data.exclusion import with_exclusions
+from mlla_seg.data.formats.classes import IGNORE_INDEX
+from mlla_seg.data.formats.picture import Array
+from mlla_seg.data.pseudonyms import pseudonyms
+from mlla_seg.data.slice_augment import SliceAugment
+from mlla_seg.data.slices import View
+from mlla_seg.data.splits import Splits, kept
+from mlla_seg.data.store.case import StoredCase
+from mlla_seg.data.store.opening import open_store
+from mlla_seg.errors import InputError
+from mlla_seg.pretraining.autoencoder import PATCHES, padded_size
+from mlla_seg.pretraining.held_out import Held
+from mlla_seg.pretraining.parts import PretrainingData
+from mlla_seg.pretraining.unlabelled import image_folder_card, is_image_folder, unlabelled_cases
+from mlla_seg.progress import note
+
+CHECKS = ("warped", "planes", "resampled", "headers")
+"""Checks of the stored cases that are about images, not labels."""
+
+
+class MaskedDataset(SliceDataset):
+    """Samples of :class:`~mlla_seg.data.dataset.SliceDataset` with patches to mask in place of a mask of classes.
+
+    Samples are ``{"image": (C, H, W), "visible": (h, w) bool, "valid": (H, W) bool, "name": str}``. Pixels are valid
+    that have data, whatever their label. Of the patches with a valid pixel a fixed share is masked, the same number in
+    each sample that is full of data; the others stay visible.
+
+    Args:
+        cases: Source of the slices.
+        augment: Geometric augmentation; defines the crop size.
+        view: How the network sees cases.
+        ratio: Share of the patches that are masked.
+        patch: Side of patches in pixels.
+        seed: Random seed.
+    """
+
+    labelled = False
+
+    def __init__(
+        self, cases: Sequence[StoredCase], augment: SliceAugment, view: View, ratio: float, patch: int, seed: int = 0
+    ) -> None:
+        super().__init__(cases, augment, view, seed=seed)
+        self.ratio = ratio
+        self.patch = patch
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        sample = super().__getitem__(key)
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        valid = sample["mask"] != IGNORE_INDEX
+        rng = np.random.default_rng((self.seed, epoch, index, 1))
+        visible = draw_visible(valid.numpy(), self.patch, self.ratio, rng)
+        shown = {"image": sample["image"], "visible": torch.from_numpy(visible), "valid": valid}
+        return {**shown, "name": sample["name"]}
+
+
+def draw_visible(valid: Array, patch: int, ratio: float, rng: np.random.Generator) -> Array:
+    """Return which patches stay visible, ``(h, w)`` bool, of an image with data at ``valid``, ``(H, W)`` bool.
+
+    A share ``ratio`` of the patches with data is masked: at least one, unless it is the only one.
+    """
+    height, width = padded_size(valid.shape)
+    own = np.zeros((height, width), bool)
+    own[: valid.shape[0], : valid.shape[1]] = valid
+    held = own.reshape(height // patch, patch, width // patch, patch).any(axis=(1, 3))
+    places = np.flatnonzero(held)
+    count = min(max(1, round(ratio * len(places))), max(0, len(places) - 1))
+    visible = np.ones(held.size, bool)
+    visible[rng.permutation(places)[:count]] = False
+    return visible.reshape(held.shape)
+
+
+class ImagesDataModule(SegmentationDataModule, PretrainingData):
+    """Images of a user's own kind, whose labels are not looked at.
+
+    With a card, or a folder that describes itself (nnU-Net, polygons), only the training split is seen: no image of
+    validation and test. Any other folder is searched for images as ``predict`` does, and all of them are seen.
+
+    Args:
+        card: Name of a card in ``datasets/``, or path of a ``dataset.yaml``; by default what the folder tells.
+        root: Folder of the data as downloaded, or of images without labels.
+        unlabelled: Folder of further images without labels, of the card's kind; those that are in the validation or
+            test split of the card by their file or patient are left out.
+        mask_ratio: Share of the patches that are masked.
+        patch: Side of masked patches in pixels: 32, or 16 or 8 for small images.
+        batch_size: Slices per optimiser step, over all devices together.
+        resize: ``[height, width]``, or a factor, to which slices are resized for the network.
+        crop: ``[height, width]`` of random crops, padded where slices are smaller.
+        context: Neighbouring slices on each side that the network sees as additional channels (2.5-D).
+        channels: Names of the card's channels that the network sees, in order; without a card, of all channels.
+        spacing_mm: As in ``fit``.
+        plane: As in ``fit``.
+        patient: As in ``fit``.
+        augment: ``none``, ``transunet``, ``anatomy`` or ``aerial``.
+        mirror: Axes, ``rows`` and ``columns``, along which half of the samples are mirrored in addition.
+        num_workers: Processes that load slices, per device.
+        splits: As in ``fit``.
+        exclude: As in ``fit``.
+        fold: Cross-validation fold that is held out as in ``fit``.
+        folds: Number of folds.
+        cache_dir: Folder of the memory-mapped arrays.
+        verify: Compare the content of all files with their checksums.
+        seed: Random seed of the samples, their masks and their order.
+    """
+
+    def __init__(
+        self,
+        card: str | None = None,
+        root: str = "",
+        unlabelled: str | None = None,
+        mask_ratio: float = 0.6,
+        patch: int = 32,
+        batch_size: int = 24,
+        resize: list[int] | float | None = None,
+        crop: list[int] | None = None,
+        context: int = 0,
+        channels: list[str] | None = None,
+        spacing_mm: list[float | str | None] | None = None,
+        plane: PlaneName | None = None,
+        patient: str | None = None,
+        augment: AugmentName = "anatomy",
+        mirror: list[MirrorName] | None = None,
+        num_workers: int = 2,
+        splits: dict[str, Any] | None = None,
+        exclude: dict[str, str] | None = None,
+        fold: int | None = None,
+        folds: int = 5,
+        cache_dir: str = "cache",
+        verify: bool = False,
+        seed: int = 0,
+    ) -> None:
+        if not 0 < mask_ratio < 1:
+            raise InputError(f"--data.mask_ratio must be between 0 and 1, got {mask_ratio}.")
+        if patch not in PATCHES:
+            raise InputError(f"--data.patch must be one of {', '.join(map(str, PATCHES))}, got {patch}.")
+        self.loose = not card and bool(root) and is_image_folder(Path(root))
+        if self.loose and (splits is not None or fold is not None):
+            raise InputError(f"--data.splits and --data.fold divide labelled cases, but {root} is read without a card.")
+        super().__init__(
+            card=card,
+            root=root,
+            batch_size=batch_size,
+            resize=resize,
+            crop=crop,
+            context=context,
+            channels=channels,
+            spacing_mm=spacing_mm,
+            plane=plane,
+            patient=patient,
+            augment=augment,
+            mirror=mirror,
+            num_workers=num_workers,
+            splits=splits,
+            exclude=exclude,
+            fold=fold,
+            folds=folds,
+            cache_dir=cache_dir,
+            verify=verify,
+            seed=seed,
+        )
+        self.unlabelled = Path(unlabelled) if unlabelled else None
+        self.mask_ratio = mask_ratio
+        self.patch = patch
+        self.held_out: list[Case] = []
+
+    def describe(self, card: str | None, root: str, channels: Sequence[str] | None) -> Card:
+        return image_folder_card(Path(root), channels) if self.loose else super().describe(card, root, channels)
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The training split alone; cases of the others are in ``held_out``."""
+        if self.loose:
+            cases = unlabelled_cases(self.root, self.card)
+            return Splits(train=kept(with_exclusions(self.card, cases, [case.name for case in cases])))
+        splits = super().splits
+        self.held_out = [*splits.val, *splits.test]
+        return Splits(train=splits.train, excluded=splits.excluded)
+
+    @cached_property
+    def further(self) -> list[Case]:
+        """Cases of the folder ``unlabelled`` that are not held out, and not in the training split either."""
+        if self.unlabelled is None:
+            return []
+        train = self.splits.train
+        hidden = [*self.held_out, *(case for case in self.found if case.excluded)] if not self.loose else []
+        cases, left, known = unlabelled_cases(self.unlabelled, self.card), Held(hidden), Held(train)
+        used = [case for case in cases if not left.holds(case) and not known.has_files(case)]
+        out = [case.name for case in cases if left.holds(case)]
+        again = [case.name for case in cases if not left.holds(case) and known.has_files(case)]
+        where = f"{len(cases)} images in {self.unlabelled}"
+        if out:
+            note(f"note: {len(out)} of {where}, such as {out[0]}, are of held-out or excluded cases and are left out.")
+        if again:
+            note(f"note: {len(again)} of {where}, such as {again[0]}, are in the training split already.")
+        return used
+
+    @property
+    def by_split(self) -> dict[str, list[StoredCase]]:
+        return {**super().by_split, "train": [*self._stored(["train"]), *self._further]}
+
+    @cached_property
+    def _further(self) -> list[StoredCase]:
+        if self.unlabelled is None:
+            return []
+        return open_store(self.card, self.further, self.unlabelled, self.store_of(self.unlabelled), self.verify)
+
+    @cached_property
+    def _learned(self) -> dict[str, Any]:
+        return pseudonyms([*traces(self.splits.train), *(case.patient for case in self.further)])
+
+    def checks(self) -> dict[str, Callable[[], None]]:
+        known = super().checks()
+        return {name: known[name] for name in CHECKS}
+
+    def setup(self, stage: str) -> None:
+        how = {"normalisation": self.spec.normalisation, "context": self.context}
+        augment = SliceAugment(self.augment, self.crop, self.mirror, **how)
+        cases = self.by_split["train"]
+        self.train_set = MaskedDataset(cases, augment, self.spec.view, self.mask_ratio, self.patch, self.seed)
+
+    def val_dataloader(self) -> list[Any]:
+        return []
+
+    @property
+    def validates(self) -> bool:
+        return False
+
+    def in_words(self) -> str:
+        count = len(self.splits.train) + len(self.further)
+        if self.loose:
+            card = self.card
+            how = "one mean and standard deviation" if card.is_measured else "mean and standard deviation of each"
+            return (
+                f"{self.root}: {count} images without labels, such as {self.splits.train[0].name}; channels "
+                f"{', '.join(card.seen)}, as in the first; standardised by {how}. All are seen: only a card tells "
+                "which are for testing."
+            )
+        out = f"{len(self.held_out)} cases of validation and test, and {len(self.splits.excluded)} excluded ones"
+        more = f", {len(self.further)} of them without labels" if self.unlabelled else ""
+        return f"{self.card.title}: images of {count} cases{more}; {out} are not seen"
