@@ -86,7 +86,7 @@ def draw_visible(valid: Array, patch: int, ratio: float, rng: np.random.Generato
     return visible.reshape(held.shape)
 
 
-class ImagesDataModule(SegmentationDataModule, PretrainingData):
+class ImagesDataModule(SegmentationDataModule, PretrainingData):  # type: ignore[misc]  # spec is a property
     """Images of a user's own kind, whose labels are not looked at.
 
     With a card, or a folder that describes itself (nnU-Net, polygons), only the training split is seen: no image of

@@ -86,9 +86,7 @@ class MaskedModule(PretrainingModule):
         self.network = MaskedAutoencoder(built.encoder, decoder_width)
 
     def moments(self) -> dict[str, Any]:
-        how = self.spec.normalisation.for_network()
-        given = {"mean": how.get("mean", 0.0), "std": how.get("std", 1.0)}
-        return {key: torch.tensor(value).expand(len(self.spec.channels)).tolist() for key, value in given.items()}
+        return self.spec.normalisation.to_dict()
 
     def forward(self, image: Tensor, visible: Tensor | None = None) -> Tensor:
         """Draw normalised images ``(B, C, H, W)`` of which the patches ``(B, h, w)`` are visible."""

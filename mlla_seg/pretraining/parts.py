@@ -56,7 +56,7 @@ class PretrainingModule(OptimisedModule):
     """Logged value by which ``best.ckpt`` is chosen, and whether the largest (``max``) or smallest (``min``) wins."""
 
     def moments(self) -> dict[str, Any]:
-        """Return ``mean`` and ``std`` by which images were normalised, in raw units, each a number per channel."""
+        """Return how images were normalised, in raw units, as ``Normalisation.to_dict()`` does."""
         raise NotImplementedError
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

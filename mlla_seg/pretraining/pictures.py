@@ -81,7 +81,7 @@ def plot_reconstructions(samples: Mapping[str, Any], drawn: Tensor, channel: int
     for k, row in enumerate(axes):
         original, result = as_picture(images[k], images[k], channel), as_picture(drawn[k], images[k], channel)
         hidden = np.asarray(~places[k])[..., None]
-        seen = np.where(hidden, np.float32((0.35, 0.35, 0.45)), original)
+        seen = np.where(hidden, np.array((0.35, 0.35, 0.45), np.float32), original)
         panels = [(samples["name"][k], original), ("seen", seen), ("drawn", result)]
         for axis, (name, picture) in zip(row, panels, strict=True):
             axis.imshow(picture, interpolation="nearest")

@@ -57,7 +57,7 @@ def image_folder_card(root: Path, channels: Sequence[str] | None = None) -> Card
         modality="unknown",
         channels=names,
         classes=tuple(CardClass(name, class_colour(k)) for k, name in enumerate(CLASSES)),
-        normalisation=CardNormalisation(**normalisation),  # type: ignore[arg-type]
+        normalisation=CardNormalisation(**normalisation),
         layout=Layout(format="files", tree=TREE, patterns=("(?P<case>.+)",)),
         splits=CardSplits(seed=0),
         source="your own",

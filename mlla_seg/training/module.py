@@ -31,7 +31,7 @@ from mlla_seg.training.freezing import FREEZABLE, Freezing
 from mlla_seg.training.losses import LOSSES, SegmentationLoss
 from mlla_seg.training.optimised import OptimisedModule
 from mlla_seg.training.scoring import Scoring, case_scores, empty_tables, evaluated, published_size, single_slices
-from mlla_seg.training.starting import start_from
+from mlla_seg.training.starting import note_seen, start_from
 
 # Literals built from the registries, so that --help lists the choices.
 DecoderName: TypeAlias = Literal[(*DECODERS, NO_DECODER)]  # type: ignore[valid-type]
@@ -140,6 +140,8 @@ class SegmentationModule(OptimisedModule):
         if stage == "fit" and self.starts_from:
             for line in start_from(self.network, self.starts_from, self.spec):
                 rank_zero_only(note)(line)
+            if (data := getattr(self._trainer, "datamodule", None)) is not None:
+                rank_zero_only(note_seen)(self.starts_from, [*data.splits.val, *data.splits.test])
         if stage == "fit" and not (self.starts_from or getattr(self._trainer, "ckpt_path", None)):
             rank_zero_only(self.freezing.note_random_weights)()
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mlla_seg.data.block_splits import seen_in_training
+from mlla_seg.data.cases import Case
 from mlla_seg.data.dataspec import DataSpec, Normalisation
 from mlla_seg.errors import InputError
 from mlla_seg.models.checkpoint import PRETRAINING_KEY, read_content
 from mlla_seg.models.foreign import find_foreign, published_moments
 from mlla_seg.models.segmenter import Segmenter
 from mlla_seg.models.weights import load_pretrained
+from mlla_seg.progress import note
 
 IMAGENET = Normalisation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 """How torchvision, most of timm, and the authors of MLLA normalise ImageNet, in 0..255."""
@@ -50,6 +53,25 @@ def start_from(network: Segmenter, path: str, spec: DataSpec) -> list[str]:
     return said
 
 
+def note_seen(path: str, cases: Sequence[Case]) -> None:
+    """Note how many of the cases to be scored pretrained weights have been trained on, whatever with.
+
+    Args:
+        path: File of the weights; others than those of ``fit`` and ``pretrain`` do not say what they have seen.
+        cases: Cases of validation and test.
+    """
+    try:
+        content = read_content(Path(path).expanduser())
+    except InputError:
+        return
+    known = [state for state in content.values() if isinstance(state, Mapping) and {"salt", "patients"} <= state.keys()]
+    if seen := sorted({name for state in known for name in seen_in_training(cases, state)}):
+        note(
+            f"note: {path} was trained on images of {len(seen)} patients of validation and test, such as {seen[0]}, so "
+            "their scores will be too good. Pretrain with the same card, --data.fold and splits."
+        )
+
+
 def normalisation_of(path: str, network: Segmenter) -> Normalisation | None:
     """Return how the images were normalised that weights were trained on; none if neither file nor library says."""
     try:
@@ -57,7 +79,7 @@ def normalisation_of(path: str, network: Segmenter) -> Normalisation | None:
     except InputError:  # of another program, or a folder
         content = {}
     if isinstance(said := content.get(PRETRAINING_KEY), Mapping):
-        return Normalisation(tuple(said["mean"]), tuple(said["std"]))
+        return Normalisation.from_dict({key: value for key, value in said.items() if key != "kind"}, path)
     saved = content.get("hyper_parameters")
     if isinstance(saved, Mapping) and isinstance(saved.get("spec"), Mapping):
         return DataSpec.from_dict(saved["spec"], path).normalisation
