@@ -229,7 +229,7 @@ class ImagesDataModule(SegmentationDataModule, PretrainingData):  # type: ignore
         return {name: known[name] for name in CHECKS}
 
     def setup(self, stage: str) -> None:
-        how = {"normalisation": self.spec.normalisation, "context": self.context}
+        how: dict[str, Any] = {"normalisation": self.spec.normalisation, "context": self.context}
         augment = SliceAugment(self.augment, self.crop, self.mirror, **how)
         cases = self.by_split["train"]
         self.train_set = MaskedDataset(cases, augment, self.spec.view, self.mask_ratio, self.patch, self.seed)
