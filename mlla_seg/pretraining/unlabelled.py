@@ -15,7 +15,7 @@ from mlla_seg.data.dataspec import class_colour
 from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES
 from mlla_seg.data.formats.registry import PHOTO_SUFFIXES, is_readable, read_image, suffix_of
 from mlla_seg.data.patients import patient_in
-from mlla_seg.data.polygon_folder import channels_of
+from mlla_seg.data.polygon_folder import channels_of, is_polygon_folder
 from mlla_seg.data.slices import ZSCORE
 from mlla_seg.data.tree import stem_of
 from mlla_seg.errors import InputError
@@ -30,8 +30,8 @@ TREE = "images of one kind, such as NAME.nii.gz, NAME.tif or NAME.png, or folder
 
 
 def is_image_folder(root: Path) -> bool:
-    """Return whether a folder has no description of labels: neither nnU-Net's nor polygons beside its images."""
-    return root.is_dir() and not (root / "dataset.json").exists() and not (root / "labels").is_dir()
+    """Return whether nothing below a folder describes labels: neither a ``dataset.json`` nor polygons."""
+    return not (root / "dataset.json").exists() and not is_polygon_folder(root)
 
 
 def image_folder_card(root: Path, channels: Sequence[str] | None = None) -> Card:
@@ -70,7 +70,7 @@ def image_folder_card(root: Path, channels: Sequence[str] | None = None) -> Card
 
 def _channels(root: Path, first: Path) -> list[str]:
     """Return names of the channels: bands of the first image, or numbers by which files are named as in nnU-Net."""
-    stems = [stem_of(path.name) for path in root.iterdir() if is_readable(path)]
+    stems = [stem_of(path.name) for path in root.iterdir() if is_readable(path)] if root.is_dir() else []
     numbers = {int(match[2]) for stem in stems if (match := CHANNEL_SUFFIX.fullmatch(stem))}
     if len(numbers) > 1 and numbers == set(range(len(numbers))) and all(map(CHANNEL_SUFFIX.fullmatch, stems)):
         return [f"channel {k}" for k in sorted(numbers)]

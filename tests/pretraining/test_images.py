@@ -147,8 +147,17 @@ def test_wrong_options_are_refused(tmp_path, options, message):
         module(photos(tmp_path / "photos"), tmp_path, **options)
 
 
+def test_a_list_of_images_is_read_as_predict_reads_it(tmp_path):
+    folder = photos(tmp_path / "photos")
+    (tmp_path / "few.txt").write_text("photos/photo_2.png\nphotos/photo_0.png\n")
+    assert names(module(tmp_path / "few.txt", tmp_path)) == ["photo_0", "photo_2"]
+    assert len(names(module(folder, tmp_path))) == 3
+
+
 def test_a_folder_without_images_and_names_that_repeat_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="nowhere: no such file or folder"):
+        module(tmp_path / "nowhere", tmp_path)
     with pytest.raises(InputError, match="contains no image of a supported format"):
         module(tmp_path / "empty", tmp_path)
     folder = photos(tmp_path / "photos")
