@@ -251,6 +251,7 @@ class ImagesDataModule(SegmentationDataModule, PretrainingData):  # type: ignore
                 f"{', '.join(card.seen)}, as in the first; standardised by {how}. All are seen: only a card tells "
                 "which are for testing."
             )
-        out = f"{len(self.held_out)} cases of validation and test, and {len(self.splits.excluded)} excluded ones"
+        excluded = f" and {len(self.splits.excluded)} excluded ones" if self.splits.excluded else ""
+        out = f"{len(self.held_out)} of validation and test{excluded}"
         more = f", {len(self.further)} of them without labels" if self.unlabelled else ""
         return f"{self.card.title}: images of {count} cases{more}; {out} are not seen"

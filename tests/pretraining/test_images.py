@@ -53,9 +53,7 @@ def test_only_the_training_split_of_a_card_is_seen(tmp_path, capsys):
     hippocampus(tmp_path / "data", cases=10)
     data = module(tmp_path / "data", tmp_path, card="hippocampus", context=1, patch=8)
     assert len(names(data)) == 7
-    assert data.in_words().endswith(
-        "images of 7 cases; 3 cases of validation and test, and 0 excluded ones are not seen"
-    )
+    assert data.in_words().endswith("images of 7 cases; 3 of validation and test are not seen")
     data.prepare_data()
     data.setup("fit")
     sample, again, other = data.train_set[0, 1], data.train_set[0, 1], data.train_set[1, 1]
@@ -86,7 +84,7 @@ def test_further_images_that_are_held_out_are_recognised_by_name_file_and_conten
     said = capsys.readouterr().err
     assert f"note: 3 of 5 images in {folder}" in said
     assert f"note: 1 of 5 images in {folder}, such as known, are in the training split already." in said
-    assert ": images of 8 cases, 1 of them without labels; 3 cases of" in data.in_words()
+    assert ": images of 8 cases, 1 of them without labels; 3 of validation" in data.in_words()
 
 
 def test_a_folder_of_photos_needs_no_card_and_no_masks(tmp_path, capsys):
