@@ -28,6 +28,11 @@ def at_least(size: int, least: int) -> int:
     return larger
 
 
-def pad(images: Tensor, above: int, below: int, left: int, right: int) -> Tensor:
-    """Pad ``(B, C, H, W)`` by replicating its border, which unlike zeros introduces no edge."""
-    return F.pad(images, (left, right, above, below), mode="replicate")
+def pad(images: Tensor, margins: list[int]) -> Tensor:
+    """Pad ``(B, C, *spatial)`` by replicating its border, which unlike zeros introduces no edge.
+
+    Args:
+        images: Images or volumes.
+        margins: Voxels before and after each axis, the last axis first, as in ``torch.nn.functional.pad``.
+    """
+    return F.pad(images, margins, mode="replicate")

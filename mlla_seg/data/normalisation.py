@@ -21,28 +21,34 @@ def normalise(
     clips: bool = False,
     per_image: bool = False,
     own: Tensor | None = None,
+    axes: int = 2,
 ) -> Tensor:
     """Clip intensities to a window and standardise them.
 
     Args:
-        images: ``(..., C, H, W)`` float32 in raw units.
+        images: ``(..., C, *spatial)`` float32 in raw units.
         mean: ``(C,)``, after clipping.
         std: ``(C,)``, after clipping.
         window: ``(2,)`` intensity window in raw units, or ``(C, 2)`` for one per channel.
         clips: Whether to clip to the window.
         per_image: Standardise each channel of each image by its own mean and standard deviation instead.
-        own: ``(H, W)`` bool, true for the image's own pixels and false for padding; by default all true.
+        own: ``(*spatial)`` bool, true for the image's own pixels and false for padding; by default all true.
+        axes: Number of spatial axes.
     """
+    low, high = window[..., 0], window[..., 1]
+    for _ in range(axes):
+        mean, std, low, high = mean[..., None], std[..., None], low[..., None], high[..., None]
     if clips:
-        low, high = window[..., 0, None, None], window[..., 1, None, None]
         images = torch.minimum(torch.maximum(images, low), high)
     if not per_image:
-        return (images - mean[:, None, None]) / std[:, None, None]
+        return (images - mean) / std
+    spatial = list(range(-axes, 0))
     if own is None:
-        deviation, average = torch.std_mean(images, dim=(-2, -1), keepdim=True, correction=0)
+        deviation, average = torch.std_mean(images, dim=spatial, keepdim=True, correction=0)
     else:
-        pixels = images.flatten(-2).index_select(-1, own.flatten().nonzero()[:, 0])
-        deviation, average = torch.std_mean(pixels[..., None], dim=(-2, -1), keepdim=True, correction=0)
+        pixels = images.flatten(-axes).index_select(-1, own.flatten().nonzero()[:, 0])
+        shape = list(pixels.shape[:-1]) + [-1] + [1] * (axes - 1)
+        deviation, average = torch.std_mean(pixels.view(shape), dim=spatial, keepdim=True, correction=0)
     return (images - average) / (deviation + 1e-6)  # avoids division by zero for constant images
 
 

@@ -85,7 +85,7 @@ def chosen_pixel(labels: Array, background: int | None) -> tuple[int, int, int]:
 def on_map(network: Segmenter, part: Part, rows: int) -> tuple[int, int, int]:
     """Return row, column and stride of the chosen pixel on a feature map with ``rows`` rows of the padded part."""
     height, width = part.image.shape[-2:]
-    stride = -(-max(height, network.frame[0]) // network.stride) * network.stride // rows
+    stride = -(-max(height, network.frame[0]) // network.strides[0]) * network.strides[0] // rows
     above, left = margin(height, network.frame[0]), margin(width, network.frame[1])
     return (part.row + above) // stride, (part.column + left) // stride, stride
 

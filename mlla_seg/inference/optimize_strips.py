@@ -95,7 +95,7 @@ def _attention(mixer: LinearAttention, x: Tensor, rope: Tensor) -> Tensor:
 
 
 def _downsample(module: Downsample, x: Tensor) -> Tensor:
-    if module.conv.stride[0] == 1:
+    if module.conv.stride != (2, 2):
         return type(module).forward(module, x)
     x = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2))
     height, width = x.shape[-2:]
@@ -110,6 +110,8 @@ def _downsample(module: Downsample, x: Tensor) -> Tensor:
 
 
 def _upsample(module: Upsample, x: Tensor) -> Tensor:
+    if module.conv.stride != (2, 2):
+        return type(module).forward(module, x)
     height, width = x.shape[1:3]
     pieces = []
     for part in strips(height, PIXELS // width):
@@ -122,7 +124,7 @@ def _upsample(module: Upsample, x: Tensor) -> Tensor:
 
 
 def _classify(segmenter: Segmenter, x: Tensor) -> Tensor:
-    if not isinstance(segmenter.decoder, MLLAUNetDecoder):
+    if not isinstance(segmenter.decoder, MLLAUNetDecoder) or segmenter.decoder.scale != [4, 4]:
         return type(segmenter).classify(segmenter, x)
     step = PIXELS // (4 * x.shape[2])
     return torch.cat([type(segmenter).classify(segmenter, x[:, part]) for part in strips(x.shape[1], step)], dim=-2)

@@ -1,7 +1,8 @@
 """Segmentation networks by name.
 
-Dimensions: B batch, S slices or tiles of a case, C channels, H height, W width, N tokens, h heads, d channels per head,
-K classes. Every public boundary is ``(B, C, H, W)``; feature maps inside the encoder are ``(B, H, W, C)``.
+Dimensions: B batch, S slices or tiles of a case, C channels, D depth, H height, W width, N tokens, h heads, d channels
+per head, K classes. Every public boundary is ``(B, C, H, W)`` for images and ``(B, C, D, H, W)`` for volumes; feature
+maps inside the encoder are ``(B, *spatial, C)``.
 """
 
 from __future__ import annotations
@@ -37,15 +38,18 @@ def create_model(
     frame: Sequence[int] | None = None,
     norm_outputs: bool = True,
     block: str = "mlla",
+    dims: int = 2,
+    strides: Sequence[Sequence[int]] | None = None,
 ) -> Segmenter:
     """Build a segmenter from the names of its parts.
 
     Args:
         encoder: A key of ``ENCODERS``, such as ``"mlla_tiny"``; an encoder of another library with random weights, such
             as ``"timm/convnext_tiny"`` or ``"smp/resnet34"``; a whole network, such as ``"monai/dynunet"``; or the
-            class path of an encoder of your own, whose module you have imported.
-        decoder: A key of ``DECODERS``, such as ``"mlla_unet"`` (as published) or ``"upernet"``;
-            ``"none"`` for whole networks.
+            class path of an encoder of your own, whose module you have imported. Volumes need an MLLA encoder or a
+            whole network.
+        decoder: A key of ``DECODERS``, such as ``"mlla_unet"`` (as published), ``"mlla_unet_fine"`` (with skips at
+            strides 2 and 1; recommended for volumes) or ``"upernet"``; ``"none"`` for whole networks.
         num_classes: Number of classes K, including background.
         in_channels: Channels of the image.
         normalisation: Arguments of :class:`~mlla_seg.models.segmenter.Normalise`; ``None`` leaves images unchanged.
@@ -53,15 +57,20 @@ def create_model(
         decoder_depths: Blocks per level of the MLLA-UNet decoder, coarse to fine; defaults to (2, 2, 2).
         mixer: Token mixer of MLLA blocks, a key of :data:`mlla_seg.models.mixers.MIXERS` and its switches, such as
             ``"linear+rope+lepe"``.
-        frame: ``(height, width)`` of the training patches, in which smaller images are centred; ``None`` disables this.
+        frame: Size of the training patches along each axis, in which smaller images are centred; ``None`` disables
+            this.
         norm_outputs: Apply a LayerNorm to each feature map that an smp decoder reads from an MLLA encoder, as in the
             authors' dense-prediction backbone. Version 0.1 had none; MLLA-UNet has its own norms.
         block: Block design around the mixer, a key of :data:`mlla_seg.models.blocks.BLOCKS`.
+        dims: Spatial axes: 2 for images ``(B, C, H, W)``, 3 for volumes ``(B, C, D, H, W)``.
+        strides: Strides of the five steps along each axis, such as those of
+            :func:`mlla_seg.models.axes.strides_for`; by default 2.
 
     Raises:
         InputError: Unknown name, or an option that the encoder or decoder does not have.
     """
     arguments = dict(locals())
+    arguments["strides"] = strides and [list(step) for step in strides]
     whole = encoder.startswith("monai/")
     build_decoder = NoDecoder if decoder == NO_DECODER else lookup(DECODERS, decoder, "decoder")
     if whole and decoder != NO_DECODER:
@@ -77,10 +86,12 @@ def create_model(
         for name, value in {**blocks, "drop_path_rate": drop_path_rate}.items():
             if value and value != plain.get(name) and decoder not in OF_BLOCKS:
                 raise InputError(f"{name} applies to MLLA blocks, which {encoder} with {decoder} lacks: leave it out.")
-        if own:
-            network = OwnEncoder(encoder, own, **shape)
+        if whole:
+            network = WholeNetwork(encoder, in_channels, frame, dims, strides)
+        elif dims != 2 or strides:
+            raise InputError(f"{encoder} takes images with default strides only: for dims and strides, use mlla_tiny.")
         else:
-            network = WholeNetwork(encoder, in_channels, frame) if whole else ForeignEncoder(encoder, **shape)
+            network = OwnEncoder(encoder, own, **shape) if own else ForeignEncoder(encoder, **shape)
     else:
         if encoder not in ENCODERS and (places := elsewhere(encoder)):
             raise InputError(f"Unknown encoder {encoder!r}; use {' or '.join(places)}.")
@@ -88,7 +99,8 @@ def create_model(
         if drop_path_rate is None:
             blocks["drop_path_rate"] = SIZES[encoder]["drop_path_rate"]
         own_norms = decoder in OF_BLOCKS
-        mlla = build_encoder(**shape, **blocks, norm_outputs=norm_outputs and not own_norms, stage_inputs=own_norms)
+        maps = {"norm_outputs": norm_outputs and not own_norms, "stage_inputs": own_norms}
+        mlla = build_encoder(**shape, **blocks, **maps, dims=dims, strides=strides)
         assert isinstance(mlla, MLLAEncoder)
         network = mlla
         for stage in UNREAD_STAGES.get(decoder, ()):

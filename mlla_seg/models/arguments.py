@@ -22,6 +22,7 @@ from mlla_seg.data.rules import (
 )
 from mlla_seg.data.spec_rules import LARGEST_SIDE
 from mlla_seg.errors import InputError
+from mlla_seg.models.axes import STEPS
 
 MOST_CHANNELS = 10_000
 WIDEST = 1024
@@ -46,7 +47,12 @@ CREATE_MODEL = {
     "block": Rule(text, "the name of a block"),
     "norm_outputs": Rule(flag, "true or false"),
     "frame": Rule(
-        optional(list_of(whole(0, LARGEST_SIDE), 2, 2)), f"[height, width] up to {LARGEST_SIDE} pixels, or null"
+        optional(list_of(whole(0, LARGEST_SIDE), 2, 3)),
+        f"[height, width] or [slices, height, width] up to {LARGEST_SIDE}, or null",
+    ),
+    "dims": Rule(whole(2, 3), "2 for images or 3 for volumes"),
+    "strides": Rule(
+        optional(list_of(list_of(whole(1, 2), 2, 3), STEPS, STEPS)), f"{STEPS} lists of a 1 or 2 per axis, or null"
     ),
 }
 MLLA_UNET = {

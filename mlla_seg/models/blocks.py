@@ -1,7 +1,8 @@
 """Blocks: a token mixer and what surrounds it, the paper's sixth difference between Mamba and linear attention.
 
-Contract: ``Block(dim, num_heads, mlp_ratio, drop_path_rate, mixer)``; ``forward(x, rope)`` maps ``(B, H, W, C)`` to the
-same shape. To add a block, write a class here and add it to ``BLOCKS``, which the tests cover.
+Contract: ``Block(dim, num_heads, mlp_ratio, drop_path_rate, mixer, kernel)``; ``forward(x, rope)`` maps
+``(B, *spatial, C)`` to the same shape. ``kernel`` is the size of depthwise kernels along each axis. To add a block,
+write a class here and add it to ``BLOCKS``, which the tests cover.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlla_seg.errors import InputError, lookup
-from mlla_seg.models.mixers import DepthwiseConv, build_mixer, parse_mixer, rope_for
+from mlla_seg.models.mixers import build_mixer, depthwise_conv, parse_mixer, rope_for
 from mlla_seg.models.ops import drop_path
 
 
@@ -32,19 +33,20 @@ class Block(nn.Module):
         mlp_ratio: float = 4.0,
         drop_path_rate: float = 0.0,
         mixer: str = "linear_attention",
+        kernel: tuple[int, ...] = (3, 3),
     ) -> None:
         super().__init__()
         if parse_mixer(mixer)[1].get("cpe"):
             raise InputError(f"The mlla block has a CPE of its own: leave +cpe out of mixer {mixer!r}.")
         self.drop_path_rate = drop_path_rate
-        self.cpe1 = DepthwiseConv(dim)
+        self.cpe1 = depthwise_conv(dim, kernel)
         self.norm1 = nn.LayerNorm(dim)
         self.gate_proj = nn.Linear(dim, dim)
         self.in_proj = nn.Linear(dim, dim)
-        self.conv = DepthwiseConv(dim)
-        self.mixer = build_mixer(mixer, dim, num_heads)
+        self.conv = depthwise_conv(dim, kernel)
+        self.mixer = build_mixer(mixer, dim, num_heads, kernel)
         self.out_proj = nn.Linear(dim, dim)
-        self.cpe2 = DepthwiseConv(dim)
+        self.cpe2 = depthwise_conv(dim, kernel)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, mlp_ratio)
 
@@ -62,15 +64,23 @@ class Block(nn.Module):
 class TransformerBlock(nn.Module):
     """Pre-norm Transformer block: mixer and projection, then MLP; with ``+cpe``, a CPE before each, as in MLLA."""
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, drop_path_rate: float, mixer: str) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float,
+        drop_path_rate: float,
+        mixer: str,
+        kernel: tuple[int, ...] = (3, 3),
+    ) -> None:
         super().__init__()
         cpe = parse_mixer(mixer)[1].get("cpe")
         self.drop_path_rate = drop_path_rate
-        self.cpe1 = DepthwiseConv(dim) if cpe else None
+        self.cpe1 = depthwise_conv(dim, kernel) if cpe else None
         self.norm1 = nn.LayerNorm(dim)
-        self.mixer = build_mixer(mixer, dim, num_heads)
+        self.mixer = build_mixer(mixer, dim, num_heads, kernel)
         self.out_proj = nn.Linear(dim, dim)
-        self.cpe2 = DepthwiseConv(dim) if cpe else None
+        self.cpe2 = depthwise_conv(dim, kernel) if cpe else None
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, mlp_ratio)
 
@@ -92,16 +102,24 @@ class MambaBlock(nn.Module):
 
     expansion = 2
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, drop_path_rate: float, mixer: str) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float,
+        drop_path_rate: float,
+        mixer: str,
+        kernel: tuple[int, ...] = (3, 3),
+    ) -> None:
         super().__init__()
         inner = self.expansion * dim
         self.drop_path_rate = drop_path_rate
-        self.cpe1 = DepthwiseConv(dim) if parse_mixer(mixer)[1].get("cpe") else None
+        self.cpe1 = depthwise_conv(dim, kernel) if parse_mixer(mixer)[1].get("cpe") else None
         self.norm1 = nn.LayerNorm(dim)
         self.gate_proj = nn.Linear(dim, inner)
         self.in_proj = nn.Linear(dim, inner)
-        self.conv = DepthwiseConv(inner)
-        self.mixer = build_mixer(mixer, inner, self.expansion * num_heads)
+        self.conv = depthwise_conv(inner, kernel)
+        self.mixer = build_mixer(mixer, inner, self.expansion * num_heads, kernel)
         self.out_proj = nn.Linear(inner, dim)
 
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
@@ -118,7 +136,7 @@ BLOCKS: dict[str, Callable[..., nn.Module]] = {"mlla": Block, "transformer": Tra
 
 
 class Stage(nn.Module):
-    """Blocks at one resolution, ``(B, H, W, C)`` to the same shape.
+    """Blocks at one resolution, ``(B, *spatial, C)`` to the same shape.
 
     Args:
         dim: Channels C.
@@ -127,6 +145,7 @@ class Stage(nn.Module):
         mlp_ratio: Ratio of MLP hidden width to input width.
         mixer: Name of the token mixer; with ``+ape``, a fixed sine-cosine position encoding is added to the input.
         block: Block design, a key of ``BLOCKS``.
+        kernel: Size of depthwise kernels along each axis.
     """
 
     def __init__(
@@ -137,11 +156,12 @@ class Stage(nn.Module):
         mlp_ratio: float,
         mixer: str,
         block: str = "mlla",
+        kernel: tuple[int, ...] = (3, 3),
     ) -> None:
         super().__init__()
         build = lookup(BLOCKS, block, "block")
         self.ape = parse_mixer(mixer)[1].get("ape", False)
-        self.blocks = nn.ModuleList(build(dim, num_heads, mlp_ratio, rate, mixer) for rate in drop_path_rates)
+        self.blocks = nn.ModuleList(build(dim, num_heads, mlp_ratio, rate, mixer, kernel) for rate in drop_path_rates)
 
     def place(self, x: Tensor, rope: Tensor) -> Tensor:
         """Add the position of each pixel, the cosines and sines of RoPE, if the stage has an APE."""

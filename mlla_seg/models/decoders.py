@@ -7,7 +7,8 @@ image. Large upsampling steps belong in ``enlarge``, which training can recomput
 storing its activations. Dilated encoders stop at a finer stride, see ``OUTPUT_STRIDES``.
 
 To add a decoder, write a class with this contract and add it to ``DECODERS``, which the tests cover. The MLLA-UNet
-decoders are defined here; all others come from segmentation_models_pytorch.
+decoders are defined here and work on volumes too, with the strides of the encoder; all others come from
+segmentation_models_pytorch and take images only.
 """
 
 import math
@@ -20,9 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlla_seg.errors import InputError
+from mlla_seg.models.axes import CONV, STEPS, TRANSPOSED, kernels_of, require_strides, total_strides
 from mlla_seg.models.blocks import Stage
-from mlla_seg.models.mlla import ConvBN, Encoder, init_weights
-from mlla_seg.models.ops import to_channels_first, to_channels_last
+from mlla_seg.models.mlla import ConvBN, Encoder, MapNorm, init_weights
+from mlla_seg.models.ops import to_channels_first, to_channels_last, unfold_channels
 
 
 class Decoder(nn.Module):
@@ -46,15 +48,20 @@ class Decoder(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Double the resolution and halve the channels: ``(B, h, w, C)`` to ``(B, 2h, 2w, C / 2)``."""
+    """Double the resolution and halve the channels: ``(B, *spatial, C)`` to ``(B, *(2 spatial), C / 2)``.
 
-    def __init__(self, dim: int) -> None:
+    Args:
+        dim: Channels C.
+        stride: Factor of each axis, 2 or 1.
+        kernel: Kernel size along each axis.
+    """
+
+    def __init__(self, dim: int, stride: tuple[int, ...] = (2, 2), kernel: tuple[int, ...] = (3, 3)) -> None:
         super().__init__()
-        self.expand = nn.Conv2d(dim, 4 * dim, 1)
-        self.conv = nn.ConvTranspose2d(
-            4 * dim, 4 * dim, 3, stride=2, padding=1, output_padding=1, groups=4 * dim, bias=False
-        )
-        self.reduce = ConvBN(4 * dim, dim // 2, 1, bias=True)
+        axes = len(kernel)
+        self.expand = CONV[axes](dim, 4 * dim, 1)
+        self.conv = TRANSPOSED[axes](4 * dim, kernel, stride)
+        self.reduce = ConvBN(4 * dim, dim // 2, [1] * axes, bias=True)
         self.norm = nn.LayerNorm(dim // 2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,11 +81,13 @@ class Level(nn.Module):
         mlp_ratio: float,
         mixer: str,
         block: str,
+        stride: tuple[int, ...],
+        kernel: tuple[int, ...],
     ) -> None:
         super().__init__()
-        self.up = Upsample(2 * dim)
+        self.up = Upsample(2 * dim, stride, kernel)
         self.fuse = nn.Linear(dim + skip_dim, dim)
-        self.stage = Stage(dim, num_heads, drop_path_rates, mlp_ratio, mixer, block)
+        self.stage = Stage(dim, num_heads, drop_path_rates, mlp_ratio, mixer, block, kernel)
 
     def join(self, x: Tensor, skip: Tensor) -> Tensor:
         """Upsample, concatenate the skip and reduce the channels."""
@@ -103,6 +112,7 @@ class BlockDecoder(Decoder):
         drop_path_rate: Stochastic-depth rate of the coarsest block; the rate decreases linearly to 0 at the finest.
         mixer: Token mixer, see :func:`~mlla_seg.models.mixers.parse_mixer`.
         block: Block design, a key of :data:`~mlla_seg.models.blocks.BLOCKS`.
+        strides: Strides of the encoder's five steps along each axis; by default 2, for images.
     """
 
     def __init__(
@@ -114,13 +124,16 @@ class BlockDecoder(Decoder):
         drop_path_rate: float = 0.0,
         mixer: str = "linear_attention",
         block: str = "mlla",
+        strides: Sequence[Sequence[int]] | None = None,
     ) -> None:
         super().__init__()
+        self.strides = require_strides(len(strides[0]) if strides else 2, strides)
+        kernels = kernels_of(self.strides)
         if len(depths) != 3:
             raise ValueError(
                 f"The MLLA-UNet decoder needs three depths, one per level from coarse to fine, got {tuple(depths)}."
             )
-        embed_dim = -(-channels[1] // 4) * 4  # RoPE rotates channel pairs along two axes
+        embed_dim = -(-channels[1] // 4) * 4  # RoPE rotates channel pairs along the axes
         dims = [embed_dim * 2**i for i in range(4)]
         heads = num_heads or [math.gcd(dim, max(1, dim // 32)) for dim in dims]
         rates = iter(torch.linspace(drop_path_rate, 0, sum(depths), device="cpu").tolist())
@@ -128,12 +141,15 @@ class BlockDecoder(Decoder):
         self.norm = nn.LayerNorm(channels[4])
         self.enter = nn.Identity() if channels[4] == dims[3] else nn.Linear(channels[4], dims[3])
         self.levels = nn.ModuleList(
-            Level(dims[i], channels[i + 1], heads[i], [next(rates) for _ in range(depth)], mlp_ratio, mixer, block)
+            Level(
+                *(dims[i], channels[i + 1], heads[i], [next(rates) for _ in range(depth)], mlp_ratio, mixer, block),
+                *(self.strides[i + 2], kernels[i + 2]),
+            )
             for i, depth in zip((2, 1, 0), depths, strict=True)
         )
 
     def ascend(self, features: list[Tensor]) -> Tensor:
-        """Decode feature maps ``(B, C_i, H / 2^i, W / 2^i)`` to ``(B, H / 4, W / 4, E)``."""
+        """Decode feature maps ``(B, C_i, *spatial / s_i)`` to ``(B, *spatial / s_2, E)``, channels last."""
         skips = [to_channels_last(feature) for feature in features]
         x = self.enter(self.norm(skips[4]))
         for level, skip in zip(self.levels, (skips[3], skips[2], skips[1]), strict=True):
@@ -152,8 +168,9 @@ class MLLAUNetDecoder(BlockDecoder):
     def __init__(self, channels: Sequence[int], *args: Any, **options: Any) -> None:
         super().__init__(channels, *args, **options)
         embed_dim = self.out_channels = self.embed_dim
+        self.scale = total_strides(self.strides[:2])
         self.norm_up = nn.LayerNorm(embed_dim)
-        self.expand = nn.Linear(embed_dim, 16 * embed_dim, bias=False)
+        self.expand = nn.Linear(embed_dim, math.prod(self.scale) * embed_dim, bias=False)
         self.norm_out = nn.LayerNorm(embed_dim)
         self.apply(init_weights)
 
@@ -161,10 +178,63 @@ class MLLAUNetDecoder(BlockDecoder):
         return self.ascend(features)
 
     def enlarge(self, x: Tensor) -> Tensor:
-        """Apply the learned x4 expansion, ``(B, h, w, E)`` to ``(B, E, 4h, 4w)``."""
-        x = self.expand(self.norm_up(x)).unflatten(-1, (4, 4, -1))  # (B, h, w, 4, 4, E): order p1, p2, c
-        x = x.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2)  # (B, 4h, 4w, E)
+        """Apply the learned x4 expansion, ``(B, *spatial, E)`` to ``(B, E, *(4 spatial))``."""
+        x = unfold_channels(self.expand(self.norm_up(x)), self.scale)  # order p1, p2, c
         return to_channels_first(self.norm_out(x))
+
+
+class Refine(nn.Module):
+    """Double the resolution and join a finer map: ``(B, C, *spatial)`` and its skip to ``(B, D, *(2 spatial))``.
+
+    Args:
+        dim: Channels C.
+        skip_dim: Channels of the finer map, or 0.
+        out_dim: Channels D.
+        stride: Factor of each axis, 2 or 1.
+        kernel: Kernel size along each axis.
+    """
+
+    def __init__(self, dim: int, skip_dim: int, out_dim: int, stride: tuple[int, ...], kernel: tuple[int, ...]) -> None:
+        super().__init__()
+        self.scale = list(stride)
+        self.expand = nn.Linear(dim, math.prod(stride) * out_dim)
+        self.fuse = ConvBN(out_dim + skip_dim, out_dim, kernel)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        x = to_channels_first(unfold_channels(self.expand(to_channels_last(x)), self.scale))
+        return F.relu(self.fuse(torch.cat((x, skip), dim=1)), inplace=True)
+
+
+class FineMLLAUNetDecoder(BlockDecoder):
+    """MLLA-UNet's decoder with skips at strides 2 and 1 in place of the x4 expansion, for thin structures.
+
+    The skips are the encoder's map at stride 2, if it has one, and a convolution of the image. As full resolution is
+    costly, there are E / 2 channels at stride 2 and E / 4 at stride 1, but not below 8.
+
+    Args:
+        channels: Channels of the five encoder feature maps.
+        num_heads: See :class:`BlockDecoder`.
+        in_channels: Channels of the image.
+        options: Arguments of :class:`BlockDecoder`.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], num_heads: Sequence[int] = (), in_channels: int = 3, **options: Any
+    ) -> None:
+        super().__init__(channels, num_heads, **options)
+        half, full = max(8, self.embed_dim // 2), max(8, self.embed_dim // 4)
+        kernels = kernels_of(self.strides)
+        self.out_channels = full
+        self.see = ConvBN(in_channels, full, kernels[0])
+        self.norm_up = MapNorm(self.embed_dim)
+        self.to_half = Refine(self.embed_dim, channels[0], half, self.strides[1], kernels[1])
+        self.to_full = Refine(half, full, full, self.strides[0], kernels[0])
+        self.apply(init_weights)
+
+    def decode(self, image: Tensor, features: list[Tensor]) -> Tensor:
+        """Decode feature maps ``(B, C_i, *spatial / s_i)`` to ``(B, D, *spatial)``."""
+        x = self.to_half(self.norm_up(to_channels_first(self.ascend(features))), features[0])
+        return self.to_full(x, F.relu(self.see(image), inplace=True))
 
 
 class SmpDecoder(Decoder):
@@ -194,13 +264,24 @@ class SmpDecoder(Decoder):
 
 def mlla_unet(encoder: Encoder, **options: Any) -> MLLAUNetDecoder:
     """Build the MLLA-UNet decoder for an encoder."""
-    return MLLAUNetDecoder(encoder.out_channels, encoder.num_heads, **options)
+    return MLLAUNetDecoder(encoder.out_channels, encoder.num_heads, strides=encoder.strides, **options)
+
+
+def mlla_unet_fine(encoder: Encoder, **options: Any) -> FineMLLAUNetDecoder:
+    """Build the MLLA-UNet decoder with skips at strides 2 and 1 for an encoder."""
+    channels = encoder.out_channels, encoder.num_heads, encoder.in_channels
+    return FineMLLAUNetDecoder(*channels, strides=encoder.strides, **options)
 
 
 def from_smp(path: str, out_channels: int, /, **fixed: object) -> Callable[..., SmpDecoder]:
     """Return a builder of an smp decoder with fixed arguments."""
 
     def build(encoder: Encoder) -> SmpDecoder:
+        if encoder.strides != [(2, 2)] * STEPS:
+            raise InputError(
+                "Decoders of segmentation_models_pytorch take images with default strides only: use "
+                f"{' or '.join(OF_BLOCKS)}."
+            )
         if not encoder.out_channels[0] and path in NEED_STRIDE_2:
             raise InputError(
                 "This decoder needs a feature map at stride 2, which this encoder does not have. "
@@ -216,6 +297,7 @@ NEED_STRIDE_2 = {"unetplusplus.decoder:UnetPlusPlusDecoder"}
 
 DECODERS: dict[str, Callable[..., Decoder]] = {
     "mlla_unet": mlla_unet,
+    "mlla_unet_fine": mlla_unet_fine,
     "unet": from_smp("unet.decoder:UnetDecoder", 16, decoder_channels=UNET_CHANNELS),
     "unetplusplus": from_smp("unetplusplus.decoder:UnetPlusPlusDecoder", 16, decoder_channels=UNET_CHANNELS),
     "manet": from_smp("manet.decoder:MAnetDecoder", 16, decoder_channels=UNET_CHANNELS),
@@ -235,7 +317,7 @@ DECODERS: dict[str, Callable[..., Decoder]] = {
     ),
 }
 
-OF_BLOCKS = ("mlla_unet",)
+OF_BLOCKS = ("mlla_unet", "mlla_unet_fine")
 """Decoders of MLLA blocks: they have depths, a mixer and stochastic depth, and use encoder stage inputs as skips."""
 
 OUTPUT_STRIDES = {"deeplabv3plus": 16}

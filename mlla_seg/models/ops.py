@@ -1,8 +1,8 @@
 """Operations of MLLA as functions on tensors, without parameters.
 
 Source: "Demystify Mamba in Vision: A Linear Attention Perspective" (arXiv 2405.16605). Notation: B batch, N tokens (the
-product of the spatial sizes), C channels, h heads, d = C / h channels per head, K = C / (2 A) rotation frequencies per
-spatial axis, where A is the number of spatial axes (2 for images).
+product of the spatial sizes), C channels, h heads, d = C / h channels per head, A spatial axes (2 for images, 3 for
+volumes), K = floor(C / (2 A)) rotation frequencies per axis.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -26,6 +26,34 @@ def to_channels_last(x: Tensor) -> Tensor:
 def to_channels_first(x: Tensor) -> Tensor:
     """Permute ``(B, *spatial, C)`` to ``(B, C, *spatial)``."""
     return x.movedim(x.ndim - 1, 1)
+
+
+def channels_last_memory(x: Tensor) -> Tensor:
+    """Return ``(B, C, *spatial)`` with its channels last in memory."""
+    if x.ndim == 5:
+        return x.contiguous(memory_format=torch.channels_last_3d)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def unfold_channels(x: Tensor, scale: list[int]) -> Tensor:
+    """Enlarge each axis by its scale with values from the channels, as a pixel shuffle does.
+
+    Args:
+        x: ``(B, *spatial, p C)`` with p the product of the scales; channels are in the order (offsets by axis, C).
+        scale: Factor of each axis.
+
+    Returns:
+        ``(B, *(spatial * scale), C)``.
+    """
+    axes = len(scale)
+    x = x.unflatten(-1, scale + [-1])  # noqa: RUF005 - TorchScript
+    order = [0]
+    for axis in range(axes):
+        order += [1 + axis, 1 + axes + axis]
+    x = x.permute(order + [1 + 2 * axes])  # noqa: RUF005
+    for axis in range(axes):
+        x = x.flatten(1 + axis, 2 + axis)
+    return x
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
@@ -81,11 +109,12 @@ def rope_table(spatial: list[int], dim: int, device: torch.device | None = None,
     """Return the cosines and sines of the rotary position encoding on a grid of any size.
 
     Channel pairs (0, 1), (2, 3), ... are rotated: the first K pairs by (index along axis 0) * theta, the next K by
-    (index along axis 1) * theta, and so on. Always float32: in bfloat16 the angles are off by half a radian at row 256.
+    (index along axis 1) * theta, and so on; pairs that are left over are not rotated. Always float32: in bfloat16 the
+    angles are off by half a radian at row 256.
 
     Args:
-        spatial: Sizes of the grid axes, such as ``[H, W]``.
-        dim: Channels C, a multiple of twice the number of axes.
+        spatial: Sizes of the grid axes, such as ``[H, W]`` or ``[D, H, W]``.
+        dim: Channels C, an even number of at least twice the number of axes.
         device: Device of the table.
         base: Base of the frequencies.
 
@@ -93,11 +122,13 @@ def rope_table(spatial: list[int], dim: int, device: torch.device | None = None,
         Cosines and sines, ``(*spatial, dim / 2, 2)``.
 
     Raises:
-        ValueError: ``dim`` cannot be divided into pairs for every axis.
+        ValueError: ``dim`` is odd, or too small for a pair for every axis.
     """
     axes = len(spatial)
-    if dim % (2 * axes):
-        raise ValueError(f"Rotary position encoding on {axes} axes needs a multiple of {2 * axes} channels, got {dim}.")
+    if dim % 2 or dim < 2 * axes:
+        raise ValueError(
+            f"Rotary position encoding on {axes} axes needs an even number of channels, {2 * axes} or more, got {dim}."
+        )
     frequencies = dim // (2 * axes)
     theta = base ** (-torch.arange(frequencies, dtype=torch.float32, device=device) / frequencies)
     turns = []
@@ -107,6 +138,10 @@ def rope_table(spatial: list[int], dim: int, device: torch.device | None = None,
         shape[axis] = size
         turn = torch.stack((angle.cos(), angle.sin()), dim=-1)
         turns.append(turn.view(shape).expand(spatial + [frequencies, 2]))  # noqa: RUF005 - TorchScript
+    left = dim // 2 - axes * frequencies
+    if left > 0:
+        still = torch.tensor([1.0, 0.0], dtype=torch.float32, device=device)
+        turns.append(still.expand(spatial + [left, 2]))  # noqa: RUF005
     return torch.cat(turns, dim=-2)
 
 
@@ -203,7 +238,8 @@ def linear_attention_reference(q: Tensor, k: Tensor, v: Tensor, spatial: tuple[i
     frequencies = dim // (2 * len(spatial))
     theta = ROPE_BASE ** (-torch.arange(frequencies, dtype=torch.float64) / frequencies)
     positions = torch.cartesian_prod(*(torch.arange(size) for size in spatial)).reshape(n, len(spatial))
-    angles = (positions[:, :, None] * theta).flatten(1)  # (N, C / 2)
+    angles = (positions[:, :, None] * theta).flatten(1)  # (N, A K)
+    angles = torch.nn.functional.pad(angles, (0, dim // 2 - angles.shape[1]))  # (N, C / 2)
     turn = torch.polar(torch.ones_like(angles), angles)
     q_rotated, k_rotated = (
         torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) * turn).flatten(-2)

@@ -1,4 +1,7 @@
-"""Segmenter: normalise, pad, encode, decode, classify, crop; images in raw units in, logits of the same size out."""
+"""Segmenter: normalise, pad, encode, decode, classify, crop; images in raw units in, logits of the same size out.
+
+Images are ``(B, C, H, W)``; with an encoder of three spatial axes they are volumes ``(B, C, D, H, W)``.
+"""
 
 from collections.abc import Mapping, Sequence
 from numbers import Real
@@ -11,13 +14,14 @@ from torch.nn import functional as F
 from mlla_seg.data.framing import at_least, margin, pad
 from mlla_seg.data.normalisation import normalise, window_tensor
 from mlla_seg.errors import InputError
+from mlla_seg.models.axes import CONV, LINEAR_MODE, STEPS, total_strides
 from mlla_seg.models.decoders import Decoder, MLLAUNetDecoder
 from mlla_seg.models.hub import HubMixin
 from mlla_seg.models.mlla import Encoder, MLLAEncoder
 from mlla_seg.models.ops import at_least_float32
 
-STRIDE = 32
-"""Stride of the encoder's coarsest feature map; the network pads images to multiples of it."""
+STRIDE = 2**STEPS
+"""Stride of the coarsest feature map of encoders of images; the network pads images to multiples of it."""
 
 
 class Normalise(nn.Module):
@@ -61,20 +65,25 @@ class Normalise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = at_least_float32(x)
-        x = normalise(x, self.mean, self.std, self.window, self.clips, self.per_image)
+        x = normalise(x, self.mean, self.std, self.window, self.clips, self.per_image, axes=x.ndim - 2)
         return x.to(self.mean.dtype)  # dtype of the network
 
 
 class Segmenter(nn.Module, HubMixin):
-    """Segmentation network for images of any size: ``(B, C, H, W)`` in raw units to logits ``(B, K, H, W)``.
+    """Segmentation network for images of any size: ``(B, C, *spatial)`` in raw units to logits ``(B, K, *spatial)``.
 
     Args:
-        encoder: Returns five feature maps at strides 2 to 32 and lists their channels in ``out_channels``.
+        encoder: Returns five feature maps, lists their channels in ``out_channels`` and the strides between them in
+            ``strides``.
         decoder: Follows the contract in :mod:`mlla_seg.models.decoders`.
         num_classes: Number of classes K, including background.
         in_channels: Channels of the image.
         normalisation: Arguments of :class:`Normalise`; ``None`` leaves images unchanged.
-        frame: ``(height, width)`` of the training patches, in which smaller images are centred; ``None`` disables this.
+        frame: Size of the training patches along each axis, such as ``(height, width)``, in which smaller images are
+            centred; ``None`` disables this.
+
+    Raises:
+        InputError: The frame has another number of axes than the encoder.
     """
 
     def __init__(
@@ -87,14 +96,18 @@ class Segmenter(nn.Module, HubMixin):
         frame: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        self.frame = [int(n) for n in frame or (0, 0)]
+        self.strides = total_strides(encoder.strides)
+        axes = len(self.strides)
+        self.frame = [int(n) for n in frame or [0] * axes]
+        if len(self.frame) != axes:
+            raise InputError(f"A network with {axes} spatial axes needs a frame of {axes} sizes, got {self.frame}.")
         self.in_channels = in_channels
         self.num_classes = num_classes
-        self.stride = STRIDE
+        self.resize = LINEAR_MODE[axes]
         self.normalise = Normalise(in_channels, **(normalisation or {}))
         self.encoder = encoder
         self.decoder = decoder
-        self.head = nn.Conv2d(decoder.out_channels, num_classes, kernel_size=1, bias=False)
+        self.head = CONV[axes](decoder.out_channels, num_classes, kernel_size=1, bias=False)
 
     def classify(self, x: Tensor) -> Tensor:
         """Return logits of decoded features, at the decoder's stride."""
@@ -107,20 +120,21 @@ class Segmenter(nn.Module, HubMixin):
 
     def segment(self, x: Tensor) -> Tensor:
         """Return logits of images that are already normalised, as augmented training images are."""
-        height, width = x.shape[-2:]
         # The final crop is a negative padding, because a slice would restrict exported graphs either to sizes that are
         # cropped or to sizes that are not. Padded sizes are written as multiples, which keeps symbolic sizes short and
         # halves the time to record graphs of dynamic size.
-        above, left = margin(height, self.frame[0]), margin(width, self.frame[1])
-        rows = (at_least(height, self.frame[0]) + self.stride - 1) // self.stride
-        columns = (at_least(width, self.frame[1]) + self.stride - 1) // self.stride
-        padded = (rows * self.stride, columns * self.stride)
-        below, right = padded[0] - height - above, padded[1] - width - left
-        x = pad(x, above, below, left, right)
+        margins: list[int] = []
+        padded: list[int] = []
+        for size, frame, stride in zip(x.shape[2:], self.frame, self.strides):  # noqa: B905 - TorchScript
+            before = margin(size, frame)
+            steps = (at_least(size, frame) + stride - 1) // stride
+            padded.append(steps * stride)
+            margins = [before, steps * stride - size - before] + margins  # noqa: RUF005
+        x = pad(x, margins)
         logits = self.classify(self.decoder.decode(x, self.encoder(x)))
-        if logits.shape[-2:] != padded:
-            logits = F.interpolate(logits, padded, mode="bilinear", align_corners=False)
-        return F.pad(logits, (-left, -right, -above, -below))
+        if list(logits.shape[2:]) != padded:
+            logits = F.interpolate(logits, padded, mode=self.resize, align_corners=False)
+        return F.pad(logits, [-size for size in margins])
 
 
 class MLLAUNet(Segmenter):

@@ -1,15 +1,17 @@
 """Whole networks of MONAI by name, as baselines with the same training recipe and scoring as MLLA-UNet.
 
 ``--model.encoder monai/dynunet --model.decoder none``: the network is used up to the full-resolution feature map before
-its last layer, which the segmenter's head replaces. Weights start random.
+its last layer, which the segmenter's head replaces. Weights start random. Both networks take images and volumes.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
 from mlla_seg.errors import InputError, lookup
+from mlla_seg.models.axes import kernels_of, require_strides, total_strides
 from mlla_seg.models.decoders import Decoder
 from mlla_seg.models.mlla import Encoder
 
@@ -20,54 +22,80 @@ CHANNELS = 32
 """Channels of the full-resolution feature map that these networks end with."""
 
 
-def _dynunet(in_channels: int, frame: Sequence[int]) -> nn.Module:
-    """nnU-Net's plain 2-D U-Net: 32 to 512 channels, down to 4 pixels or stride 32."""
+Steps: TypeAlias = list[tuple[int, ...]]
+"""Strides of the halvings along each axis."""
+
+
+def _dynunet(in_channels: int, steps: Steps) -> nn.Module:
+    """nnU-Net's plain U-Net with 32 to 512 channels, or 320 for volumes."""
     from monai.networks.nets import DynUNet
 
-    levels = int(math.log2(min(128, max(32, min(frame))) / 4)) + 1
-    filters = [min(512, CHANNELS * 2**level) for level in range(levels)]
-    strides = [1, *[2] * (levels - 1)]
-    network = DynUNet(2, in_channels, 1, [3] * levels, strides, strides[1:], filters=filters)
+    axes = len(steps[0])
+    levels = len(steps) + 1
+    filters = [min(512 if axes == 2 else 320, CHANNELS * 2**level) for level in range(levels)]
+    strides: list[Any] = [(1,) * axes, *steps]
+    network = DynUNet(axes, in_channels, 1, kernels_of(steps), strides, strides[1:], filters=filters)
     return network.skip_layers  # all but the output block; DynUNet registers its parts twice
 
 
-def _segresnet(in_channels: int, frame: Sequence[int]) -> nn.Module:
-    """SegResNet (arXiv 1810.11654)."""
+def _segresnet(in_channels: int, steps: Steps) -> nn.Module:
+    """SegResNet (arXiv 1810.11654), which halves all axes three times.
+
+    Raises:
+        InputError: The strides are too small for it.
+    """
     from monai.networks.nets import SegResNet
 
-    network = SegResNet(2, CHANNELS, in_channels, 1)
+    if min(total_strides(steps)) < 8:
+        raise InputError(f"monai/segresnet halves each axis three times, which does not fit strides {steps}.")
+    network = SegResNet(len(steps[0]), CHANNELS, in_channels, 1)
     network.conv_final = network.conv_final[:2]  # norm and activation, without the convolution to classes
     return network
 
 
-WHOLE: dict[str, Callable[[int, Sequence[int]], nn.Module]] = {
+WHOLE: dict[str, Callable[[int, Steps], nn.Module]] = {
     "monai/dynunet": _dynunet,
     "monai/segresnet": _segresnet,
 }
-"""Builders by name, called with the image channels and the size ``(height, width)`` of the training patches."""
+"""Builders by name, called with the image channels and the strides of the halvings."""
 
 UNKNOWN_FRAME = (256, 256)
-"""Patch size assumed if none is given."""
+"""Size of the training patches of images that is assumed if none is given."""
 
 
 class WholeNetwork(Encoder):
-    """Network of another library: ``(B, C, H, W)`` to one feature map ``(B, D, H, W)``, H and W multiples of 32.
+    """Network of another library: ``(B, C, *spatial)`` to one feature map ``(B, D, *spatial)``.
+
+    Sizes are multiples of the product of the strides, 32 for images.
 
     Args:
         name: A key of ``WHOLE``.
         in_channels: Channels of the image.
-        frame: ``(height, width)`` of the training patches, from which a network may choose its depth.
+        frame: Size of the training patches, from which a network for images may choose its depth, down to 4 pixels.
+        dims: Spatial axes, 2 or 3.
+        strides: Strides of the five steps along each axis, 2 by default; steps that halve nothing are left out.
 
     Raises:
-        InputError: Unknown name.
+        InputError: Unknown name, or strides that the network cannot have.
     """
 
-    def __init__(self, name: str, in_channels: int = 3, frame: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        in_channels: int = 3,
+        frame: Sequence[int] | None = None,
+        dims: int = 2,
+        strides: Sequence[Sequence[int]] | None = None,
+    ) -> None:
         super().__init__()
         build = lookup(WHOLE, name, "whole network")
         self.name = name
         self.in_channels = in_channels
-        self.network = build(in_channels, frame or UNKNOWN_FRAME)
+        self.strides = require_strides(dims, strides)
+        steps = [step for step in self.strides if max(step) > 1]
+        if dims == 2 and strides is None:
+            steps = steps[: int(math.log2(min(128, max(32, min(frame or UNKNOWN_FRAME))) / 4))]
+        self.network = build(in_channels, steps)
         self.out_channels = [CHANNELS]
 
     def forward(self, x: Tensor) -> list[Tensor]:

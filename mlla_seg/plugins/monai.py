@@ -1,7 +1,8 @@
 """MLLA encoders for MONAI: ``import mlla_seg.plugins.monai``, then ``FlexibleUNet(backbone="mlla_tiny", ...)``.
 
-Images are 2-D with sides that are multiples of 32, as for MONAI's own encoders. Nothing is downloaded; load a local
-file of released weights with ``mlla_seg.load_pretrained(model, "mlla_t.pth")``.
+Images and volumes have sides that are multiples of 32, as for MONAI's own encoders. Nothing is downloaded; load a local
+file of released weights with ``mlla_seg.load_pretrained(model, "mlla_t.pth")``. Those are for images; for volumes see
+:func:`mlla_seg.models.inflation.inflated`.
 """
 
 from collections.abc import Sequence
@@ -21,10 +22,10 @@ from mlla_seg.plugins.names import accept_other_names
 
 
 class MonaiEncoder(nn.Module, BaseEncoder):
-    """MLLA encoder with MONAI's interface: ``(B, C, H, W)`` to five feature maps at strides 2 to 32.
+    """MLLA encoder with MONAI's interface: ``(B, C, *spatial)`` to five feature maps at strides 2 to 32.
 
     Args:
-        spatial_dims: Must be 2; volumes are processed slice by slice.
+        spatial_dims: 2 for images, 3 for volumes.
         in_channels: Channels of the image.
         pretrained: Must be ``False``; for weights see the module docstring.
         embed_dim: Channels at stride 4; see :class:`~mlla_seg.plugins.dense.DenseEncoder`.
@@ -33,7 +34,7 @@ class MonaiEncoder(nn.Module, BaseEncoder):
         drop_path_rate: Stochastic-depth rate.
 
     Raises:
-        ValueError: ``spatial_dims`` is not 2, or ``pretrained`` is true.
+        ValueError: ``spatial_dims`` is neither 2 nor 3, or ``pretrained`` is true.
     """
 
     def __init__(
@@ -46,15 +47,14 @@ class MonaiEncoder(nn.Module, BaseEncoder):
         num_heads: Sequence[int] = (2, 4, 8, 16),
         drop_path_rate: float = 0.0,
     ) -> None:
-        if spatial_dims != 2:
-            raise ValueError(f"MLLA encoders need images with 2 spatial axes, got spatial_dims={spatial_dims}.")
         if pretrained:
             raise ValueError(
                 "MLLA encoders download nothing: set pretrained=False, then load a file of released weights with "
                 'mlla_seg.load_pretrained(model, "mlla_t.pth").'
             )
         super().__init__()
-        self.mlla = DenseEncoder(in_channels, embed_dim, depths, num_heads, drop_path_rate=drop_path_rate)
+        size = (in_channels, embed_dim, depths, num_heads)
+        self.mlla = DenseEncoder(*size, drop_path_rate=drop_path_rate, dims=spatial_dims)
         accept_other_names(self)
 
     def forward(self, x: Tensor) -> list[Tensor]:

@@ -32,7 +32,7 @@ def test_framed_as_the_network_frames(size, frame):
     piece, labels, own = cut(image, mask, whole(size).framed(frame))
     above, left = margin(size[0], frame[0]), margin(size[1], frame[1])
     below, right = (max(0, f - n) - m for n, f, m in zip(size, frame, (above, left), strict=True))
-    expected = pad(torch.from_numpy(image)[None], above, below, left, right)[0]
+    expected = pad(torch.from_numpy(image)[None], [left, right, above, below])[0]
     np.testing.assert_array_equal(piece, expected.numpy())
     inside = np.zeros(labels.shape, bool)
     inside[above : above + size[0], left : left + size[1]] = True

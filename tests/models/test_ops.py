@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from mlla_seg.models import ops
 
-GRIDS = [(1, 1), (1, 7), (7, 9), (3, 21), (16, 16), (5, 1)]
+GRIDS = [(1, 1), (1, 7), (7, 9), (3, 21), (16, 16), (5, 1), (1, 1, 1), (3, 4, 5), (1, 7, 2)]
 
 
 def inputs(spatial, dim, requires_grad=False, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    n = spatial[0] * spatial[1]
+    n = math.prod(spatial)
     return [torch.randn(2, n, dim, generator=generator).requires_grad_(requires_grad) for _ in range(3)]
 
 
@@ -148,9 +150,29 @@ def test_rope_is_exact_in_row_1000():
     torch.testing.assert_close(sin[1000, 0, :16].double(), exact, atol=1e-4, rtol=0)
 
 
-def test_rope_refuses_channels_that_do_not_divide():
-    with pytest.raises(ValueError, match="multiple of 4 channels, got 6"):
-        ops.rope_table([2, 2], 6)
+def test_rope_on_three_axes_leaves_the_last_pairs_as_they_are():
+    cos, sin = ops.rope_table([4, 3, 5], 16).unbind(-1)  # K = 2, 8 pairs
+    angles = torch.atan2(sin, cos)
+    expected = [3.0, 0.03, 2.0, 0.02, -2 * math.pi + 4, 0.04, 0.0, 0.0]  # theta = 1, 0.01 for slices, rows, columns
+    torch.testing.assert_close(angles[3, 2, 4], torch.tensor(expected))
+
+
+@pytest.mark.parametrize(("axes", "channels"), [(2, 7), (2, 2), (3, 4)])
+def test_rope_refuses_channels_without_a_pair_for_every_axis(axes, channels):
+    with pytest.raises(ValueError, match=f"an even number of channels, {2 * axes} or more, got {channels}"):
+        ops.rope_table([2] * axes, channels)
+
+
+@pytest.mark.parametrize("scale", [(4, 4), (2, 1), (1, 2, 4)])
+def test_channels_are_unfolded_in_the_order_of_offsets(scale):
+    x = torch.randn(2, *range(3, 3 + len(scale)), math.prod(scale) * 5)
+    y = ops.unfold_channels(x, list(scale))
+    assert y.shape == (2, *(size * step for size, step in zip(x.shape[1:-1], scale, strict=True)), 5)
+    place = tuple(step - 1 for step in scale)  # the last offset of the first place
+    torch.testing.assert_close(y[(0, *place)], x[(0, *[0] * len(scale))][-5:])
+    if len(scale) == 2 and scale[0] == scale[1]:
+        first = x.unflatten(-1, (-1, 5)).movedim(-1, -2).flatten(-2)  # torch has the offsets last
+        torch.testing.assert_close(y, torch.pixel_shuffle(first.movedim(-1, 1), scale[0]).movedim(1, -1))
 
 
 def test_drop_path_drops_whole_samples_and_keeps_the_mean():

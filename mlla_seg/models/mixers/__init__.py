@@ -1,9 +1,10 @@
 """Token mixers: the part of a block that exchanges information between pixels.
 
-Contract: ``Mixer(dim, num_heads, **switches)``; ``forward(x, rope)`` maps ``(B, H, W, C)`` to the same shape, where
-``rope`` is the table of :func:`mlla_seg.models.ops.rope_table` for that grid. A mixer that visits pixels in turn has an
-attribute ``scans`` that is true. Boolean keywords of a mixer are switches in its name: ``linear+lepe-heads`` is
-``Linear(dim, num_heads, lepe=True, heads=False)``.
+Contract: ``Mixer(dim, num_heads, kernel, **switches)``; ``forward(x, rope)`` maps ``(B, *spatial, C)`` to the same
+shape, where ``rope`` is the table of :func:`mlla_seg.models.ops.rope_table` for that grid. ``kernel`` is the size of
+depthwise kernels along each axis. A mixer that visits pixels in turn has an attribute ``scans`` that is true; it works
+on images only. Boolean keywords of a mixer are switches in its name: ``linear+lepe-heads`` is
+``Linear(dim, num_heads, kernel, lepe=True, heads=False)``.
 
 To add a mixer, write a module here with its formula as a function, and add it to ``MIXERS``, which the tests cover.
 """
@@ -20,13 +21,22 @@ from mlla_seg.models import ops
 from mlla_seg.models.mixers.attention import LinearAttention, Softmax
 from mlla_seg.models.mixers.baseline import Linear
 from mlla_seg.models.mixers.controls import Identity, Lepe, LepeMatched
-from mlla_seg.models.mixers.depthwise import DepthwiseConv
+from mlla_seg.models.mixers.depthwise import DepthwiseConv, depthwise_conv
 from mlla_seg.models.mixers.inline import InLine
 from mlla_seg.models.mixers.nc_ssd import NonCausalSSD
 from mlla_seg.models.mixers.rala import RALA
 from mlla_seg.models.mixers.selective import SelectiveSSM
 
-__all__ = ["MIXERS", "DepthwiseConv", "LinearAttention", "build_mixer", "parse_mixer", "rope_for", "scanning"]
+__all__ = [
+    "MIXERS",
+    "DepthwiseConv",
+    "LinearAttention",
+    "build_mixer",
+    "depthwise_conv",
+    "parse_mixer",
+    "rope_for",
+    "scanning",
+]
 
 MIXERS: dict[str, type[nn.Module]] = {
     "linear_attention": LinearAttention,
@@ -68,17 +78,21 @@ def parse_mixer(name: str) -> tuple[str, dict[str, bool]]:
     return base, switches
 
 
-def build_mixer(name: str, dim: int, num_heads: int) -> nn.Module:
+def build_mixer(name: str, dim: int, num_heads: int, kernel: tuple[int, ...] = (3, 3)) -> nn.Module:
     """Build a token mixer from its name, such as ``linear_attention`` or ``linear+forget_gate``.
 
     Raises:
-        InputError: Unknown mixer or switch.
+        InputError: Unknown mixer or switch, or one that works on images only and a kernel with three axes.
         ValueError: The heads do not divide the channels.
     """
     base, switches = parse_mixer(name)
     if dim % num_heads:
         raise ValueError(f"{dim} channels cannot be split into {num_heads} heads of equal size.")
-    return MIXERS[base](dim, num_heads, **{key: value for key, value in switches.items() if key not in OF_BLOCK})
+    own = {key: value for key, value in switches.items() if key not in OF_BLOCK}
+    mixer = MIXERS[base](dim, num_heads, kernel, **own)
+    if len(kernel) != 2 and getattr(mixer, "scans", False) is True:
+        raise InputError(f"Token mixer {name} visits pixels in turn and takes images only: use another for volumes.")
+    return mixer
 
 
 def scanning(network: nn.Module) -> list[str]:

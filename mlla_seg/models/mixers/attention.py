@@ -4,17 +4,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlla_seg.models import ops
-from mlla_seg.models.mixers.depthwise import DepthwiseConv
+from mlla_seg.models.mixers.depthwise import depthwise_conv
 
 
 class LinearAttention(nn.Module):
     """MLLA's mixer: linear attention with RoPE and no value projection, plus a local position encoding (LePE)."""
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def __init__(self, dim: int, num_heads: int, kernel: tuple[int, ...] = (3, 3)) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.qk = nn.Linear(dim, 2 * dim)
-        self.lepe = DepthwiseConv(dim)
+        self.lepe = depthwise_conv(dim, kernel)
 
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
         tokens = x.flatten(1, -2)  # (B, N, C)
@@ -29,16 +29,24 @@ class Softmax(nn.Module):
     Args:
         dim: Channels C.
         num_heads: Heads.
+        kernel: Size of the kernel of ``lepe`` along each axis.
         rope: Rotate queries and keys by their position, as in MLLA.
         lepe: Add a 3x3 depthwise convolution of the values.
     """
 
-    def __init__(self, dim: int, num_heads: int, rope: bool = False, lepe: bool = False) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        kernel: tuple[int, ...] = (3, 3),
+        rope: bool = False,
+        lepe: bool = False,
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.rope = rope
         self.qkv = nn.Linear(dim, 3 * dim)
-        self.lepe = DepthwiseConv(dim) if lepe else None
+        self.lepe = depthwise_conv(dim, kernel) if lepe else None
 
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
         q, k, v = self.qkv(x.flatten(1, -2)).chunk(3, dim=-1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlla_seg.models import ops
-from mlla_seg.models.mixers.depthwise import DepthwiseConv
+from mlla_seg.models.mixers.depthwise import depthwise_conv
 from mlla_seg.models.mixers.directions import merged, sequences
 from mlla_seg.models.mixers.selective import initial_decays, initial_steps
 from mlla_seg.models.recurrence import causal_normaliser, recurrence
@@ -27,6 +27,7 @@ class Linear(nn.Module):
     Args:
         dim: Channels C.
         num_heads: Heads h, with d = C / h channels each.
+        kernel: Size of the kernel of ``lepe`` along each axis.
         input_gate: Multiply the values by time steps ``softplus(low-rank projection)``, ``(B, N, C)``.
         forget_gate: Multiply the state ``(d, C)`` by ``exp(-time steps * exp(decay))`` at each token.
         shortcut: Add the values, scaled per channel.
@@ -41,6 +42,7 @@ class Linear(nn.Module):
         self,
         dim: int,
         num_heads: int,
+        kernel: tuple[int, ...] = (3, 3),
         input_gate: bool = False,
         forget_gate: bool = False,
         shortcut: bool = False,
@@ -58,7 +60,7 @@ class Linear(nn.Module):
         self.input_gate = input_gate
         self.normalisation = normalisation
         self.qkv = nn.Linear(dim, sum(self.sizes))
-        self.lepe = DepthwiseConv(dim) if lepe else None
+        self.lepe = depthwise_conv(dim, kernel) if lepe else None
         self.shortcut = nn.Parameter(torch.ones(dim)) if shortcut else None
         self.gates = TimeSteps(dim, like_mamba=forget_gate) if input_gate or forget_gate else None
         self.decay = nn.Parameter(initial_decays(dim, dim // num_heads)) if forget_gate else None
@@ -76,8 +78,8 @@ class Linear(nn.Module):
         return y if self.lepe is None else y + self.lepe(v.view(x.shape))
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, steps: Tensor, rope: Tensor) -> Tensor:
-        """Return the output ``(B, H, W, C)``, in float32 or more, of the projections ``(B, N, C)``."""
-        height, width = rope.shape[0], rope.shape[1]
+        """Return the output ``(B, *spatial, C)``, in float32 or more, of the projections ``(B, N, C)``."""
+        spatial = rope.shape[:-2]
         q, k = ops.elu_plus_one(ops.at_least_float32(q)), ops.elu_plus_one(ops.at_least_float32(k))
         v, steps = ops.at_least_float32(v), ops.at_least_float32(steps)
         turned_q, turned_k = q, k
@@ -86,19 +88,19 @@ class Linear(nn.Module):
             turned_q, turned_k = ops.rotate_pairs(q, table), ops.rotate_pairs(k, table)
         values = v * steps if self.input_gate else v
         if self.decay is None:
-            y = self.of_all(q, k, turned_q, turned_k, values).unflatten(1, (height, width))
+            y = self.of_all(q, k, turned_q, turned_k, values).unflatten(1, spatial)
         else:
             q, k, turned_q, turned_k, values, steps = [
-                sequences(part.unflatten(1, (height, width))).flatten(0, 1)
+                sequences(part.unflatten(1, spatial)).flatten(0, 1)
                 for part in (q, k, turned_q, turned_k, values, steps)
             ]
             kept = self.kept(steps)
             y = recurrence(turned_q, turned_k, values, self.num_heads, None, kept, None, False)
             total = causal_normaliser(q, k, self.num_heads, y.shape[-1]) + ops.EPSILON
             y = y / total if self.normalisation else y / y.shape[1]
-            y = merged(y.unflatten(0, (-1, 4)), height, width) / 4
+            y = merged(y.unflatten(0, (-1, 4)), spatial[0], spatial[1]) / 4
         if self.shortcut is not None:
-            y = y + (self.shortcut * v).unflatten(1, (height, width))
+            y = y + (self.shortcut * v).unflatten(1, spatial)
         return y
 
     def kept(self, steps: Tensor) -> Tensor:

@@ -8,13 +8,13 @@ convolution, parameters, global context.
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mlla_seg.models.mixers.depthwise import DepthwiseConv
+from mlla_seg.models.mixers.depthwise import depthwise_conv
 
 
 class Identity(nn.Module):
     """No mixer, y = x."""
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def __init__(self, dim: int, num_heads: int, kernel: tuple[int, ...] = (3, 3)) -> None:
         super().__init__()
 
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
@@ -24,9 +24,9 @@ class Identity(nn.Module):
 class Lepe(nn.Module):
     """Local convolution only, y = x + LePE(x): MLLA's mixer if each pixel attended only to itself."""
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def __init__(self, dim: int, num_heads: int, kernel: tuple[int, ...] = (3, 3)) -> None:
         super().__init__()
-        self.lepe = DepthwiseConv(dim)
+        self.lepe = depthwise_conv(dim, kernel)
 
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
         return x + self.lepe(x)
@@ -39,10 +39,10 @@ class LepeMatched(nn.Module):
     pixelwise gated linear unit (arXiv 1612.08083). It is not named ``qk``, so that it never loads attention weights.
     """
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def __init__(self, dim: int, num_heads: int, kernel: tuple[int, ...] = (3, 3)) -> None:
         super().__init__()
         self.glu = nn.Linear(dim, 2 * dim)
-        self.lepe = DepthwiseConv(dim)
+        self.lepe = depthwise_conv(dim, kernel)
 
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
         return x + F.glu(self.glu(x), dim=-1) + self.lepe(x)

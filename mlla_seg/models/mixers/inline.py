@@ -3,6 +3,8 @@
 Source: "Bridging the Divide: Reconsidering Softmax and Linear Attention", arXiv 2412.06590, and the authors' code.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,14 +34,16 @@ def inline_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
 
 
 class InLine(nn.Module):
-    """InLine attention plus a 3x3 depthwise convolution of the values, its kernels predicted from the mean token."""
+    """InLine attention plus a depthwise convolution of the values, its kernels predicted from the mean token."""
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def __init__(self, dim: int, num_heads: int, kernel: tuple[int, ...] = (3, 3)) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.kernel = list(kernel)
+        places = math.prod(kernel)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.kernels = nn.Sequential(
-            nn.Conv1d(dim, dim, 1, groups=num_heads), nn.GELU(), nn.Conv1d(dim, 9 * dim, 1, groups=num_heads)
+            nn.Conv1d(dim, dim, 1, groups=num_heads), nn.GELU(), nn.Conv1d(dim, places * dim, 1, groups=num_heads)
         )
 
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
@@ -52,19 +56,30 @@ class InLine(nn.Module):
             with ops.full_precision(x.device):
                 y = inline_attention(*args)
         mean = ops.at_least_float32(tokens).mean(dim=1).to(x.dtype).unsqueeze(-1)
-        kernels = self.kernels(mean).unflatten(1, (-1, 9))[..., 0]  # (B, C, 9)
-        return y.to(v.dtype).view(x.shape) + local(v.view(x.shape), kernels)
+        kernels = self.kernels(mean).unflatten(1, (x.shape[-1], -1))[..., 0]  # (B, C, n)
+        return y.to(v.dtype).view(x.shape) + local(v.view(x.shape), kernels, self.kernel)
 
 
-def local(x: Tensor, kernels: Tensor) -> Tensor:
-    """Convolve each image ``(B, H, W, C)`` with kernels of its own, ``(B, C, 9)``, padded with zeros.
+def local(x: Tensor, kernels: Tensor, size: list[int]) -> Tensor:
+    """Convolve each ``(*spatial, C)`` of a batch with kernels of its own, ``(B, C, n)``, padded with zeros.
 
     A sum of shifted images, because a grouped convolution cannot be exported for any batch size.
+
+    Args:
+        x: ``(B, *spatial, C)``.
+        kernels: Kernels with n values, row by row.
+        size: Size of the kernel along each axis; their product is n.
     """
-    height, width = x.shape[1], x.shape[2]
-    padded = F.pad(x, (0, 0, 1, 1, 1, 1))
+    axes = len(size)
+    padding = [0, 0]
+    for axis in range(axes - 1, -1, -1):
+        padding += [size[axis] // 2, size[axis] // 2]
+    padded = F.pad(x, padding)
     y = torch.zeros_like(x)
-    for i in range(9):
-        shifted = padded[:, i // 3 : i // 3 + height, i % 3 : i % 3 + width]
-        y = y + shifted * kernels[:, None, None, :, i]
+    for i in range(kernels.shape[2]):
+        shifted, rest = padded, i
+        for axis in range(axes - 1, -1, -1):
+            shifted = shifted.narrow(1 + axis, rest % size[axis], x.shape[1 + axis])
+            rest = rest // size[axis]
+        y = y + shifted * kernels[..., i].unflatten(0, [-1] + [1] * axes)
     return y

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlla_seg.models import ops
-from mlla_seg.models.mixers.depthwise import DepthwiseConv
+from mlla_seg.models.mixers.depthwise import depthwise_conv
 from mlla_seg.models.mixers.selective import initial_steps
 
 STATE = 64
@@ -39,10 +39,10 @@ class NonCausalSSD(nn.Module):
     The weights are m = Delta exp(A_log), with time steps Delta per token and head.
     """
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def __init__(self, dim: int, num_heads: int, kernel: tuple[int, ...] = (3, 3)) -> None:
         super().__init__()
         self.select = nn.Linear(dim, 2 * STATE, bias=False)
-        self.conv = DepthwiseConv(2 * STATE)
+        self.conv = depthwise_conv(2 * STATE, kernel)
         self.step = nn.Linear(dim, num_heads, bias=False)
         self.step_bias = nn.Parameter(initial_steps(num_heads))
         self.decay = nn.Parameter(torch.empty(num_heads).uniform_(1, 16).log())

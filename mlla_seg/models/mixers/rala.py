@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mlla_seg.models import ops
-from mlla_seg.models.mixers.depthwise import DepthwiseConv
+from mlla_seg.models.mixers.depthwise import depthwise_conv
 
 
 def rank_augmented_attention(q: Tensor, k: Tensor, v: Tensor, rope: Tensor, num_heads: int) -> Tensor:
@@ -37,16 +37,16 @@ def rank_augmented_attention(q: Tensor, k: Tensor, v: Tensor, rope: Tensor, num_
 class RALA(nn.Module):
     """Rank-augmented attention and a 5x5 LePE of the values, times a linear gate of the input."""
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def __init__(self, dim: int, num_heads: int, kernel: tuple[int, ...] = (3, 3)) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
         self.qkvo = nn.Linear(dim, 4 * dim)
-        self.lepe = DepthwiseConv(dim, 5)
+        self.lepe = depthwise_conv(dim, tuple(5 if size > 1 else 1 for size in kernel))
 
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
         q, k, v, gate = self.qkvo(x.flatten(1, -2)).chunk(4, dim=-1)
-        table = ops.rope_table([x.shape[1], x.shape[2]], self.head_dim, x.device).flatten(0, 1)
+        table = ops.rope_table(list(x.shape[1:-1]), self.head_dim, x.device).flatten(0, -3)
         args = (ops.at_least_float32(q), ops.at_least_float32(k), ops.at_least_float32(v), table, self.num_heads)
         if torch.jit.is_scripting():
             y = rank_augmented_attention(*args)

@@ -38,7 +38,7 @@ class SelectiveSSM(nn.Module):
 
     scans = True
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def __init__(self, dim: int, num_heads: int, kernel: tuple[int, ...] = (3, 3)) -> None:
         super().__init__()
         rank = -(-dim // 16)
         self.select = nn.Parameter(torch.randn(DIRECTIONS, dim, rank + 2 * STATE) * 0.02)

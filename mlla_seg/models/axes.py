@@ -1,0 +1,104 @@
+"""Layers, strides and kernels of networks with two spatial axes (images) or three (volumes).
+
+Axes are (rows, columns) or (slices, rows, columns). A network halves the resolution in five steps; along each axis a
+step has the stride 2, or 1 where that axis is coarse or small. Its levels 0 (the image) to 5 have a kernel each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from mlla_seg.errors import InputError
+from mlla_seg.models.depthwise3d import Depthwise3d, TransposedDepthwise3d
+
+STEPS = 5
+"""Halvings between the image and the coarsest feature map."""
+SMALLEST = 4
+"""Smallest size to which an axis is halved, as in nnU-Net."""
+CONV: dict[int, Callable[..., Any]] = {2: nn.Conv2d, 3: nn.Conv3d}
+BATCH_NORM: dict[int, Callable[..., Any]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+LINEAR_MODE = {2: "bilinear", 3: "trilinear"}
+"""Names of linear interpolation by number of axes."""
+
+
+def _depthwise2d(dim: int, kernel: tuple[int, int], stride: tuple[int, int]) -> nn.Module:
+    padding = (kernel[0] // 2, kernel[1] // 2)
+    return nn.Conv2d(dim, dim, kernel, stride, padding, groups=dim)
+
+
+def _transposed2d(dim: int, kernel: tuple[int, int], stride: tuple[int, int]) -> nn.Module:
+    padding, output_padding = (kernel[0] // 2, kernel[1] // 2), (stride[0] - 1, stride[1] - 1)
+    return nn.ConvTranspose2d(dim, dim, kernel, stride, padding, output_padding, groups=dim, bias=False)
+
+
+DEPTHWISE: dict[int, Callable[..., Any]] = {2: _depthwise2d, 3: Depthwise3d}
+"""Depthwise convolutions of ``(B, C, *spatial)`` by number of axes; sizes are divided by the stride."""
+TRANSPOSED: dict[int, Callable[..., Any]] = {2: _transposed2d, 3: TransposedDepthwise3d}
+"""Their transposes, without bias; sizes are multiplied by the stride."""
+
+
+def require_strides(dims: int, strides: Sequence[Sequence[int]] | None) -> list[tuple[int, ...]]:
+    """Return the stride of each step and axis; by default all are 2.
+
+    Raises:
+        InputError: There are not five steps, or not one stride of 1 or 2 for each axis.
+    """
+    if dims not in CONV:
+        raise InputError(f"dims is the number of spatial axes, 2 for images or 3 for volumes: got {dims}.")
+    if strides is None:
+        return [(2,) * dims] * STEPS
+    checked = [tuple(int(stride) for stride in step) for step in strides]
+    if len(checked) != STEPS or any(len(step) != dims or not set(step) <= {1, 2} for step in checked):
+        raise InputError(
+            f"strides needs {STEPS} steps with a stride of 1 or 2 for each of {dims} axes, such as "
+            f"{[[1] * (dims - 2) + [2, 2]] * STEPS}: got {[list(step) for step in checked]}."
+        )
+    return checked
+
+
+def kernels_of(strides: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+    """Return the kernel size of each level and axis, given the strides of each step.
+
+    A kernel is 1 wide along an axis that is halved in a later step only, because it is coarse, and 3 wide from the
+    level whose halving includes it; an axis that is never halved has 3 everywhere.
+    """
+    axes = range(len(strides[0]))
+    first = [next((i for i, step in enumerate(strides) if step[axis] == 2), 0) for axis in axes]
+    return [tuple(3 if level >= first[axis] else 1 for axis in axes) for level in range(len(strides) + 1)]
+
+
+def total_strides(strides: Sequence[Sequence[int]]) -> list[int]:
+    """Return the stride of the coarsest feature map along each axis; padded images are multiples of it."""
+    return [math.prod(steps) for steps in zip(*strides, strict=True)]
+
+
+def strides_for(spacing: Sequence[float], patch_size: Sequence[int]) -> list[list[int]]:
+    """Choose the strides of a network from the spacing of its voxels and the size of its patches, as nnU-Net does.
+
+    A step halves the axes whose spacing is within a factor of 2 of the finest one, among those that are not too small:
+    halving stops before a size falls below 4, and before the last axis alone falls below 6 (Isensee et al.,
+    "nnU-Net", Nature Methods 2021, and the authors' code).
+
+    Args:
+        spacing: Distance of voxels along each axis, in any one unit.
+        patch_size: Size of the training patches along each axis.
+
+    Returns:
+        Strides of five steps, such as ``[[1, 2, 2], [1, 2, 2], [2, 2, 2], [2, 2, 2], [1, 1, 1]]``.
+    """
+    now, sizes = [float(distance) for distance in spacing], list(patch_size)
+    strides = []
+    for _ in range(STEPS):
+        large = [axis for axis, size in enumerate(sizes) if size >= 2 * SMALLEST]
+        finest = min((now[axis] for axis in large), default=0.0)
+        chosen = [axis for axis in large if now[axis] < 2 * finest]
+        if len(chosen) == 1 and sizes[chosen[0]] < 3 * SMALLEST:
+            chosen = []
+        strides.append([2 if axis in chosen else 1 for axis in range(len(sizes))])
+        for axis in chosen:
+            now[axis], sizes[axis] = 2 * now[axis], math.ceil(sizes[axis] / 2)
+    return strides
