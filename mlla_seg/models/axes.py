@@ -4,25 +4,40 @@ Axes are (rows, columns) or (slices, rows, columns). A network halves the resolu
 step has the stride 2, or 1 where that axis is coarse or small. Its levels 0 (the image) to 5 have a kernel each.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mlla_seg.errors import InputError
 from mlla_seg.models.depthwise3d import Depthwise3d, TransposedDepthwise3d
+from mlla_seg.models.ops import to_channels_first, to_channels_last
 
 STEPS = 5
 """Halvings between the image and the coarsest feature map."""
 SMALLEST = 4
 """Smallest size to which an axis is halved, as in nnU-Net."""
-CONV: dict[int, Callable[..., Any]] = {2: nn.Conv2d, 3: nn.Conv3d}
 BATCH_NORM: dict[int, Callable[..., Any]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 LINEAR_MODE = {2: "bilinear", 3: "trilinear"}
 """Names of linear interpolation by number of axes."""
+
+
+class Pointwise3d(nn.Conv3d):
+    """Convolution of single voxels of ``(B, C, D, H, W)`` as a matrix product, which is faster on CPUs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return to_channels_first(F.linear(to_channels_last(x), self.weight.flatten(1), self.bias))
+
+
+def _conv3d(in_channels: int, out_channels: int, kernel: Any, *args: Any, **options: Any) -> nn.Module:
+    kind = Pointwise3d if kernel in (1, (1, 1, 1)) else nn.Conv3d
+    return kind(in_channels, out_channels, kernel, *args, **options)
+
+
+CONV: dict[int, Callable[..., Any]] = {2: nn.Conv2d, 3: _conv3d}
+"""Convolutions of ``(B, C, *spatial)`` by number of axes, with the arguments of torch's."""
 
 
 def _depthwise2d(dim: int, kernel: tuple[int, int], stride: tuple[int, int]) -> nn.Module:

@@ -107,7 +107,7 @@ class Segmenter(nn.Module, HubMixin):
         self.normalise = Normalise(in_channels, **(normalisation or {}))
         self.encoder = encoder
         self.decoder = decoder
-        self.head = CONV[axes](decoder.out_channels, num_classes, kernel_size=1, bias=False)
+        self.head = CONV[axes](decoder.out_channels, num_classes, 1, bias=False)
 
     def classify(self, x: Tensor) -> Tensor:
         """Return logits of decoded features, at the decoder's stride."""
