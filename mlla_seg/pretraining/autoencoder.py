@@ -42,7 +42,7 @@ class LightDecoder(nn.Module):
         self.norms = nn.ModuleList(MapNorm(count) for count in channels)
         self.tokens = nn.ParameterList(nn.Parameter(torch.randn(count) * 0.02) for count in channels if fills)
         self.enter = nn.ModuleList(nn.Conv2d(count, width, 1) for count in channels)
-        self.levels = nn.ModuleList(nn.Sequential(ConvBN(width, width, 3), nn.ReLU()) for _ in channels)
+        self.levels = nn.ModuleList(nn.Sequential(ConvBN(width, width, (3, 3)), nn.ReLU()) for _ in channels)
         self.draw = nn.Conv2d(width, out_channels * FINEST**2, 1)
 
     def forward(self, features: Sequence[Tensor], visible: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class MaskedAutoencoder(nn.Module):
         rows, columns = padded_size((height, width))
         if visible is None:
             visible = image.new_ones(len(image), rows // STRIDE, columns // STRIDE, dtype=torch.bool)
-        image = pad(image, 0, rows - height, 0, columns - width)
+        image = pad(image, [0, columns - width, 0, rows - height])
         if self.why_filled is None:
             with masked(self.encoder, visible):
                 features = self.encoder(image)
