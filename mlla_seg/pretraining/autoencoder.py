@@ -5,8 +5,6 @@ which masks cannot be kept see the image with its masked patches filled by zeros
 SimMIM (arXiv 2111.09886).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
