@@ -22,11 +22,11 @@ from mlla_seg.export.exportable import Job
 from mlla_seg.export.folder import write_safetensors
 from mlla_seg.export.onnx import LOWEST_OPSET, highest_opset, write_onnx
 from mlla_seg.export.openvino import write_openvino
-from mlla_seg.export.parity import Engine, compare
+from mlla_seg.export.parity import Engine, compare, files_compared, parity_path
 from mlla_seg.export.programs import write_aoti, write_torch_export, write_torchscript
 from mlla_seg.models.checkpoint import is_averaged, load_network
 from mlla_seg.progress import note, say
-from mlla_seg.runtime.engines import OUTPUTS
+from mlla_seg.runtime.engines import OUTPUTS, beside
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,8 @@ def export(
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     outputs = outputs or how.outputs[0]
     target = Path(output)
+    if not how.suffix and target.is_symlink():
+        target = target.resolve()
     _require(how, format, target, outputs, precision, options)
     paths = [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path
     network, spec = load_network(paths, tta)
@@ -136,9 +138,9 @@ def export(
         say(report.table())
         if report.problem:
             raise InputError(f"{output}: not written, because it differs from the checkpoint: {report.problem}.")
-        report.save(written.with_name(f"{target.name}.parity.json"))
+        report.save(parity_path(written))
         replace({path: target.with_name(path.name) for path in unfinished.iterdir()})
-    say(f"Written: {target}, with the comparison in {target.name}.parity.json beside it.")
+    say(f"Written: {target}, with the comparison in {parity_path(target).name} beside it.")
 
 
 def _require(how: Format, name: str, target: Path, outputs: str, precision: str, options: dict[str, Any]) -> None:
@@ -169,6 +171,11 @@ def _require(how: Format, name: str, target: Path, outputs: str, precision: str,
         raise InputError(f"--output {target}: the name of a file of --format {name} must end with {how.suffix}.")
     if how.suffix and target.is_dir():
         raise InputError(f"--output {target}: is a folder; --format {name} writes a file.")
+    if foreign := [path.name for path in beside(target) if path.name not in files_compared(target)]:
+        raise InputError(
+            f"--output {target}: {foreign[0]} beside it would be replaced, and is no part of an earlier export. Choose "
+            "another name, or remove that file."
+        )
     if not how.suffix and target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise InputError(f"--output {target}: already exists; --format {name} creates a new folder.")
 

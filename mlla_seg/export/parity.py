@@ -6,7 +6,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from torch import Tensor
 from mlla_seg.checksums import sums_of
 from mlla_seg.data import outputs
 from mlla_seg.data.formats.picture import Array
+from mlla_seg.errors import InputError
 from mlla_seg.export.exportable import Job, example_image
 from mlla_seg.places import shareable
+from mlla_seg.texts import read_json
 
 SIZES = ((17, 30), (64, 64), (224, 224), (224, 352), (225, 257))
 """Heights and widths of the compared images, including small, odd and non-square ones."""
@@ -28,6 +30,20 @@ of the two applies. int8 is checked by its labels alone."""
 SAME_LABELS = {"float32": 0.999, "float16": 0.99, "int8": 0.95}
 """Smallest fraction of pixels with equal labels."""
 REPEATS = 3
+
+
+def parity_path(target: Path) -> Path:
+    """Return the file for the comparison of an exported file or folder."""
+    return target.with_name(f"{target.name}.parity.json")
+
+
+def files_compared(target: Path) -> Collection[str]:
+    """Return the names of the files of an earlier export to the same place."""
+    try:
+        files = read_json(parity_path(target))["files"]
+    except (InputError, KeyError, TypeError):  # there is none, or it is damaged
+        return ()
+    return files if isinstance(files, dict) else ()
 
 
 @dataclass(frozen=True)

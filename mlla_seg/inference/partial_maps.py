@@ -16,6 +16,7 @@ from mlla_seg.data.formats.picture import Array
 from mlla_seg.disk_space import full_disk_told, reserved_array
 from mlla_seg.inference.jobs import Job
 from mlla_seg.progress import note
+from mlla_seg.texts import read_json, read_text
 
 JOB = "job"
 """File with the job of the results. Without it, the other files mean nothing: it is written last and removed first."""
@@ -42,6 +43,8 @@ class PartialMap:
     def __init__(self, output: Path, job: Job, layout: Mapping[str, Any], outputs: int = 0) -> None:
         self.folder = partial_folder(output)
         self.outputs = outputs
+        if self.folder.is_symlink():  # nothing is written elsewhere
+            self.folder.unlink()
         self.folder.mkdir(parents=True, exist_ok=True)
         layout = json.loads(json.dumps({**layout, "outputs": outputs}))
         stored = self._stored()
@@ -65,8 +68,8 @@ class PartialMap:
     def _stored(self) -> dict[str, Any] | None:
         """Return the job and layout of the results in the folder; None if there are none."""
         try:
-            text = (self.folder / JOB).read_text()
-            return json.loads(text) if text.startswith("{") else {}  # earlier versions stored a digest
+            earlier = not read_text(self.folder / JOB).startswith("{")  # versions that stored a digest
+            return {} if earlier else read_json(self.folder / JOB)
         except (OSError, ValueError):
             return None
 

@@ -146,6 +146,31 @@ def test_mistakes_are_answered_before_any_work(quick, cli, capsys):
     assert "cannot write to full/file" in said("--output=full/file/m.onnx")
 
 
+def test_files_beside_the_output_are_not_replaced(quick, cli, capsys):
+    Path("m.bin").write_bytes(b"precious")
+    message = refused(capsys, cli, "--ckpt_path=c", "--format=openvino", "--output=m.xml")
+    assert "m.bin beside it would be replaced, and is no part of an earlier export" in message
+    Path("m.onnx.data").write_bytes(b"precious")
+    assert "m.onnx.data beside it" in refused(capsys, cli, "--ckpt_path=c", "--output=m.onnx")
+    assert Path("m.bin").read_bytes() == Path("m.onnx.data").read_bytes() == b"precious"
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+def test_a_link_is_replaced_and_a_link_to_a_folder_followed(quick, cli, monkeypatch):
+    Path("elsewhere.ts").write_bytes(b"precious")
+    Path("m.ts").symlink_to("elsewhere.ts")
+    cli("export", "--ckpt_path=c", "--format=torchscript", "--output=m.ts")
+    assert not Path("m.ts").is_symlink()
+    assert Path("elsewhere.ts").read_bytes() == b"precious"
+    Path("folder").mkdir()
+    Path("link").symlink_to("folder")
+    monkeypatch.setattr(mlla_seg.export, "load_network", lambda paths, tta: (segmenter("unet"), spec_of()))
+    cli("export", "--ckpt_path=c", "--format=safetensors", "--output=link")
+    assert Path("folder/model.safetensors").is_file()
+    cli("export", "--ckpt_path=c", "--format=torchscript", "--output=link/m.ts")
+    assert Path("folder/m.ts").is_file()
+
+
 def test_checkpoints_that_cannot_be_loaded_are_named(cli, capsys, checkpoint, tmp_path):
     (tmp_path / "cut.ckpt").write_bytes(checkpoint.read_bytes()[:5000])
     for name, reason in (("absent.ckpt", "no such checkpoint"), ("cut.ckpt", "cannot be read as a checkpoint")):
