@@ -5,14 +5,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import sys
 import warnings
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib import import_module
 from inspect import signature
+from traceback import extract_tb
+from typing import Any
 
 from mlla_seg.errors import InputError, lookup, program, unknown
 from mlla_seg.progress import complain, say
@@ -98,6 +102,31 @@ def _with_files(argv: Sequence[str]) -> list[str]:
     return [str(read_found(word)[0]) if i and argv[i - 1] == "--config" else word for i, word in enumerate(argv)]
 
 
+@cache
+def _bound_parser() -> None:
+    """Let the parser refuse values and configs, also named in configs, that would fill the memory or the stack."""
+    from jsonargparse import _loaders_dumpers as loaders
+    from jsonargparse import set_loader
+    from yaml import YAMLError
+
+    from mlla_seg.texts import require_bounded
+
+    load = loaders.yaml_load
+
+    def bounded(text: str) -> Any:
+        if len(text) > SHORT:
+            try:
+                require_bounded(text)
+            except InputError as error:
+                raise YAMLError(f"it {error}") from None
+        return load(text)
+
+    set_loader("yaml", bounded, (YAMLError,))
+    loaders.yaml_load = bounded  # values of options do not pass through what set_loader sets
+
+
+SHORT = 100
+"""Characters of a value that can be neither too deep nor too large."""
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word"}
 """Names of types in messages."""
 COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], None]]] = {
@@ -172,13 +201,28 @@ def ensemble(argv: Sequence[str]) -> list[str]:
     """Rewrite ``--ckpt_path a.ckpt b.ckpt`` for Lightning's commands: further checkpoints become ``--members``."""
     argv = gather("members", gather("ckpt_path", argv))
     if "--ckpt_path" in argv[:-1] and argv[at := argv.index("--ckpt_path") + 1].startswith("["):
-        path, *others = json.loads(argv[at])
+        path, *others = _listed("ckpt_path", argv[at])
         argv[at] = path
         if "--members" in argv[:-1]:
-            others += json.loads(argv.pop(at := argv.index("--members") + 1))
+            others += _listed("members", argv.pop(at := argv.index("--members") + 1))
             argv.pop(at - 1)
         argv += ["--members", json.dumps(others)] if others else []
     return argv
+
+
+def _listed(option: str, words: str) -> list[str]:
+    """Return the paths of a list option.
+
+    Raises:
+        InputError: It is no list of texts, or an empty one.
+    """
+    try:
+        paths = json.loads(words)
+    except (ValueError, RecursionError):
+        paths = None
+    if not paths or not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        raise InputError(f"--{option} {words}: is no list of checkpoints, such as --{option} a.ckpt b.ckpt.")
+    return paths
 
 
 def overview() -> str:
@@ -221,6 +265,15 @@ def _of_the_system(error: Exception) -> str | None:
 
     if message := told(error):
         return message
+    if isinstance(error, RecursionError) and any(
+        "jsonargparse" in frame.filename for frame in extract_tb(error.__traceback__)
+    ):
+        return "The options, or configs that they name, lie too deep within each other to be read."
+    if isinstance(error, UnicodeDecodeError):
+        byte = f"byte {error.start} is 0x{error.object[error.start]:02x}"
+        return f"A file is not {error.encoding} text ({byte}): save configs and other texts in the encoding UTF-8."
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return f"{error.filename}: no file can have such a long name."
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}. Choose another path, or change its permissions."
     return None
@@ -245,6 +298,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         _, run = lookup(COMMANDS, argv[0], "command")
+        _bound_parser()
         run(argv)
     except InputError as error:
         sys.exit(_complain(str(error)))

@@ -221,7 +221,7 @@ def _known(path: Path) -> Path:
 
 def _folder(path: Path) -> Path:
     """Return the nearest folder that exists at or above a path."""
-    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+    return next(folder for folder in (path, *path.parents) if os.path.isdir(folder))  # false if the name is too long
 
 
 def _belonging(parts: Sequence[Path]) -> list[Path]:

@@ -17,6 +17,9 @@ from typing import Any
 
 from mlla_seg.visible import visible
 
+LONGEST = 2000
+"""Characters of a line of an error, which may repeat what a user has typed."""
+
 
 class NoBar:
     """Placeholder for a progress bar when tqdm is not installed."""
@@ -55,8 +58,12 @@ def note(text: str) -> None:
 
 
 def complain(message: str) -> None:
-    """Print an error, which may have several lines, to stderr."""
-    _to_stderr(visible(f"error: {message}", keep="\n"))
+    """Print an error, which may have several lines, to stderr; of long ones begin and end are shown."""
+    lines = (
+        line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
+        for line in message.split("\n")
+    )
+    _to_stderr(visible("error: " + "\n".join(lines), keep="\n"))
 
 
 @cache

@@ -26,17 +26,19 @@ MOST_VALUES = 100_000
 """Most values of a YAML file, those of an alias counted each time."""
 
 
-def read_text(path: Path, errors: str = "strict") -> str:
+def read_text(path: Path, errors: str = "strict", line_feeds: bool = True) -> str:
     """Return a text file in UTF-8 or, with its byte-order mark, UTF-16, with line feeds whatever its system.
 
     Args:
         path: The file.
         errors: ``strict``, or ``surrogateescape`` to keep bytes that are not UTF-8 as Python keeps them in file names.
+        line_feeds: Replace the line ends of other systems; false keeps them, as within the cells of a table.
 
     Raises:
         InputError: It is not such a text; names the first byte that is not.
     """
-    return _decoded(path, _bytes(path, "text"), errors).replace("\r\n", "\n").replace("\r", "\n")
+    text = _decoded(path, _bytes(path, "text"), errors)
+    return text.replace("\r\n", "\n").replace("\r", "\n") if line_feeds else text
 
 
 def read_lines(path: Path) -> list[str]:
@@ -82,6 +84,18 @@ def read_yaml(path: Path) -> Any:
     except (yaml.YAMLError, ValueError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
         # PyYAML raises all of them, for example for a date of month 13 or an empty value with the tag !!int
         raise InputError(f"{path} is not valid YAML: {_short(error)}.") from error
+
+
+def require_bounded(text: str) -> None:
+    """Raise if a text that another library is going to read as YAML goes beyond the bounds of :func:`read_yaml`."""
+    import yaml
+
+    try:
+        yaml.compose(text, _loader())
+    except InputError:
+        raise
+    except (yaml.YAMLError, ValueError):
+        return  # that library says what is wrong
 
 
 def require_utf8(path: Path) -> None:

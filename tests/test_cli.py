@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -159,6 +160,11 @@ def test_messages_name_the_command_that_was_typed(monkeypatch, tmp_path, called,
         (["fit", "--recipe=organs"], "recipe is a key of configs"),
         (["predict", "--ckpt_path=a", "--input=b", "--output=c", "--blend=cosin"], "Unknown --blend 'cosin'. Did you"),
         (["predict", "--input=b", "--output=c"], "required: ckpt_path"),
+        (["fit", "--ckpt_path=[1"], "--ckpt_path [1: is no list of checkpoints"),
+        (["fit", f"--model.lr={'[' * 5000}"], "--model.lr takes a number, got [[["),
+        (["fit", f"--model={'x' * 5000}.yaml"], "xxx ... xxx"),
+        (["fit", f"--model.lr={'x' * 200}{'[' * 5000}"], "[[[ ... [[["),
+        (["predict", f"--ckpt_path={'x' * 5000}", "--input=b", "--output=c"], "xxx: no file can have such a long name"),
         (["predict", "--inptu=b", "--output=c"], "Unknown option 'inptu'. Did you mean input? Known: ckpt_path"),
         (["fit", "--config=study"], "study.yaml is a study of many trainings: run it with python cli.py study"),
         (
@@ -175,6 +181,36 @@ def test_mistakes_in_options_are_answered_in_a_line(cli, capsys, words, answer):
     said = capsys.readouterr().err.strip()
     assert answer in said
     assert len([line for line in said.splitlines() if line.startswith("error") or line.startswith(" ")]) == 1
+
+
+ALIASES = "a0: &a0 [x, x]\n" + "".join(f"a{k + 1}: &a{k + 1} [{', '.join([f'*a{k}'] * 9)}]\n" for k in range(9))
+CONFIGS = {
+    "brackets.yaml": ("[" * 5000, "100 lists|nesting"),
+    "aliases.yaml": (ALIASES, "100,000 values"),
+    "itself.yaml": ("config: itself.yaml", "loop"),
+    "names_aliases.yaml": ("model: aliases.yaml", "100,000 values"),
+    "names_latin.yaml": ("model: latin.yaml", "0xe9"),
+    "chain0.yaml": ("config: chain1.yaml", "too deep"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_configs_that_never_end_or_burst_are_answered_in_a_line(cli, capsys, tmp_path, monkeypatch, name):
+    """Also those that are named within configs, which the parser reads."""
+    monkeypatch.chdir(tmp_path)
+    for other, (text, _) in CONFIGS.items():
+        Path(other).write_text(text)
+    Path("latin.yaml").write_bytes(b"lr: caf\xe9")
+    for k in range(1, 1000):
+        Path(f"chain{k}.yaml").write_text(f"config: chain{k + 1}.yaml")
+    Path("chain1000.yaml").write_text("model: {lr: 1}")
+    for command in ("fit", "predict"):
+        with pytest.raises(SystemExit) as caught:
+            cli(command, "--config", name)
+        assert caught.value.code == 2
+        said = capsys.readouterr().err.strip().splitlines()
+        assert len(said) == 1
+        assert re.search(CONFIGS[name][1], said[0]) or (command == "predict" and "ption" in said[0])
 
 
 @pytest.mark.parametrize(

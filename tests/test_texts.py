@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mlla_seg.errors import InputError
-from mlla_seg.texts import read_json, read_lines, read_text, read_yaml, require_utf8
+from mlla_seg.texts import read_json, read_lines, read_text, read_yaml, require_bounded, require_utf8
 
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{k + 1}: &a{k + 1} [{', '.join([f'*a{k}'] * 9)}]\n" for k in range(9))
 
@@ -111,6 +111,21 @@ def test_folders_and_absent_files_are_named(tmp_path):
     for path, problem in ((tmp_path, "is no file"), (tmp_path / "x", "no such file")):
         with pytest.raises(InputError, match=problem):
             read_yaml(path)
+
+
+def test_what_another_library_reads_is_within_the_same_bounds():
+    for text in (LAUGHS, "[" * 200 + "]" * 200):
+        with pytest.raises(InputError, match="has more than"):
+            require_bounded(text)
+    for text in ("a: b: c", "[", "x" * 10_000, "a: [1, 2]", '"\\UFFFFFFFF"'):  # which that library refuses, or reads
+        require_bounded(text)
+
+
+def test_line_ends_within_tables_are_kept(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(b"a\r\nb\rc")
+    assert read_text(path, line_feeds=False) == "a\r\nb\rc"
+    assert read_text(path) == "a\nb\nc"
 
 
 def test_lists_keep_bytes_of_file_names(tmp_path):

@@ -7,6 +7,7 @@ such a text, which :func:`read_csv` takes away again.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import re
@@ -16,6 +17,7 @@ from typing import Any
 
 from mlla_seg.atomic import renamed_when_done
 from mlla_seg.errors import InputError
+from mlla_seg.texts import read_text
 from mlla_seg.visible import visible
 
 NEGATIVE = re.compile(r"-(\d+(\.\d*)?(e[+-]?\d+)?|inf)")
@@ -40,9 +42,9 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     Raises:
         InputError: It is no CSV file of UTF-8.
     """
+    lines = io.StringIO(read_text(path, "surrogateescape", line_feeds=False), newline="")
     try:
-        with path.open(**BYTES) as file:  # type: ignore[call-overload]
-            header, *rows = [[_text(cell) for cell in row] for row in csv.reader(file)] or [[]]
+        header, *rows = [[_text(cell) for cell in row] for row in csv.reader(lines)] or [[]]
     except csv.Error as error:
         raise InputError(f"{path} is not valid CSV: {error}.") from error
     if wrong := [number for number, row in enumerate(rows, 2) if len(row) != len(header)]:

@@ -23,6 +23,7 @@ from mlla_seg.atomic import replace_content
 from mlla_seg.data.formats.source_files import digest_of_files
 from mlla_seg.inference.jobs import Job
 from mlla_seg.locks import held
+from mlla_seg.texts import read_json
 
 FOLDER = ".mlla_seg"
 
@@ -132,7 +133,7 @@ class Record:
     def _stored(self) -> dict[str, Any]:
         """Return the content; empty if there is none, or it is unreadable."""
         try:
-            content = json.loads(self.path.read_text())
+            content = read_json(self.path)
         except (OSError, ValueError):
             return {}
         return content if isinstance(content, dict) and isinstance(content.get("job"), dict) else {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from mlla_seg.study.agreement import HEADER, agreement
 from mlla_seg.study.conclusions import Comparison, compared, explanation, sentence, table
 from mlla_seg.study.plan import Plan, Run, Variant
 from mlla_seg.study.scores import LOWER_IS_BETTER, METRICS, Scored, read_scored, require_alike, usual_metric
+from mlla_seg.texts import read_json
 
 Section: TypeAlias = tuple[str, str, bytes | str]
 """A further section of the page: title, text, and a picture as bytes of a PNG or text of an SVG."""
@@ -80,7 +80,7 @@ def _rows(variant: Variant, done: Sequence[Run], scored: dict[str, Scored], metr
     rows = []
     for run in done:
         if run.variant is variant:
-            facts, one = json.loads(run.facts.read_text()), scored[str(run)]
+            facts, one = read_json(run.facts), scored[str(run)]
             score = float(one.score(metric, np.ones((1, len(one.cases))))[0])
             own = {key: facts[key] for key in ("steps", "seconds", "parameters_m")}
             rows.append({"variant": variant.name, "seed": run.seed, "score": score, **own})

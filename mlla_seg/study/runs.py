@@ -20,6 +20,7 @@ from mlla_seg.evaluation.tables import write_json
 from mlla_seg.progress import note
 from mlla_seg.study.guard import guarded
 from mlla_seg.study.plan import Plan, Run, asked, differences
+from mlla_seg.texts import read_json
 
 ELSEWHERE = "another process is at it"
 """Reason why a run was left alone."""
@@ -42,7 +43,7 @@ def require_as_asked(plan: Plan, runs: Sequence[Run]) -> None:
     """
     for run in runs:
         if run.done:
-            found = json.loads((run.folder / "asked.json").read_text())
+            found = read_json(run.folder / "asked.json")
             if differ := differences(found, asked(plan, run, threads(plan.jobs))):
                 raise InputError(
                     f"{run.folder} was run with other options: {'; '.join(differ)}. Use another output, or remove it."
@@ -52,7 +53,7 @@ def require_as_asked(plan: Plan, runs: Sequence[Run]) -> None:
 def run_all(plan: Plan, runs: Sequence[Run]) -> dict[str, str]:
     """Train and score the runs that are not done, with a progress bar; returns why some failed, by name."""
     left, failed = [run for run in runs if not run.done], dict[str, str]()
-    known = [json.loads(run.facts.read_text())["seconds"] for run in runs if run.done]
+    known = [read_json(run.facts)["seconds"] for run in runs if run.done]
     started, processes = dict[Run, float](), set[subprocess.Popen[bytes]]()
     if not left:
         return failed
@@ -79,7 +80,7 @@ def run_all(plan: Plan, runs: Sequence[Run]) -> dict[str, str]:
                         failed[str(run)] = reason
                         note(f"{run}: {reason}")
                     elif run.done:
-                        known.append(json.loads(run.facts.read_text())["seconds"])
+                        known.append(read_json(run.facts)["seconds"])
                     bar.update()
                 busy = [time.monotonic() - started[jobs[future]] for future in open_jobs if jobs[future] in started]
                 live = bool(done) or sys.stderr.isatty()  # in a file, a line per run

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from mlla_seg.errors import InputError
+from mlla_seg.texts import read_yaml
 
 
 def parse_sections(
@@ -52,12 +52,7 @@ def read_sections(path: Path) -> dict[str, Any]:
     Raises:
         InputError: The file is missing or not valid YAML.
     """
-    if not path.is_file():
-        raise InputError(f"--config {path}: no such file.")
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path)
     return content if isinstance(content, dict) else {}
 
 
