@@ -18,10 +18,13 @@ from typing import Any
 from zipfile import ZipFile, is_zipfile
 
 from mlla_seg.errors import InputError
+from mlla_seg.texts import read_json
 
 KEY = "mlla_seg_checksums"
 LONGEST_SEAL = 4096
 BLOCK = 2**22
+MOST_PACKED = 20
+"""Times that the parts of an archive of weights may be larger than the archive; torch does not compress them."""
 ANOTHER = "Copy or export it again."
 
 
@@ -136,6 +139,11 @@ def require_intact_archive(path: Path) -> None:
 def _require_intact_archive(path: Path, size: int, changed_ns: int) -> None:
     if is_zipfile(path):
         with ZipFile(path) as file:
+            if (claimed := sum(part.file_size for part in file.infolist())) > MOST_PACKED * size:
+                raise InputError(
+                    f"{path}: claims to hold {claimed / 1e6:.0f} MB in a file of {size / 1e6:.0f} MB, which no program "
+                    "of torch writes. Use another checkpoint."
+                )
             if part := file.testzip():
                 raise InputError(
                     f"{path}: is damaged: the checksum of {part} is wrong. Copy it again, or use another checkpoint."
@@ -156,10 +164,10 @@ def require_intact_folder(folder: Path) -> None:
     """
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text("utf-8"))
+        config = read_json(path)
         sums = dict(config.pop("checksums"))
         own = sums.pop("config.json")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return  # of another program, or of a version without checksums
     if own != _of_content(config):
         raise InputError(

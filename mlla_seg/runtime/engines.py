@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -97,7 +97,7 @@ def _onnxruntime(path: Path, device: str, threads: int) -> tuple[Run, dict[str, 
         session = onnxruntime.InferenceSession(path, options, PROVIDERS[device])
     except Exception as error:  # onnxruntime has its own exception types
         raise InputError(f"{path}: cannot be loaded as ONNX. Is it complete? Export it again.") from error
-    (given, *_), (wanted, *_) = session.get_inputs(), session.get_outputs()
+    given, wanted = _first(path, session.get_inputs(), session.get_outputs())
     shape = _channels(given.shape), _channels(wanted.shape)
     about = session.get_modelmeta().custom_metadata_map
     return lambda images: session.run(None, {given.name: images})[0], about, shape
@@ -108,7 +108,16 @@ def _channels(shape: Any) -> int | None:
     return shape[1] if len(shape) == 4 and isinstance(shape[1], int) else None
 
 
+def _first(path: Path, inputs: Sequence[Any], outputs: Sequence[Any]) -> tuple[Any, Any]:
+    """Return the image and what is made of it."""
+    if not inputs or not outputs:
+        raise InputError(f"{path}: holds no network that makes something of an image. Export it again.")
+    return inputs[0], outputs[0]
+
+
 def _openvino(path: Path, threads: int, precision: str) -> tuple[Run, dict[str, str], Shape]:
+    if b"<!DOCTYPE" in path.read_bytes():
+        raise InputError(f"{path}: defines XML entities (DOCTYPE), which no export has.")
     hints: dict[str, Any] = {"INFERENCE_PRECISION_HINT": HINTS[precision]}
     if threads:
         hints["INFERENCE_NUM_THREADS"] = threads
@@ -118,8 +127,9 @@ def _openvino(path: Path, threads: int, precision: str) -> tuple[Run, dict[str, 
     except RuntimeError as error:
         raise InputError(f"{path}: cannot be loaded by OpenVINO. Is its .bin beside it? Export it again.") from error
     content = model.get_rt_info("mlla_seg").value if model.has_rt_info("mlla_seg") else {}
-    sides = (model.inputs[0].partial_shape, model.outputs[0].partial_shape)
-    given, wanted = (_channels([n.get_length() if n.is_static else None for n in side]) for side in sides)
+    sides = [end.partial_shape for end in _first(path, model.inputs, model.outputs)]
+    lengths = [[n.get_length() if n.is_static else None for n in side] if side.rank.is_static else [] for side in sides]
+    given, wanted = map(_channels, lengths)
     return lambda images: compiled(images)[0], content, (given, wanted)
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import filecmp
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from mlla_seg.data.formats.claims import require_room
 from mlla_seg.errors import InputError
 from mlla_seg.progress import quiet
 
@@ -28,6 +31,14 @@ NEEDED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation
 """Tags that every image has, the last before its pixels."""
 ROWS = 0x00280010
 """The last of the tags by which :func:`role_of` decides."""
+
+
+DEFLATED = b"1.2.840.10008.1.2.1.99"
+"""Transfer syntax of files that are deflated as a whole."""
+HEAD = 4096
+"""Bytes at the start of a file within which it names its transfer syntax."""
+LARGEST_INFLATED = 2**30
+"""Most bytes of an inflated file."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +174,7 @@ def read_header(path: Path) -> Any:
         InputError: It is damaged.
     """
     pydicom = import_pydicom(path)
+    require_room_to_inflate(path)
     try:
         with quiet():
             header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
@@ -173,6 +185,42 @@ def read_header(path: Path) -> Any:
     if not all(keyword in header for keyword in needed):
         raise InputError(f"{path}: is cut short, its header ends before the size and type of the pixels")
     return header
+
+
+def require_room_to_inflate(path: Path) -> None:
+    """Check how large a deflated file becomes: pydicom inflates all of it at once, also to read its header alone.
+
+    Raises:
+        InputError: It is damaged, or does not fit into memory.
+    """
+    status = path.stat()
+    if (size := _inflated(path, status.st_size, status.st_mtime_ns)) > LARGEST_INFLATED:
+        raise InputError(
+            f"{path}: is deflated, and would fill more than {LARGEST_INFLATED / 1e9:.1f} GB of memory. Save it without "
+            "compression."
+        )
+    if size:
+        require_room(path, (size,), 1)
+
+
+@lru_cache(4096)
+def _inflated(path: Path, size: int, changed_ns: int) -> int:
+    """Return the bytes that a deflated DICOM file holds, counted up to a limit; 0 for other files."""
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+        if DEFLATED not in head:
+            return 0
+        group = 132 if head[128:132] == b"DICM" else 0  # of the tags on the file, which begins with its own length
+        if head[group : group + 8] != b"\x02\0\0\0UL\x04\0":
+            raise InputError(f"{path}: is deflated, but the length of its header is missing.")
+        file.seek(group + 12 + int.from_bytes(head[group + 8 : group + 12], "little"))
+        inflater, count = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while (block := inflater.unconsumed_tail or file.read(HEAD)) and count <= LARGEST_INFLATED:
+            try:
+                count += len(inflater.decompress(block, 2**24))
+            except zlib.error as error:
+                raise InputError(f"{path}: cannot be inflated ({error}). Copy it again.") from error
+    return count
 
 
 def import_pydicom(path: Path) -> Any:
@@ -221,6 +269,7 @@ def _role_at_a_glance(path: Path) -> str | None:
     except ImportError:
         return ""  # reading it will ask for pydicom
     try:
+        require_room_to_inflate(path)
         with quiet(), path.open("rb") as file:
             header = read_partial(file, stop_when=lambda tag, vr, length: tag > ROWS, force=True)
             return role_of(header)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mlla_seg.data.formats.claims import ANY, require_room
-from mlla_seg.data.formats.dicom_files import import_pydicom
+from mlla_seg.data.formats.dicom_files import import_pydicom, require_room_to_inflate
 from mlla_seg.data.formats.dicom_frames import SCALE, Frame
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.formats.volumes import simple_itk
@@ -78,6 +78,7 @@ def stored_pixels(path: Path, frame: Frame) -> Array:
     tags = frame.tags
     if tags.get("PhotometricInterpretation") == "PALETTE COLOR":
         raise InputError(f"{path}: its pixels are numbers of colours in a palette, not intensities. Remove it.")
+    require_room_to_inflate(path)
     with quiet():
         data = pydicom.dcmread(path, force=True)
     if "PixelData" not in data:
