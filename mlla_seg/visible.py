@@ -6,10 +6,13 @@ the direction of writing, and bytes that are not UTF-8, which Python keeps as su
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Categories of Unicode that are spelled out: controls, formats such as changes of direction, surrogates, line ends."""
+MARKUP = re.compile(r"([\\`|<>\[\]*&$])")
+"""Signs that Markdown, or HTML within it, may obey."""
 JOINERS = "\u200c\u200d"
 """Formats that stay, because Persian, Indic scripts and emoji are written with them."""
 
@@ -24,6 +27,11 @@ def visible(text: str, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(sign if sign in keep or not is_hidden(sign) else _spelled(sign) for sign in text)
+
+
+def in_markdown(text: str) -> str:
+    """Return a text that Markdown shows as it is, also within a table."""
+    return MARKUP.sub(r"\\\1", visible(text))
 
 
 def is_hidden(sign: str) -> bool:

@@ -81,9 +81,15 @@ def write_scores_latex(path: Path, scores: CaseScores) -> None:
 def write_latex_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]], comment: str) -> None:
     """Write any table as LaTeX (package ``booktabs``), with a comment above it."""
     lines = [" & ".join(_escape(format_cell(value)) for value in row) + " \\\\" for row in (header, *rows)]
-    head = [f"% {comment}", f"\\begin{{tabular}}{{l{'c' * (len(header) - 1)}}}", "\\toprule", lines[0], "\\midrule"]
+    head = [
+        f"% {visible(comment)}",
+        f"\\begin{{tabular}}{{l{'c' * (len(header) - 1)}}}",
+        "\\toprule",
+        lines[0],
+        "\\midrule",
+    ]
     with renamed_when_done(path) as temporary:
-        temporary.write_text("\n".join([*head, *lines[1:], "\\bottomrule", "\\end{tabular}"]) + "\n")
+        temporary.write_text("\n".join([*head, *lines[1:], "\\bottomrule", "\\end{tabular}"]) + "\n", encoding="utf-8")
 
 
 def range_in_words(low: float, high: float) -> str:

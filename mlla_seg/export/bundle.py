@@ -32,6 +32,7 @@ from mlla_seg.export.volume import Volume
 from mlla_seg.inference.cases import TorchEngine
 from mlla_seg.inference.steps import case_logits
 from mlla_seg.progress import quiet
+from mlla_seg.visible import in_markdown
 
 NETWORK = "models/model.ts"
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
@@ -61,15 +62,24 @@ def write_bundle(job: Job, path: Path) -> Engine:
     for folder in ("configs", "models", "docs"):
         (path / folder).mkdir(parents=True)
     write_whole(path / NETWORK, lambda file: save_scripted(scripted(volume), file))
-    for name, content in (("metadata", metadata(spec)), ("inference", inference(spec, values))):
+    for name, content in (("metadata", _inert(metadata(spec))), ("inference", inference(spec, values))):
         (path / f"configs/{name}.json").write_text(json.dumps(content, indent=4) + "\n")
     if spec.postprocessing:
         (path / "scripts").mkdir()
         (path / "scripts/__init__.py").touch()
         shutil.copyfile(mask_operations.__file__, path / "scripts/mask_operations.py")
-    (path / "docs/README.md").write_text(_readme(spec))
+    (path / "docs/README.md").write_text(_readme(spec), encoding="utf-8")
     (path / "LICENSE").write_text(LICENCE)
     return _engine(job, path, values)
+
+
+def _inert(value: Any) -> Any:
+    """Return content in which no name is one of MONAI's expressions ($), references (@) or macros (%)."""
+    if isinstance(value, dict):
+        return {_inert(key): _inert(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_inert(inner) for inner in value]
+    return f"'{value}" if isinstance(value, str) and value.startswith(("$", "@", "%")) else value
 
 
 def metadata(spec: DataSpec) -> dict[str, Any]:
@@ -242,16 +252,17 @@ def _postprocessing(spec: DataSpec) -> str:
 
 
 def _readme(spec: DataSpec) -> str:
-    rows = "\n".join(f"| {entry.id} | {entry.name} |" for entry in spec.classes)
+    rows = "\n".join(f"| {entry.id} | {in_markdown(entry.name)} |" for entry in spec.classes)
     spacing = ""
     if spec.spacing_mm:
         spacing = (
             f"\nMONAI resamples volumes linearly to {spec.spacing_mm} mm (slices, rows, columns; None: unchanged).\n"
             "mlla_seg itself uses cubic interpolation within slices, so masks differ slightly at edges.\n"
         )
-    return f"""# {spec.name}
+    name, modality, channels = map(in_markdown, (spec.name, spec.modality, ", ".join(spec.channels)))
+    return f"""# {name}
 
-Segments {spec.modality} volumes ({", ".join(spec.channels)}) with MLLA, slice by slice. Exported by mlla_seg \
+Segments {modality} volumes ({channels}) with MLLA, slice by slice. Exported by mlla_seg \
 {__version__}.
 
     python -m monai.bundle run --config_file configs/inference.json --bundle_root . \\

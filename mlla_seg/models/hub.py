@@ -22,6 +22,8 @@ from mlla_seg.errors import InputError, followed_by
 from mlla_seg.models.arguments import building, require_arguments
 from mlla_seg.models.nearby import did_you_mean
 from mlla_seg.models.weights import read_state_dict
+from mlla_seg.texts import read_text
+from mlla_seg.visible import in_markdown
 
 WEIGHTS = "model.safetensors"
 ANOTHER = (
@@ -139,7 +141,7 @@ class HubMixin(PyTorchModelHubMixin, library_name="mlla_seg"):
         except InputError:
             raise
         except Exception as error:  # no such folder, repository, connection, permission, file
-            reason = str(error).strip().splitlines()[0]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(
                 f"{place}: is neither a complete folder of save_pretrained nor an accessible Hub model ({reason})."
             ) from error
@@ -189,7 +191,7 @@ def _build(config: Mapping[str, Any]) -> Any:
 
 def _edited(path: Path) -> bool:
     """Return whether a file is a model card that somebody has written by hand."""
-    return path.suffix == ".md" and path.exists() and CARD_MARK not in path.read_text("utf-8")
+    return path.suffix == ".md" and path.exists() and CARD_MARK not in read_text(path, "surrogateescape")
 
 
 def _misfit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
@@ -254,13 +256,14 @@ labels = predict(image)  # (S, C, H, W) or (C, H, W) in raw units to (S, H, W) o
         sections.append("## Classes\n\n" + _table(["value", "class", "colour"], classes))
     if metrics:
         scores = [(name, f"{value:.4g}") for name, value in metrics.items()]
-        sections.append(f"## Scores on {measured_on}\n\n" + _table(["metric", "value"], scores))
+        sections.append(f"## Scores on {in_markdown(measured_on)}\n\n" + _table(["metric", "value"], scores))
     sections.append(f"## Use\n\n```python\n{use}\n```")
     return "\n\n".join(sections) + "\n"
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (header, ["---"] * len(header), *rows))
+    cells = ([in_markdown(str(cell)) for cell in row] for row in (header, ["---"] * len(header), *rows))
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
 def _normalisation(arguments: Mapping[str, Any], spec: DataSpec | None) -> str:

@@ -11,6 +11,7 @@ import yaml
 
 from mlla_seg.atomic import renamed_when_done
 from mlla_seg.planning.choices import Choice
+from mlla_seg.visible import visible
 
 WIDTH = 118
 
@@ -33,7 +34,7 @@ def _entry(key: str, choice: Choice) -> list[str]:
     if isinstance(value, list) and value and isinstance(value[0], dict):
         lines = [f"{key}:", *(f"  - {_flow(entry)}" for entry in value)]
     elif isinstance(value, dict) and any(isinstance(inner, dict | list) for inner in value.values()):
-        lines = [f"{key}:", *(f"  {name}: {_flow(inner)}" for name, inner in value.items())]
+        lines = [f"{key}:", *(f"  {_flow(name)}: {_flow(inner)}" for name, inner in value.items())]
     else:
         lines = [f"{key}: {_flow(value)}"]
     return [*_comment(choice.reason), *lines]
@@ -46,4 +47,4 @@ def _flow(value: Any) -> str:
 
 
 def _comment(text: str) -> list[str]:
-    return [f"# {line}" for line in wrap(text, WIDTH)]
+    return [f"# {line}" for line in wrap(visible(text), WIDTH)]
