@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import time
+from contextlib import nullcontext
 from pathlib import Path
 
 from filelock import FileLock
 
 from mlla_seg import locks
+from mlla_seg.atomic import FOREIGN
 from mlla_seg.progress import note
 
 WAIT = 10
@@ -37,15 +40,27 @@ def hold(checkpoints: Path) -> FileLock:
 
 
 def remove_killed(runs: Path) -> None:
-    """Remove the folders of runs that were killed before their first checkpoint."""
-    for lock in sorted(runs.glob(f"*/checkpoints/{locks.LOCK}")):
-        run = lock.parent.parent
-        others = {path.name for path in run.iterdir()} - {"checkpoints"}
-        if any(lock.parent.glob("[!.]*")) or others - BEFORE_CHECKPOINTS:
+    """Remove the folders of runs that were killed before their first checkpoint.
+
+    A run that holds no lock may be scored just now, or about to take it, so it goes only after a day without a change.
+    """
+    for run in sorted(path for path in runs.glob("*") if path.is_dir()):
+        checkpoints = run / "checkpoints"
+        lock = checkpoints / locks.LOCK
+        names = {path.name for path in run.iterdir()} - {"checkpoints"}
+        if names - BEFORE_CHECKPOINTS or any(checkpoints.glob("[!.]*")):
+            continue
+        if not lock.is_file() and not (run.name.startswith("version_") and _is_abandoned(run, checkpoints)):
             continue
         try:
-            with locks.held(lock.parent, str):
+            with locks.held(checkpoints, str) if lock.is_file() else nullcontext():
                 shutil.rmtree(run)
         except (locks.Held, OSError):  # alive, or not ours to remove
             continue
         note(f"note: removed {run}, which a killed run left without a checkpoint")
+
+
+def _is_abandoned(run: Path, checkpoints: Path) -> bool:
+    """Return whether nothing was changed in a run's folder for so long that no process uses it."""
+    there = [run, *run.iterdir(), *(checkpoints.iterdir() if checkpoints.is_dir() else ())]
+    return time.time() - max(path.lstat().st_mtime for path in there) > FOREIGN

@@ -147,6 +147,20 @@ def test_runs_that_left_something_are_not_removed(tmp_path):
         pass
 
 
+def test_a_run_killed_before_its_lock_is_removed_after_a_day(tmp_path, capsys):
+    for run in ("version_0", "version_1", "version_2/checkpoints", "version_3", "mine", "version_4"):
+        (tmp_path / run).mkdir(parents=True)
+    for run in ("version_1", "version_3", "version_4"):
+        (tmp_path / run / "config.yaml").touch()
+    (tmp_path / "version_3/report.html").touch()
+    for path in [*tmp_path.rglob("*")]:
+        if "version_4" not in path.parts:  # which may be starting
+            os.utime(path, (0, 0))
+    remove_killed(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"version_3", "version_4", "mine"}
+    assert capsys.readouterr().err.count("which a killed run left without a checkpoint") == 3
+
+
 def test_a_second_interrupt_ends_it_at_once():
     child = os.fork()
     if not child:
