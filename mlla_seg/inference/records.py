@@ -1,9 +1,9 @@
 """Records of how masks were made, in a hidden folder ``.mlla_seg`` beside them.
 
 A record is a small file per mask, ``.mlla_seg/NAME.json``: the job (:mod:`mlla_seg.inference.jobs`), the digest of the
-mask and the sizes of the files beside it. It is written twice: before a mask is made, without the digest, and after. So
-a mask whose making was interrupted is never taken for finished, or for that of another job. Programs that list the
-masks do not see records; masks of other programs have none.
+mask, and the sizes of the files beside it and of those that an earlier job has left there (``earlier``). It is written
+twice: before a mask is made, without the digest, and after. So a mask whose making was interrupted is never taken for
+finished, or for that of another job. Programs that list the masks do not see records; masks of other programs have none.
 
 A process holds a lock on the record while it makes a mask, so two processes may share one output folder.
 """
@@ -74,7 +74,7 @@ class Record:
         stored = self._stored() if existing else {}
         if stored and "mask" not in stored:  # it was being made when the program was killed
             return []
-        sizes, whole = stored.get("beside", {}), digest_of_files(self.paths[:1])
+        sizes, whole = {**stored.get("earlier", {}), **stored.get("beside", {})}, digest_of_files(self.paths[:1])
         return [
             path
             for path in existing
@@ -116,7 +116,8 @@ class Record:
         On an error the earlier record comes back if its mask is still there, and none stays without a mask.
         """
         before = self._stored()
-        self._write({"job": job.to_dict()})
+        known = {**before.get("earlier", {}), **before.get("beside", {})}
+        self._write({"job": job.to_dict(), "earlier": known})
         try:
             yield
         except BaseException:
@@ -128,7 +129,9 @@ class Record:
         beside = {path.name: path.stat().st_size for path in self.paths[1:]}
         earlier = (self.paths[0].with_name(name) for name in before.get("beside", {}) if name not in beside)
         self.outdated = [path for path in earlier if path.exists() and job.differences(before["job"], files=False)]
-        self._write({"job": job.to_dict(), "mask": digest_of_files(self.paths[:1]), "beside": beside})
+        kept = {name: size for name, size in known.items() if name not in beside}
+        mask = digest_of_files(self.paths[:1])
+        self._write({"job": job.to_dict(), "mask": mask, "beside": beside, "earlier": kept})
 
     def _stored(self) -> dict[str, Any]:
         """Return the content; empty if there is none, or it is unreadable."""

@@ -182,6 +182,12 @@ def test_files_beside_masks_and_tables_of_others_stay_too(mapper, tmp_path):
     segment_files(mapper, source, tmp_path / "out", options, summaries=summaries)
 
 
+def test_a_file_that_an_earlier_job_left_is_its_own(mapper, tmp_path):
+    source = write_scene(tmp_path / "in.tif", noise(3, 96, 96))
+    for options in (MapOptions(polygons="geojson"), MapOptions(overlap=0.2), MapOptions(polygons="geojson")):
+        segment_files(mapper, source, tmp_path / "out", options)
+
+
 def test_a_mask_that_was_being_made_is_made_again(predictor, tmp_path):
     source = write_photo(tmp_path / "in/a.png")
     segment_files(predictor, source, tmp_path / "out", MapOptions())
