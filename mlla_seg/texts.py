@@ -94,7 +94,7 @@ def require_bounded(text: str) -> None:
         yaml.compose(text, _loader())
     except InputError:
         raise
-    except (yaml.YAMLError, ValueError):
+    except (yaml.YAMLError, ValueError, ArithmeticError):  # such as a sign with too large a number
         return  # that library says what is wrong
 
 

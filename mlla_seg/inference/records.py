@@ -3,7 +3,7 @@
 A record is a small file per mask, ``.mlla_seg/NAME.json``: the job (:mod:`mlla_seg.inference.jobs`), the digest of the
 mask, and the sizes of the files beside it and of those that an earlier job has left there (``earlier``). It is written
 twice: before a mask is made, without the digest, and after. So a mask whose making was interrupted is never taken for
-finished, or for that of another job. Programs that list the masks do not see records; masks of other programs have none.
+finished, or for that of another job. Programs that list the masks do not see records; masks of others have none.
 
 A process holds a lock on the record while it makes a mask, so two processes may share one output folder.
 """
