@@ -22,7 +22,8 @@ from mlla_seg.inference.summaries import Summaries
 
 def predicted(tmp_path, source, options=None, count=1, **spec):
     predictor = Predictor(Bright(), spec_of(count, background=0, **spec))
-    segment_files(predictor, source, tmp_path / "out", options or MapOptions(), summaries=Summaries(True, True))
+    options, summaries = options or MapOptions(), Summaries(True, True)
+    segment_files(predictor, source, tmp_path / "out", options, overwrite=True, summaries=summaries)
     with (tmp_path / "out/statistics.csv").open() as file:
         return list(csv.DictReader(file))
 
