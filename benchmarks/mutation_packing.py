@@ -46,12 +46,14 @@ def unpacked_pickle(content: bytes) -> bytes:
         return archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
 
 
-def packed_pickle(content: bytes) -> bytes:
-    """Return a file of weights of torch with this pickle in place of its own."""
+def packed_pickle(content: bytes, valid: bytes = b"") -> bytes:
+    """Return a file of torch, by default of ``WEIGHTS``, with this pickle in place of its own."""
+    if not valid:
+        saved = io.BytesIO()
+        torch.save(WEIGHTS, saved)
+        valid = saved.getvalue()
     made = io.BytesIO()
-    torch.save(WEIGHTS, made, _use_new_zipfile_serialization=True)
-    valid = io.BytesIO()
-    with zipfile.ZipFile(made) as old, zipfile.ZipFile(valid, "w") as new:
+    with zipfile.ZipFile(io.BytesIO(valid)) as old, zipfile.ZipFile(made, "w") as new:
         for name in old.namelist():
             new.writestr(name, content if name.endswith("data.pkl") else old.read(name))
-    return valid.getvalue()
+    return made.getvalue()

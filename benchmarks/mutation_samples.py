@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,59 +12,20 @@ import nibabel as nib
 import numpy as np
 import rasterio
 import SimpleITK as sitk
-import torch
-from mutation_packing import (
-    WEIGHTS,
-    packed,
-    packed_npz,
-    packed_pickle,
-    unpacked_npz,
-    unpacked_pickle,
-    with_checksums,
-)
+from mutation_kind import Kind
+from mutation_labels import LABELS
+from mutation_networks import NETWORKS
+from mutation_packing import packed, packed_npz, unpacked_npz, with_checksums
+from mutation_texts import TEXTS
 from PIL import Image
 from rasterio.transform import Affine
-from safetensors.torch import save_file
 
-from mlla_seg import create_model
-from mlla_seg.data.card import load_card
-from mlla_seg.data.cases import Case
-from mlla_seg.data.dataspec import DataSpec
-from mlla_seg.data.folds import fold_cases
 from mlla_seg.data.formats.geotiff import open_rasters
 from mlla_seg.data.formats.registry import read_image, read_mask
-from mlla_seg.data.nnunet import nnunet_card
-from mlla_seg.data.shipped import read_config, shipped
-from mlla_seg.errors import InputError
-from mlla_seg.inference.files import find_images
-from mlla_seg.models.checkpoint import load_segmenter
-from mlla_seg.models.weights import read_state_dict
-from mlla_seg.runtime.engines import open_engine
 
 CUBE = np.arange(6 * 5 * 4, dtype=np.int16).reshape(6, 5, 4) * 9 - 500
 COLOURS = np.random.default_rng(0).integers(0, 255, (12, 10, 3), dtype=np.uint8)
 PLACE = {"transform": Affine(0.5, 0, 500_000, 0, -0.5, 4_000_000), "crs": "EPSG:32636"}
-
-
-def same(content: bytes) -> bytes:
-    return content
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of file."""
-
-    name: str
-    file: str
-    """Name of the file that is changed."""
-    write: Callable[[Path], object]
-    """Writes it into a folder, with the files that belong to it."""
-    read: Callable[[Path], object]
-    """Reads what is in the folder."""
-    unpack: Callable[[bytes], bytes] = same
-    """Returns the content that is changed, so that not only checksums fail."""
-    pack: Callable[[bytes], bytes] = same
-    is_image: bool = False
 
 
 def image_kind(name: str, file: str, write: Callable[[Path], object], **packing: Callable[[bytes], bytes]) -> Kind:
@@ -78,7 +37,7 @@ def image_kind(name: str, file: str, write: Callable[[Path], object], **packing:
         read_image(path, "acquired")
         read_mask(path)
 
-    return Kind(name, file, lambda folder: write(folder / file), read, is_image=True, **packing)
+    return Kind(name, file, lambda folder: write(folder / file), read, **packing)
 
 
 def raster_kind(name: str, file: str, write: Callable[[Path], object], opened: str = "") -> Kind:
@@ -93,7 +52,7 @@ def raster_kind(name: str, file: str, write: Callable[[Path], object], opened: s
             raster.read(height // 2, 0, max(1, height // 4), min(width, 9))
             _ = raster.ground, raster.place, raster.dtype
 
-    return Kind(name, file, lambda folder: write(folder / file), read, is_image=True)
+    return Kind(name, file, lambda folder: write(folder / file), read)
 
 
 def write_nifti(path: Path) -> None:
@@ -212,67 +171,6 @@ def write_pam(path: Path) -> None:
     )
 
 
-def write_text(content: object) -> Callable[[Path], None]:
-    return lambda path: path.write_text(content if isinstance(content, str) else json.dumps(content)) and None
-
-
-def text_kind(name: str, file: str, content: object, read: Callable[[Path], object]) -> Kind:
-    """Return a kind of text file."""
-    return Kind(name, file, lambda folder: write_text(content)(folder / file), lambda folder: read(folder / file))
-
-
-def write_segmenter(folder: Path) -> None:
-    network = create_model("mlla_test", "mlla_unet", 2, 1, decoder_depths=(1, 1, 1))
-    network.spec = DataSpec.from_dict(SPEC)
-    network.save_pretrained(folder)
-
-
-def write_onnx(folder: Path) -> None:
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 1, 8, 8])
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 2, 8, 8])
-    weight = numpy_helper.from_array(np.ones((2, 1, 1, 1), np.float32), "weight")
-    graph = helper.make_graph(
-        [helper.make_node("Conv", ["image", "weight"], ["logits"])], "g", [image], [logits], [weight]
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    facts = {**SPEC, "mlla_seg_version": "0.2", "outputs": "logits"}
-    helper.set_model_props(model, {key: json.dumps(value) for key, value in facts.items()})
-    onnx.save(model, folder / "model.onnx")
-
-
-def run_onnx(folder: Path) -> None:
-    run, spec = open_engine(folder / "model.onnx", threads=1)
-    run(np.zeros((1, spec.in_channels, 8, 8), np.float32))
-
-
-def read_spec(path: Path) -> None:
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:  # as those that find a spec in another file
-        raise InputError("no JSON") from error
-    DataSpec.from_dict(content)
-
-
-def fold_of(path: Path) -> None:
-    cases = [Case(f"case_{k}", f"case_{k}", ((path,),)) for k in range(4)]
-    fold_cases(load_card("hippocampus"), cases, path.parent, 0, 5)
-
-
-SPEC = {
-    **{"name": "small", "modality": "CT", "channels": ["CT"], "classes": ["background", {"name": "liver", "id": 2}]},
-    **{"background": 0, "normalisation": {"mean": 40.0, "std": 20.0}, "spacing_mm": [None, 1.0, 1.0], "context": 0},
-}
-DATASET = {
-    **{"name": "Liver", "channel_names": {"0": "CT", "1": "T1"}, "labels": {"background": 0, "liver": 1, "ignore": 2}},
-    **{"numTraining": 3, "file_ending": ".nii.gz", "regions_class_order": [1]},
-}
-FOLDS = [{"train": ["case_0", "case_1"], "val": ["case_2"]}, {"train": ["case_2"], "val": ["case_0"]}]
-CARD = (shipped("datasets") / "image_folder" / "dataset.yaml").read_text()
-CONFIG = (shipped("configs") / "demo.yaml").read_text()
-
 KINDS = {
     kind.name: kind
     for kind in (
@@ -300,27 +198,8 @@ KINDS = {
         raster_kind("jp2", "a.jp2", write_raster(driver="JP2OpenJPEG")),
         raster_kind("vrt", "a.vrt", write_vrt),
         raster_kind("aux.xml", "scene.tif.aux.xml", write_pam, "scene.tif"),
-        text_kind("card", "dataset.yaml", CARD, load_card),
-        text_kind("config", "config.yaml", CONFIG, lambda path: read_config(str(path))),
-        text_kind("dataset.json", "dataset.json", DATASET, lambda path: nnunet_card(path.parent)),
-        text_kind("folds", "splits_final.json", FOLDS, fold_of),
-        text_kind("list", "list.txt", "list.txt\n./list.txt, list.txt\n", lambda path: find_images(path, 2)),
-        text_kind("spec", "spec.json", SPEC, read_spec),
-        Kind(
-            "weights",
-            "a.pth",
-            lambda folder: torch.save(WEIGHTS, folder / "a.pth"),
-            lambda folder: read_state_dict(folder / "a.pth"),
-            unpacked_pickle,
-            packed_pickle,
-        ),
-        Kind(
-            "safetensors",
-            "a.safetensors",
-            lambda folder: save_file(WEIGHTS, folder / "a.safetensors"),
-            lambda folder: read_state_dict(folder / "a.safetensors"),
-        ),
-        Kind("config.json", "config.json", write_segmenter, load_segmenter),
-        Kind("onnx", "model.onnx", write_onnx, run_onnx),
+        *TEXTS,
+        *LABELS,
+        *NETWORKS,
     )
 }

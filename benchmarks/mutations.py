@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import torch
+
 sys.path.insert(0, str(Path(__file__).parent))
 from mutation_samples import KINDS, Kind
 
@@ -165,6 +167,7 @@ def _work(job: Job, start: int, count: int, out: Connection) -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    torch.set_num_threads(1)  # others have not come along
     warnings.simplefilter("ignore")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
@@ -198,6 +201,20 @@ def outcomes(job: Job, count: int) -> list[str]:
     return found
 
 
+def _make(kind: Kind, folder: Path) -> None:
+    """Write the valid file and read it, in a process of its own: threads of OpenVINO would not live on in others."""
+
+    def work() -> None:
+        kind.write(folder)
+        kind.read(folder)
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"The valid {kind.file} of {kind.name} is not read.")
+
+
 def campaign(kind: Kind, count: int, seed: int = 0, kept: Path | None = None) -> Counter[str]:
     """Make and read mutated files of one kind.
 
@@ -213,9 +230,8 @@ def campaign(kind: Kind, count: int, seed: int = 0, kept: Path | None = None) ->
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "data"
         folder.mkdir()
-        kind.write(folder)
+        _make(kind, folder)
         shutil.copy(folder / kind.file, folder.parent / "valid")
-        kind.read(folder)  # the valid file must be read
         job = Job(kind, folder, seed)
         found = outcomes(job, count)
         for number, outcome in enumerate(found):

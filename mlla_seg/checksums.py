@@ -111,7 +111,9 @@ def require_sum(path: Path, expected: Mapping[str, Any]) -> None:
     Raises:
         InputError: It is absent, or its size or checksum is wrong.
     """
-    if not path.is_file():
+    if not isinstance(expected, Mapping):
+        raise InputError(f"{path}: its checksum cannot be read. {ANOTHER}")
+    if not os.path.isfile(path):  # where Path.is_file raises if a name is too long
         raise InputError(f"{path}: is missing, and belongs to the file beside it. {ANOTHER}")
     status = path.stat()
     if status.st_size != expected.get("bytes"):

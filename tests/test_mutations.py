@@ -12,12 +12,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from mutation_samples import KINDS
 from mutations import CHANGES, READ, REFUSED, campaign, mutated
 
-IMAGES = [name for name, kind in KINDS.items() if kind.is_image]
-COUNT = 40
+COUNT = 25
+NAMES = [name for name in KINDS if not name.startswith("openvino")]  # its threads do not live on in forked processes
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-@pytest.mark.parametrize("name", [*IMAGES, "weights", "safetensors", "folds", "spec"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_changed_file_is_read_or_refused(name):
     found = campaign(KINDS[name], COUNT)
     assert found[READ] + found[REFUSED] == COUNT, found

@@ -46,7 +46,7 @@ def table_of(card: Card, root: Path) -> Table:
     """
     name = card.splits.csv or ""
     places = list(dict.fromkeys((card.folder / name, root / name)))
-    path = next((place for place in places if place.is_file()), None)
+    path = next((place for place in places if os.path.isfile(place)), None)
     if path is None:
         raise InputError(
             f"The table of splits does not exist: {' and '.join(map(str, places))}. Correct csv of splits."

@@ -9,7 +9,8 @@ from typing import Any
 
 from mlla_seg.data.formats.names import require_name
 from mlla_seg.data.formats.registry import READERS
-from mlla_seg.data.nnunet_regions import IGNORE, names_in, regions_in
+from mlla_seg.data.nnunet_regions import IGNORE, is_id, names_in, regions_in
+from mlla_seg.data.spec_rules import LARGEST_ID
 from mlla_seg.errors import InputError, about
 from mlla_seg.texts import read_json
 
@@ -102,17 +103,17 @@ def _labels(content: Mapping[str, Any], path: Path, has_regions: bool) -> tuple[
         InputError: An id is no whole number or given twice.
     """
     labels = {key: value[0] if _is_single(value) else value for key, value in content["labels"].items()}
-    by_id = bool(labels) and all(_is_id(key) for key in labels)
+    by_id = bool(labels) and all(is_id(key) for key in labels)
     found = names_in(content, regions_in(content, path)) if has_regions else {}
     ignore = None
     for key, value in labels.items():
         name, number = (value, key) if by_id else (key, value)
         if has_regions and name != IGNORE:
             continue
-        if not isinstance(name, str) or not _is_id(number):
+        if not isinstance(name, str) or not is_id(number):
             raise InputError(
-                f"{path}: labels has {key!r}: {value!r}; expected a name with its id, a whole number from 0, such as "
-                "'liver': 1."
+                f"{path}: labels has {key!r}: {value!r}; expected a name with its id, a whole number from 0 to "
+                f"{LARGEST_ID}, such as 'liver': 1."
             )
         if int(number) in (*found, ignore):
             raise InputError(f"{path}: two labels have the id {int(number)}, one of them {name}. Each needs its own.")
@@ -128,9 +129,3 @@ def _labels(content: Mapping[str, Any], path: Path, has_regions: bool) -> tuple[
 
 def _is_single(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 1
-
-
-def _is_id(value: Any) -> bool:
-    return (isinstance(value, int) and not isinstance(value, bool) and value >= 0) or (
-        isinstance(value, str) and value.isascii() and value.isdigit()
-    )

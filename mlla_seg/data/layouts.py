@@ -6,6 +6,7 @@ There are three formats: ``files`` (a card's regular expressions match files bel
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -197,7 +198,7 @@ def _assemble(card: Card, tree: Tree, name: str, entries: Sequence[_Match], acco
         places = card.layout.places(key)
         found = [(files[0], _first_there(places, tree, files[0], account)) for files in slices.values() if places]
         for match, path in found:
-            if not path.exists():
+            if not os.path.exists(path):
                 account.unlabelled[match.name] = f"its {key} is missing, expected {path.relative_to(tree.root)}"
                 return None
         masks[key] = tuple(path for _, path in found)
@@ -207,7 +208,7 @@ def _assemble(card: Card, tree: Tree, name: str, entries: Sequence[_Match], acco
     }
     for path, others in further.items():
         for channel, other in zip(card.further, others, strict=True):
-            if not other.exists():
+            if not os.path.exists(other):
                 raise InputError(f"{path}: its channel {channel} is missing, expected {other}.")
     return Case(
         name,
@@ -237,4 +238,4 @@ def _first_there(templates: Sequence[str], tree: Tree, match: _Match, account: _
             raise InputError(f"{match.path}: both {found[0]} and {found[1]} match its mask; keep one.")
         account.others.update(found)
         places += [tree.root / other for other in found] or [tree.root / place]
-    return next((path for path in places if path.exists()), places[0])
+    return next((path for path in places if os.path.exists(path)), places[0])

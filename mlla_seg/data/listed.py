@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections import Counter, defaultdict
 from pathlib import Path, PurePosixPath
@@ -37,7 +38,7 @@ def listed_cases(card: Card, root: Path) -> list[Case]:
             partial.append(row)
             continue
         *images, labels = (_below(root, cell, table, row) for cell in cells)
-        if absent := next((path for path in (*images, labels) if not path.exists()), None):
+        if absent := next((path for path in (*images, labels) if not os.path.exists(path)), None):
             missing.append((row, absent))
             continue
         same = rows.setdefault(cells[:-1], row)
@@ -74,7 +75,7 @@ def listed_cases(card: Card, root: Path) -> list[Case]:
 
 def _below(root: Path, cell: str, table: Table, row: Row) -> Path:
     """Return the file of a cell, which must lie below the root."""
-    path = Path(cell) if (root / cell).exists() else Path(cell.replace("\\", "/"))
+    path = Path(cell) if os.path.exists(root / cell) else Path(cell.replace("\\", "/"))
     if path.is_absolute() and path.is_relative_to(root.absolute()):
         path = path.relative_to(root.absolute())
     if path.is_absolute() or ".." in path.parts:

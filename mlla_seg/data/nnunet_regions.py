@@ -9,6 +9,7 @@ from typing import Any
 from mlla_seg.data.card_sections import CardClass
 from mlla_seg.data.formats.classes import class_colour
 from mlla_seg.data.regions import BACKGROUND, in_order, read_regions
+from mlla_seg.data.spec_rules import LARGEST_ID
 from mlla_seg.errors import InputError
 
 IGNORE = "ignore"
@@ -66,7 +67,17 @@ def classes_of(names: Mapping[int, str], order: Sequence[int]) -> tuple[CardClas
 
 def _ids(name: str, value: Any, path: Path) -> list[int]:
     """Return the ids of a label: a number, also as text, or a list of them."""
-    try:
-        return sorted({int(one) for one in (value if isinstance(value, list) else [value])})
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: the label {name} is {value!r}, expected an id or a list of ids.") from error
+    ids = value if isinstance(value, list) else [value]
+    if not all(map(is_id, ids)):
+        raise InputError(
+            f"{path}: the label {name} is {value!r}, expected an id or a list of ids, whole numbers from 0 to "
+            f"{LARGEST_ID}."
+        )
+    return sorted({int(one) for one in ids})
+
+
+def is_id(value: Any) -> bool:
+    """Return whether a value may be the id of a label: a whole number, also as text."""
+    if isinstance(value, str):
+        return value.isascii() and value.isdigit() and len(value) < 9 and int(value) <= LARGEST_ID
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_ID

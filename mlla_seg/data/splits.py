@@ -5,6 +5,7 @@ Folds are in ``folds.py``, blocks of scenes in ``blocks.py``.
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -153,7 +154,7 @@ def _draw(card: Card, patients: list[str]) -> dict[str, set[str]]:
 
 def _read_list(card: Card, split: str, path: Path) -> set[str]:
     """Read the patients of a split; a ``#`` at the start of a line or after a blank begins a comment."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"The card's split list {path} does not exist.")
     listed = {re.split(r"(?:^|\s)#", line)[0].strip() for line in read_lines(path)} - {""}
     if not listed:

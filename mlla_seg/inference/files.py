@@ -5,6 +5,7 @@ This module does not import torch.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
@@ -230,7 +231,7 @@ def _left_out(source: Path, found: Sequence[Path]) -> list[Path]:
 def _typed(text: str) -> tuple[Location, ...]:
     """Return the location in a text, or several with commas between them."""
     parts = [located(part.strip()) for part in text.split(",")]
-    if Path(text).exists() or not all(isinstance(part, Remote) or part.is_file() for part in parts):
+    if os.path.exists(text) or not all(isinstance(part, Remote) or os.path.isfile(part) for part in parts):
         return (located(text),)
     return tuple(parts)
 
@@ -266,16 +267,19 @@ def _has_all(path: Path, channels: int) -> bool:
 
 def _listed(source: Path) -> list[tuple[Path, ...]]:
     images = [_files_of(line, source.parent) for line in read_lines(source)]
-    absent = [path for files in images for path in files if not path.exists()]
+    absent = [path for files in images for path in files if not os.path.exists(path)]
     if absent or not images:
         raise InputError(f"{source}: " + (f"lists {absent[0]}, which does not exist." if absent else "lists no image."))
     return images
 
 
 def _files_of(line: str, folder: Path) -> tuple[Path, ...]:
-    """Return the files of a line of a list; a comma may be part of the name of one."""
+    """Return the files of a line of a list; a comma may be part of the name of one.
+
+    ``os.path.exists`` takes lines of any length, ``Path.exists`` raises for names that are too long for the system.
+    """
     whole = folder / line
-    return (whole,) if whole.exists() else tuple(folder / name.strip() for name in line.split(","))
+    return (whole,) if os.path.exists(whole) else tuple(folder / name.strip() for name in line.split(","))
 
 
 def _legend(spec: DataSpec) -> Iterator[str]:

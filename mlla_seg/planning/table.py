@@ -25,11 +25,11 @@ MOSTLY = 0.5
 
 def listed_files(table: Table, root: Path) -> dict[str, str]:
     """Return the columns with the image and the mask file of each row, if the table lists files below the root."""
-    found = [
-        name
+    there = {
+        name: sum(os.path.isfile(root / cell) for row in table.rows if (cell := row.cells[name]))
         for name in table.columns
-        if sum((root / row.cells[name]).is_file() for row in table.rows if row.cells[name]) > MOSTLY * len(table.rows)
-    ]
+    }
+    found = [name for name, count in there.items() if count > MOSTLY * len(table.rows)]
     masks = [name for name in found if means_mask(name) or means_mask(Path(table.rows[0].cells[name]).name)]
     images = [name for name in found if name not in masks]
     return {"image": images[0], "mask": masks[0]} if images and masks else {}

@@ -17,6 +17,7 @@ from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.rules import Rule, one_of, require
 from mlla_seg.data.spec_rules import SPEC
 from mlla_seg.errors import InputError, followed_by, lookup, program
+from mlla_seg.inference.memory import is_out_of_memory
 
 Run = Callable[[Array], Array]
 """Maps images ``(B, C, H, W)`` float32 in raw units to the output of the file."""
@@ -68,12 +69,13 @@ def open_engine(path: Path, device: str = "cpu", threads: int = 0, precision: st
         raise InputError(f"{path}: was not written by {program()} export: its classes are missing.")
     facts = {}
     for key, value in content.items():
-        with suppress(ValueError, RecursionError):  # metadata added by other programs
+        with suppress(ValueError, TypeError, RecursionError):  # metadata added by other programs
             facts[key] = json.loads(value)
     with followed_by("The file is damaged or was changed: export it again."):
         spec = DataSpec.from_dict({key: value for key, value in facts.items() if key in SPEC}, str(path))
         require({"outputs": facts.get("outputs")}, FACTS, str(path))
         spec.require_network(shape if facts["outputs"] != "labels" else (shape[0], None), path)
+    run = _checked(run, len(spec.output_names), path)
     return _logits_of(run, facts["outputs"], bool(spec.regions), path), spec
 
 
@@ -95,12 +97,14 @@ def _onnxruntime(path: Path, device: str, threads: int) -> tuple[Run, dict[str, 
     options.log_severity_level = 4  # errors are raised too
     try:
         session = onnxruntime.InferenceSession(path, options, PROVIDERS[device])
-    except Exception as error:  # onnxruntime has its own exception types
+        given, wanted = _first(path, session.get_inputs(), session.get_outputs())
+        name, shape = given.name, (_channels(given.shape), _channels(wanted.shape))
+        about = session.get_modelmeta().custom_metadata_map
+    except InputError:
+        raise
+    except Exception as error:  # onnxruntime has its own exception types, and decodes names and metadata late
         raise InputError(f"{path}: cannot be loaded as ONNX. Is it complete? Export it again.") from error
-    given, wanted = _first(path, session.get_inputs(), session.get_outputs())
-    shape = _channels(given.shape), _channels(wanted.shape)
-    about = session.get_modelmeta().custom_metadata_map
-    return lambda images: session.run(None, {given.name: images})[0], about, shape
+    return lambda images: session.run(None, {name: images})[0], about, shape
 
 
 def _channels(shape: Any) -> int | None:
@@ -121,15 +125,18 @@ def _openvino(path: Path, threads: int, precision: str) -> tuple[Run, dict[str, 
     hints: dict[str, Any] = {"INFERENCE_PRECISION_HINT": HINTS[precision]}
     if threads:
         hints["INFERENCE_NUM_THREADS"] = threads
+    core = _core()
     try:
-        model = _core().read_model(path)
-        compiled = _core().compile_model(model, "CPU", hints)
-    except RuntimeError as error:
+        model = core.read_model(path)
+        compiled = core.compile_model(model, "CPU", hints)
+        content = dict(model.get_rt_info("mlla_seg").value) if model.has_rt_info("mlla_seg") else {}
+        sides = [end.partial_shape for end in _first(path, model.inputs, model.outputs)]
+        lengths = [[n.get_length() if n.is_static else None for n in side] if side.rank.is_static else [] for side in sides]
+        given, wanted = map(_channels, lengths)
+    except InputError:
+        raise
+    except Exception as error:  # OpenVINO raises RuntimeError, and others for shapes and texts that are damaged
         raise InputError(f"{path}: cannot be loaded by OpenVINO. Is its .bin beside it? Export it again.") from error
-    content = model.get_rt_info("mlla_seg").value if model.has_rt_info("mlla_seg") else {}
-    sides = [end.partial_shape for end in _first(path, model.inputs, model.outputs)]
-    lengths = [[n.get_length() if n.is_static else None for n in side] if side.rank.is_static else [] for side in sides]
-    given, wanted = map(_channels, lengths)
     return lambda images: compiled(images)[0], content, (given, wanted)
 
 
@@ -141,6 +148,29 @@ def _core() -> Any:
     except ModuleNotFoundError as error:
         raise InputError("OpenVINO is missing: pip install openvino") from error
     return openvino.Core()
+
+
+def _checked(run: Run, outputs: int, path: Path) -> Run:
+    """Make a damaged network fail in a line, at a step that does not fit the image or an output of another shape."""
+
+    def checked(images: Array) -> Array:
+        given = " x ".join(map(str, images.shape))
+        try:
+            found = run(images)
+        except Exception as error:  # of the engine
+            if is_out_of_memory(error):
+                raise
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{path}: fails on images of {given} ({reason}). Export it again.") from error
+        expected = (len(images), outputs, *images.shape[2:])
+        if found.shape != expected:
+            raise InputError(
+                f"{path}: returns {' x '.join(map(str, found.shape))} for images of {given}, expected "
+                f"{' x '.join(map(str, expected))}. Export it again."
+            )
+        return found
+
+    return checked
 
 
 def _logits_of(run: Run, outputs: str, regions: bool, path: Path) -> Run:

@@ -60,6 +60,7 @@ def test_rows_that_are_left_out_are_said(listed, capsys):
         ("img,msk,set\n/etc/passwd,a/ones.png,train\n", "line 2: /etc/passwd leads outside"),
         ("img,msk,set\na/1.png,a/ones.png,train\na/1.png,b/two.png,train\n", "line 2 and line 3 both list a/1.png"),
         ("img,msk,set\nx.png,y.png,train\n", "none of its 1 rows has an image and a mask"),
+        (f"img,msk,set\n{'x' * 5000}.png,y.png,train\n", "none of its 1 rows has an image and a mask"),
     ],
 )
 def test_lists_that_cannot_be_meant_are_refused(listed, text, problem):

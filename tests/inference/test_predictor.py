@@ -155,6 +155,8 @@ def test_bad_images_are_refused(capsys, cli, checkpoint, phantom_root, tmp_path)
     assert "notes.md: unknown format .md" in run("notes.md")
     (tmp_path / "list.txt").write_text("hello.png\n")
     assert re.search(r"list\.txt: lists .*hello\.png, which does not exist", run("list.txt"))
+    (tmp_path / "list.txt").write_text("x" * 5000)  # longer than a system allows
+    assert re.search(r"list\.txt: lists .*x, which does not exist", run("list.txt"))
     (tmp_path / "list.txt").write_text("\n")
     assert "list.txt: lists no image" in run("list.txt")
     shutil.copytree(phantom_root / "test_vol_h5", tmp_path / "here")

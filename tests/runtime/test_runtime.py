@@ -19,6 +19,7 @@ from layouts import write_scene
 from mlla_seg import Predictor
 from mlla_seg.checksums import KEY
 from mlla_seg.data.dataspec import DataSpec
+from mlla_seg.errors import InputError
 from mlla_seg.export.exportable import Job
 from mlla_seg.export.onnx import write_onnx
 from mlla_seg.export.openvino import write_openvino
@@ -26,6 +27,7 @@ from mlla_seg.inference.files import segment_files
 from mlla_seg.inference.scenes import MapOptions
 from mlla_seg.runtime import Segmenter
 from mlla_seg.runtime.__main__ import main
+from mlla_seg.runtime.engines import open_engine
 
 SPEC = {
     **spec_of().to_dict(),
@@ -219,6 +221,34 @@ def test_mistakes_are_answered_in_a_line(capsys, tmp_path):
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "bare.onnx")
     assert "its classes are missing" in refused(capsys, tmp_path / "bare.onnx", image, tmp_path / "out")
+
+
+def test_damaged_exports_are_refused_in_a_line(tmp_path):
+    write_onnx(Job(Around(2).eval(), DataSpec.from_dict(SPEC), "logits"), tmp_path / "m.onnx")
+    images = np.zeros((1, 2, 8, 8), np.float32)
+
+    def opened(model, change=lambda content: content):
+        onnx.helper.set_model_props(model, {**facts, "note": "Zürich"})
+        (tmp_path / "changed.onnx").write_bytes(change(model.SerializeToString()))
+        return open_engine(tmp_path / "changed.onnx", threads=1)[0]
+
+    model = onnx.load(tmp_path / "m.onnx")
+    facts = {entry.key: entry.value for entry in model.metadata_props if entry.key != KEY}
+    assert opened(model)(images).shape == (1, 3, 8, 8)
+    with pytest.raises(InputError, match=r"changed\.onnx: cannot be loaded as ONNX"):
+        opened(model, lambda content: content.replace("Zü".encode(), b"Z\xfc\xfc"))
+    output = model.graph.output[0].name
+    (last,) = (node for node in model.graph.node if output in node.output)
+    last.output[0] = "before"
+    model.graph.node.append(onnx.helper.make_node("Reshape", ["before", "shape"], [output]))
+    model.graph.initializer.append(onnx.TensorProto())
+    for shape, problem in (
+        ([1, 3, 4, 16], "returns 1 x 3 x 4 x 16 for images of 1 x 2 x 8 x 8, expected 1 x 3 x 8 x 8"),
+        ([1, 3, 5, 5], r"fails on images of 1 x 2 x 8 x 8 \(.*Reshape"),
+    ):
+        model.graph.initializer[-1].CopyFrom(onnx.numpy_helper.from_array(np.array(shape), "shape"))
+        with pytest.raises(InputError, match=problem):
+            opened(model)(images)
 
 
 def test_what_other_programs_add_to_a_file_is_no_harm(tmp_path):

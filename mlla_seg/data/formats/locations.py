@@ -7,6 +7,7 @@ mosaic does not expect it to reach into the network; see ``vrt_sources.py``.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ Location: TypeAlias = Path | Remote
 
 def located(text: str | Path) -> Location:
     """Return the location that a user has typed."""
-    if isinstance(text, Path) or Path(text).exists() or not REMOTE.match(text):
+    if isinstance(text, Path) or os.path.exists(text) or not REMOTE.match(text):
         return Path(text)
     return Remote(text)
 

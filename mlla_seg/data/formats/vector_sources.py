@@ -14,6 +14,7 @@ import sqlite3
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,8 @@ class Layer:
         """Return the lowest and highest coordinates."""
         import pyogrio
 
-        _, corners = pyogrio.read_bounds(self.source.absolute(), layer=self.name)
+        with _readable(self.path):
+            _, corners = pyogrio.read_bounds(self.source.absolute(), layer=self.name)
         return (*corners[:2].min(axis=1), *corners[2:].max(axis=1))
 
     def batches(self) -> Iterator[Features]:
@@ -102,10 +104,25 @@ class Layer:
 def _raw(layer: Layer, **options: Any) -> Any:
     import pyogrio
 
-    try:
+    with _readable(layer.path):
         return pyogrio.raw.read(layer.source.absolute(), layer=layer.name, **options)
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.FeatureError, pyogrio.errors.GeometryError) as error:
-        raise unreadable(layer.path, layer.path.suffix.lower(), error) from error
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what pyogrio raises for a damaged file into an :class:`InputError`."""
+    from pyogrio import errors
+
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        shown = bytes(error.object[:40]).decode("utf-8", "backslashreplace")
+        raise InputError(
+            f"{path}: its text '{shown}' is not in {error.encoding.upper()}. Save it in UTF-8; the encoding of a "
+            "shapefile stands in its .cpg."
+        ) from error
+    except (errors.DataSourceError, errors.DataLayerError) as error:
+        raise unreadable(path, path.suffix.lower(), error) from error
 
 
 def is_vector(path: Path | str) -> bool:
@@ -150,12 +167,10 @@ def open_layer(path: Path, name: str | None = None, attribute: str | None = None
     suffix = path.suffix.lower()
     _require_format(path, suffix)
     place = path.absolute()
-    try:
+    with _readable(path):
         layers = {str(layer): str(kind) for layer, kind in pyogrio.list_layers(place) if kind is not None}
         chosen = _choose(path, layers, name, key)
         about = pyogrio.read_info(place, layer=chosen, force_feature_count=True)
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, pyogrio.errors.CRSError) as error:
-        raise unreadable(path, suffix, error) from error
     if about["driver"] != DRIVERS[suffix]:
         raise InputError(f"{path}: is {about['driver']} inside, expected {DRIVERS[suffix]} by its suffix.")
     fields = dict(zip(map(str, about["fields"]), map(str, about["dtypes"]), strict=True))
@@ -219,7 +234,7 @@ def _require_plain_tables(path: Path) -> None:
             rows = database.execute("SELECT name, sql FROM sqlite_master WHERE sql LIKE 'CREATE VIRTUAL%'").fetchall()
         finally:
             database.close()
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter for a message that quotes damaged text
         raise unreadable(path, ".gpkg", error) from error
     for name, statement in rows:
         if not re.search(r"USING\s+(rtree|fts\d)\b", statement, re.IGNORECASE):

@@ -76,6 +76,13 @@ def test_virtual_tables_are_refused(tmp_path):
         open_layer(path)
 
 
+def test_damaged_tables_are_refused(tmp_path):
+    path = write_polygons(tmp_path / "a.gpkg", BOX, {"id": [1, 2]}, "EPSG:4326")
+    path.write_bytes(path.read_bytes().replace(b'CREATE TABLE "labels"', b'CREATE \xffABLE "labels"'))
+    with pytest.raises(InputError, match=r"a\.gpkg: cannot be read as \.gpkg"):  # SQLite's message is not UTF-8
+        open_layer(path)
+
+
 def test_layer_and_attribute(tmp_path):
     path = write_polygons(tmp_path / "a.gpkg", BOX, {"id": [1, 2]}, "EPSG:4326", layer="roofs")
     write_polygons(path, [shapely.Point(1, 1)], {"id": [1]}, "EPSG:4326", layer="trees", kind="Point")
@@ -104,6 +111,19 @@ def test_files_of_a_shapefile(tmp_path):
     assert {part.suffix for part in parts_of(path)} == {".shp", ".shx", ".dbf", ".prj", ".cpg"}
     (tmp_path / "a[1].shx").unlink()
     with pytest.raises(InputError, match=r"cannot be read as .shp"):
+        open_layer(path)
+
+
+def test_texts_in_another_encoding_are_refused(tmp_path):
+    path = write_polygons(tmp_path / "a.shp", BOX, {"kind": ["forêt", "eau"]}, "EPSG:4326")
+    layer = open_layer(path, attribute="kind")
+    assert layer.read().values == ["forêt", "eau"]
+    table = tmp_path / "a.dbf"
+    table.write_bytes(table.read_bytes().replace("forêt".encode(), b"for\xeat "))
+    with pytest.raises(InputError, match=r"a\.shp: its text 'for\\xeat *' is not in UTF-8.*its \.cpg"):
+        layer.read()
+    table.write_bytes(table.read_bytes().replace(b"kind", b"k\xeend"))
+    with pytest.raises(InputError, match=r"is not in UTF-8"):
         open_layer(path)
 
 
