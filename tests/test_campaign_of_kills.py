@@ -13,6 +13,7 @@ import mlla_seg.training.cli  # noqa: F401 - once, as the runs are forked
 from conftest import ROOT
 
 sys.path.append(str(ROOT / "benchmarks"))
+import kill_parts
 import kills
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -29,7 +30,7 @@ def inputs(tmp_path, checkpoint, phantom_root):
 
 @pytest.mark.parametrize(("name", "seeds"), [("test", [1]), ("safetensors", [1, 2])])
 def test_a_killed_run_ends_as_one_that_was_not(tmp_path, inputs, name, seeds):
-    part, folder = kills.PARTS[name], tmp_path / "work"
+    part, folder = kill_parts.PARTS[name], tmp_path / "work"
     status, count = kills.start(part.command(inputs), folder, None)
     assert status == 0, folder.with_suffix(".log").read_text()
     expected = part.results(folder)
@@ -43,6 +44,6 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path, inputs, name, seeds):
 
 
 def test_the_folder_of_results_is_found(tmp_path):
-    assert kills.of_test(tmp_path) == kills.of_export(tmp_path) == {}
+    assert kill_parts.of_test(tmp_path) == kill_parts.of_export(tmp_path) == {}
     Path(tmp_path / ".tmp-x").write_text("x")
     assert kills.leftovers(tmp_path) == [".tmp-x"]
