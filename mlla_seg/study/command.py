@@ -129,7 +129,8 @@ def compare(
 
     Prints the paired differences to the first design with 95 % intervals, and one sentence of conclusion for each, and
     draws them as a forest plot. Each folder holds the scored runs of one design, as study writes them, or one scored
-    run, or masks of another program, which are scored in the same way against the same truth.
+    run, or masks of another program, which are scored in the same way against the same truth: a mask per case, or a
+    folder per case with a binary NIfTI per organ, as TotalSegmentator writes them.
 
     Args:
         runs: Folders, such as `--runs runs/study/mlla runs/study/lepe`; the first is the reference.

@@ -1,13 +1,15 @@
 """Scores of folders of masks that other programs made, such as nnU-Net, by our protocol and against the same truth.
 
 The truth, its cases and the ids of the classes are those of a config. A mask belongs to the case of its name and is
-read as the true mask of that case is, so it must have the geometry of the image and the card's ids.
+read as the true mask of that case is, so it must have the geometry of the image and the card's ids. A folder with the
+name of a case holds one binary mask per organ instead, see :mod:`mlla_seg.study.organs`.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,13 @@ from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.formats.registry import is_readable, suffix_of
 from mlla_seg.data.reading import open_case
 from mlla_seg.data.shipped import read_config
-from mlla_seg.errors import InputError
+from mlla_seg.errors import InputError, about
 from mlla_seg.evaluation.postprocessing_choice import PackedMask
 from mlla_seg.evaluation.report import summary
 from mlla_seg.evaluation.surface_distance import BY_AREA, MEASURES
 from mlla_seg.evaluation.tables import write_csv, write_json
 from mlla_seg.progress import note, progress
+from mlla_seg.study.organs import OrganMasks, organ_files
 from mlla_seg.study.scores import SAME_IN_ALL
 from mlla_seg.training.cli import folders_of_masks
 from mlla_seg.training.scoring import Scoring, case_scores, evaluation_of
@@ -96,7 +99,9 @@ def truth_of(config: Path | str, split: str, metric: str, reference: Mapping[str
 
 def is_folder_of_masks(folder: Path) -> bool:
     """Return whether a folder holds images that could be masks, and no scores."""
-    return folder.is_dir() and not (folder / "per_case.csv").exists() and any(map(is_readable, folder.iterdir()))
+    if not folder.is_dir() or (folder / "per_case.csv").exists():
+        return False
+    return any(is_readable(path) or organ_files(path) for path in folder.iterdir())
 
 
 def score_masks(folder: Path, truth: Truth, output: Path) -> Path:
@@ -108,7 +113,9 @@ def score_masks(folder: Path, truth: Truth, output: Path) -> Path:
         InputError: No mask belongs to a case, or one cannot be read as a mask of its case.
     """
     data, spec = truth.data, truth.data.spec
-    files = {_stem(path): path for path in sorted(folder.iterdir()) if path.is_file() and is_readable(path)}
+    files = {path.name: path for path in sorted(folder.iterdir()) if organ_files(path)}
+    files |= {_stem(path): path for path in sorted(folder.iterdir()) if path.is_file() and is_readable(path)}
+    organs = OrganMasks(data.card, folder) if any(path.is_dir() for path in files.values()) else None
     found = {case.name: next((files[name] for name in _names(case) if name in files), None) for case in truth.cases}
     cases = [case for case in truth.cases if found[case.name] is not None]
     if not cases:
@@ -130,8 +137,13 @@ def score_masks(folder: Path, truth: Truth, output: Path) -> Path:
     read = []
     with progress(len(cases), f"Scoring {folder.name}", "case", show=sys.stderr.isatty()) as bar:
         for case in cases:
-            read.append(_read(data, case, found[case.name]))
+            path = found[case.name]
+            assert path is not None
+            with organs.joined(path) if organs is not None and path.is_dir() else nullcontext(path) as joined:
+                read.append(_read(data, case, joined, path))
             bar.update()
+    if organs is not None:
+        organs.note_all(len(cases))
     spacings = [spacing for _, _, spacing in read]
     unit = "mm" if all(spacings) else "voxel"
     single = all(mask.shape[0] == 1 for _, mask, _ in read)
@@ -151,19 +163,19 @@ def score_masks(folder: Path, truth: Truth, output: Path) -> Path:
     return output
 
 
-def _read(data: SegmentationDataModule, case: Case, mask: Path | None) -> tuple[PackedMask, PackedMask, Any]:
-    """Return predicted and true class indices ``(S, H, W)`` and the spacing of a case."""
-    assert mask is not None
+def _read(data: SegmentationDataModule, case: Case, mask: Path, shown: Path) -> tuple[PackedMask, PackedMask, Any]:
+    """Return predicted and true class indices ``(S, H, W)`` and the spacing of a case; messages name ``shown``."""
     if len(case.images) > 1:
         raise InputError(f"{case.name}: consists of {len(case.images)} files of slices, which no single mask covers.")
     truth, spacing = _labels(data, case)
-    labels, _ = _labels(data, replace(case, masks=(mask,)))
+    with about(shown) if shown != mask else nullcontext():
+        labels, _ = _labels(data, replace(case, masks=(mask,)))
     if labels.shape != truth.shape:
-        raise InputError(f"{mask}: has shape {labels.shape}, the truth of {case.name} has {truth.shape}.")
+        raise InputError(f"{shown}: has shape {labels.shape}, the truth of {case.name} has {truth.shape}.")
     without = (labels == IGNORE_INDEX) & (truth != IGNORE_INDEX)
     if without.any():
         if data.spec.background is None:
-            raise InputError(f"{mask}: has {without.sum()} voxels of no class where the truth has one.")
+            raise InputError(f"{shown}: has {without.sum()} voxels of no class where the truth has one.")
         labels[without] = data.spec.background
     return PackedMask(labels), PackedMask(truth), spacing
 

@@ -180,13 +180,15 @@ def on_common_cases(designs: Mapping[str, Sequence[Scored]]) -> dict[str, list[S
         InputError: There is none.
     """
     everything = [run for runs in designs.values() for run in runs]
-    common = [name for name in everything[0].cases if all(name in run.cases for run in everything)]
+    known = set(everything[0].cases).intersection(*(run.cases for run in everything))
+    common = [name for name in everything[0].cases if name in known]
     if not common:
         folders = " and ".join(str(run.folder) for run in everything)
         raise InputError(f"{folders} have no case in common.")
 
     def only(run: Scored) -> Scored:
-        at = [run.cases.index(name) for name in common]
+        place = {name: i for i, name in enumerate(run.cases)}
+        at = [place[name] for name in common]
         values = None if run.values is None else run.values[at]
         patients = tuple(run.patients[i] for i in at)
         return replace(run, cases=tuple(common), patients=patients, counts=run.counts[at], values=values)

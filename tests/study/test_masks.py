@@ -103,3 +103,72 @@ def test_masks_of_a_run_have_its_scores(cli, phantom_root, checkpoint, capsys):
         expected = [[row[key] for key in keys] for row in csv.DictReader(file)]
     assert [[row[key] for key in keys] for row in rows_of("masks")] == expected
     shutil.rmtree("compare_scores")
+
+
+def write_organs(data, folder, inner="", names=("anterior", "Posterior"), overlap=0, only=None):
+    """Write a folder per case with a binary mask per class, as TotalSegmentator does."""
+    for path in (data / "labelsTr").glob("hippocampus_*.nii.gz"):
+        image = nib.load(path)
+        labels = np.asarray(image.dataobj)
+        place = folder / path.name.removesuffix(".nii.gz") / inner
+        place.mkdir(parents=True)
+        for k, name in enumerate(names, 1):
+            mask = (labels == k).astype(np.uint8)
+            if k == 1 and overlap:
+                mask[tuple(np.argwhere(labels == 2)[:overlap].T)] = 1
+            nib.save(nib.Nifti1Image(mask, image.affine), place / f"{name}.nii.gz")
+        nib.save(nib.Nifti1Image(np.zeros_like(mask), image.affine), place / "lung_upper_lobe_left.nii.gz")
+    return folder
+
+
+@pytest.mark.parametrize("inner", ["", "segmentations"])
+def test_a_folder_per_case_with_a_mask_per_organ(cli, config, tmp_path, capsys, inner):
+    right = write_masks(tmp_path / "data", tmp_path / "right")
+    organs = write_organs(tmp_path / "data", tmp_path / "organs", inner, overlap=2)
+    cases = len(list(organs.iterdir()))
+    cli("compare", "--runs", right, organs, "--truth", config)
+    said = capsys.readouterr().err
+    assert {row["dice"] for row in rows_of("organs")} == {"1.0"}, "of two organs the one later in the card counts"
+    scored = len({row["case"] for row in rows_of("organs")})
+    assert f"{2 * scored} voxels in {scored} of {scored} cases" in said and "later in the card" in said
+    assert "1 organs in" in said and "such as lung_upper_lobe_left; ignored" in said
+    assert f"{cases - scored} masks in" in said and "no file of" not in said
+
+
+def test_organs_that_are_missing_count_as_not_found(cli, config, tmp_path, capsys):
+    right = write_masks(tmp_path / "data", tmp_path / "right")
+    organs = write_organs(tmp_path / "data", tmp_path / "organs", names=["anterior"])
+    cli("compare", "--runs", right, organs, "--truth", config)
+    assert "no file of 1 of 2 classes, such as posterior, in any case: they count as not" in capsys.readouterr().err
+    assert {row["status"] for row in rows_of("organs") if row["class"] == "posterior"} == {"missed"}
+    shutil.rmtree(organs)
+    whole = write_organs(tmp_path / "data", tmp_path / "organs")
+    case = rows_of("organs")[0]["case"]
+    (whole / case / "Posterior.nii.gz").unlink()
+    cli("compare", "--runs", right, whole, "--truth", config)
+    assert f"lacks 1 files of classes that other cases have, such as posterior of {case}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["values", "grid", "twice", "names"])
+def test_organs_that_cannot_be_joined_are_refused(cli, config, tmp_path, capsys, kind):
+    right = write_masks(tmp_path / "data", tmp_path / "right")
+    organs = write_organs(tmp_path / "data", tmp_path / "organs", names=["x", "y"] if kind == "names" else ["anterior"])
+    for place in organs.iterdir():
+        path = place / "anterior.nii.gz"
+        if kind == "twice":
+            shutil.copy(path, place / "Anterior.nii.gz")
+        elif kind != "names":
+            array = np.asarray(nib.load(path).dataobj).copy()
+            array[:3, 0, 0] = range(3)
+            changed = {"values": array, "grid": array[:-1] > 0}[kind].astype(np.uint8)
+            target = path if kind == "values" else place / "posterior.nii.gz"
+            nib.save(nib.Nifti1Image(changed, nib.load(path).affine), target)
+    with pytest.raises(SystemExit):
+        cli("compare", "--runs", right, organs, "--truth", config)
+    said = {
+        "values": "anterior.nii.gz: has the values 0, 1, 2, expected 0 and one other",
+        "grid": "posterior.nii.gz: its grid",
+        "twice": "are both anterior",
+        "names": "has the name of a class, such as anterior",
+    }
+    assert said[kind] in capsys.readouterr().err
