@@ -74,11 +74,15 @@ class CaseCalibration:
         cells = (found * BINS).long().clamp_(max=BINS - 1) + BINS * places
         weights = (found * UNIT).round().long()
         counts = torch.zeros(3, 2, self.counts.shape[0] * BINS, dtype=torch.int64, device=found.device)
-        for k, part in ((EVERYWHERE, torch.ones_like(chosen)), (CHOSEN, chosen)):
-            at = cells[part]
-            counts[0, k].index_add_(0, at, torch.ones_like(at))
-            counts[1, k].index_add_(0, at, weights[part])
-            counts[2, k].index_add_(0, at, right[part].long())
+        one = torch.ones_like(weights)
+        parts = (
+            (cells.flatten(), weights.flatten(), cells[right]),
+            (cells[chosen], weights[chosen], cells[right & chosen]),
+        )
+        for k, (at, weight, hits) in zip((EVERYWHERE, CHOSEN), parts, strict=True):
+            counts[0, k].index_add_(0, at, one.flatten()[: len(at)])
+            counts[1, k].index_add_(0, at, weight)
+            counts[2, k].index_add_(0, hits, one.flatten()[: len(hits)])
         return counts.view(3, 2, -1, BINS).permute(2, 1, 3, 0)
 
 
