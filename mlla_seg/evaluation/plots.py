@@ -16,6 +16,8 @@ from mlla_seg.evaluation.tables import read_csv
 from mlla_seg.progress import quiet
 from mlla_seg.visible import visible
 
+DARKENED = 0.35
+"""Brightness of pixels that have no class."""
 LONGEST = 120
 """Most signs of a line of text, so that no name hides the picture."""
 OFFSETS = (8, -13, 14)
@@ -140,7 +142,7 @@ def plot_overlay(
 
     Args:
         image: ``(C, H, W)`` in raw units; shown as RGB (first three channels), or in grey if there are fewer.
-        masks: Class indices ``(H, W)`` by title; 255 is not drawn.
+        masks: Class indices ``(H, W)`` by title; where there is none (255), the image is darkened.
         classes: Names and colours.
         output: A path or an open file for the PNG.
         title: Title of the figure.
@@ -155,9 +157,10 @@ def plot_overlay(
     colours = np.array([entry.colour for entry in classes], dtype=np.float32) / 255
     panels = [("image", picture)]
     for name, mask in masks.items():
-        shown = (mask != background) & (mask < len(classes))
-        tint = colours[np.where(shown, mask, 0)]
-        panels.append((name, np.where(shown[..., None], 0.5 * picture + 0.5 * tint, picture)))
+        known = (mask < len(classes))[..., None]
+        shown = known & (mask != background)[..., None]
+        tinted = np.where(shown, 0.5 * picture + 0.5 * colours[np.where(shown[..., 0], mask, 0)], picture)
+        panels.append((name, np.where(known, tinted, DARKENED * picture)))
     present = sorted({int(k) for mask in masks.values() for k in np.unique(mask) if k < len(classes)} - {background})
     height = 3.4 * aspect * picture.shape[0] / picture.shape[1]
     figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), min(height, 6) + 0.8), layout="constrained")
@@ -209,7 +212,7 @@ def plot_samples(
         known = mask < len(classes)
         tinted = known & (mask != background)
         picture = np.where(tinted[..., None], 0.6 * picture + 0.4 * colours[np.where(known, mask, 0)], picture)
-        axis.imshow(np.where(known[..., None], picture, 0.35 * picture).clip(0, 1), interpolation="nearest")
+        axis.imshow(np.where(known[..., None], picture, DARKENED * picture).clip(0, 1), interpolation="nearest")
         axis.set_title(f"{plain(sample['name'])}\n{image.min():.1f} to {image.max():.1f}", fontsize=7)
         present |= set(np.unique(mask[tinted]).tolist())
     handles = [_square(classes[k]) for k in sorted(present)]

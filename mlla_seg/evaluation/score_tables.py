@@ -48,9 +48,10 @@ def shown(scores: CaseScores) -> list[str]:
 def explanation(scores: CaseScores) -> str:
     """Return how the spread is measured, with the number of cases and patients."""
     patients = len(set(scores.patients))
+    drawn = "them" if patients == len(scores.cases) else f"{patients} patients"
     return (
         f"SD, median and quartiles over {len(scores.cases)} cases; {LEVEL:.0%} interval of the mean by a bootstrap "
-        f"over {patients} patients: it does not cover another training of the network (see compare)."
+        f"over {drawn}: it does not cover another training of the network (see compare)."
     )
 
 
