@@ -204,6 +204,7 @@ def run_quietly(build: Callable[..., LightningCLI], argv: Sequence[str], *classe
             args=None if list(argv) == sys.argv[1:] else list(argv),
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
+            trainer_defaults={"enable_model_summary": False},  # see announce.py; its FLOPs would be 0
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             **options,
