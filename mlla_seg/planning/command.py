@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +38,8 @@ ENCODERS = {"cpu": "mlla_micro", "cuda": "mlla_tiny"}
 RATES = {"cpu": 2e-3, "cuda": 5e-4}
 """Learning rate by device; half of it for scenes and photos on CPUs."""
 LARGEST_BATCH = 24
+BUSY = 2.0
+"""Programs that want to run, per core, above which a measured time says little."""
 PIXELS = 8 * 256 * 256
 """Most pixels of a batch on CPUs."""
 
@@ -121,6 +124,7 @@ def plan(
         budget.batch_size, f"{budget.seconds:.2f} s and {budget.gigabytes:.1f} GB a step, measured on this machine"
     )
     trainer |= pace(budget, len(data.train_set), minutes)
+    chosen.unsure.extend(busy(budget, device))
     _draw(data, folder / PREVIEW)
     write_yaml(folder / CONFIG, title, config)
     _report(folder, chosen.unsure)
@@ -194,6 +198,17 @@ def _measured(network: dict[str, Any], data: SegmentationDataModule, device: str
     most = PIXELS // (sample.shape[-1] * sample.shape[-2]) if device == "cpu" else LARGEST_BATCH
     largest = max(2, min(LARGEST_BATCH, most))
     return measure(module, sample, largest, torch.device(device))
+
+
+def busy(budget: Budget, device: str) -> list[str]:
+    """Return a sentence if other programs took the processors while a step was measured on them."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if device != "cpu" or load < BUSY * cores:
+        return []
+    return [
+        f"Other programs ran (load {load:.0f} on {cores} cores), so a step may take less than the {budget.seconds:.1f} "
+        "s that were measured: then raise check_val_every_n_epoch in the config."
+    ]
 
 
 def pace(budget: Budget, samples: int, minutes: float) -> Section:

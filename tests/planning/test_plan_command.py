@@ -10,7 +10,7 @@ from mlla_seg.cli import main
 from mlla_seg.data.card import load_card
 from mlla_seg.errors import InputError
 from mlla_seg.planning import budget
-from mlla_seg.planning.command import pace, plan
+from mlla_seg.planning.command import busy, pace, plan
 from mlla_seg.training.module import SegmentationModule
 
 
@@ -125,6 +125,15 @@ def test_batch_size_is_halved_until_half_the_memory_suffices(module, monkeypatch
     assert budget.measure(module, sample, 16, torch.device("cpu")).batch_size < 16
     monkeypatch.setattr(budget, "free_bytes", lambda device: 0)
     assert budget.measure(module, sample, 16, torch.device("cpu")).batch_size == 1
+
+
+@pytest.mark.parametrize(("load", "device", "said"), [(1.5, "cpu", False), (9.0, "cpu", True), (9.0, "cuda", False)])
+def test_step_measured_on_a_busy_machine_is_doubted(monkeypatch, load, device, said):
+    monkeypatch.setattr("os.getloadavg", lambda: (load, load, load))
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    sentences = busy(budget.Budget(10, 4.25, 1.0), device)
+    assert bool(sentences) == said
+    assert all("load 9 on 2 cores" in text and "4.2 s" in text for text in sentences)
 
 
 @pytest.mark.parametrize(
