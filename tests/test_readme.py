@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -29,6 +30,11 @@ def workplace(cli, tmp_path):
         root = tmp_path / layouts.root_of(config)
         if not root.exists() and root.name != "phantom":  # which a command of the README makes
             layouts.WRITERS[root.name](root)
+    own = {f"data/mine/images/PAT{k}_T1.nii.gz": f"data/mine/masks/PAT{k}_seg.nii.gz" for k in range(14)}
+    layouts.write_volumes(tmp_path, own, 3, ct=False)
+    splits = ["train"] * 10 + ["val"] * 2 + ["test"] * 2
+    (tmp_path / "cohort.csv").write_text("patient,set\n" + "".join(f"PAT{k},{splits[k]}\n" for k in range(14)))
+    shutil.copytree(tmp_path / "data/mine/images", tmp_path / "new")
     return tmp_path
 
 
@@ -44,6 +50,7 @@ def test_every_command_runs(workplace, cli, checkpoint, exported, phantom_root, 
         if arguments[:2] == ["fit", "--config"] and arguments[2:] not in (
             ["configs/demo.yaml"],
             ["configs/synapse.yaml"],
+            ["mine"],
         ):
             assert ROOT / arguments[2] in CONFIGS  # these are fitted on their layouts there
             continue
@@ -68,12 +75,13 @@ def test_every_command_runs(workplace, cli, checkpoint, exported, phantom_root, 
             "FILE_OR_FOLDER": str(phantom_root / "test_vol_h5"),
             "FOLDER": "masks",
             "scene.tif": str(scene),
-            "data/mine": str(workplace / layouts.root_of(ROOT / "configs/sentinel2_india.yaml")),
         }
         cli(*[here.get(argument, argument) for argument in arguments])
     assert len(list((workplace / "predictions").glob("*.h5"))) == 4
     assert len(list((workplace / "masks").glob("*.h5"))) == 4
     assert (workplace / "map.tif").is_file()
+    assert (workplace / "masks/statistics.csv").is_file()
+    assert list(workplace.glob("runs/mine/*/report.html"))
     assert len(COMMANDS) >= 8
 
 
