@@ -252,7 +252,8 @@ def _explain(error: ArgumentError, command: str) -> str:
             return unknown(re.findall(r"'([^']*)'", choices[1]), value[1], f"--{option[1]}")
         if expected := re.search(r"Expected a <class '(\w+)'>", message):
             return f"--{option[1]} takes {KINDS.get(expected[1], expected[1])}, got {value[1]}."
-    if wrong := re.match(r"unrecognized arguments: --([\w.]+)", message):
+    wrong = re.match(r"unrecognized arguments: --([\w.]+)", message)
+    if wrong and command in ("fit", "validate", "test", "preview", "check"):
         near = import_module("mlla_seg.training.options").similar_options(wrong[1])
         if near:
             return f"Unknown option --{wrong[1]}. Did you mean {' or '.join(f'--{name}' for name in near)}?"
