@@ -21,7 +21,10 @@ from mlla_seg.models.hub import BEFORE_0_2
 from mlla_seg.models.nearby import did_you_mean
 from mlla_seg.models.segmenter import Segmenter
 
-NETWORK = ("encoder", "decoder", "drop_path_rate", "decoder_depths", "mixer", "norm_outputs", "block")
+NETWORK = (
+    *("encoder", "decoder", "drop_path_rate", "decoder_depths", "mixer", "norm_outputs", "block"),
+    *("dims", "strides"),
+)
 """Hyper-parameters that rebuild the network, besides the spec."""
 ANOTHER = "The file is damaged or was changed: copy it again, or use another checkpoint."
 CHECKPOINT_KEY = "mlla_seg_version"
@@ -89,6 +92,7 @@ def build_network(hparams: Mapping[str, Any]) -> Segmenter:
         InputError: See ``create_model``.
     """
     spec = DataSpec.of(hparams["spec"])
+    hparams = {**BEFORE_0_2, **hparams}
     network = create_model(
         num_classes=len(spec.output_names),
         in_channels=spec.in_channels,

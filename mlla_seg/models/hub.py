@@ -32,7 +32,7 @@ ANOTHER = (
 CARD_MARK = "<!-- Written by mlla_seg, and again at each save unless this line is removed. -->"
 BUILDERS: dict[str, Callable[..., nn.Module]] = {}
 """Functions that build networks, by name; filled in by :mod:`mlla_seg.models`, which knows all parts."""
-BEFORE_0_2: dict[str, Any] = {"norm_outputs": False, "block": "mlla"}
+BEFORE_0_2: dict[str, Any] = {"norm_outputs": False, "block": "mlla", "dims": 2, "strides": None}
 """Arguments of ``create_model`` that version 0.1 did not have, with the values that reproduce its networks."""
 OPTIONS = ("map_location", "revision", "token", "cache_dir", "local_files_only", "force_download")
 Network = TypeVar("Network", bound="HubMixin")

@@ -188,7 +188,7 @@ def copy_encoder_blocks(targets: Iterable[str], weights: Mapping[str, Tensor]) -
 
 
 def adapt_channels(weight: Tensor, in_channels: int) -> Tensor:
-    """Adapt a first convolution ``(O, I, k, k)`` to other channels, keeping its response to images equal in all.
+    """Adapt a first convolution ``(O, I, *kernel)`` to other channels, keeping its response to images equal in all.
 
     A single channel gets the sum of the weights, as if it were repeated; more channels cycle through the old weights,
     rescaled.
@@ -197,7 +197,7 @@ def adapt_channels(weight: Tensor, in_channels: int) -> Tensor:
         return weight.sum(dim=1, keepdim=True)
     old = weight.shape[1]
     repeats = -(-in_channels // old)
-    return weight.repeat(1, repeats, 1, 1)[:, :in_channels] * (old / in_channels)
+    return weight.repeat(1, repeats, *[1] * (weight.ndim - 2))[:, :in_channels] * (old / in_channels)
 
 
 def _but_channels(weight: Tensor) -> tuple[int, ...]:
@@ -263,11 +263,16 @@ def load_pretrained(module: nn.Module, source: str | Path | Mapping[str, Tensor]
         elif not key.startswith("encoder."):  # a head for other classes, a decoder of another kind
             report.left_out.append(key)
         elif (
-            value.ndim == 4
+            value.ndim in (4, 5)
             and _but_channels(value) == _but_channels(target)
             and (target.shape[1] == foreign[1].in_channels if foreign else key == "encoder." + FIRST_PARAMETER)
         ):
             adapted[key] = adapt_channels(value, target.shape[1])
+        elif value.ndim == 4 and target.ndim == 5:
+            raise InputError(
+                f"{name} holds the weights of a network of images, this one is of volumes: load them into the same "
+                "network of images, and its weights into this one with mlla_seg.models.inflation.inflated."
+            )
         else:
             raise InputError(
                 f"{key} in {name} has shape {tuple(value.shape)}, this network expects {tuple(target.shape)}: "
