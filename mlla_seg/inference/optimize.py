@@ -48,7 +48,7 @@ def for_inference(
     network = copy.deepcopy(network).to(device).eval().requires_grad_(False)
     fold_batch_norms(network)
     for module in network.modules():
-        if dtype is not None and isinstance(module, (nn.Linear, nn.Conv2d)):
+        if dtype is not None and isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)):
             module.to(dtype)  # cast once, not for every image
     if compile:
         compile_segmenters(network)
@@ -93,12 +93,12 @@ def fold_batch_norms(network: nn.Module) -> None:
         names = list(module._modules)
         for before, name in pairwise(names):
             norm = module._modules[name]
-            if not isinstance(norm, nn.BatchNorm2d):
+            if not isinstance(norm, (nn.BatchNorm2d, nn.BatchNorm3d)):
                 continue
             parent, last = module, before
             while isinstance(inner := parent._modules[last], nn.Sequential) and len(inner) > 0:
                 parent, last = inner, list(inner._modules)[-1]
-            if isinstance(inner, (nn.Conv2d, nn.ConvTranspose2d)):
-                transposed = isinstance(inner, nn.ConvTranspose2d)
+            if isinstance(inner, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+                transposed = isinstance(inner, (nn.ConvTranspose2d, nn.ConvTranspose3d))
                 parent._modules[last] = fuse_conv_bn_eval(inner, norm, transposed)
                 module._modules[name] = nn.Identity()

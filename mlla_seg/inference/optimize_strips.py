@@ -49,9 +49,9 @@ def strips(size: int, step: int) -> Iterator[slice]:
 
 def _block(block: Block, x: Tensor, rope: Tensor) -> Tensor:
     x = (x + block.cpe1(x)).contiguous()
-    tokens = x.flatten(0, 2)  # a view
+    tokens = x.flatten(0, -2)  # a view
     u = _by_strips(lambda strip: block.in_proj(block.norm1(strip)), tokens).view(x.shape)
-    u = block.mixer(F.silu(block.conv(u), inplace=True), rope).flatten(0, 2)
+    u = block.mixer(F.silu(block.conv(u), inplace=True), rope).flatten(0, -2)
     for part in strips(len(tokens), PIXELS):
         gate = F.silu(block.gate_proj(block.norm1(tokens[part])), inplace=True)
         tokens[part] += block.out_proj(u[part] * gate)

@@ -20,7 +20,7 @@ def trained(*args, **kwargs):
     torch.manual_seed(0)
     network = create_model(*args, num_classes=3, in_channels=2, **kwargs).eval()
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm3d)):
             module.running_mean.normal_(0, 0.2)
             module.running_var.uniform_(0.5, 2)
             nn.init.normal_(module.bias, 0, 0.2)
@@ -58,6 +58,19 @@ def test_every_mixer(monkeypatch, mixer):
     image = torch.randn(1, 2, 64, 64).double()
     with torch.inference_mode():
         torch.testing.assert_close(for_inference(network)(image), network(image), atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("decoder", ["mlla_unet", "mlla_unet_fine"])
+@pytest.mark.parametrize("axes", [2, 3])
+def test_volumes_and_strides_per_axis(monkeypatch, decoder, axes):
+    monkeypatch.setattr(optimize_strips, "PIXELS", 50)
+    strides = [[1, 2, 2][-axes:], [2, 1, 2][:axes], [2] * axes, [1] * axes, [2] * axes]
+    network = trained("mlla_test", decoder, dims=axes, strides=strides).double()
+    image = torch.randn(2, 2, *[9, 16, 24][-axes:]).double()
+    fast = for_inference(network)
+    assert not [name for name, _ in fast.named_modules() if "BatchNorm" in type(fast.get_submodule(name)).__name__]
+    with torch.inference_mode():
+        torch.testing.assert_close(fast(image), network(image), atol=1e-9, rtol=1e-9)
 
 
 def test_batch_norms_are_gone_and_the_original_is_as_before():
