@@ -18,6 +18,8 @@ from mlla_seg.training import optim
 from mlla_seg.training.distributed import mean_over_processes
 from mlla_seg.training.ema import ema_of
 
+MESA = {"mlla_small": 1.5, "mlla_base": 2.0}
+"""Weights of MESA in the authors' configs that differ from 1."""
 BlockName: TypeAlias = Literal[tuple(BLOCKS)]  # type: ignore[valid-type]
 ScheduleName: TypeAlias = Literal[tuple(optim.SCHEDULES)]  # type: ignore[valid-type]
 
@@ -39,7 +41,8 @@ class ClassificationModule(PretrainingModule):
         mixup: Alpha of Mixup; 0 for none.
         cutmix: Alpha of CutMix; 0 for none. With both, each batch draws one of them.
         label_smoothing: Probability that is spread over all classes.
-        mesa: Weight of MESA, a loss towards the prediction of the averaged weights; 0 for none.
+        mesa: Weight of MESA, a loss towards the prediction of the averaged weights; 0 for none, by default the
+            published weight of the encoder's size.
         mesa_start: Fraction of the training after which MESA begins.
         spec: Description of the data: ``ImageFolderDataModule(...).spec.to_dict()``.
     """
@@ -63,7 +66,7 @@ class ClassificationModule(PretrainingModule):
         mixup: float = 0.8,
         cutmix: float = 1.0,
         label_smoothing: float = 0.1,
-        mesa: float = 1.0,
+        mesa: float | None = None,
         mesa_start: float = 0.25,
         spec: dict[str, Any] | None = None,
     ) -> None:
@@ -75,10 +78,12 @@ class ClassificationModule(PretrainingModule):
         size = dict(lookup(SIZES, encoder, "encoder"))
         lookup(optim.SCHEDULES, schedule, "schedule")
         optim.require_optimizer(optimizer)
+        mesa = MESA.get(encoder, 1.0) if mesa is None else mesa
         for name, value in (("mixup", mixup), ("cutmix", cutmix), ("mesa", mesa)):
             if value < 0:
                 raise InputError(f"--model.{name} must be 0 or more, got {value}.")
         self.save_hyperparameters()
+        self.save_hyperparameters({"mesa": mesa})
         if drop_path_rate is not None:
             size["drop_path_rate"] = drop_path_rate
         self.classes = len(spec["classes"])

@@ -44,6 +44,7 @@ QUIET = (
     ".*The dirpath has changed from.*",
     ".*args parameter is intended to run from within Python.*",  # expanded: shipped configs and recipes
     ".*Checkpoint directory .* exists and is not empty.*",
+    ".*`IterableDataset` has `__len__` defined.*",  # timm's readers divide it among workers
     ".*ended before the epoch ended and your dataloader is.*",  # the sampler goes on where it was, see data/batches.py
 )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import segmentation_models_pytorch as smp
 import timm
@@ -140,6 +142,34 @@ def test_whatever_holds_the_encoder_gives_its_weights(tmp_path):
         report = load_pretrained(model, source)
         torch.testing.assert_close(model.encoder.encoder.layer4[1].conv2.weight, expected.layer4[1].conv2.weight)
         assert bool(report.missing) == (source is not lightning)
+
+
+def test_first_releases_are_renamed_as_timm_does():
+    torch.manual_seed(0)
+    classifier = timm.create_model("convnext_atto")
+    renames = [
+        (r"stages\.(\d)\.downsample\.", r"downsample_layers.\1."),
+        (r"^stem\.", "downsample_layers.0."),
+        (r"\.blocks\.", "."),
+        ("conv_dw", "dwconv"),
+        (r"mlp\.fc", "pwconv"),
+        (r"^head\.(norm)", r"\1"),
+        (r"^head\.fc", "head"),
+    ]
+    released = {}
+    for name, value in classifier.state_dict().items():
+        for ours, theirs in renames:
+            name = re.sub(ours, theirs, name)
+        released[name] = value
+    model = create_model("timm/convnext_atto", "fpn").eval()
+    report = load_pretrained(model, released)
+    assert {name.split(".")[0] for name in report.missing} == {"decoder", "head"}
+    assert len(report.left_out) == 4
+    image = torch.rand(1, 3, 64, 64)
+    expected = classifier.eval().forward_intermediates(image, intermediates_only=True)[-1]
+    torch.testing.assert_close(model.encoder(image)[-1], expected)
+    with pytest.raises(ValueError, match="lacks 70 of the 70 weights of timm/resnet10t"):
+        load_pretrained(create_model("timm/resnet10t", "fpn"), released)
 
 
 def test_weights_of_other_networks_are_refused():
