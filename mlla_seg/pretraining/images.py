@@ -149,6 +149,8 @@ class ImagesDataModule(SegmentationDataModule, PretrainingData):  # type: ignore
             raise InputError(f"--data.mask_ratio must be between 0 and 1, got {mask_ratio}.")
         if patch not in PATCHES:
             raise InputError(f"--data.patch must be one of {', '.join(map(str, PATCHES))}, got {patch}.")
+        if crop is not None and len(crop) != 2:
+            raise InputError(f"--data.crop takes [height, width], as masked pretraining sees slices, got {crop}.")
         self.loose = not card and bool(root) and is_image_folder(Path(root))
         if self.loose and (splits is not None or fold is not None):
             raise InputError(f"--data.splits and --data.fold divide labelled cases, but {root} is read without a card.")

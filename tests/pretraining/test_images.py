@@ -138,6 +138,7 @@ def test_volumes_without_a_card_are_standardised_each_by_itself(tmp_path):
         ({"patch": 10}, "--data.patch must be one of 8, 16, 32, got 10"),
         ({"fold": 0}, "--data.splits and --data.fold divide labelled cases"),
         ({"root": ""}, "--data.root is missing"),
+        ({"crop": [8, 32, 32]}, r"--data.crop takes \[height, width\], as masked pretraining sees slices"),
     ],
 )
 def test_wrong_options_are_refused(tmp_path, options, message):
