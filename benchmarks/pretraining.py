@@ -76,8 +76,8 @@ def main() -> None:
     order = random.Random(0).sample(patients["train"], len(patients["train"]))
     everyone = write_card(given.output / "cards" / "all", data["card"], patients)
 
-    weights = given.output / "weights" / "checkpoints" / "last.ckpt"
-    logger = {"save_dir": str(given.output), "name": "", "version": "weights"}
+    weights = given.output / "pretrained" / "weights" / "checkpoints" / "last.ckpt"
+    logger = {"save_dir": str(given.output), "name": "pretrained", "version": "weights"}
     run(
         *("pretrain", "--config", "pretrain_masked", "--ckpt_path", "last"),
         *options_of({"card": str(everyone), "root": given.root, "patch": given.patch, **shared}, "data"),
