@@ -247,6 +247,10 @@ def _explain(error: ArgumentError, command: str) -> str:
     message = " ".join(str(error.message).replace(f"{command}.", "--", 1).split())
     option = re.search(r'Parser key "(?:--)?(\S+?)"', message)
     value = re.search(r"(?:Got|Given) value: (\S+)", message)
+    if option and re.search("class_path|[Ii]mport path", message):
+        said = import_module("mlla_seg.training.class_options").said_of_class(f"--{option[1]}", message)
+        if said is not None:
+            return said
     if option and value:
         if choices := re.search(r"Expected a typing\.Literal\[(.*?)\]", message):
             return unknown(re.findall(r"'([^']*)'", choices[1]), value[1], f"--{option[1]}")

@@ -16,8 +16,9 @@ from mlla_seg.pretraining.parts import PretrainingData, PretrainingModule
 from mlla_seg.progress import note, say
 from mlla_seg.training.checkpoints import BestCheckpoint
 from mlla_seg.training.failures import told_in_a_line
+from mlla_seg.training.loggers import run_folder, share_version
 from mlla_seg.training.run_cli import RunCLI, is_first_process, run_quietly
-from mlla_seg.training.versions import newest, require_something_left, run_folder
+from mlla_seg.training.versions import newest, require_something_left
 
 PLACES = ("root", "num_workers", "cache_dir", "verify")
 """Options that affect where and how images are read; all others affect training."""
@@ -46,7 +47,7 @@ class PretrainingCLI(RunCLI):
     def find_start(self, name: str) -> Path | None:
         if name != "last":
             return Path(name)
-        folder = run_folder(self.given, self.run_name)
+        folder = run_folder(self.given)
         return newest(name, folder, lambda content: True, read_pretraining)
 
     def best_checkpoint(self) -> BestCheckpoint | None:
@@ -72,6 +73,7 @@ class PretrainingCLI(RunCLI):
 
     def train(self) -> None:
         """Train, then say where the results are and how to use them."""
+        share_version(self.trainer.loggers)
         with told_in_a_line({**self.given.data.init_args, **self.given.model.init_args}):
             self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.given.get("ckpt_path"))
         self.report_training()

@@ -130,14 +130,17 @@ def _openvino(path: Path, threads: int, precision: str) -> tuple[Run, dict[str, 
         model = core.read_model(path)
         compiled = core.compile_model(model, "CPU", hints)
         content = dict(model.get_rt_info("mlla_seg").value) if model.has_rt_info("mlla_seg") else {}
-        sides = [end.partial_shape for end in _first(path, model.inputs, model.outputs)]
-        lengths = [[n.get_length() if n.is_static else None for n in side] if side.rank.is_static else [] for side in sides]
-        given, wanted = map(_channels, lengths)
+        given, wanted = (_channels(_sizes(end.partial_shape)) for end in _first(path, model.inputs, model.outputs))
     except InputError:
         raise
     except Exception as error:  # OpenVINO raises RuntimeError, and others for shapes and texts that are damaged
         raise InputError(f"{path}: cannot be loaded by OpenVINO. Is its .bin beside it? Export it again.") from error
     return lambda images: compiled(images)[0], content, (given, wanted)
+
+
+def _sizes(shape: Any) -> list[int | None]:
+    """Return the sizes in a shape of OpenVINO, None where one is not fixed; empty if their number is not."""
+    return [size.get_length() if size.is_static else None for size in shape] if shape.rank.is_static else []
 
 
 @cache

@@ -20,6 +20,7 @@ from mlla_seg.locks import release
 from mlla_seg.models.checkpoint import read_content
 from mlla_seg.progress import note
 from mlla_seg.training.curve import Curve, RunLogger
+from mlla_seg.training.loggers import runs_elsewhere
 from mlla_seg.training.run_folder import hold
 from mlla_seg.training.scoring import single_slices
 from mlla_seg.training.stopping import StopSignals, requeue, resume_command
@@ -177,6 +178,7 @@ class LastCheckpoint(_Checkpoint):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         for curve in curves_of(trainer):
             checkpoint["logged_rows"] = len(curve.metrics)
+        checkpoint["logged_as"] = runs_elsewhere(trainer.loggers)
         for logger in trainer.loggers:
             logger.save()
         if self.validating:

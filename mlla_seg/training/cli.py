@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from mlla_seg._version import __version__
@@ -23,7 +24,9 @@ from mlla_seg.progress import note, say
 from mlla_seg.texts import read_text
 from mlla_seg.training.checkpoints import BestSegmenter
 from mlla_seg.training.failures import told_in_a_line
+from mlla_seg.training.loggers import share_version
 from mlla_seg.training.module import SegmentationModule
+from mlla_seg.training.monitors import logged_names, require_monitored
 from mlla_seg.training.postprocessing import choose_postprocessing, prepare_postprocessing
 from mlla_seg.training.resume import (
     find_checkpoint,
@@ -61,6 +64,9 @@ class SegmentationCLI(RunCLI):
 
     def best_checkpoint(self) -> BestSegmenter | None:
         return BestSegmenter() if self.datamodule.splits.val else None
+
+    def check_callbacks(self, callbacks: Sequence[Callback]) -> None:
+        require_monitored(callbacks, logged_names(self.datamodule.spec, bool(self.datamodule.splits.val)))
 
     def before_instantiate_classes(self) -> None:
         config = self.given
@@ -128,6 +134,7 @@ class SegmentationCLI(RunCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         config = self.config[self.subcommand]
+        share_version(self.trainer.loggers)
         with told_in_a_line({**config.data, **config.model}):
             super()._run_subcommand(subcommand)
 

@@ -1,9 +1,10 @@
-"""Logger of ``metrics.csv`` that continues the file of a resumed run."""
+"""Loggers of the run folder: of ``metrics.csv``, which a resumed run continues, and one that writes nothing."""
 
 from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
@@ -47,3 +48,16 @@ class RunLogger(CSVLogger):
         if self._experiment is None:
             self._experiment = Curve(self.log_dir)
         return self._experiment  # type: ignore[return-value]
+
+
+class Unlogged(RunLogger):
+    """Keeps a run folder and logs nothing; ``--trainer.logger false``."""
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        """Leave them out."""
+
+    def log_hyperparams(self, params: Any = None) -> None:
+        """Leave them out: ``config.yaml`` has them."""
+
+    def save(self) -> None:
+        """Write nothing."""

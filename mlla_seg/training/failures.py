@@ -32,6 +32,7 @@ LOST_PROCESS = re.compile(
     r"closed by peer|reset by peer|Broken pipe|gloo[/\\]transport|NCCL|ProcessGroup|Gloo .* failed|Connection refused"
     r"|wait timeout|Timed out waiting|failed to recv|monitoredBarrier"
 )
+NOT_LOGGED = re.compile(r"Early stopping conditioned on metric .* which is not available")
 OPTION = (ValueError, TypeError, MisconfigurationException, ImportError, NotImplementedError)
 """Errors by which Lightning refuses an option."""
 
@@ -83,6 +84,8 @@ def in_a_line(error: BaseException, options: Mapping[str, Any]) -> str | None:
             "Another process of this training ended or cannot be reached, so this one ends too. See its own message; "
             f"if there is none, it was killed, such as for its memory. {RESUME}"
         )
+    if isinstance(error, RuntimeError) and NOT_LOGGED.search(said):
+        return one_line(error)
     if isinstance(error, OPTION) and _raised_by_lightning(error):
         return one_line(error)
     return None

@@ -18,8 +18,9 @@ from mlla_seg.errors import InputError
 from mlla_seg.models.checkpoint import SHARED_BY_MEMBERS, read_checkpoint
 from mlla_seg.places import shareable
 from mlla_seg.progress import note
+from mlla_seg.training.loggers import run_folder
 from mlla_seg.training.module import SegmentationModule
-from mlla_seg.training.versions import newest, run_folder
+from mlla_seg.training.versions import newest
 
 REFUSED, USED, PAST, KEPT = "refused", "used", "past", "kept"
 """How a value that differs from the checkpoint's is handled: refused, because the weights would not fit; used from now
@@ -77,7 +78,7 @@ def find_checkpoint(name: str, config: Any, to_train: bool = False) -> Path | No
     Raises:
         InputError: There is no checkpoint, it was not written by this program, or its network differs from the config.
     """
-    folder = run_folder(config, lambda: name_of(config))
+    folder = run_folder(config)
     path = Path(name)
     if name in ("best", "last"):
         found = newest(name, folder, lambda content: _fold_of(content) == _fold_in(config))

@@ -11,24 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins import CheckpointIO, LayerSync
 
 from mlla_seg.errors import InputError
 from mlla_seg.evaluation import plots
-from mlla_seg.models.nearby import RUNS
+from mlla_seg.models.checkpoint import read_content
 from mlla_seg.progress import note, say
 from mlla_seg.training.announce import Announcer, GrowingCurve
 from mlla_seg.training.checkpoints import BestCheckpoint, LastCheckpoint
-from mlla_seg.training.curve import RunLogger
+from mlla_seg.training.class_options import Refusals
 from mlla_seg.training.distributed import convert_batch_norm
 from mlla_seg.training.failures import one_line
+from mlla_seg.training.loggers import DEFAULT, arrange, log_to, run_folder
+from mlla_seg.training.monitors import require_other_checkpoints
 from mlla_seg.training.run_folder import remove_killed
 from mlla_seg.training.saving import DurableCheckpointIO
 from mlla_seg.training.stopping import was_requeued
-from mlla_seg.training.versions import continued_version, log_to, name_runs, run_folder
+from mlla_seg.training.versions import continued_version
 
 # Lightning warnings about choices that are deliberate here.
 QUIET = (
@@ -77,6 +79,9 @@ class RunCLI(LightningCLI):
         """Return the callback that saves the best epoch, if there is something to validate."""
         raise NotImplementedError
 
+    def check_callbacks(self, callbacks: Sequence[Callback]) -> None:
+        """Check what the callbacks of the options monitor, before training."""
+
     @property
     def given(self) -> Any:
         """Options of the command."""
@@ -88,6 +93,7 @@ class RunCLI(LightningCLI):
         return self.subcommand in (None, "fit")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.set_defaults({"trainer.logger": DEFAULT})
         parser.add_argument(
             "--checkpoint_minutes", type=float, default=10.0, help="minutes between checkpoints within an epoch"
         )
@@ -98,11 +104,11 @@ class RunCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         if self.given.checkpoint_minutes < 0:
             raise InputError(f"--checkpoint_minutes must be 0 or more, got {self.given.checkpoint_minutes}.")
-        name_runs(self.given, self.run_name)
+        arrange(self.given, self.run_name)
 
     def resume(self) -> None:
         """Find the checkpoint to resume from, if any; ``last`` starts anew where there is none yet."""
-        folder = run_folder(self.given, self.run_name)
+        folder = run_folder(self.given)
         if is_first_process():
             remove_killed(folder)
         name = self.given.get("ckpt_path") or ("last" if was_requeued() else None)
@@ -116,37 +122,32 @@ class RunCLI(LightningCLI):
             return
         self.version = continued_version(path, folder)
         if self.version is not None:
-            log_to(self.version, self.given)
+            log_to(self.version, read_content(path).get("logged_as", []), self.given)
 
     def instantiate_classes(self) -> None:
+        refusals = Refusals(self.parser)
         try:
             super().instantiate_classes()
-        except ValueError as error:  # jsonargparse wraps what a class of the config raises
-            cause: BaseException | None = error
-            while cause and not isinstance(cause, (ModuleNotFoundError, InputError)):
-                cause = cause.__cause__ or cause.__context__
-            if not isinstance(cause, ModuleNotFoundError):
+        except ValueError as error:
+            if refusals.reason is None:
                 raise
-            raise InputError(f"A class that the options name needs another package. {cause}".splitlines()[0]) from error
+            raise InputError(refusals.reason) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
         if config.get("accumulate_grad_batches") == 0:  # Lightning divides by it
             raise InputError("--trainer.accumulate_grad_batches must be 1 or more, got 0.")
-        callbacks = [*(config.get("callbacks") or [])]
+        callbacks = listed(config.get("callbacks"))
         if self.trains:
-            callbacks += self._checkpointing()
-            if config.get("logger") is not False:
-                callbacks += [LearningRateMonitor(), GrowingCurve()]
-            callbacks.append(Announcer())
+            ours = self._checkpointing()
+            require_other_checkpoints(callbacks, ours)
+            self.check_callbacks(callbacks)
+            callbacks += [*ours, LearningRateMonitor(), GrowingCurve(), Announcer()]
         else:  # the checkpoint's weights are already averaged
             callbacks = [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]
-        given = config.get("plugins") or []
-        plugins = [*(given if isinstance(given, list) else [given]), BatchNormOverProcesses()]
+        plugins = [*listed(config.get("plugins")), BatchNormOverProcesses()]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(DurableCheckpointIO())
-        if config.get("logger") in (None, True):
-            kwargs["logger"] = RunLogger(RUNS, name=self.run_name(), version=self.version)
         try:
             return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs)
         except InputError:
@@ -174,14 +175,19 @@ class RunCLI(LightningCLI):
         if not self.trainer.is_global_zero:
             return
         say(f"\nRun folder:     {folder}")
-        checkpointing = self.trainer.checkpoint_callback
-        assert isinstance(checkpointing, ModelCheckpoint)
-        for path in sorted(Path(str(checkpointing.dirpath)).glob("*.ckpt")):
+        saving = [callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+        folders = dict.fromkeys(Path(str(callback.dirpath)) for callback in saving)
+        for path in (path for place in folders for path in sorted(place.glob("*.ckpt"))):
             say(f"Checkpoint:     {path}")
         metrics = folder / "metrics.csv"
         if metrics.is_file():
             plots.plot_training(metrics, folder / "training.png")
             say(f"Metrics:        {metrics}\nTraining curve: {folder / 'training.png'}")
+
+
+def listed(given: Any) -> list[Any]:
+    """Return an option that may be absent, one value or several as a list."""
+    return [*given] if isinstance(given, list) else [] if given is None else [given]
 
 
 def is_first_process() -> bool:

@@ -16,7 +16,9 @@ from mlla_seg.progress import note
 WAIT = 10
 """Seconds to wait for a process that is about to end."""
 BEFORE_CHECKPOINTS = {"config.yaml", "hparams.yaml", "metrics.csv"}
-"""What a run has before its first checkpoint."""
+"""What a run has before its first checkpoint, besides TensorBoard's files."""
+EVENTS = "events.out.tfevents."
+"""Begins the names of TensorBoard's files."""
 
 
 def hold(checkpoints: Path) -> FileLock:
@@ -47,7 +49,7 @@ def remove_killed(runs: Path) -> None:
     for run in sorted(path for path in runs.glob("*") if path.is_dir()):
         checkpoints = run / "checkpoints"
         lock = checkpoints / locks.LOCK
-        names = {path.name for path in run.iterdir()} - {"checkpoints"}
+        names = {path.name for path in run.iterdir() if not path.name.startswith(EVENTS)} - {"checkpoints"}
         if names - BEFORE_CHECKPOINTS or any(checkpoints.glob("[!.]*")):
             continue
         if not lock.is_file() and not (run.name.startswith("version_") and _is_abandoned(run, checkpoints)):

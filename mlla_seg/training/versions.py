@@ -1,4 +1,4 @@
-"""Versions of an experiment: the folder of its runs, its newest checkpoint, and the run that a checkpoint continues."""
+"""Versions of an experiment: its newest checkpoint, and the run that a checkpoint continues."""
 
 from __future__ import annotations
 
@@ -8,39 +8,7 @@ from typing import Any
 
 from mlla_seg.errors import InputError
 from mlla_seg.models.checkpoint import read_checkpoint
-from mlla_seg.models.nearby import RUNS
 from mlla_seg.progress import note
-from mlla_seg.training.curve import RunLogger
-
-UNNAMED = "lightning_logs"
-"""Lightning's default name of runs."""
-CSV_LOGGERS = ("lightning.pytorch.loggers.CSVLogger", "lightning.pytorch.loggers.csv_logs.CSVLogger")
-"""Names of Lightning's CSVLogger in configs."""
-
-
-def _loggers(config: Any) -> list[Any]:
-    """Return the options of the configured loggers."""
-    given = config.trainer.get("logger")
-    return [logger for logger in (given if isinstance(given, list) else [given]) if hasattr(logger, "get")]
-
-
-def name_runs(config: Any, name: Callable[[], str]) -> None:
-    """Name runs unless the config names them, and log with our form of Lightning's CSVLogger."""
-    for logger in _loggers(config):
-        arguments = logger.get("init_args", {})
-        if arguments.get("name") == UNNAMED:
-            arguments["name"] = name()
-        if logger.get("class_path") in CSV_LOGGERS:
-            logger["class_path"] = f"{RunLogger.__module__}.{RunLogger.__qualname__}"
-
-
-def run_folder(config: Any, name: Callable[[], str]) -> Path:
-    """Return the folder in which the configured logger keeps the versions of this experiment."""
-    loggers = _loggers(config)
-    if not loggers:
-        return Path(RUNS) / name()
-    arguments = loggers[0].get("init_args", {})
-    return Path(arguments.get("save_dir") or RUNS) / (arguments.get("name") or "")
 
 
 def continued_version(path: Path, folder: Path) -> int | str | None:
@@ -50,13 +18,6 @@ def continued_version(path: Path, folder: Path) -> int | str | None:
     name = path.resolve().parent.parent.name
     number = name.removeprefix("version_")
     return int(number) if number != name and number.isdecimal() else name
-
-
-def log_to(version: int | str, config: Any) -> None:
-    """Let the configured loggers continue a version."""
-    for logger in _loggers(config):
-        if logger.get("class_path", "").endswith(("RunLogger", "CSVLogger", "TensorBoardLogger")):
-            logger["init_args"]["version"] = version
 
 
 def newest(
@@ -78,7 +39,8 @@ def newest(
     Raises:
         InputError: The only or the latest version's checkpoint is damaged.
     """
-    files = sorted(folder.glob("**/checkpoints/[!.]*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    found = [path for runs in ("*/", "") for path in folder.glob(f"{runs}checkpoints/[!.]*.ckpt")]
+    files = sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
     for wanted in dict.fromkeys((name, "last")):
         damaged: dict[Path, InputError] = {}
         for path in (path for path in files if path.stem == wanted):
