@@ -18,6 +18,7 @@ from mlla_seg.data.postprocessing import in_words
 from mlla_seg.errors import InputError
 from mlla_seg.evaluation.report import Scored, score_table, write_results
 from mlla_seg.models.checkpoint import fitting_weights, load_members, read_checkpoint, require_mirrored
+from mlla_seg.models.nearby import RUNS
 from mlla_seg.models.own import import_encoder, is_class_path
 from mlla_seg.places import path_id, shareable, shareable_lines
 from mlla_seg.progress import note, say
@@ -57,6 +58,8 @@ class SegmentationCLI(RunCLI):
         parser.add_argument("--recipe", type=str | None, default=None, help=SUPPRESS)  # a key of configs, see cli.py
 
     def run_name(self) -> str:
+        if not self.given.data.card and not self.given.data.root:
+            return RUNS  # the data module says that the root is missing
         return name_of(self.given)
 
     def find_start(self, name: str) -> Path | None:
