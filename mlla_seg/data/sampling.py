@@ -89,5 +89,4 @@ def value_sample(image: Array, mask: Array, left_out: Sequence[int | None] = ())
 
 def statistics(values: Array) -> tuple[float, float]:
     """Return mean and standard deviation of the values of a channel, the latter above zero."""
-    values = values.astype(np.float64)
-    return float(values.mean()), max(float(values.std()), 1e-6)
+    return float(values.mean(dtype=np.float64)), max(float(values.std(dtype=np.float64)), 1e-6)
