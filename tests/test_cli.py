@@ -220,7 +220,7 @@ def test_configs_that_never_end_or_burst_are_answered_in_a_line(cli, capsys, tmp
         ("fit", "{native,transunet}"),
         ("predict", "{gaussian,cosine}"),
         ("export", "onnx,torch_export"),
-        ("benchmark", "mlla_unet,unet,unetplusplus"),
+        ("benchmark", "mlla_unet,mlla_unet_fine,unet"),
     ],
 )
 def test_help_lists_the_choices(cli, capsys, command, choices):
