@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from functools import cache
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +49,8 @@ def without_checksums(content: bytes) -> bytes:
 @cache
 def checkpoint() -> bytes:
     """Return the content of a ``.ckpt``."""
-    options = dict.fromkeys(NETWORK) | {"encoder": "mlla_test", "decoder": "mlla_unet", "decoder_depths": [1, 1, 1]}
-    options |= {"mixer": "linear_attention", "norm_outputs": True, "block": "mlla", "spec": SPEC}
+    usual = {key: signature(create_model).parameters[key].default for key in NETWORK}
+    options = {**usual, "encoder": "mlla_test", "decoder_depths": [1, 1, 1], "spec": SPEC}
     weights = {f"network.{name}": value for name, value in build_network(options).state_dict().items()}
     made = io.BytesIO()
     torch.save({"state_dict": weights, "hyper_parameters": options, CHECKPOINT_KEY: "0.2.0"}, made)
