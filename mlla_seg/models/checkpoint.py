@@ -16,6 +16,7 @@ from mlla_seg.errors import InputError, followed_by
 from mlla_seg.finite import LOWER_RATE, require_finite_weights
 from mlla_seg.models import create_model
 from mlla_seg.models.arguments import building, require_arguments
+from mlla_seg.models.axes import strides_for
 from mlla_seg.models.ensemble import Ensemble, Flips
 from mlla_seg.models.hub import BEFORE_0_2
 from mlla_seg.models.nearby import did_you_mean
@@ -83,6 +84,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         DataSpec.from_dict(saved["spec"], str(path))
         require_arguments("create_model", {key: content["hyper_parameters"][key] for key in NETWORK}, str(path))
     return content
+
+
+def network_axes(spec: DataSpec, strides: Sequence[Sequence[int]] | None) -> dict[str, Any]:
+    """Return the number of axes of a network and its strides, by default those for the spacing and size of patches."""
+    if spec.axes == 3 and strides is None:
+        assert spec.patch_size is not None
+        known = spec.spacing_mm or (None, None, None)
+        finest = min([step for step in known if step], default=1.0)
+        strides = strides_for([step or finest for step in known], spec.patch_size)
+    return {"dims": spec.axes, "strides": strides}
 
 
 def build_network(hparams: Mapping[str, Any]) -> Segmenter:

@@ -86,7 +86,7 @@ class GrowingCurve(Callback):
 
 
 def size_in_words(network: nn.Module, image: torch.Tensor) -> str:
-    """Return parameters, those that are frozen, and the multiply-accumulates of an image ``(1, C, H, W)``."""
+    """Return parameters, those that are frozen, and the multiply-accumulates of an image or volume ``(1, C, *spatial)``."""
     parameters = list(network.parameters())
     frozen = sum(p.numel() for p in parameters if not p.requires_grad)
     training = [(module, module.training) for module in network.modules()]
@@ -95,11 +95,11 @@ def size_in_words(network: nn.Module, image: torch.Tensor) -> str:
     finally:
         for module, mode in training:
             module.training = mode
-    height, width = image.shape[-2:]
+    kind, size = "volume" if image.dim() == 5 else "image", " x ".join(map(str, image.shape[2:]))
     return (
         f"{sum(p.numel() for p in parameters) / 1e6:.1f} M parameters"
         + (f", of which {frozen / 1e6:.1f} M are frozen" if frozen else "")
-        + f"; {count / 1e9:.2f} G multiply-accumulates per training image of {height} x {width}"
+        + f"; {count / 1e9:.2f} G multiply-accumulates per training {kind} of {size}"
     )
 
 

@@ -52,8 +52,8 @@ def segmentation_loss(
     and its gradients are 0.
 
     Args:
-        logits: ``(B, K, H, W)``, or ``(B, R, H, W)`` of regions.
-        mask: ``(B, H, W)`` class indices, ``ignore_index`` where the class is unknown.
+        logits: ``(B, K, *spatial)``, or ``(B, R, *spatial)`` of regions.
+        mask: ``(B, *spatial)`` class indices, ``ignore_index`` where the class is unknown.
         ce_weight: Weight of the cross-entropy.
         dice_weight: Weight of the Dice loss.
         class_weights: ``(K,)`` or ``(R,)`` weights in both terms, which are weighted means: the scale does not matter.
@@ -67,7 +67,7 @@ def segmentation_loss(
     """
     with full_precision(logits.device):
         logits = at_least_float32(logits)
-        outputs = logits.shape[1]
+        outputs, pixels = logits.shape[1], (0, *range(2, logits.dim()))
         valid = mask != ignore_index
         target = torch.where(valid, mask, 0)
         weights = logits.new_ones(outputs) if class_weights is None else class_weights.to(logits)
@@ -78,18 +78,17 @@ def segmentation_loss(
             nll = -log_probabilities.gather(1, target[:, None])[:, 0]
             nll = (torch.where(valid, focused(nll, kind), 0.0) * pixel_weights).sum()
             total_weight = pixel_weights.sum()
-            truth = F.one_hot(target, outputs).movedim(-1, 1)  # (B, K, H, W)
+            truth = F.one_hot(target, outputs).movedim(-1, 1)  # (B, K, *spatial)
             probabilities = log_probabilities.exp()
         else:
-            truth = regions.to(logits)[:, target].movedim(0, 1)  # (B, R, H, W)
+            truth = regions.to(logits)[:, target].movedim(0, 1)  # (B, R, *spatial)
             losses = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-            nll = (torch.where(valid[:, None], focused(losses, kind), 0.0).sum((0, 2, 3)) * weights).sum()
+            nll = (torch.where(valid[:, None], focused(losses, kind), 0.0).sum(pixels) * weights).sum()
             total_weight = valid.sum() * weights.sum()
             probabilities = logits.sigmoid()
 
         truth = torch.where(valid[:, None], truth, 0).to(logits.dtype)
         probabilities = torch.where(valid[:, None], probabilities, 0.0)
-        pixels = (0, 2, 3)
         size = probabilities.square().sum(pixels) if squared_dice else probabilities.sum(pixels)
         sums = torch.stack(((probabilities * truth).sum(pixels), size, truth.sum(pixels))).flatten()
         nll, total_weight, *sums = sum_over_processes(torch.cat((nll[None], total_weight[None], sums))).split(
@@ -119,9 +118,9 @@ def lovasz(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """Return the Lovász-Softmax loss (arXiv 1705.08790) of the valid pixels, averaged over the classes among them.
 
     Args:
-        logits: ``(B, K, H, W)``.
-        target: ``(B, H, W)`` class indices.
-        valid: ``(B, H, W)``, false for ignored pixels.
+        logits: ``(B, K, *spatial)``.
+        target: ``(B, *spatial)`` class indices.
+        valid: ``(B, *spatial)``, false for ignored pixels.
     """
     from segmentation_models_pytorch.losses import LovaszLoss
 

@@ -19,7 +19,7 @@ from mlla_seg.evaluation.regions import measured
 from mlla_seg.evaluation.transunet_protocol import transunet_labels, transunet_scores
 from mlla_seg.inference.cases import Watch, predict_case
 from mlla_seg.models.blocks import BLOCKS
-from mlla_seg.models.checkpoint import build_network
+from mlla_seg.models.checkpoint import build_network, network_axes
 from mlla_seg.models.decoders import DECODERS
 from mlla_seg.models.ensemble import combined
 from mlla_seg.models.recompute import CHECKPOINTING, set_checkpointing
@@ -58,6 +58,8 @@ class SegmentationModule(OptimisedModule):
             ``softmax`` take ``+rope`` and ``+lepe``; all take ``+ape``, and ``+cpe`` in other blocks than ``mlla``.
         block: Block around the mixer: ``mlla``, ``transformer`` or ``mamba``.
         norm_outputs: LayerNorm on each feature map of an MLLA encoder before an smp decoder; see ``create_model``.
+        strides: Strides of the five halvings along each axis, such as ``[[1,2,2],[1,2,2],[2,2,2],[2,2,2],[1,2,2]]``;
+            by default 2 for images, and for volumes as nnU-Net chooses them from the spacing and the size of patches.
         pretrained: File of pretrained weights to start from; see ``load_pretrained``.
         freeze: ``encoder`` keeps the weights and batch-norm statistics of the encoder.
         freeze_steps: Optimiser steps after which the encoder is trained too; by default never.
@@ -89,6 +91,7 @@ class SegmentationModule(OptimisedModule):
         mixer: str = "linear_attention",
         block: BlockName = "mlla",
         norm_outputs: bool = True,
+        strides: list[list[int]] | None = None,
         pretrained: str | None = None,
         freeze: Part | None = None,
         freeze_steps: int | None = None,
@@ -123,7 +126,7 @@ class SegmentationModule(OptimisedModule):
                 f"class_weights has {len(class_weights)} entries for {len(names)} {what}: {', '.join(names)}."
             )
         self.save_hyperparameters(ignore="spec")
-        self.save_hyperparameters({"spec": self.spec.to_dict()})
+        self.save_hyperparameters({"spec": self.spec.to_dict(), **network_axes(self.spec, strides)})
         self.network = build_network(dict(self.hparams))
         regions = membership(self.spec.regions, len(self.spec.classes))
         self.freezing.prepare(self.network)
@@ -200,7 +203,7 @@ class SegmentationModule(OptimisedModule):
         """Return labels ``(H, W)`` of one slice, predicting as few of the other slices as possible."""
         view = self.spec.view
         resampled = view.grid((len(image), *image.shape[-2:]), spacing_mm)[0] != len(image)  # along the slice axis
-        if resampled or view.per_case or self.postprocessing:
+        if resampled or view.per_case or view.axes == 3 or self.postprocessing:
             return self.predict_case(image, spacing_mm)[position]
         first = max(0, position - view.context)
         around = image[first : position + view.context + 1]
