@@ -259,6 +259,8 @@ def _explain(error: ArgumentError, command: str) -> str:
     wrong = re.match(r"unrecognized arguments: --([\w.]+)", message)
     if wrong and command in ("fit", "validate", "test", "preview", "check"):
         near = import_module("mlla_seg.training.options").similar_options(wrong[1])
+        if wrong[1] in near:
+            return f"{command} has no option --{wrong[1]}: it is one of fit."
         if near:
             return f"Unknown option --{wrong[1]}. Did you mean {' or '.join(f'--{name}' for name in near)}?"
     return message.rstrip(".") + "."

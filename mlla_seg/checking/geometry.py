@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
@@ -78,32 +79,36 @@ def _unit(crs: str | None) -> str:
 
 
 def _product(steps: Sequence[float]) -> str:
-    return " x ".join(f"{step:.3g}" for step in steps)
+    return " x ".join(f"{step:.3g}" if isinstance(step, float) else str(step) for step in steps)
 
 
 def _sizes(cases: Sequence[StoredCase], view: View) -> list[Finding]:
     """Return findings on slices that are small or large beside the training samples."""
     if view.patch_size is None:
         return []
-    height, width = view.patch_size
+    crop, axes = view.patch_size, view.axes
     seen = {case.name: view.grid((case.shape[0], *case.shape[2:]), case.spacing_mm) for case in cases}
-    small = {name: size for name, (_, *size) in seen.items() if size[0] * size[1] * 2 < height * width}
-    small |= {name: size for name, (_, *size) in seen.items() if size[0] * 2 < height or size[1] * 2 < width}
-    large = {
+    divided = {name for name, grid in seen.items() if grid[0] > 1 or axes == 3}  # scenes are meant to be large
+    sizes = {name: grid[-axes:] for name, grid in seen.items()}
+    small = {
         name: size
-        for name, (slices, *size) in seen.items()
-        if slices > 1 and size[0] * size[1] > LARGE * height * width
+        for name, size in sizes.items()
+        if math.prod(size) * 2 < math.prod(crop) or any(n * 2 < wanted for n, wanted in zip(size, crop, strict=True))
     }
+    large = {
+        name: sizes[name] for name in sizes if name in divided and math.prod(sizes[name]) > LARGE * math.prod(crop)
+    }
+    shape, what = _product(crop), "slices" if axes == 2 else "volumes"
     findings = []
-    for kind, found, what in (
-        ("small", small, f"images are so small that most of a crop of {height} x {width} is padding"),
-        ("large", large, f"slices have more than {LARGE} times the area of a crop of {height} x {width}"),
+    for kind, found, words in (
+        ("small", small, f"images are so small that most of a crop of {shape} is padding"),
+        ("large", large, f"{what} have more than {LARGE} times the size of a crop of {shape}"),
     ):
         if found:
-            details = tuple(f"{size[0]} x {size[1]}" for size in found.values())
+            details = tuple(_product(size) for size in found.values())
             advice = "Set another --data.crop, --data.resize or --data.spacing_mm." if kind == "small" else ""
             severity: Severity = "warning" if kind == "small" else "info"
-            findings.append(Finding(severity, kind, what, tuple(found), details, advice))
+            findings.append(Finding(severity, kind, words, tuple(found), details, advice))
     return findings
 
 

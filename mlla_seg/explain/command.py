@@ -68,6 +68,8 @@ def explain(
     network = load_segmenter(ckpt_path)
     if network.spec is None:
         raise InputError(f"{ckpt_path}: has no spec of its classes and channels. Train it with mlla_seg first.")
+    if network.spec.axes == 3:
+        raise InputError(f"{ckpt_path}: sees volumes as volumes; explain draws what networks of images see.")
     images = find_images(Path(input), len(network.spec.channels))
     if len(images) != 1:
         raise InputError(f"{input}: holds {len(images)} images; give one of them.")

@@ -130,6 +130,8 @@ def predict_scene(
         PolygonsFailed: The map is finished, but its polygons could not be written.
     """
     job = job or scene_job({}, spec, sources, options)
+    if spec.axes == 3:
+        raise InputError(f"{sources[0]}: is a scene, but this network sees volumes, which its training had.")
     with open_rasters(sources, spec.wanted) as raster:
         shape, place = raster.shape, raster.place
         moments = spec.view.moments(_Strips(raster))

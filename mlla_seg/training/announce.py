@@ -86,7 +86,7 @@ class GrowingCurve(Callback):
 
 
 def size_in_words(network: nn.Module, image: torch.Tensor) -> str:
-    """Return parameters, those that are frozen, and the multiply-accumulates of an image or volume ``(1, C, *spatial)``."""
+    """Return parameters, those that are frozen, and the multiply-accumulates of an image ``(1, C, *spatial)``."""
     parameters = list(network.parameters())
     frozen = sum(p.numel() for p in parameters if not p.requires_grad)
     training = [(module, module.training) for module in network.modules()]

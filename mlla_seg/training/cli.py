@@ -98,6 +98,8 @@ class SegmentationCLI(RunCLI):
         Runs before other processes are started, so that an error in the data is reported once.
         """
         config = self.config[self.subcommand]
+        if config.evaluation == "transunet" and self.model.spec.axes == 3:
+            raise InputError("--evaluation transunet scores slices, one by one: it has no meaning for volumes.")
         self.model.scoring = Scoring(**{field.name: config[field.name] for field in fields(Scoring)})
         if path := config.get("ckpt_path"):
             content = read_checkpoint(path)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -29,7 +30,7 @@ def preview(argv: Sequence[str]) -> None:
     samples = [data.train_set[0, k * count // shown] for k in range(shown)]
     intensity = f"intensity {data.intensity:g}, balance {float(data.balance):g}"
     plot_samples(
-        samples,
+        [middle_slice(sample, data.spec.background) for sample in samples] if data.spec.axes == 3 else samples,
         channel=data.context * len(data.spec.channels),
         classes=data.spec.classes,
         background=data.spec.background,
@@ -38,11 +39,20 @@ def preview(argv: Sequence[str]) -> None:
     )
     masks = torch.stack([sample["mask"] for sample in samples])
     known = masks != IGNORE_INDEX
-    held = (known & (masks != data.spec.background)).any(dim=(1, 2)).sum()
+    held = (known & (masks != data.spec.background)).flatten(1).any(dim=1).sum()
     say(
         f"{len(samples)} of {count} samples, {held} with foreground classes; {(~known).float().mean():.0%} "
         f"of all pixels are ignored. Written: {options.output}"
     )
+
+
+def middle_slice(sample: Mapping[str, Any], background: int | None) -> dict[str, Any]:
+    """Return the slice of a patch ``(C, D, H, W)`` with most pixels of classes, or the middle one without any."""
+    mask = sample["mask"]
+    counts = ((mask != background) & (mask != IGNORE_INDEX)).flatten(1).sum(dim=1)
+    position = int(counts.argmax()) if counts.any() else len(mask) // 2
+    name = f"{sample['name']}, slice {position} of {len(mask)}"
+    return {"image": sample["image"][:, position], "mask": mask[position], "name": name}
 
 
 def parse(argv: Sequence[str]) -> Namespace:
