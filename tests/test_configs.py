@@ -63,7 +63,7 @@ class Decoder(torch.nn.Module):
     """Returns zeros of the right size."""
 
     def decode(self, x, features):
-        return torch.zeros(len(x), 1, *x.shape[-2:])
+        return torch.zeros(len(x), 1, *x.shape[2:])
 
 
 @pytest.mark.parametrize("per_case", [False, True])
@@ -75,15 +75,17 @@ def test_training_sees_what_prediction_sees(config, per_case, tmp_path, monkeypa
     root = tmp_path / "data"
     layouts.WRITERS[layouts.root_of(config).name](root)
     options = {**content, "root": str(root), "augment": "none", "intensity": 0.0, "balance": 0.0, "batch_size": 1}
-    monkeypatch.setattr(  # the first of the windows, where an image has several
-        "mlla_seg.data.dataset.draw_box", lambda size, crop, *_: Box((0, 0), tuple(map(min, size, crop)))
-    )
+    for drawing in ("dataset", "patches"):  # the first of the windows, where an image has several
+        monkeypatch.setattr(
+            f"mlla_seg.data.{drawing}.draw_box",
+            lambda size, crop, *_: Box((0,) * len(size), tuple(map(min, size, crop))),
+        )
     data = SegmentationDataModule(**options)
     if per_case:
         data.card = replace(data.card, normalisation=CardNormalisation(per_case=True))
     data.prepare_data()
     data.setup("fit")
-    assert bool(data.spec.view.per_case) == per_case
+    assert bool(data.spec.view.per_case) == (per_case or data.spec.axes == 3)  # volumes have no images of their own
     network = SegmentationModule("mlla_test", spec=data.spec).network.eval()
     encoder = Encoder()
     network.encoder, network.classify = encoder, lambda x: x
