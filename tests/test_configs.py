@@ -34,6 +34,8 @@ def run_all(cli, config: Path, root: Path, *options: str) -> None:
     small = [f"--data.root={root}", *TINY, "--trainer.precision=32-true", *options]
     if name in SCENES:
         small.append("--data.crop=[32,32]")  # the tiny scenes have room for a batch of these
+    if len(read_config(str(config))["data"].get("crop") or ()) == 3:
+        small.append("--data.batch_size=2")  # of whole volumes
     cli("fit", "--config", config, "--trainer.max_epochs=1", "--trainer.limit_train_batches=2", *small)
     run = Path("runs", name, "version_0")
     checkpoint = run / "checkpoints/last.ckpt"

@@ -298,9 +298,9 @@ class SegmentationDataModule(LightningDataModule):
                 )
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return training_batches(
-            self.train_set, self.batch_size, *self._processes(), self.seed, self.num_workers, *self.start
-        )
+        how = (*self._processes(), self.seed, self.num_workers, *self.start)
+        what = "patches" if self.sample.axes == 3 else "slices"
+        return training_batches(self.train_set, self.batch_size, *how, what)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         return cases_in_turn(self.val_set, *self._processes()) if len(self.val_set) else []

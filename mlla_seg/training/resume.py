@@ -35,6 +35,7 @@ ON_RESUME = {
     "mixer": REFUSED,
     "block": REFUSED,
     "norm_outputs": KEPT,
+    "strides": REFUSED,
     "pretrained": PAST,
     "freeze": USED,
     "freeze_steps": USED,
@@ -154,6 +155,8 @@ def _keep(path: Path, saved: Mapping[str, Any], config: Any) -> None:
         if rule == KEPT and (was := _saved(saved, key)) != config.model[key]:
             note(f"note: {key} is {was}, as in {path}")
             config.model[key] = was
+    if config.model.strides is None:  # chosen for the spacing of its training
+        config.model.strides = saved.get("strides")
 
 
 def _require_same_network(path: Path, saved: Mapping[str, Any], config: Any) -> None:
@@ -161,6 +164,7 @@ def _require_same_network(path: Path, saved: Mapping[str, Any], config: Any) -> 
     card = card_of(config.data.card, config.data.root, config.data.channels)
     both = {key: (_saved(saved, key), config.model[key]) for key, rule in ON_RESUME.items() if rule == REFUSED}
     spec = DataSpec.from_dict(saved["spec"], str(path))
+    both["dims"] = (spec.axes, len(config.data.crop or (0, 0)))
     both["classes"] = (spec.class_names, card.class_names)
     both["regions"] = (list(spec.regions), list(card.region_infos))
     both["channels"] = (list(spec.channels), list(card.seen))

@@ -64,6 +64,7 @@ READERS: dict[str, tuple[Any, Callable[[Any], Any], Any]] = {
     ),
     "block": ("transformer", lambda run: {type(block) for block in blocks(run.module.network)}, {TransformerBlock}),
     "norm_outputs": (False, lambda run: run.module.network.built_by[1]["norm_outputs"], False),  # see below
+    "strides": ([[2, 2]] * 4 + [[1, 1]], lambda run: list(run.module.network.strides), [16, 16]),
     "pretrained": ("released.pth", lambda run: first_of(run.initial), 0.125),
     "freeze": ("encoder", lambda run: run.module.freezing.part, "encoder"),  # see test_freezing.py
     "freeze_steps": (2, lambda run: run.module.freezing.steps, 2),
@@ -175,6 +176,7 @@ OTHERS = {
     "mixer": "linear_attention",
     "block": "mlla",
     "norm_outputs": True,
+    "strides": [[2, 2]] * 5,
     "pretrained": None,
     "freeze": None,
     "freeze_steps": None,

@@ -69,6 +69,18 @@ def test_strides_may_be_given_and_are_used(cli, phantom_root):
     assert Recorder.module.network.strides == [1, 8, 16]
 
 
+def test_a_resumed_run_keeps_its_strides_and_axes(cli, folder, phantom_root, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    resumed = [*SMALL, "--data.root", phantom_root, "--ckpt_path=last", "--trainer.max_steps=5"]
+    cli("fit", *resumed, "--data.spacing_mm=[1,2,2]")
+    saved = torch.load("runs/demo/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert saved["global_step"] == 5
+    assert saved["hyper_parameters"]["strides"][0] == [1, 2, 2]
+    with pytest.raises(SystemExit):
+        cli("fit", *resumed, "--data.crop=[24,24]")
+    assert "was trained with dims 3, but the config gives 2" in capsys.readouterr().err
+
+
 def test_samples_are_drawn_and_problems_listed(cli, phantom_root, capsys):
     cli("preview", *CONFIG, "--data.root", phantom_root, "--samples=3")
     of_data_and_model = [option for option in SMALL if not option.startswith("--trainer")]
