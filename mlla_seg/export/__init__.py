@@ -41,6 +41,8 @@ class Format:
     precisions: tuple[str, ...] = ("float32", "float16")
     options: tuple[str, ...] = ()
     """Format-specific options of the command."""
+    volumes: bool = True
+    """Whether it takes networks of volumes, besides those of slices and images."""
     packages: tuple[str, ...] = ()
     """Required packages of the extra ``export``."""
 
@@ -54,7 +56,7 @@ FORMATS = {
         packages=("onnx", "onnxscript", "onnxruntime"),
     ),
     "torch_export": Format(write_torch_export, ".pt2"),
-    "aoti": Format(write_aoti, ".pt2"),
+    "aoti": Format(write_aoti, ".pt2", volumes=False),
     "torchscript": Format(write_torchscript, ".ts"),
     "openvino": Format(write_openvino, ".xml", packages=("onnx", "onnxscript", "openvino")),
     "safetensors": Format(write_safetensors, "", outputs=("logits",), precisions=("float32",)),
@@ -64,6 +66,7 @@ FORMATS = {
         ".onnx",
         outputs=("probabilities",),
         options=("opset", "tile", "pixel_size_m"),
+        volumes=False,
         packages=("onnx", "onnxscript", "onnxruntime"),
     ),
 }
@@ -118,6 +121,8 @@ def export(
     _require(how, format, target, outputs, precision, options)
     paths = [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path
     network, spec = load_network(paths, tta)
+    if spec.axes == 3:
+        _require_volumes(how, format, precision)
     job = Job(network, spec, outputs, precision, **options)
     if spec.view.per_case and format != "monai_bundle":
         note(
@@ -178,6 +183,21 @@ def _require(how: Format, name: str, target: Path, outputs: str, precision: str,
         )
     if not how.suffix and target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise InputError(f"--output {target}: already exists; --format {name} creates a new folder.")
+
+
+def _require_volumes(how: Format, name: str, precision: str) -> None:
+    """Raise if a format or precision is for networks of slices and images only.
+
+    Raises:
+        InputError: Names the formats for networks of volumes.
+    """
+    if not how.volumes or precision == "int8":
+        what = f"--format {name}" if not how.volumes else "--precision int8"
+        known = ", ".join(other for other, entry in FORMATS.items() if entry.volumes)
+        raise InputError(
+            f"{what} takes networks of slices or images, but this one was trained on patches of volumes. Export it "
+            f"with --format {known}, in float32{' or float16' if how.volumes else ''}."
+        )
 
 
 def _require_writable(target: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 from importlib.metadata import version
@@ -28,7 +29,7 @@ from mlla_seg.errors import InputError
 from mlla_seg.export.exportable import Exportable, Job, example_image
 from mlla_seg.export.parity import Engine
 from mlla_seg.export.programs import save_scripted, scripted, write_whole
-from mlla_seg.export.volume import Volume
+from mlla_seg.export.volume import PatchedVolume, Volume
 from mlla_seg.inference.cases import TorchEngine
 from mlla_seg.inference.steps import case_logits
 from mlla_seg.progress import quiet
@@ -58,7 +59,8 @@ def write_bundle(job: Job, path: Path) -> Engine:
     network = Exportable(job.network, precision=job.precision)
     # Labels can be reoriented exactly; with resampling, probabilities are resampled instead of labels.
     written = None if spec.spacing_mm else values
-    volume = Volume(network, spec.view, written, spec.writes)
+    kind = Volume if spec.axes == 2 else PatchedVolume
+    volume = kind(network, spec.view, written, spec.writes)
     for folder in ("configs", "models", "docs"):
         (path / folder).mkdir(parents=True)
     write_whole(path / NETWORK, lambda file: save_scripted(scripted(volume), file))
@@ -100,6 +102,7 @@ def metadata(spec: DataSpec) -> dict[str, Any]:
     ids = [entry.id for entry in spec.classes]
     resampled = bool(spec.spacing_mm)
     channels = spec.output_names
+    seen = "Slices" if spec.axes == 2 else "Patches"
     pred = {
         "type": "probabilities" if resampled else "image",
         "format": "segmentation",
@@ -120,7 +123,7 @@ def metadata(spec: DataSpec) -> dict[str, Any]:
         "required_packages_version": {"nibabel": version("nibabel"), "pytorch-ignite": "0.5.0", "fire": "0.6.0"},
         "name": f"mlla_seg {spec.name}",
         "task": f"Segmentation of {', '.join(names[1:] if spec.background == 0 else names)}",
-        "description": f"Slices of {spec.modality} volumes, segmented by a network with linear attention (MLLA).",
+        "description": f"{seen} of {spec.modality} volumes, segmented by a network with linear attention (MLLA).",
         "authors": "whoever trained the network",
         "copyright": "see LICENSE",
         "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": pred}},
@@ -239,9 +242,15 @@ def _engine(job: Job, path: Path, values: list[int]) -> Engine:
         view = replace(spec.view, spacing_mm=None)  # MONAI resamples before the network
         return torch.cat(list(case_logits(TorchEngine(job.network), image, view)))
 
-    sizes = ((5, 70, 90), (6, 225, 257))
+    sizes = ((5, 70, 90), (6, 225, 257)) if spec.axes == 2 else [_beyond(spec.patch_size)]
     images = [example_image(spec, (n, len(spec.channels), height, width), n) for n, height, width in sizes]
     return Engine(f"TorchScript {torch.__version__} of the bundle", run, images, expected)
+
+
+def _beyond(patch: Sequence[int] | None) -> tuple[int, int, int]:
+    """Return slices, height and width of a volume of two windows, smaller than them along its rows."""
+    slices, height, width = patch or (1, 1, 1)
+    return slices + (slices + 3) // 4, max(1, height - 3), width
 
 
 def _postprocessing(spec: DataSpec) -> str:
@@ -259,10 +268,11 @@ def _readme(spec: DataSpec) -> str:
             f"\nMONAI resamples volumes linearly to {spec.spacing_mm} mm (slices, rows, columns; None: unchanged).\n"
             "mlla_seg itself uses cubic interpolation within slices, so masks differ slightly at edges.\n"
         )
+    seen = "slice by slice" if spec.axes == 2 else "by patches of volumes"
     name, modality, channels = map(in_markdown, (spec.name, spec.modality, ", ".join(spec.channels)))
     return f"""# {name}
 
-Segments {modality} volumes ({channels}) with MLLA, slice by slice. Exported by mlla_seg \
+Segments {modality} volumes ({channels}) with MLLA, {seen}. Exported by mlla_seg \
 {__version__}.
 
     python -m monai.bundle run --config_file configs/inference.json --bundle_root . \\

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,7 @@ class Job:
     """Options of an export.
 
     Args:
-        network: Segmenter or ensemble; maps ``(B, C, H, W)`` in raw units to logits ``(B, K, H, W)``.
+        network: Segmenter or ensemble; maps ``(B, C, *spatial)`` in raw units to logits ``(B, K, *spatial)``.
         spec: Description of its data.
         outputs: A name in :data:`mlla_seg.runtime.engines.OUTPUTS`.
         precision: ``float32``, ``float16`` or ``int8``; inputs and outputs are float32 in all of them.
@@ -55,7 +56,7 @@ class Exportable(nn.Module):
     """Copy of a network prepared for export, followed by the step to probabilities or labels if requested.
 
     Args:
-        network: Maps ``(B, C, H, W)`` in raw units to logits ``(B, K, H, W)``.
+        network: Maps ``(B, C, *spatial)`` in raw units to logits ``(B, K, *spatial)``.
         outputs: A name in :data:`mlla_seg.runtime.engines.OUTPUTS`.
         precision: ``float32`` or ``float16``.
         writes: Class that each region writes, None for a network of classes; see :mod:`mlla_seg.data.outputs`.
@@ -81,7 +82,7 @@ class Exportable(nn.Module):
                 module.normalise = _ThenHalf(normalise)  # type: ignore[assignment]
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map ``(B, C, H, W)`` float32 in raw units to the chosen output."""
+        """Map ``(B, C, *spatial)`` float32 in raw units to the chosen output."""
         logits = self.network(image).float()
         if self.outputs == "probabilities":
             return probabilities(logits, self.writes)
@@ -136,13 +137,14 @@ def pool_any_size(network: nn.Module) -> None:
                 module._modules[name] = AnyPool((rows, columns))
 
 
-def example_image(spec: DataSpec, shape: tuple[int, int, int, int], seed: int = 0) -> Tensor:
-    """Return a random image ``(B, C, H, W)`` float32 in raw units, with mean and deviation of the training images."""
+def example_image(spec: DataSpec, shape: Sequence[int], seed: int = 0) -> Tensor:
+    """Return a random image ``(B, C, *spatial)`` in raw units, with mean and deviation of the training images."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn(*shape[:2], *(max(2, n // 16) for n in shape[2:]), generator=generator)
-    smooth = nn.functional.interpolate(coarse, shape[2:], mode="bicubic")
-    pixels = smooth + 0.3 * torch.randn(shape, generator=generator)
+    smooth = nn.functional.interpolate(coarse, tuple(shape[2:]), mode="bicubic" if len(shape) == 4 else "trilinear")
+    pixels = smooth + 0.3 * torch.randn(tuple(shape), generator=generator)
     mean, std = (torch.as_tensor(value).float() for value in (spec.normalisation.mean, spec.normalisation.std))
     own = len(spec.channels)
-    mean, std = (value.expand(own).repeat(shape[1] // own)[:, None, None] for value in (mean, std))
+    of_channels = (-1, *[1] * (len(shape) - 2))
+    mean, std = (value.expand(own).repeat(shape[1] // own).view(of_channels) for value in (mean, std))
     return pixels * std + mean

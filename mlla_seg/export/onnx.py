@@ -1,4 +1,4 @@
-"""Export as ONNX with dynamic batch size, height and width; padding and cropping are part of the graph."""
+"""Export as ONNX with dynamic batch size and size of images; padding and cropping are part of the graph."""
 
 from __future__ import annotations
 
@@ -58,10 +58,11 @@ def onnx_program(job: Job, module: torch.nn.Module, size: int | None = None) -> 
 
     Args:
         job: Options of the export.
-        module: Maps ``(B, C, H, W)``.
+        module: Maps ``(B, C, H, W)``, or volumes ``(B, C, D, H, W)``.
         size: Fixed height and width, for batch size 1; by default all are dynamic.
     """
-    axes = {} if size else {0: "batch", 2: "height", 3: "width"}
+    names = ("height", "width") if job.spec.axes == 2 else ("slices", "height", "width")
+    axes = {} if size else {0: "batch", **dict(enumerate(names, 2))}
     with quiet():
         return torch.onnx.export(
             exported_program(job, module, size),

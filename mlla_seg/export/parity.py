@@ -24,6 +24,8 @@ from mlla_seg.texts import read_json
 
 SIZES = ((17, 30), (64, 64), (224, 224), (224, 352), (225, 257))
 """Heights and widths of the compared images, including small, odd and non-square ones."""
+VOLUMES = ((5, 17, 30), (33, 24, 41))
+"""Slices, heights and widths of the compared volumes, likewise."""
 TOLERANCES = {"float32": (1e-4, 2e-6), "float16": (0.0, 2e-2), "int8": (float("inf"), 0.0)}
 """Absolute tolerance of logits, and relative to the largest logit, because rounding grows with the logits; the larger
 of the two applies. int8 is checked by its labels alone."""
@@ -52,13 +54,13 @@ class Engine:
 
     name: str
     run: Callable[[Array], Array]
-    """Maps ``(B, C, H, W)`` float32 in raw units to the output of the file."""
+    """Maps ``(B, C, *spatial)`` float32 in raw units to the output of the file."""
     images: Sequence[Tensor] | None = None
-    """Images to compare on, instead of random ones of ``SIZES``."""
+    """Images to compare on, instead of random ones of ``SIZES`` or ``VOLUMES``."""
     expected: Callable[[Tensor], Tensor] | None = None
     """Computes the expected logits of such images, if it is not the network alone."""
     least: int = 1
-    """Smallest height and width in pixels."""
+    """Smallest height and width in pixels, and number of slices."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Report:
         for row in self.rows:
             absolute, relative = TOLERANCES[self.precision]
             tolerance = max(absolute, relative * row.largest)
-            at = "{} x {}".format(*row.shape[2:])
+            at = " x ".join(map(str, row.shape[2:]))
             if not row.difference <= tolerance:  # fails for NaN too
                 return f"{self.outputs} at {at} differ by {row.difference:.2g}, more than {tolerance:.2g}"
             if row.same_labels < SAME_LABELS[self.precision]:
@@ -146,9 +148,10 @@ def compare(job: Job, engine: Engine, path: Path, checkpoints: Sequence[str], av
 
 
 def _examples(job: Job, least: int) -> list[Tensor]:
-    """Return images of ``SIZES`` and of the training size, except those with a side below ``least``."""
+    """Return images of ``SIZES``, or ``VOLUMES``, and of the training size, if no side is below ``least``."""
     own = job.spec.patch_size or job.spec.resize
-    sizes = [*SIZES, (own[-2], own[-1])] if isinstance(own, tuple) else SIZES
+    common: Sequence[tuple[int, ...]] = VOLUMES if job.spec.axes == 3 else SIZES
+    sizes = [*common, own] if isinstance(own, tuple) else common
     fitting = [size for size in dict.fromkeys(sizes) if min(size) >= least]
     return [example_image(job.spec, (1, job.channels, *size), k) for k, size in enumerate(fitting)]
 
@@ -175,11 +178,11 @@ def _compare_on(job: Job, engine: Engine, image: Tensor) -> Row:
 
 
 def explained_by(logits: Tensor, labels: Tensor, writes: list[int] | None) -> Tensor:
-    """Return the smallest difference of some logit that explains each label, ``(B, H, W)``; 0 for the own label.
+    """Return the smallest difference of some logit that explains each label, ``(B, *spatial)``; 0 for the own label.
 
     Args:
-        logits: Expected logits ``(B, K, H, W)``.
-        labels: Class indices found, ``(B, H, W)``.
+        logits: Expected logits ``(B, K, *spatial)``.
+        labels: Class indices found, ``(B, *spatial)``.
         writes: Class that each region writes; None for classes.
     """
     if writes is None:  # some logit differs by at least half the margin by which the expected class leads

@@ -30,11 +30,11 @@ VERSIONS = (".data/version", "version")
 def exported_program(
     job: Job, module: torch.nn.Module, size: int | None = None, multiple: int = 1
 ) -> torch.export.ExportedProgram:
-    """Trace a module with ``torch.export``, with dynamic batch size, height and width.
+    """Trace a module with ``torch.export``, with dynamic batch size and size of images, or of volumes.
 
     Args:
         job: Options of the export.
-        module: Maps ``(B, C, H, W)``.
+        module: Maps ``(B, C, H, W)``, or volumes ``(B, C, D, H, W)``.
         size: Fixed height and width, for batch size 1.
         multiple: Number of which heights and widths must be multiples.
 
@@ -47,13 +47,15 @@ def exported_program(
             "export --format torchscript or safetensors."
         )
     dim = torch.export.Dim
+    shape: tuple[int, ...]
     if size:
         shape, sizes = (1, size, size), None
     elif multiple > 1:
         shape = (2, 3 * multiple, 4 * multiple)
         sizes = {0: dim("batch"), 2: multiple * dim("rows", min=1), 3: multiple * dim("columns", min=1)}
     else:
-        shape, sizes = (2, 70, 90), dict.fromkeys((0, 2, 3), dim.DYNAMIC)
+        shape = (2, 70, 90) if job.spec.axes == 2 else (2, 36, 40, 44)
+        sizes = dict.fromkeys((0, *range(2, 2 + job.spec.axes)), dim.DYNAMIC)
     image = example_image(job.spec, (shape[0], job.channels, *shape[1:]))
     with quiet():
         program = torch.export.export(module, (image,), dynamic_shapes={"image": sizes})

@@ -1,4 +1,4 @@
-"""Scriptable module that segments whole volumes slice by slice, including pre- and postprocessing."""
+"""Scriptable modules that segment whole volumes slice by slice or by patches, including pre- and postprocessing."""
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +89,10 @@ class Volume(nn.Module):
         logits = self.logits(images)
         if seen[0] != height or seen[1] != width:
             logits = F.interpolate(logits, [height, width], mode="bilinear", align_corners=False)
+        return self.finished(logits)
+
+    def finished(self, logits: Tensor) -> Tensor:
+        """Return class values ``(n, 1, *spatial)`` or probabilities ``(n, K, *spatial)``."""
         if self.labels:
             return self.values[outputs.labels(logits, self.writes)[:, None].long()]
         return outputs.probabilities(logits, self.writes)
@@ -125,3 +129,44 @@ class Volume(nn.Module):
             if len(found) == 0 or found[-1] != place:
                 found.append(place)
         return found
+
+
+class PatchedVolume(Volume):
+    """The same for networks of volumes: one sliding window over slices, rows and columns.
+
+    Args:
+        network: Maps ``(B, C, D, h, w)`` to logits.
+        view: Preprocessing of volumes, apart from resampling to the spacing.
+        values: Mask value of each class; None for probabilities.
+        writes: Class that each region writes, None for a network of classes.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W, S)`` to class values ``(B, 1, H, W, S)`` or probabilities ``(B, K, H, W, S)``."""
+        cases: list[Tensor] = []
+        for case in x.float().unbind(0):
+            volume = case.permute(3, 0, 1, 2)  # (S, C, H, W)
+            if self.per_case:
+                volume = self.normalised(volume)
+            logits = self.logits(volume.transpose(0, 1)[None])
+            cases.append(self.finished(logits)[0].permute(0, 2, 3, 1))
+        return torch.stack(cases)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return logits of ``(1, C, S, H, W)``, blended where windows overlap."""
+        sizes = images.shape[2:]
+        depth, rows, columns = [min(n, size) for n, size in zip(self.window, sizes)]  # noqa: B905 - TorchScript
+        weights = self.bell(depth, images)[:, None, None] * self.bell(rows, images)[:, None]
+        weights = torch.clamp(weights * self.bell(columns, images), min=1e-3)
+        total = torch.zeros(1, device=images.device)
+        weight = torch.zeros(sizes, device=images.device)
+        for first in self.starts(sizes[0], depth):
+            for top in self.starts(sizes[1], rows):
+                for left in self.starts(sizes[2], columns):
+                    window = images[:, :, first : first + depth, top : top + rows, left : left + columns]
+                    own = self.network(window).float() * weights
+                    if total.numel() == 1:
+                        total = torch.zeros(1, own.shape[1], sizes[0], sizes[1], sizes[2], device=images.device)
+                    total[:, :, first : first + depth, top : top + rows, left : left + columns] += own
+                    weight[first : first + depth, top : top + rows, left : left + columns] += weights
+        return total / weight

@@ -20,7 +20,7 @@ from mlla_seg.errors import InputError, followed_by, lookup, program
 from mlla_seg.inference.memory import is_out_of_memory
 
 Run = Callable[[Array], Array]
-"""Maps images ``(B, C, H, W)`` float32 in raw units to the output of the file."""
+"""Maps images ``(B, C, H, W)`` or volumes ``(B, C, D, H, W)`` float32 in raw units to the output of the file."""
 
 Shape = tuple[int | None, int | None]
 """Channels of the input and of the output; None where the file does not fix them."""
@@ -30,8 +30,8 @@ PROVIDERS = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider"]}
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 """OpenVINO precision hints by precision."""
 OUTPUTS = ("logits", "probabilities", "labels")
-"""Outputs of an exported network: logits or probabilities ``(B, K, H, W)`` float32, or labels ``(B, H, W)`` uint8, the
-indices of classes, also of a network of K regions."""
+"""Outputs of an exported network: logits or probabilities ``(B, K, *spatial)`` float32, or labels ``(B, *spatial)``
+uint8, the indices of classes, also of a network of K regions."""
 FACTS = {"outputs": Rule(one_of(OUTPUTS), f"one of {', '.join(OUTPUTS)}")}
 """Rules of the metadata besides the spec."""
 
@@ -108,8 +108,8 @@ def _onnxruntime(path: Path, device: str, threads: int) -> tuple[Run, dict[str, 
 
 
 def _channels(shape: Any) -> int | None:
-    """Return the number of channels in the shape of an input or output; None if it is not fixed."""
-    return shape[1] if len(shape) == 4 and isinstance(shape[1], int) else None
+    """Return the number of channels in the shape of images or volumes; None if it is not fixed."""
+    return shape[1] if len(shape) in (4, 5) and isinstance(shape[1], int) else None
 
 
 def _first(path: Path, inputs: Sequence[Any], outputs: Sequence[Any]) -> tuple[Any, Any]:
