@@ -191,13 +191,16 @@ def _require_volumes(how: Format, name: str, precision: str) -> None:
     Raises:
         InputError: Names the formats for networks of volumes.
     """
-    if not how.volumes or precision == "int8":
-        what = f"--format {name}" if not how.volumes else "--precision int8"
-        known = ", ".join(other for other, entry in FORMATS.items() if entry.volumes)
-        raise InputError(
-            f"{what} takes networks of slices or images, but this one was trained on patches of volumes. Export it "
-            f"with --format {known}, in float32{' or float16' if how.volumes else ''}."
-        )
+    known = ", ".join(other for other, entry in FORMATS.items() if entry.volumes)
+    for option, refused, instead in (
+        (f"--format {name}", not how.volumes, f"--format {known}"),
+        (f"--precision {precision}", precision == "int8", "--precision float32 or float16"),
+    ):
+        if refused:
+            raise InputError(
+                f"{option} is for networks of slices or images, but this one was trained on patches of volumes. Use "
+                f"{instead}."
+            )
 
 
 def _require_writable(target: Path) -> None:

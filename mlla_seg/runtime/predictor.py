@@ -28,7 +28,7 @@ class ArrayEngine(Engine):
     """Engine for an exported network, with NumPy.
 
     Args:
-        run: Maps images ``(B, C, H, W)`` float32 in raw units to logits.
+        run: Maps images ``(B, C, H, W)`` or volumes ``(B, C, D, H, W)`` float32 in raw units to logits.
         writes: Class that each region writes, None for a network of classes; see :mod:`mlla_seg.data.regions`.
     """
 

@@ -147,9 +147,15 @@ def test_bundles_are_compared_beyond_one_window(spacing_mm, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"format": "aoti", "output": "m.pt2"}, "^--format aoti takes networks of slices or images, .* torchscript"),
-        ({"format": "deepness", "output": "m.onnx"}, "^--format deepness takes networks of slices or images"),
-        ({"precision": "int8", "calibration": "x", "output": "m.onnx"}, "^--precision int8 takes networks of slices"),
+        (
+            {"format": "aoti", "output": "m.pt2"},
+            "^--format aoti is for networks of slices .* Use --format onnx, .*torchscript",
+        ),
+        ({"format": "deepness", "output": "m.onnx"}, "^--format deepness is for networks of slices or images"),
+        (
+            {"precision": "int8", "calibration": "x", "output": "m.onnx"},
+            "^--precision int8 is for .* Use --precision float32 or float16",
+        ),
     ],
 )
 def test_what_takes_slices_alone_is_refused_before_work_begins(options, message, tmp_path, capsys):
