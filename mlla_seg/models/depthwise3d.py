@@ -33,7 +33,7 @@ def depthwise3d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int
         return depthwise3d_reference(x, weight, bias, stride)
     x, weight, bias = _autocast(x), _autocast(weight), None if bias is None else _autocast(bias)
     with torch.autocast("cpu", enabled=False):
-        y: Tensor = _Depthwise3d.apply(channels_last_memory(x), weight, bias, stride)
+        y: Tensor = _Depthwise3d.apply(channels_last_memory(x, 3), weight, bias, stride)
     return y
 
 
@@ -60,7 +60,7 @@ def transposed3d(x: Tensor, weight: Tensor, stride: list[int]) -> Tensor:
         return transposed3d_reference(x, weight, stride)
     x, weight = _autocast(x), _autocast(weight)
     with torch.autocast("cpu", enabled=False):
-        y: Tensor = _Transposed3d.apply(channels_last_memory(x), weight, stride)
+        y: Tensor = _Transposed3d.apply(channels_last_memory(x, 3), weight, stride)
     return y
 
 
@@ -84,7 +84,7 @@ class _Depthwise3d(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
-        grad = channels_last_memory(grad)
+        grad = channels_last_memory(grad, 3)
         of_x = _of_input(grad, weight, ctx.stride, x.shape) if ctx.needs_input_grad[0] else None
         of_weight = _of_weight(grad, x, weight, ctx.stride) if ctx.needs_input_grad[1] else None
         of_bias = grad.sum(dim=(0, 2, 3, 4)) if ctx.needs_input_grad[2] else None
@@ -107,7 +107,7 @@ class _Transposed3d(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
-        grad = channels_last_memory(grad)
+        grad = channels_last_memory(grad, 3)
         of_x = depthwise3d_reference(grad, weight, None, ctx.stride) if ctx.needs_input_grad[0] else None
         of_weight = _of_weight(x, grad, weight, ctx.stride) if ctx.needs_input_grad[1] else None
         return of_x, of_weight, None

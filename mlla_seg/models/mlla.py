@@ -127,11 +127,13 @@ class Downsample(nn.Module):
         # Pad before the expansion, as the authors do: its bias makes the zeros non-zero. Padding by two and cropping
         # the output by one pads odd sizes by one and even sizes by none, without a size-dependent branch in exported
         # or compiled graphs.
-        if len(self.halved) > 0:
+        halves = len(self.halved) > 0 and self.conv.dilation[0] == 1  # dilated, it keeps the resolution: see dilate()
+        if halves:
             x = F.pad(x, self.padding)
         x = F.relu(self.conv(F.relu(self.expand(x), inplace=True)), inplace=True)
-        for axis in self.halved:
-            x = x.narrow(2 + axis, 0, x.shape[2 + axis] - 1)
+        if halves:
+            for axis in self.halved:
+                x = x.narrow(2 + axis, 0, x.shape[2 + axis] - 1)
         return self.reduce(x)
 
 
@@ -142,12 +144,10 @@ def _by_axis(after: list[int]) -> list[int]:
 
 def dilate(module: nn.Module, rate: int) -> None:
     """Set every convolution in ``module`` to stride 1 and dilation ``rate``, padded to keep the resolution."""
-    for part in module.modules():
-        if isinstance(part, nn.Conv2d):
-            reach = rate * (part.kernel_size[0] // 2)
-            part.stride, part.dilation, part.padding = (1, 1), (rate, rate), (reach, reach)
-        if isinstance(part, Downsample):
-            part.halved = []
+    for conv in module.modules():
+        if isinstance(conv, nn.Conv2d):
+            reach = rate * (conv.kernel_size[0] // 2)
+            conv.stride, conv.dilation, conv.padding = (1, 1), (rate, rate), (reach, reach)
 
 
 def init_weights(module: nn.Module) -> None:
@@ -217,6 +217,7 @@ class MLLAEncoder(Encoder):
         strides: Sequence[Sequence[int]] | None = None,
     ) -> None:
         super().__init__()
+        self.axes = dims
         self.strides = require_strides(dims, strides)
         kernels = kernels_of(self.strides)
         if output_stride < 32 and (dims, strides) != (2, None):
@@ -256,7 +257,7 @@ class MLLAEncoder(Encoder):
         Only the ``maps`` finest are computed.
         """
         # Channels-last memory suits the blocks, and convolutions are no slower.
-        half, x = self.stem(channels_last_memory(x))
+        half, x = self.stem(channels_last_memory(x, self.axes))
         features = [half]
         for downsample, stage, norm in zip(self.downsamples, self.stages, self.norms):  # noqa: B905 - TorchScript
             if len(features) < maps:

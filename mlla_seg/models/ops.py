@@ -28,9 +28,9 @@ def to_channels_first(x: Tensor) -> Tensor:
     return x.movedim(x.ndim - 1, 1)
 
 
-def channels_last_memory(x: Tensor) -> Tensor:
-    """Return ``(B, C, *spatial)`` with its channels last in memory."""
-    if x.ndim == 5:
+def channels_last_memory(x: Tensor, axes: int) -> Tensor:
+    """Return ``(B, C, *spatial)`` with its channels last in memory; ``axes`` is the number of spatial axes."""
+    if axes == 3:
         return x.contiguous(memory_format=torch.channels_last_3d)
     return x.contiguous(memory_format=torch.channels_last)
 

@@ -151,5 +151,5 @@ def test_normalised_over_own_voxels(how):
 def test_what_volumes_cannot_do_is_named():
     with pytest.raises(InputError, match=r"--data\.augment aerial is for images: volumes have none and anatomy"):
         VolumeAugment("aerial")
-    with pytest.raises(InputError, match="no axis 'depth', only slices, rows, columns"):
+    with pytest.raises(InputError, match=r"Unknown mirror axis 'depth'.*slices, rows, columns"):
         VolumeAugment("none", mirror=["depth"])

@@ -77,7 +77,7 @@ def test_mistakes_in_variants_are_named(content, answer):
         ({"steps": None}, "give either steps or minutes"),
         ({"steps": 0}, "must be more than 0, got 0 and 1"),
         ({"jobs": 0}, "must be more than 0, got 10 and 0"),
-        ({"base": "hipocampus"}, "Did you mean hippocampus?"),
+        ({"base": "hipocampus"}, "Did you mean hippocampus or hippocampus3d?"),
         (
             {"options": {"model.mixr": "lepe"}},
             "Unknown option of options: 'model.mixr'. Did you mean model.mixer or model.lr? Known: model.",
