@@ -66,9 +66,8 @@ class SliceDataset(Dataset[dict[str, Any]]):
         k = int(np.searchsorted(self.first, index, side="right")) - 1
         case, grid = self.cases[k], self.grids[k]
         position, around = (index - int(self.first[k])) % grid[0], None
-        if rng.random() < self.balance and len(places := case.places()):
-            chosen = places[places[:, 0] == rng.choice(np.unique(places[:, 0]))]
-            _, stored, *around = chosen[rng.integers(len(chosen))].tolist()
+        if place := draw_place(case, self.balance, rng):
+            stored, *around = place
             position = min(nearest_slice(stored, case.shape[0], grid[0]), grid[0] - 1)
         elif boxes := self.boxes[k]:  # the other blocks of the scene hold nothing to learn
             box = boxes[rng.integers(len(boxes))]
@@ -94,6 +93,24 @@ class SliceDataset(Dataset[dict[str, Any]]):
             images[0].numpy(), masks[0].numpy(), chosen.framed(crop or size), int(rng.integers(2**31))
         )
         return {"image": torch.from_numpy(image), "mask": torch.from_numpy(labels).long(), "name": case.name}
+
+
+def draw_place(case: StoredCase, balance: float, rng: np.random.Generator) -> list[int] | None:
+    """Draw slice, row and column of a pixel of a class for a fraction of the samples, with all classes equally likely.
+
+    Args:
+        case: The case.
+        balance: The fraction.
+        rng: Random generator.
+
+    Returns:
+        The place as stored; None for all other samples, and in cases without classes.
+    """
+    if rng.random() >= balance or not len(places := case.places()):
+        return None
+    chosen = places[places[:, 0] == rng.choice(np.unique(places[:, 0]))]
+    place: list[int] = chosen[rng.integers(len(chosen)), 1:].tolist()
+    return place
 
 
 def read_slices(

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from mlla_seg.data.boxes import Box, draw_box
-from mlla_seg.data.dataset import read_slices
+from mlla_seg.data.dataset import draw_place, read_slices
 from mlla_seg.data.slices import Grid, View
 from mlla_seg.data.store.case import StoredCase
 from mlla_seg.data.volume_augment import VolumeAugment
@@ -56,9 +56,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         rng = np.random.default_rng((self.seed, epoch, index))
         k = int(np.searchsorted(self.first, index, side="right")) - 1
         case, grid, around = self.cases[k], self.grids[k], None
-        if rng.random() < self.balance and len(places := case.places()):
-            chosen = places[places[:, 0] == rng.choice(np.unique(places[:, 0]))]
-            _, *stored = chosen[rng.integers(len(chosen))].tolist()
+        if stored := draw_place(case, self.balance, rng):
             shape = (case.shape[0], *case.shape[2:])
             around = [min(int((n + 0.5) * g / m), g - 1) for n, g, m in zip(stored, grid, shape, strict=True)]
         box, seed = draw_box(grid, self.crop, around, rng).framed(self.crop), int(rng.integers(2**31))
