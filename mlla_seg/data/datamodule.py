@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -32,7 +31,7 @@ from mlla_seg.data.slice_augment import AUGMENTATIONS, SliceAugment
 from mlla_seg.data.splits import Splits, split_cases
 from mlla_seg.data.store.case import StoredCase
 from mlla_seg.data.store.measured import measured_normalisation, measured_spacing
-from mlla_seg.data.store.opening import UnusableCases, open_store
+from mlla_seg.data.store.opening import UnusableCases, open_store, store_folder
 from mlla_seg.data.stored_checks import stored_checks
 from mlla_seg.data.volume_augment import AXES, VolumeAugment
 from mlla_seg.errors import InputError
@@ -158,16 +157,10 @@ class SegmentationDataModule(LightningDataModule):
         self.start = (0, 0)  # epoch, and batches of it that a resumed run has done
         self.seed = seed
         self.cache_dir = Path(cache_dir)
-        self.store = self.store_of(self.root)
 
     def describe(self, card: str | None, root: str, channels: Sequence[str] | None) -> Card:
         """Return the card, without the other options of the data."""
         return card_of(card, root, channels)
-
-    def store_of(self, root: Path) -> Path:
-        """Return the folder of the memory-mapped arrays of the images below a folder."""
-        what = [str(root.absolute()), *(self.card.use or ())]
-        return self.cache_dir / f"{self.card.name}-{hashlib.sha256('|'.join(what).encode()).hexdigest()[:8]}"
 
     @cached_property
     def spec(self) -> DataSpec:
@@ -243,7 +236,11 @@ class SegmentationDataModule(LightningDataModule):
     def _cases(self) -> dict[str, StoredCase]:
         """The stored cases of all splits by name, checked and built once."""
         used = [case for name in SPLITS for case in getattr(self.splits, name)]
-        return {case.name: case for case in open_store(self.card, used, self.root, self.store, self.verify)}
+        return {case.name: case for case in self.opened(used, self.root)}
+
+    def opened(self, cases: Sequence[Case], root: Path) -> list[StoredCase]:
+        """Return the stored cases of the images below a folder; build those that are not stored as they are now."""
+        return open_store(self.card, cases, root, store_folder(self.cache_dir, self.card, root), self.verify)
 
     def _stored(self, splits: Sequence[str]) -> list[StoredCase]:
         """Return the stored cases of some splits."""

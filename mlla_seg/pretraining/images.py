@@ -23,7 +23,6 @@ from mlla_seg.data.slice_augment import SliceAugment
 from mlla_seg.data.slices import View
 from mlla_seg.data.splits import Splits, kept
 from mlla_seg.data.store.case import StoredCase
-from mlla_seg.data.store.opening import open_store
 from mlla_seg.errors import InputError
 from mlla_seg.pretraining.autoencoder import PATCHES, padded_size
 from mlla_seg.pretraining.held_out import Held
@@ -220,7 +219,7 @@ class ImagesDataModule(SegmentationDataModule, PretrainingData):  # type: ignore
     def _further(self) -> list[StoredCase]:
         if self.unlabelled is None:
             return []
-        return open_store(self.card, self.further, self.unlabelled, self.store_of(self.unlabelled), self.verify)
+        return self.opened(self.further, self.unlabelled)
 
     @cached_property
     def _learned(self) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class StoredCase:
             same = False
         if not same:
             raise InputError(
-                f"{path}: another process has replaced or removed this array since the start, for instance for other "
-                "options or changed sources. Start again, and use another --data.cache_dir for runs side by side."
+                f"{path}: another process has replaced or removed this array since the start, for instance as its "
+                "sources have changed. Start again."
             )
         return path

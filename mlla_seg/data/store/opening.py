@@ -6,11 +6,13 @@ everything else (see ``entry.py``). The JSON is written last, so an interrupted 
 
 A case is opened if the files that it was built from and its arrays have the sizes and times that its entry names.
 Otherwise contents are compared with the digests in the entry: those of a copy are equal, and only its times are noted.
-Where they differ, or the card reads cases in another way, the case is built again.
+Where they differ, the case is built again. A card that reads the same images in another way has a store of its own, so
+that no run replaces the arrays of another one in progress.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections import defaultdict
@@ -18,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from glob import escape
 from pathlib import Path
 
 from mlla_seg.data.card import Card
@@ -55,6 +58,12 @@ class UnusableCases(InputError):
         super().__init__(count + "\n".join(reasons[:SHOWN]) + more)
 
 
+def store_folder(cache_dir: Path, card: Card, root: Path) -> Path:
+    """Return the folder of the arrays of the images below ``root`` as the card reads them."""
+    images = hashlib.sha256(str(root.absolute()).encode()).hexdigest()
+    return cache_dir / f"{card.name}-{images[:8]}-{how_read(card)[:8]}"
+
+
 def open_store(card: Card, cases: Sequence[Case], root: Path, folder: Path, verify: bool = False) -> list[StoredCase]:
     """Return the stored cases, in the order of ``cases``; build those that are not stored as they are now.
 
@@ -73,6 +82,8 @@ def open_store(card: Card, cases: Sequence[Case], root: Path, folder: Path, veri
     store = _Store(card, root, folder, how_read(card), SourceCheck(root))
     opened = {} if verify else {case.name: found for case in cases if (found := store.unchanged(case))}
     if left := [case for case in cases if case.name not in opened]:
+        if not folder.exists():
+            _note_others(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(store, left):
             store = replace(store, sources=SourceCheck(root))  # folders may have changed while it waited
@@ -81,6 +92,17 @@ def open_store(card: Card, cases: Sequence[Case], root: Path, folder: Path, veri
         if problems:
             raise UnusableCases(problems, opened, len(cases))
     return [opened[case.name] for case in cases]
+
+
+def _note_others(folder: Path) -> None:
+    """Say which stores of the same images take space beside a new one."""
+    same, _, _ = folder.name.rpartition("-")
+    if others := sorted(folder.parent.glob(f"{escape(same)}-*")) if same else []:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        note(
+            f"note: {folder} is built beside {others[0].name}{more}, which holds the same images as another card or "
+            "other options read them: delete what you no longer use."
+        )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import pytest
 import layouts
 from mlla_seg.data.card import load_card
 from mlla_seg.data.layouts import find_cases
-from mlla_seg.data.store.opening import UnusableCases, open_store
+from mlla_seg.data.store.opening import UnusableCases, open_store, store_folder
 from mlla_seg.errors import InputError
 from samples import write_array, write_nifti
 
@@ -299,6 +299,18 @@ def test_reasons_are_said_with_count_and_one_name(root, capsys):
     build(root, replace(HIPPOCAMPUS, plane="coronal"))
     note = "note: 1 case of hippocampus is built again, as files have changed, such as labelsTr/hippocampus_001.nii.gz"
     assert note in capsys.readouterr().err
+
+
+def test_cards_that_read_images_in_another_way_have_a_store_of_their_own(root, capsys):
+    coronal, cache = replace(HIPPOCAMPUS, plane="coronal"), root.parent / "cache"
+    folders = [store_folder(cache, card, root) for card in (HIPPOCAMPUS, coronal)]
+    assert folders[0] != folders[1] == store_folder(cache, replace(coronal, title="another"), root)
+    first, _ = (
+        open_store(card, find_cases(card, root), root, folder)
+        for card, folder in zip((HIPPOCAMPUS, coronal), folders, strict=True)
+    )
+    first[0].image()  # is still there
+    assert f"{folders[1]} is built beside {folders[0].name}, which holds the same images" in capsys.readouterr().err
 
 
 def test_store_of_another_user_is_read_without_a_lock(root, monkeypatch):
