@@ -8,19 +8,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import lightning.pytorch  # noqa: F401 - its log handler keeps the stderr of the first import, not that of a test
 import pytest
-import torch
 from filelock import FileLock
 
-from mlla_seg.data.synthetic import write_synapse_layout
-
 ROOT = Path(__file__).parents[1]
-torch.set_num_threads(1)
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_configure() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection() -> None:
+    """Import what takes long, but not in the process of pytest-xdist that hands out tests, which does not collect."""
+    import lightning.pytorch  # noqa: F401 - its log handler keeps the stderr of the first import, not that of a test
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def _folder(variable: str) -> Path:
@@ -54,6 +57,8 @@ def shared(factory: pytest.TempPathFactory, name: str) -> Iterator[tuple[Path, b
 @pytest.fixture(scope="session")
 def phantom_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The phantom data set with all cases of its card, each 4 slices of 32 x 32."""
+    from mlla_seg.data.synthetic import write_synapse_layout
+
     folder = tmp_path_factory.mktemp("phantom")
     write_synapse_layout(folder, range(1, 13), range(13, 17), slices=4, size=32)
     return folder
