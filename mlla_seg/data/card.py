@@ -23,6 +23,7 @@ from mlla_seg.data.card_sections import (
     CONFIG,
     CardClass,
     CardNormalisation,
+    CardScribbles,
     FolderName,
     Id,
     Ids,
@@ -100,7 +101,8 @@ class Card:
     """names of overlapping regions to train instead of classes, from large to small, each with a list of mask values"""
     regions_class_order: tuple[Id, ...] | None = None
     """a list with the mask value that each region writes, in the order of regions"""
-
+    scribbles: CardScribbles | None = None
+    """unlabelled, the value without a stroke, and key or mask: strokes to train from with --data.scribbles true"""
     exclude: dict[Name, Name] | None = None
     """names of cases or patients to leave out, each with the reason in words"""
 
@@ -124,6 +126,10 @@ class Card:
         check_polygon_keys(self.layout, places, {entry.name: entry.values for entry in self.classes})
         if self.layout.mask_threshold is not None and len(names) != 2:
             raise InputError(f"mask_threshold needs exactly two classes, found {len(names)}.")
+        if self.scribbles is not None:
+            _ = self.scribbles.values_of(self.values)
+            for template in self.scribbles.places:
+                self.layout.require_groups("mask of scribbles", template)
         if repeated := sorted(set(self.layout.extra_channels or {}) & set(self.channels)):
             raise InputError(f"extra_channels repeats {repeated}.")
         if self.layout.format == "list" and self.splits.mask is None:
@@ -221,6 +227,11 @@ class Card:
         return given if isinstance(given, tuple) else (k if given is None else given,)
 
     @property
+    def values(self) -> dict[str, tuple[int, ...]]:
+        """Mask values of each class by its name."""
+        return {entry.name: self._values(k) for k, entry in enumerate(self.classes)}
+
+    @property
     def ids(self) -> dict[int, int]:
         """Class index by mask value; values are positions unless the card gives ids."""
         return {value: k for k in range(len(self.classes)) for value in self._values(k)}
@@ -256,6 +267,7 @@ SECTIONS: dict[str, Any] = {
     "normalisation": CardNormalisation,
     "layout": Layout,
     "splits": CardSplits,
+    "scribbles": CardScribbles,
 }
 """Keys of a card that hold a section, and the type of the section."""
 ADAPTER = TypeAdapter(Card)

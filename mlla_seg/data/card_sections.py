@@ -6,6 +6,7 @@ The docstring of each field serves as the expected value in error messages and a
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import fields
 from string import Formatter
 from typing import Annotated, Literal
@@ -18,7 +19,7 @@ from mlla_seg.data.card_vectors import PolygonKeys, Value
 from mlla_seg.data.dataspec import Normalisation
 from mlla_seg.data.formats.names import require_folder_name, require_name
 from mlla_seg.data.schemes import Scheme
-from mlla_seg.errors import InputError
+from mlla_seg.errors import InputError, lookup
 
 SPLITS = ("train", "val", "test")
 MASKS = ("mask", "test_mask", "area")
@@ -131,6 +132,8 @@ class Layout(PolygonKeys):
     """a list of colours [red, green, blue] to exclude from training and scores"""
     mask_threshold: Number | None = None
     """a number; pixels of a grey mask above it belong to the second of two classes"""
+    mask_key: Name | None = None
+    """the name of the array of labels in h5 and npz files; by default label, mask, gt or seg"""
 
     @model_validator(mode="after")
     def _check(self) -> Layout:
@@ -141,11 +144,20 @@ class Layout(PolygonKeys):
             groups = _compiled(pattern, "the pattern").groupindex
             if "case" not in groups:
                 raise InputError(f"the pattern {pattern!r} needs a group (?P<case>...), which names the case.")
-            for key, template in self._templates():
-                used = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
-                if unknown := sorted(used - set(groups)):
-                    raise InputError(f"{key} uses {unknown}, which the pattern {pattern!r} lacks.")
+        for key, template in self._templates():
+            self.require_groups(key, template)
         return self
+
+    def require_groups(self, key: str, template: str) -> None:
+        """Check that a template uses no other groups than the patterns have.
+
+        Raises:
+            InputError: It does.
+        """
+        used = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+        for pattern in self.patterns:
+            if unknown := sorted(used - set(re.compile(pattern).groupindex)):
+                raise InputError(f"{key} uses {unknown}, which the pattern {pattern!r} lacks.")
 
     def _templates(self) -> list[tuple[str, str]]:
         """Return every template with its key."""
@@ -156,6 +168,53 @@ class Layout(PolygonKeys):
         """Return the templates of a key of ``MASKS`` in the order to try; empty if not given."""
         value: str | tuple[str, ...] = getattr(self, key)
         return (value,) if isinstance(value, str) else value
+
+
+@dataclass(frozen=True, config=CONFIG)
+class CardScribbles:
+    """Strokes that label a part of the pixels, from which ``--data.scribbles true`` trains in place of the masks."""
+
+    unlabelled: Id
+    """the value of all pixels without a stroke"""
+    key: Name | None = None
+    """the name of the array of scribbles in h5 and npz files"""
+    mask: Text | tuple[Text, ...] = ()
+    """where to find the file of scribbles below the root, in the same form as mask of layout"""
+    ids: dict[Name, Id] | None = None
+    """names of classes, each with its value in the scribbles where that is another than in the masks"""
+
+    @model_validator(mode="after")
+    def _check(self) -> CardScribbles:
+        if self.key is None and not self.mask:
+            raise InputError(
+                "scribbles needs key, the array in h5 and npz files, or mask, the template of their files."
+            )
+        return self
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The templates of their files in the order to try; empty if they are in the files of the masks."""
+        return (self.mask,) if isinstance(self.mask, str) else self.mask
+
+    def values_of(self, classes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """Return the values of classes in the scribbles by their names.
+
+        Args:
+            classes: Values in the masks by the name of the class.
+
+        Raises:
+            InputError: A name is unknown, or a value stands for two things.
+        """
+        for name in self.ids or {}:
+            lookup(dict.fromkeys(classes), name, "class in ids of scribbles:")
+        values: dict[str, tuple[int, ...]] = {**classes, **{name: (value,) for name, value in (self.ids or {}).items()}}
+        all_values = [value for several in values.values() for value in several]
+        if len({*all_values, self.unlabelled}) <= len(all_values):
+            raise InputError(
+                f"scribbles has {self.unlabelled} for unlabelled pixels and {all_values} for the classes "
+                f"{', '.join(values)}: each needs a value of its own; give others in its ids."
+            )
+        return values
 
 
 def _compiled(expression: str, what: str) -> re.Pattern[str]:

@@ -26,6 +26,8 @@ class Case:
     """Mask files, one per entry of ``images``; empty if image and mask are in the same file."""
     test_masks: tuple[Path, ...] = ()
     """Separate masks for testing, such as those without boundaries; empty to use ``masks``."""
+    scribbles: tuple[Path, ...] = ()
+    """Files of scribbles, one per entry of ``images``; empty if there are none, or if the files of masks hold them."""
     split: str | None = None
     """Split given by the location of the files or by a table, if any."""
     fold: int | None = None

@@ -55,7 +55,7 @@ def _advice(card: Card, cases: Sequence[Case]) -> str:
         return advice_on_polygons(card, polygons[0])
     if card.layout.coloured_masks:
         return "Compare the colours of the masks with those of the card's classes, and the split with the data."
-    values = _values(cases)
+    values = _values(cases, card.layout.mask_key)
     listed = ", ".join(f"{value:g}" for value in values[:6]) + (", ..." if len(values) > 6 else "")
     example = (cases[0].masks or cases[0].images[0])[0].name
     held = f"The masks, such as {example}, hold {'only ' if len(values) < 2 else ''}{listed or 'no value'}"
@@ -74,11 +74,11 @@ def _advice(card: Card, cases: Sequence[Case]) -> str:
     return f"{held}. Give the classes of the card the ids of the masks."
 
 
-def _values(cases: Sequence[Case]) -> list[float]:
+def _values(cases: Sequence[Case], key: str | None) -> list[float]:
     """Return the values that the first of the masks hold, sorted."""
     paths = (path for case in cases for path in (case.masks or [files[0] for files in case.images]))
     values: set[float] = set()
     for path in islice(paths, MOST_MASKS):
-        found = np.unique(read_mask(path).array)
+        found = np.unique(read_mask(path, key=key).array)
         values.update(found[np.isfinite(found)].tolist())
     return sorted(values)

@@ -18,22 +18,23 @@ from mlla_seg.data.block_splits import block_splits, traces
 from mlla_seg.data.card import Card
 from mlla_seg.data.card_sections import MEDIAN, SPLITS
 from mlla_seg.data.cases import Case
-from mlla_seg.data.dataset import CaseDataset, SliceDataset
+from mlla_seg.data.dataset import CaseDataset
 from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.folds import fold_cases, note_folds, number_of_folds
 from mlla_seg.data.formats.planes import ACQUIRED, PLANES
 from mlla_seg.data.layouts import find_cases
 from mlla_seg.data.overrides import card_of, for_volumes, with_options
-from mlla_seg.data.patches import PatchDataset
 from mlla_seg.data.pseudonyms import pseudonyms
 from mlla_seg.data.sample_options import SampleOptions, require_few_channels, require_possible
-from mlla_seg.data.slice_augment import AUGMENTATIONS, SliceAugment
+from mlla_seg.data.scribbles import card_of_scribbles, trained_on_scribbles
+from mlla_seg.data.slice_augment import AUGMENTATIONS
 from mlla_seg.data.splits import Splits, split_cases
 from mlla_seg.data.store.case import StoredCase
 from mlla_seg.data.store.measured import measured_normalisation, measured_spacing
-from mlla_seg.data.store.opening import UnusableCases, open_store, store_folder
+from mlla_seg.data.store.opening import UnusableCases, open_groups, open_store, store_folder
 from mlla_seg.data.stored_checks import stored_checks
-from mlla_seg.data.volume_augment import AXES, VolumeAugment
+from mlla_seg.data.training_set import spec_of, training_set
+from mlla_seg.data.volume_augment import AXES
 from mlla_seg.errors import InputError
 
 # Literal types, so that --help lists the choices.
@@ -85,6 +86,8 @@ class SegmentationDataModule(LightningDataModule):
             likely, for small objects and rare classes; true for all of them. nnU-Net uses a third.
         full_labels: Score the test split with the training masks if the card has separate ones for testing, such as
             those without boundaries.
+        scribbles: Train from the scribbles that the card names, in place of the masks, with cross-entropy over their
+            pixels; validation and test are scored with the masks. See docs/training.md.
         num_workers: Processes that load training slices, per device.
         splits: How cases are divided, instead of the card's ``splits``: ``--data.splits.csv cohort.csv
             --data.splits.patient id --data.splits.split set``. See docs/datasets.md.
@@ -116,6 +119,7 @@ class SegmentationDataModule(LightningDataModule):
         elastic: float = 0.0,
         balance: float | bool = 0.0,
         full_labels: bool = False,
+        scribbles: bool = False,
         num_workers: int = 2,
         splits: dict[str, Any] | None = None,
         exclude: dict[str, str] | None = None,
@@ -134,7 +138,8 @@ class SegmentationDataModule(LightningDataModule):
             raise InputError(f"--data.batch_size must be 1 or more, got {batch_size}.")
         known = self.describe(card, root, channels)
         known = for_volumes(known) if sample.axes == 3 else known
-        self.card = with_options(known, plane, patient, spacing_mm, splits, exclude)
+        self.card = with_options(known, plane, patient, spacing_mm, splits, exclude, scribbles)
+        self.training_card = card_of_scribbles(self.card)
         require_few_channels(sample, len(self.card.seen))
         self.sample = sample
         self.described = card is not None
@@ -172,26 +177,7 @@ class SegmentationDataModule(LightningDataModule):
             normalisation = self.card.given_normalisation
         if MEDIAN in (spacing or ()):
             spacing = measured_spacing(self.card, self._stored(SPLITS))
-        return DataSpec(
-            name=self.card.name,
-            modality=self.card.modality,
-            channels=self.card.seen,
-            bands=self.card.bands,
-            classes=self.card.class_infos,
-            background=self.card.background_index,
-            normalisation=normalisation,
-            plane=self.card.plane,
-            array_units=self.card.array_units,
-            spacing_mm=tuple(spacing) if spacing and any(spacing) else None,
-            resize=(self.resize[0], self.resize[1]) if isinstance(self.resize, list) else self.resize,
-            patch_size=tuple(self.crop) if self.crop else None,
-            context=self.context,
-            nodata=None if self.card.nodata is None or math.isnan(self.card.nodata) else self.card.nodata,
-            nodata_rule=self.card.nodata_rule,
-            grid=self.card.grid if self.card.grid in self.card.bands else None,
-            regions=self.card.region_infos,
-            mirrored=self.sample.mirrored,
-        )
+        return spec_of(self.card, self.sample, normalisation, spacing)
 
     @cached_property
     def splits(self) -> Splits:
@@ -199,10 +185,12 @@ class SegmentationDataModule(LightningDataModule):
         cases = self.found
         note_folds(self.card, self.root, self.fold)
         if self.card.splits.blocks is not None:
-            return block_splits(self.card, cases, self._margin(), self.fold, self.folds)
-        if self.fold is None:
-            return split_cases(self.card, cases)
-        return fold_cases(self.card, cases, self.root, self.fold, self.folds)
+            found = block_splits(self.card, cases, self._margin(), self.fold, self.folds)
+        elif self.fold is None:
+            found = split_cases(self.card, cases)
+        else:
+            found = fold_cases(self.card, cases, self.root, self.fold, self.folds)
+        return trained_on_scribbles(self.card, found)
 
     def _margin(self) -> int:
         """Return the pixels around a block that a window over it can reach."""
@@ -235,8 +223,13 @@ class SegmentationDataModule(LightningDataModule):
     @cached_property
     def _cases(self) -> dict[str, StoredCase]:
         """The stored cases of all splits by name, checked and built once."""
-        used = [case for name in SPLITS for case in getattr(self.splits, name)]
-        return {case.name: case for case in self.opened(used, self.root)}
+        train, held = self.splits.train, [*self.splits.val, *self.splits.test]
+        store = store_folder(self.cache_dir, self.card, self.root)
+        groups = [(self.card, [*train, *held], store)]
+        if self.training_card is not self.card:
+            strokes = store_folder(self.cache_dir, self.training_card, self.root, "scribbles")
+            groups = [(self.training_card, train, strokes), (self.card, held, store)]
+        return open_groups(groups, self.root, self.verify)
 
     def opened(self, cases: Sequence[Case], root: Path) -> list[StoredCase]:
         """Return the stored cases of the images below a folder; build those that are not stored as they are now."""
@@ -256,7 +249,8 @@ class SegmentationDataModule(LightningDataModule):
 
     def checks(self) -> dict[str, Callable[[], None]]:
         """Return the checks of the stored cases by name; see :func:`stored_checks`."""
-        return stored_checks(self.card, self.splits, self.by_split, lambda: self.spec, self.described)
+        cards = (self.card, self.training_card)
+        return stored_checks(*cards, self.splits, self.by_split, lambda: self.spec, self.described)
 
     @property
     def by_split(self) -> dict[str, list[StoredCase]]:
@@ -277,15 +271,7 @@ class SegmentationDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         opened = self.by_split
-        how = {"intensity": self.intensity, "normalisation": self.spec.normalisation, "context": self.context}
-        drawn: Any = (self.spec.view, float(self.balance), self.seed)
-        self.train_set: SliceDataset | PatchDataset
-        if self.sample.axes == 3:
-            moves = VolumeAugment(self.augment, self.spec.spacing_mm, self.mirror, **how)
-            self.train_set = PatchDataset(opened["train"], moves, *drawn)
-        else:
-            augment = SliceAugment(self.augment, self.crop, self.mirror, self.elastic, **how)
-            self.train_set = SliceDataset(opened["train"], augment, *drawn)
+        self.train_set = training_set(opened["train"], self.spec, self.sample, self.seed)
         self.val_set = CaseDataset(opened["val"])
         self.test_set = CaseDataset(opened["test"])
         for needed, split in (("validate", "val"), ("test", "test")):

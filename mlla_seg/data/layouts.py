@@ -22,6 +22,7 @@ from mlla_seg.data.exclusion import with_exclusions
 from mlla_seg.data.listed import listed_cases
 from mlla_seg.data.nnunet import nnunet_cases
 from mlla_seg.data.patients import with_patients
+from mlla_seg.data.scribbles import with_scribbles
 from mlla_seg.data.tree import Tree, filled, is_image, list_tree
 from mlla_seg.data.unmatched import explain, masks_without_image, match_name, near_miss
 from mlla_seg.errors import InputError, lookup
@@ -59,7 +60,7 @@ def find_cases(card: Card, root: Path) -> list[Case]:
         cases = with_patients(card, cases)
     if card.splits.csv is not None and card.splits.mask is None:
         cases = with_cohort(card, root, cases)
-    cases = [replace(case, root=root) for case in with_exclusions(card, cases, names)]
+    cases = [replace(case, root=root) for case in with_exclusions(card, with_scribbles(card, root, cases), names)]
     return sorted(cases, key=lambda case: case.name)
 
 
@@ -193,12 +194,19 @@ def _assemble(card: Card, tree: Tree, name: str, entries: Sequence[_Match], acco
     known = {key.lower(): split for key, split in (card.layout.split_folders or SPLIT_FOLDERS).items()}
     account.folders.update(folder.lower() for folder in folders)
     split = lookup(known, folders[0].lower(), f"split folder of {tree.root}:") if folders else None
+    places = card.scribbles.places if card.scribbles else ()
+    scribbles = tuple(_first_there(places, tree, files[0], account) for files in slices.values() if places)
+    if not all(map(os.path.exists, scribbles)):
+        scribbles = ()
     masks: dict[str, tuple[Path, ...]] = {}
     for key in MASKS:
         places = card.layout.places(key)
         found = [(files[0], _first_there(places, tree, files[0], account)) for files in slices.values() if places]
         for match, path in found:
             if not os.path.exists(path):
+                if key == "mask" and scribbles:  # from which it can be trained on
+                    found = []
+                    break
                 account.unlabelled[match.name] = f"its {key} is missing, expected {path.relative_to(tree.root)}"
                 return None
         masks[key] = tuple(path for _, path in found)
@@ -216,6 +224,7 @@ def _assemble(card: Card, tree: Tree, name: str, entries: Sequence[_Match], acco
         images=tuple((*(match.path for match in files), *further[files[0].path]) for files in slices.values()),
         masks=masks["mask"],
         test_masks=masks["test_mask"],
+        scribbles=scribbles,
         split=split,
         areas=masks["area"],
     )

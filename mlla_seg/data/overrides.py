@@ -53,12 +53,22 @@ def with_options(
     spacing_mm: Sequence[float | str | None] | None = None,
     splits: Mapping[str, Any] | None = None,
     exclude: Mapping[str, Any] | None = None,
+    scribbles: bool = False,
 ) -> Card:
     """Return the card with the values of those options of the data module that are not None.
 
+    Without ``scribbles``, the card has none.
+
     Raises:
-        InputError: A value is not what the card's key expects.
+        InputError: A value is not what the card's key expects, or there are no scribbles.
     """
+    if scribbles and card.scribbles is None:
+        raise InputError(
+            f"--data.scribbles: the card {card.name} does not say where scribbles are. Add to a card, for instance, "
+            "scribbles: {key: scribble, unlabelled: 4}; see docs/training.md."
+        )
+    if not scribbles:
+        card = replace(card, scribbles=None)
     if plane is not None:
         lookup(dict.fromkeys((*PLANES, ACQUIRED)), plane, "plane for --data.plane:")
         card = replace(card, plane=plane)  # type: ignore[arg-type]  # validated

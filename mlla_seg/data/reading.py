@@ -121,7 +121,8 @@ def _read_entry(card: Card, files: tuple[Path, ...], mask_path: Path | None) -> 
             require_finite(files[0], image)
         return image, np.where(gaps_of(image), IGNORE_INDEX, 0).astype(np.uint8)
     # Its own rounded spacing might select another plane.
-    mask = read_mask(mask_path, image.axes or card.plane, card.layout.coloured_masks)
+    layout = card.layout
+    mask = read_mask(mask_path, image.axes or card.plane, layout.coloured_masks, layout.mask_key)
     require_same_grid(files[0], image, mask_path, mask)
     array = chosen_bands(card, files, image.array)
     image = replace(image, array=array)
@@ -181,6 +182,10 @@ def _open_labels(card: Card, path: Path | None, image: Raster) -> Iterator[_Labe
     if path is None:
         yield _Labels(lambda top, left, height, width: (np.zeros((1, height, width), np.uint8), Counter()), ())
         return
+    if key := card.layout.mask_key:
+        raise InputError(
+            f"{path}: {key} names an array in an h5 or npz file, and a scene has none. Name its mask file."
+        )
     if is_vector(path):
         polygons = polygon_labels(card, path, flat_ground(image.grid), str(image.paths[0]))
         yield _Labels(lambda *part: (polygons.read(*part)[None], Counter()), polygons.notes)

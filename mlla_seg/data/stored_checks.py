@@ -22,6 +22,7 @@ from mlla_seg.data.store.notes import (
     note_merged_classes,
     note_planes,
     note_resampled,
+    note_scribbles,
     note_unlabelled_cases,
     note_warped,
 )
@@ -29,6 +30,7 @@ from mlla_seg.data.store.notes import (
 
 def stored_checks(
     card: Card,
+    training_card: Card,
     splits: Splits,
     by_split: Mapping[str, Sequence[StoredCase]],
     spec: Callable[[], DataSpec],
@@ -38,6 +40,7 @@ def stored_checks(
 
     Args:
         card: Card of the data.
+        training_card: Card by which training cases are read, if these have scribbles in place of masks.
         splits: The cases by split.
         by_split: The same cases in the store.
         spec: Returns what the network must remember of its data.
@@ -45,15 +48,19 @@ def stored_checks(
     """
     used = [case for name in SPLITS for case in getattr(splits, name)]
     stored = [case for name in SPLITS for case in by_split[name]]
+    by_scribbles = training_card is not card
+    masked = [*by_split["val"], *by_split["test"]] if by_scribbles else stored
     checks: dict[str, Callable[[], None]] = {
         "polygons": lambda: check_polygons(card, used, stored),
-        "class_sizes": lambda: check_class_sizes(card, stored),
-        "classes": lambda: check_classes(card, by_split["train"], splits.train),
+        "class_sizes": lambda: check_class_sizes(card, masked),
+        "classes": lambda: check_classes(training_card, by_split["train"], splits.train),
         "merged_classes": lambda: note_merged_classes(card),
         "warped": lambda: note_warped(stored),
-        "ignored": lambda: note_ignored(card, stored),
+        "ignored": lambda: note_ignored(card, masked),
         "unlabelled": lambda: note_unlabelled_cases(card, stored),
     }
+    if by_scribbles:
+        checks["scribbles"] = lambda: note_scribbles(training_card, by_split["train"])
     if not described and card.layout.format == "nnunet":
         checks["described"] = lambda: note_described(card, spec())
     elif not described:

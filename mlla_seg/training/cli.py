@@ -40,6 +40,7 @@ from mlla_seg.training.resume import (
 )
 from mlla_seg.training.run_cli import RunCLI, is_first_process, run_quietly
 from mlla_seg.training.scoring import Scoring, published_size
+from mlla_seg.training.scribbles import use_cross_entropy_alone
 from mlla_seg.training.versions import require_something_left
 
 
@@ -76,6 +77,8 @@ class SegmentationCLI(RunCLI):
         if is_class_path(config.model.encoder):
             import_encoder(config.model.encoder)
         if self.subcommand == "fit":
+            if config.data.scribbles:
+                use_cross_entropy_alone(config, is_first_process())
             if config.data.root:  # otherwise the data module says so
                 self.resume()
         elif config.get("ckpt_path"):

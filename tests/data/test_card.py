@@ -136,6 +136,15 @@ def test_missing_file_is_named(tmp_path):
         ({"classes": [*CLASSES[:2], {"name": "a", "colour": [0, 0, 0], "color": 1}]}, "'color'. Did you mean colour?"),
         ({"splits": {"tests": "a.txt"}}, "'tests'. Did you mean test?"),
         ({"splits": {"test": "a.txt"}}, "splits needs train"),
+        ({"scribbles": {"unlabelled": 3}}, "scribbles needs key"),
+        ({"scribbles": {"key": "scribble"}}, "scribbles is {'key': 'scribble'}, expected unlabelled"),
+        ({"scribbles": {"keys": "scribble", "unlabelled": 3}}, "'keys'. Did you mean key?"),
+        ({"scribbles": {"key": "scribble", "unlabelled": 2}}, "scribbles has 2 for unlabelled pixels and [0, 1, 2]"),
+        ({"scribbles": {"key": "scribble", "unlabelled": 0, "ids": {"backgrund": 3}}}, "Did you mean background?"),
+        (
+            {"scribbles": {"key": "scribble", "unlabelled": 3, "ids": {"background": 1}}},
+            "each needs a value of its own",
+        ),
     ],
 )
 def test_mistake_is_named_with_its_file(tmp_path, changes, problem):

@@ -35,6 +35,7 @@ layout:
   test_mask: 'without_boundaries/{case}.nii'
   tree: images masks without_boundaries
 splits: {seed: 0, val: 0.1, test: 0.3}
+scribbles: {mask: 'strokes/{case}.nii', unlabelled: 4}
 source: nowhere
 licence: none
 """
@@ -65,6 +66,7 @@ READERS: dict[str, tuple[Any, Callable[[Any], Any], Any]] = {
     "elastic": (1.5, lambda data: steps(data)[2], "ElasticTransform"),
     "balance": (0.3, lambda data: data.train_set.balance, 0.3),
     "full_labels": (True, lambda data: {case.tested().masks[0].parts[1] for case in data.splits.test}, {"masks"}),
+    "scribbles": (True, lambda data: {case.masks[0].parts[1] for case in data.splits.train}, {"strokes"}),
     "num_workers": (1, lambda data: data.train_dataloader().num_workers, 1),
     "splits": ({"seed": 3, "test": 0.3}, lambda data: data.card.splits.seed, 3),
     "exclude": ({"p1": "blurred"}, lambda data: data.splits.excluded, {"p1": "blurred"}),
@@ -90,12 +92,12 @@ def data(tmp_path_factory):
     os.chdir(folder)
     Path("mine.yaml").write_text(CARD)
     rng = np.random.default_rng(0)
-    for name in ("images", "masks", "without_boundaries"):
+    for name in ("images", "masks", "without_boundaries", "strokes"):
         Path("there", name).mkdir(parents=True)
     for n in range(9):
         mask = (rng.random((24, 20, 6)) > 0.6).astype(np.uint8)
         image = np.stack([mask * 10, mask * 10 + 100], axis=-1).astype(np.int16)
-        for place, array in (("images", image), ("masks", mask), ("without_boundaries", mask)):
+        for place, array in (("images", image), ("masks", mask), ("without_boundaries", mask), ("strokes", mask)):
             nib.Nifti1Image(array, np.diag([1.0, 1.0, 4.0, 1.0])).to_filename(f"there/{place}/p{n}.nii")
     given = [f"--data.{name}={json.dumps(value).strip(chr(34))}" for name, (value, *_) in READERS.items()]
     tiny = [option for option in TINY if "--data" not in option]

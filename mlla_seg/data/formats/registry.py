@@ -167,9 +167,23 @@ def may_have(path: Path, channels: int) -> bool:
     return channels in (count, count - alpha)
 
 
-def read_mask(path: Path, plane: str = "axial", colours: bool = False) -> Picture:
-    """Read one mask as ``(S, 1, H, W)``, or with the colours of its palette as channels; see :func:`read_image`."""
-    return _read(path, plane, COLOUR_KEYS if colours else MASK_KEYS)
+def read_mask(path: Path, plane: str = "axial", colours: bool = False, key: str | None = None) -> Picture:
+    """Read one mask as ``(S, 1, H, W)``, or with the colours of its palette as channels; see :func:`read_image`.
+
+    Args:
+        path: File of a known format.
+        plane: As in :func:`read_image`.
+        colours: Whether colours stand for classes.
+        key: Name of the array in h5 and npz files, if not one of the usual ones.
+
+    Raises:
+        InputError: As in :func:`read_image`, or other files than these are to have a key.
+    """
+    if key is None:
+        return _read(path, plane, COLOUR_KEYS if colours else MASK_KEYS)
+    if suffix_of(path) not in ARRAY_SUFFIXES:
+        raise InputError(f"{path}: only h5 and npz files have arrays with names, such as {key}. Name a file of labels.")
+    return _read(path, plane, (key,))
 
 
 def write_mask(path: Path, mask: Array, classes: Sequence[ClassInfo], source: Path, plane: str = "axial") -> None:

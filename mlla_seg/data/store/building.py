@@ -32,7 +32,8 @@ def how_read(card: Card) -> str:
     values = (card.array_units, [*card.ids.items()], card.ignore_index, counted, gaps)
     colours = card.layout.coloured_masks and [entry.colour for entry in card.classes]
     polygons = fingerprint_of_polygons(card)
-    reading = (card.plane, values, card.class_names, card.bands, card.seen, masks, colours, polygons)
+    key = [card.layout.mask_key] * (card.layout.mask_key is not None)
+    reading = (card.plane, values, card.class_names, card.bands, card.seen, masks, colours, polygons, *key)
     return hashlib.sha256(json.dumps(reading).encode()).hexdigest()
 
 

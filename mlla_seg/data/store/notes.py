@@ -44,7 +44,7 @@ def note_warped(cases: Sequence[StoredCase]) -> None:
 
 def note_ignored(card: Card, cases: Sequence[StoredCase]) -> None:
     """Note how many pixels are excluded from training and scores."""
-    sizes = [case.own or case.shape[0] * case.shape[2] * case.shape[3] for case in cases]
+    sizes = [_pixels(case) for case in cases]
     left_out = {case.name: size - sum(case.voxels) for case, size in zip(cases, sizes, strict=True)}
     if names := [name for name, count in left_out.items() if count]:
         value = "" if card.ignore_index is None or card.layout.coloured_masks else f", mask value {card.ignore_index}"
@@ -52,6 +52,25 @@ def note_ignored(card: Card, cases: Sequence[StoredCase]) -> None:
             f"note: {sum(left_out.values()):,} pixels ({sum(left_out.values()) / sum(sizes):.1%}) in {len(names)} of "
             f"{len(cases)} cases of {card.name}, such as {names[0]}, are ignored (no data{value})."
         )
+
+
+def note_scribbles(card: Card, cases: Sequence[StoredCase]) -> None:
+    """Note how many pixels of the training cases are labelled by scribbles.
+
+    Args:
+        card: Card by which the scribbles are read.
+        cases: The training cases.
+    """
+    labelled, pixels = sum(sum(case.voxels) for case in cases), sum(_pixels(case) for case in cases)
+    note(
+        f"note: the {len(cases)} training cases of {card.name}, such as {cases[0].name}, are labelled by scribbles: "
+        f"{labelled:,} pixels ({labelled / pixels:.2%}); all others (value {card.ignore_index}) count in no loss. "
+        "Validation and test are scored with the masks."
+    )
+
+
+def _pixels(case: StoredCase) -> int:
+    return case.own or case.shape[0] * case.shape[2] * case.shape[3]
 
 
 def note_unlabelled_cases(card: Card, cases: Sequence[StoredCase]) -> None:

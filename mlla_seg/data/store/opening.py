@@ -58,10 +58,10 @@ class UnusableCases(InputError):
         super().__init__(count + "\n".join(reasons[:SHOWN]) + more)
 
 
-def store_folder(cache_dir: Path, card: Card, root: Path) -> Path:
-    """Return the folder of the arrays of the images below ``root`` as the card reads them."""
+def store_folder(cache_dir: Path, card: Card, root: Path, *labels: str) -> Path:
+    """Return the folder of the arrays of the images below ``root`` as the card reads them, with labels of some kind."""
     images = hashlib.sha256(str(root.absolute()).encode()).hexdigest()
-    return cache_dir / f"{card.name}-{images[:8]}-{how_read(card)[:8]}"
+    return cache_dir / "-".join((card.name, images[:8], *labels, how_read(card)[:8]))
 
 
 def open_store(card: Card, cases: Sequence[Case], root: Path, folder: Path, verify: bool = False) -> list[StoredCase]:
@@ -103,6 +103,32 @@ def _note_others(folder: Path) -> None:
             f"note: {folder} is built beside {others[0].name}{more}, which holds the same images as another card or "
             "other options read them: delete what you no longer use."
         )
+
+
+def open_groups(
+    groups: Sequence[tuple[Card, Sequence[Case], Path]], root: Path, verify: bool = False
+) -> dict[str, StoredCase]:
+    """Return the stored cases of several stores by name; all are built before the first reason is told.
+
+    Args:
+        groups: Cards, each with the cases that are read by it and the folder of their store.
+        root: Root of the data.
+        verify: As in :func:`open_store`.
+
+    Raises:
+        UnusableCases: Some cases cannot be used; has the reasons, and all other cases.
+    """
+    opened: dict[str, StoredCase] = {}
+    problems: dict[str, str] = {}
+    for card, cases, folder in groups:
+        try:
+            opened |= {case.name: case for case in open_store(card, cases, root, folder, verify)}
+        except UnusableCases as error:
+            opened |= error.opened
+            problems |= error.problems
+    if problems:
+        raise UnusableCases(problems, opened, sum(len(cases) for _, cases, _ in groups))
+    return opened
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,66 @@
+"""What a run trains on: the samples of its cases, and what the network must remember of their card."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from mlla_seg.data.card import Card
+from mlla_seg.data.dataset import SliceDataset
+from mlla_seg.data.dataspec import DataSpec, Normalisation
+from mlla_seg.data.patches import PatchDataset
+from mlla_seg.data.sample_options import SampleOptions
+from mlla_seg.data.slice_augment import SliceAugment
+from mlla_seg.data.store.case import StoredCase
+from mlla_seg.data.volume_augment import VolumeAugment
+
+
+def training_set(
+    cases: Sequence[StoredCase], spec: DataSpec, options: SampleOptions, seed: int
+) -> SliceDataset | PatchDataset:
+    """Return the augmented samples of cases: slices, or patches of volumes if crops have three numbers."""
+    how: dict[str, Any] = {
+        "intensity": options.intensity,
+        "normalisation": spec.normalisation,
+        "context": options.context,
+    }
+    drawn: Any = (spec.view, float(options.balance), seed)
+    if options.axes == 3:
+        return PatchDataset(cases, VolumeAugment(options.augment, spec.spacing_mm, options.mirror, **how), *drawn)
+    augment = SliceAugment(options.augment, options.crop, options.mirror, options.elastic, **how)
+    return SliceDataset(cases, augment, *drawn)
+
+
+def spec_of(
+    card: Card, options: SampleOptions, normalisation: Normalisation, spacing_mm: Sequence[float | None] | None
+) -> DataSpec:
+    """Return what a network must remember of data with this card.
+
+    Args:
+        card: The card.
+        options: What its training samples are.
+        normalisation: That of the card, or as measured.
+        spacing_mm: Spacing of slices, rows and columns to which volumes are resampled, None for an axis to keep.
+    """
+    resize, crop = options.resize, options.crop
+    return DataSpec(
+        name=card.name,
+        modality=card.modality,
+        channels=card.seen,
+        bands=card.bands,
+        classes=card.class_infos,
+        background=card.background_index,
+        normalisation=normalisation,
+        plane=card.plane,
+        array_units=card.array_units,
+        spacing_mm=tuple(spacing_mm) if spacing_mm and any(spacing_mm) else None,
+        resize=(resize[0], resize[1]) if isinstance(resize, Sequence) else resize,
+        patch_size=tuple(crop) if crop else None,
+        context=options.context,
+        nodata=None if card.nodata is None or math.isnan(card.nodata) else card.nodata,
+        nodata_rule=card.nodata_rule,
+        grid=card.grid if card.grid in card.bands else None,
+        regions=card.region_infos,
+        mirrored=options.mirrored,
+    )
