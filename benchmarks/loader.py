@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from mlla_seg import SegmentationDataModule, SegmentationModule
 from mlla_seg.data.shipped import read_config
 from mlla_seg.evaluation.overlap import case_confusion
+from mlla_seg.training.config_sections import data_options
 
 BATCHES = 12
 SKIPPED = 2  # the first batches include starting workers and warming caches
@@ -41,11 +42,12 @@ def one_core(data: Dataset[object]) -> float:
 
 def main() -> None:
     config = read_config(sys.argv[1])
-    data = SegmentationDataModule(**config["data"])
+    options = data_options(config)
+    data = SegmentationDataModule(**options)
     data.prepare_data()
     data.setup("fit")
     torch.set_num_threads(1)
-    plain = SegmentationDataModule(**{**config["data"], "augment": "none"})
+    plain = SegmentationDataModule(**{**options, "augment": "none"})
     plain.setup("fit")
     reading, all_of_it = one_core(plain.train_set), one_core(data.train_set)
     torch.set_num_threads(os.cpu_count() or 1)

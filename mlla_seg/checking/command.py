@@ -27,7 +27,7 @@ from mlla_seg.data.store.case import StoredCase
 from mlla_seg.errors import InputError, program
 from mlla_seg.inference.memory import is_out_of_memory
 from mlla_seg.progress import note, say
-from mlla_seg.training.config_sections import has_section, parse_sections
+from mlla_seg.training.config_sections import add_sections_of_fit, data_options, has_section, parse_sections
 from mlla_seg.training.module import SegmentationModule
 
 LISTED = ("planes", "ground", "unlabelled")
@@ -40,7 +40,7 @@ DOUBTFUL = ("classes", "class_sizes")
 def check(argv: Sequence[str]) -> None:
     """Check the data of a config, print the report, and exit with status 1 if training would fail or be wrong."""
     options = parse(argv[1:])
-    data = SegmentationDataModule(**options.data.as_dict())
+    data = SegmentationDataModule(**data_options(options.as_dict()))
     report = examine(data, options.model.as_dict() if has_section(argv[1:], "model") else None)
     say(as_json(report) if options.json else "\n".join(in_words(report)))
     if options.output:
@@ -55,8 +55,7 @@ def parse(argv: Sequence[str]) -> Namespace:
     parser.add_argument("--config", help="config file of fit; several are merged")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--output", help="JSON file to write the report to")
-    parser.add_class_arguments(SegmentationDataModule, "data")
-    parser.add_class_arguments(SegmentationModule, "model", skip={"spec"})
+    add_sections_of_fit(parser)
     return parse_sections(parser, argv, ["data"], ["model"])
 
 

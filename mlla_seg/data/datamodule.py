@@ -24,6 +24,7 @@ from mlla_seg.data.folds import fold_cases, note_folds, number_of_folds
 from mlla_seg.data.formats.planes import ACQUIRED, PLANES
 from mlla_seg.data.layouts import find_cases
 from mlla_seg.data.overrides import card_of, for_volumes, with_options
+from mlla_seg.data.patch_choice import chosen_patch, note_patches, require_spacing
 from mlla_seg.data.pseudonyms import pseudonyms
 from mlla_seg.data.sample_options import SampleOptions, require_few_channels, require_possible
 from mlla_seg.data.scribbles import card_of_scribbles, trained_on_scribbles
@@ -67,6 +68,7 @@ class SegmentationDataModule(LightningDataModule):
         crop: ``[height, width]`` of random training crops, padded where slices are smaller; larger slices are evaluated
             and predicted with a sliding window of this size. ``[slices, height, width]`` makes the network see volumes
             as volumes: patches of this size, at the card's ``spacing_mm`` or else the median over all cases.
+        dims: The same as ``--model.dims``, which need not be given twice.
         context: Neighbouring slices on each side that the network sees as additional channels (2.5-D).
         channels: Names of the card's channels that the network sees, in order; by default those that the card uses.
         spacing_mm: ``[slices, rows, columns]`` to which volumes are resampled for the network: numbers, ``median`` for
@@ -108,6 +110,7 @@ class SegmentationDataModule(LightningDataModule):
         batch_size: int = 24,
         resize: list[int] | float | None = None,
         crop: list[int] | None = None,
+        dims: int | None = None,
         context: int = 0,
         channels: list[str] | None = None,
         spacing_mm: list[float | str | None] | None = None,
@@ -132,12 +135,14 @@ class SegmentationDataModule(LightningDataModule):
         super().__init__()
         if not root:
             raise InputError("--data.root is missing: the folder of the data, such as --data.root data/synapse.")
-        sample = SampleOptions(resize, crop, context, augment, intensity, mirror or [], elastic, balance)
+        sample = SampleOptions(dims, resize, crop, context, augment, intensity, mirror or [], elastic, balance)
         require_possible(sample)
         if batch_size < 1:
             raise InputError(f"--data.batch_size must be 1 or more, got {batch_size}.")
         known = self.describe(card, root, channels)
-        known = for_volumes(known) if sample.axes == 3 else known
+        if sample.axes == 3:
+            require_spacing(spacing_mm)
+            known = for_volumes(known)
         self.card = with_options(known, plane, patient, spacing_mm, splits, exclude, scribbles)
         self.training_card = card_of_scribbles(self.card)
         require_few_channels(sample, len(self.card.seen))
@@ -170,14 +175,26 @@ class SegmentationDataModule(LightningDataModule):
     @cached_property
     def spec(self) -> DataSpec:
         """What the network must remember of its data."""
-        spacing: Any = self.card.spacing_mm
         if self.card.is_measured:
             normalisation = measured_normalisation(self.card, self._stored(["train"]))
         else:
             normalisation = self.card.given_normalisation
+        return spec_of(self.card, self.sample, normalisation, self.spacing_mm, self.patch_size)
+
+    @cached_property
+    def spacing_mm(self) -> tuple[float | None, ...] | None:
+        """Spacing of slices, rows and columns at which the network sees volumes, None for an axis that is kept."""
+        spacing: Any = self.card.spacing_mm
         if MEDIAN in (spacing or ()):
             spacing = measured_spacing(self.card, self._stored(SPLITS))
-        return spec_of(self.card, self.sample, normalisation, spacing)
+        return tuple(spacing) if spacing and any(spacing) else None
+
+    @cached_property
+    def patch_size(self) -> tuple[int, ...] | None:
+        """Size of samples along each axis, chosen for volumes where no option gives it; None for whole slices."""
+        if self.sample.axes == 3 and len(self.crop or ()) != 3:
+            return chosen_patch(self._stored(SPLITS), self.spacing_mm, self.batch_size)
+        return tuple(self.crop) if self.crop else None
 
     @cached_property
     def splits(self) -> Splits:
@@ -250,7 +267,11 @@ class SegmentationDataModule(LightningDataModule):
     def checks(self) -> dict[str, Callable[[], None]]:
         """Return the checks of the stored cases by name; see :func:`stored_checks`."""
         cards = (self.card, self.training_card)
-        return stored_checks(*cards, self.splits, self.by_split, lambda: self.spec, self.described)
+        checks = stored_checks(*cards, self.splits, self.by_split, lambda: self.spec, self.described)
+        if self.sample.axes == 3:
+            batch_size = None if len(self.crop or ()) == 3 else self.batch_size
+            checks["patches"] = lambda: note_patches(self._stored(SPLITS), self.spec.view, batch_size)
+        return checks
 
     @property
     def by_split(self) -> dict[str, list[StoredCase]]:

@@ -38,12 +38,13 @@ def card_of(card: str | None, root: str | Path, channels: Sequence[str] | None =
 def for_volumes(card: Card) -> Card:
     """Return the card for patches of volumes: an image is a volume, and all volumes have the median spacing by default.
 
-    A network of three axes needs one spacing, as its strides follow from it.
+    A network of three axes needs one spacing along each axis, as its strides follow from it.
     """
     how = card.normalisation
     if how.per_image and how.window is None:
         card = replace(card, normalisation=CardNormalisation(per_case=True))
-    return card if card.spacing_mm else replace(card, spacing_mm=(MEDIAN, MEDIAN, MEDIAN))
+    slices, rows, columns = (step or MEDIAN for step in card.spacing_mm or (None, None, None))
+    return replace(card, spacing_mm=(slices, rows, columns))
 
 
 def with_options(

@@ -33,7 +33,11 @@ def training_set(
 
 
 def spec_of(
-    card: Card, options: SampleOptions, normalisation: Normalisation, spacing_mm: Sequence[float | None] | None
+    card: Card,
+    options: SampleOptions,
+    normalisation: Normalisation,
+    spacing_mm: tuple[float | None, ...] | None,
+    patch_size: tuple[int, ...] | None,
 ) -> DataSpec:
     """Return what a network must remember of data with this card.
 
@@ -42,8 +46,9 @@ def spec_of(
         options: What its training samples are.
         normalisation: That of the card, or as measured.
         spacing_mm: Spacing of slices, rows and columns to which volumes are resampled, None for an axis to keep.
+        patch_size: Size of its samples along each axis, None for whole slices.
     """
-    resize, crop = options.resize, options.crop
+    resize = options.resize
     return DataSpec(
         name=card.name,
         modality=card.modality,
@@ -54,9 +59,9 @@ def spec_of(
         normalisation=normalisation,
         plane=card.plane,
         array_units=card.array_units,
-        spacing_mm=tuple(spacing_mm) if spacing_mm and any(spacing_mm) else None,
+        spacing_mm=spacing_mm,
         resize=(resize[0], resize[1]) if isinstance(resize, Sequence) else resize,
-        patch_size=tuple(crop) if crop else None,
+        patch_size=patch_size,
         context=options.context,
         nodata=None if card.nodata is None or math.isnan(card.nodata) else card.nodata,
         nodata_rule=card.nodata_rule,

@@ -64,7 +64,7 @@ def create_model(
         block: Block design around the mixer, a key of :data:`mlla_seg.models.blocks.BLOCKS`.
         dims: Spatial axes: 2 for images ``(B, C, H, W)``, 3 for volumes ``(B, C, D, H, W)``.
         strides: Strides of the five steps along each axis, such as those of
-            :func:`mlla_seg.models.axes.strides_for`; by default 2.
+            :func:`mlla_seg.data.halving.strides_for`; by default 2.
 
     Raises:
         InputError: Unknown name, or an option that the encoder or decoder does not have.

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from mlla_seg.data.halving import STEPS
 from mlla_seg.data.rules import (
     Rule,
     above,
@@ -22,7 +23,6 @@ from mlla_seg.data.rules import (
 )
 from mlla_seg.data.spec_rules import LARGEST_SIDE
 from mlla_seg.errors import InputError
-from mlla_seg.models.axes import STEPS
 
 MOST_CHANNELS = 10_000
 WIDEST = 1024

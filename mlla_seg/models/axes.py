@@ -4,21 +4,17 @@ Axes are (rows, columns) or (slices, rows, columns). A network halves the resolu
 step has the stride 2, or 1 where that axis is coarse or small. Its levels 0 (the image) to 5 have a kernel each.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mlla_seg.data.halving import STEPS
 from mlla_seg.errors import InputError
 from mlla_seg.models.depthwise3d import Depthwise3d, TransposedDepthwise3d
 from mlla_seg.models.ops import to_channels_first, to_channels_last
 
-STEPS = 5
-"""Halvings between the image and the coarsest feature map."""
-SMALLEST = 4
-"""Smallest size to which an axis is halved, as in nnU-Net."""
 BATCH_NORM: dict[int, Callable[..., Any]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 LINEAR_MODE = {2: "bilinear", 3: "trilinear"}
 """Names of linear interpolation by number of axes."""
@@ -84,36 +80,3 @@ def kernels_of(strides: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
     axes = range(len(strides[0]))
     first = [next((i for i, step in enumerate(strides) if step[axis] == 2), 0) for axis in axes]
     return [tuple(3 if level >= first[axis] else 1 for axis in axes) for level in range(len(strides) + 1)]
-
-
-def total_strides(strides: Sequence[Sequence[int]]) -> list[int]:
-    """Return the stride of the coarsest feature map along each axis; padded images are multiples of it."""
-    return [math.prod(steps) for steps in zip(*strides, strict=True)]
-
-
-def strides_for(spacing: Sequence[float], patch_size: Sequence[int]) -> list[list[int]]:
-    """Choose the strides of a network from the spacing of its voxels and the size of its patches, as nnU-Net does.
-
-    A step halves the axes whose spacing is within a factor of 2 of the finest one, among those that are not too small:
-    halving stops before a size falls below 4, and before the last axis alone falls below 6 (Isensee et al.,
-    "nnU-Net", Nature Methods 2021, and the authors' code).
-
-    Args:
-        spacing: Distance of voxels along each axis, in any one unit.
-        patch_size: Size of the training patches along each axis.
-
-    Returns:
-        Strides of five steps, such as ``[[1, 2, 2], [1, 2, 2], [2, 2, 2], [2, 2, 2], [1, 1, 1]]``.
-    """
-    now, sizes = [float(distance) for distance in spacing], list(patch_size)
-    strides = []
-    for _ in range(STEPS):
-        large = [axis for axis, size in enumerate(sizes) if size >= 2 * SMALLEST]
-        finest = min((now[axis] for axis in large), default=0.0)
-        chosen = [axis for axis in large if now[axis] < 2 * finest]
-        if len(chosen) == 1 and sizes[chosen[0]] < 3 * SMALLEST:
-            chosen = []
-        strides.append([2 if axis in chosen else 1 for axis in range(len(sizes))])
-        for axis in chosen:
-            now[axis], sizes[axis] = 2 * now[axis], math.ceil(sizes[axis] / 2)
-    return strides

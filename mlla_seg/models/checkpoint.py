@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from mlla_seg._version import __version__
 from mlla_seg.checksums import require_intact_archive
 from mlla_seg.data.dataspec import DataSpec
+from mlla_seg.data.halving import known_spacing, strides_for
 from mlla_seg.errors import InputError, followed_by
 from mlla_seg.finite import LOWER_RATE, require_finite_weights
 from mlla_seg.models import create_model
 from mlla_seg.models.arguments import building, require_arguments
-from mlla_seg.models.axes import strides_for
 from mlla_seg.models.ensemble import Ensemble, Flips
 from mlla_seg.models.hub import BEFORE_0_2
 from mlla_seg.models.nearby import did_you_mean
@@ -90,9 +90,7 @@ def network_axes(spec: DataSpec, strides: Sequence[Sequence[int]] | None) -> dic
     """Return the number of axes of a network and its strides, by default those for the spacing and size of patches."""
     if spec.axes == 3 and strides is None:
         assert spec.patch_size is not None
-        known = spec.spacing_mm or (None, None, None)
-        finest = min([step for step in known if step], default=1.0)
-        strides = strides_for([step or finest for step in known], spec.patch_size)
+        strides = strides_for(known_spacing(spec.spacing_mm, spec.patch_size), spec.patch_size)
     return {"dims": spec.axes, "strides": strides}
 
 

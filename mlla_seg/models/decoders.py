@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mlla_seg.data.halving import STEPS, total_strides
 from mlla_seg.errors import InputError
-from mlla_seg.models.axes import CONV, STEPS, TRANSPOSED, kernels_of, require_strides, total_strides
+from mlla_seg.models.axes import CONV, TRANSPOSED, kernels_of, require_strides
 from mlla_seg.models.blocks import Stage
 from mlla_seg.models.mlla import ConvBN, Encoder, MapNorm, init_weights
 from mlla_seg.models.ops import to_channels_first, to_channels_last, unfold_channels

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mlla_seg.data.halving import STEPS
 from mlla_seg.errors import InputError
-from mlla_seg.models.axes import BATCH_NORM, CONV, DEPTHWISE, STEPS, kernels_of, require_strides
+from mlla_seg.models.axes import BATCH_NORM, CONV, DEPTHWISE, kernels_of, require_strides
 from mlla_seg.models.blocks import Stage
 from mlla_seg.models.ops import channels_last_memory, to_channels_first, to_channels_last
 
@@ -194,7 +195,7 @@ class MLLAEncoder(Encoder):
             for images only.
         dims: Spatial axes: 2 for images ``(B, C, H, W)``, 3 for volumes ``(B, C, D, H, W)``.
         strides: Strides of the five steps along each axis, 2 by default; 1 leaves an axis as it is, see
-            :func:`~mlla_seg.models.axes.strides_for`. Kernels are 1 wide along an axis until its first halving.
+            :func:`~mlla_seg.data.halving.strides_for`. Kernels are 1 wide along an axis until its first halving.
 
     Raises:
         InputError: ``dims``, ``strides`` or a name is not allowed.

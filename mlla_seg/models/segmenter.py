@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlla_seg.data.framing import at_least, margin, pad
+from mlla_seg.data.halving import STEPS, total_strides
 from mlla_seg.data.normalisation import normalise, window_tensor
 from mlla_seg.errors import InputError
-from mlla_seg.models.axes import CONV, LINEAR_MODE, STEPS, total_strides
+from mlla_seg.models.axes import CONV, LINEAR_MODE
 from mlla_seg.models.decoders import Decoder, MLLAUNetDecoder
 from mlla_seg.models.hub import HubMixin
 from mlla_seg.models.mlla import Encoder, MLLAEncoder

@@ -10,8 +10,9 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
+from mlla_seg.data.halving import total_strides
 from mlla_seg.errors import InputError, lookup
-from mlla_seg.models.axes import kernels_of, require_strides, total_strides
+from mlla_seg.models.axes import kernels_of, require_strides
 from mlla_seg.models.decoders import Decoder
 from mlla_seg.models.mlla import Encoder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +11,18 @@ import torch
 from torch import Tensor
 
 from mlla_seg.benchmark.measures import free_bytes, training_bytes
+from mlla_seg.planning.choices import Choice, Section
 from mlla_seg.training.module import SegmentationModule
 
 SHARE = 0.5
 """Fraction of the free memory that a training may take."""
+LARGEST_BATCH = 24
+PIXELS = 8 * 256 * 256
+"""Most pixels or voxels of a batch on CPUs."""
+VALIDATIONS = 12
+"""Validations during a training."""
+BUSY = 2.0
+"""Programs that want to run, per core, above which a measured time says little."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +35,18 @@ class Budget:
     gigabytes: float
     """Memory of a step: what is kept for the backward pass, parameters, gradients and moments."""
 
+    @property
+    def in_words(self) -> str:
+        """Time and memory of a step."""
+        return f"{self.seconds:.2f} s and {self.gigabytes:.1f} GB a step, measured on this machine"
+
 
 def measure(module: SegmentationModule, sample: Tensor, largest: int, device: torch.device) -> Budget:
     """Measure the largest batch size that fits, and a step of that size.
 
     Args:
         module: The module to train.
-        sample: One training image ``(C, H, W)``.
+        sample: One training image ``(C, H, W)``, or a patch of a volume ``(C, D, H, W)``.
         largest: Batch size to begin with; it is halved until half the free memory suffices.
         device: Where to train.
     """
@@ -42,7 +56,7 @@ def measure(module: SegmentationModule, sample: Tensor, largest: int, device: to
     free, batch_size = free_bytes(device), largest
     while batch_size > 1 and fixed + each * batch_size > SHARE * free:
         batch_size //= 2
-    images = image.expand(batch_size, -1, -1, -1)
+    images = image.expand(batch_size, *image.shape[1:])
     seconds = min(_step(network, images, device) for _ in range(2))  # the first one also warms up
     return Budget(batch_size, seconds, (fixed + each * batch_size) / 1e9)
 
@@ -54,3 +68,31 @@ def _step(network: Any, images: Tensor, device: torch.device) -> float:
         torch.cuda.synchronize(device)
     network.zero_grad()
     return time.perf_counter() - started
+
+
+def busy(budget: Budget, device: str) -> list[str]:
+    """Return a sentence if other programs took the processors while a step was measured on them."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if device != "cpu" or load < BUSY * cores:
+        return []
+    return [
+        f"Other programs ran (load {load:.0f} on {cores} cores), so a step may take less than the {budget.seconds:.1f} "
+        "s that were measured: then raise check_val_every_n_epoch in the config."
+    ]
+
+
+def pace(budget: Budget, samples: int, minutes: float) -> Section:
+    """Return the length of the training and how often it is validated."""
+    seconds = 60 * minutes
+    epochs = seconds / max(1.0, samples / budget.batch_size) / budget.seconds
+    told = f"about {seconds / budget.seconds:,.0f} steps, {epochs:,.1f} times all {samples:,} samples"
+    return {
+        "max_time": Choice(duration(minutes), f"{told}; the learning rate ends with the time"),
+        "check_val_every_n_epoch": Choice(max(1, round(epochs / VALIDATIONS)), f"about {VALIDATIONS} validations"),
+    }
+
+
+def duration(minutes: float) -> str:
+    """Return minutes as Lightning writes a time: days, hours, minutes, seconds."""
+    hours, rest = divmod(round(minutes), 60)
+    return f"{hours // 24:02d}:{hours % 24:02d}:{rest:02d}:00"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +17,10 @@ from mlla_seg.data.layouts import find_cases
 from mlla_seg.data.nnunet import nnunet_card
 from mlla_seg.errors import InputError, program
 from mlla_seg.evaluation.plots import plot_samples
-from mlla_seg.planning.budget import Budget, measure
+from mlla_seg.planning.budget import LARGEST_BATCH, PIXELS, Budget, busy, duration, measure, pace
 from mlla_seg.planning.choices import FRACTIONS, Choice, Plan, Section, choose
 from mlla_seg.planning.naming import rename
+from mlla_seg.planning.patches import config_of_volumes, has_volumes
 from mlla_seg.planning.recognise import Recognised, recognise
 from mlla_seg.planning.survey import survey
 from mlla_seg.planning.table import listed_files, read_cohort, splits_of
@@ -28,20 +28,13 @@ from mlla_seg.planning.writing import write_yaml
 from mlla_seg.progress import note, say
 from mlla_seg.training.module import SegmentationModule
 
-CARD, CONFIG, PREVIEW = "dataset.yaml", "config.yaml", "preview.png"
+CARD, CONFIG, CONFIG3D, PREVIEW = "dataset.yaml", "config.yaml", "config3d.yaml", "preview.png"
 SAMPLES = 16
 AVERAGE = [{"class_path": "mlla_seg.training.ema.WarmEMA", "init_args": {"decay": 0.99}}]
 """Averaging of the weights, which short trainings gain from."""
-VALIDATIONS = 12
-"""Validations during a training."""
 ENCODERS = {"cpu": "mlla_micro", "cuda": "mlla_tiny"}
 RATES = {"cpu": 2e-3, "cuda": 5e-4}
 """Learning rate by device; half of it for scenes and photos on CPUs."""
-LARGEST_BATCH = 24
-BUSY = 2.0
-"""Programs that want to run, per core, above which a measured time says little."""
-PIXELS = 8 * 256 * 256
-"""Most pixels of a batch on CPUs."""
 
 
 def plan(
@@ -69,7 +62,7 @@ def plan(
     root, folder = Path(input), Path(output)
     if minutes <= 0:
         raise InputError(f"--minutes must be above zero, got {minutes:g}.")
-    for file in (CARD, CONFIG):
+    for file in (CARD, CONFIG, CONFIG3D):
         if (folder / file).exists():
             raise InputError(f"{folder / file}: already exists. Move it or choose another --output.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -98,7 +91,7 @@ def plan(
     rate = RATES[device] / (2 if found.is_flat and device == "cpu" else 1)
     model: Section = {"encoder": Choice(ENCODERS[device]), "decoder": Choice("mlla_unet"), "lr": Choice(rate)}
     trainer: Section = {
-        "max_time": Choice(_duration(minutes), "the learning rate ends with the time"),
+        "max_time": Choice(duration(minutes), "the learning rate ends with the time"),
         "gradient_clip_val": Choice(1.0),
         "callbacks": Choice(AVERAGE),
         "logger": Choice(_logger(called)),
@@ -120,14 +113,16 @@ def plan(
             f"{program()} check --config {folder / CONFIG}"
         ) from error
     budget = _measured(_values(model), data, device)
-    options["batch_size"] = Choice(
-        budget.batch_size, f"{budget.seconds:.2f} s and {budget.gigabytes:.1f} GB a step, measured on this machine"
-    )
+    options["batch_size"] = Choice(budget.batch_size, budget.in_words)
     trainer |= pace(budget, len(data.train_set), minutes)
     chosen.unsure.extend(busy(budget, device))
     _draw(data, folder / PREVIEW)
     write_yaml(folder / CONFIG, title, config)
-    _report(folder, chosen.unsure)
+    written = [CARD, CONFIG]
+    if not found.is_flat and has_volumes(data):
+        write_yaml(folder / CONFIG3D, title, config_of_volumes(config, data, _logger(f"{called}3d"), device, minutes))
+        written.append(CONFIG3D)
+    _report(folder, [*written, PREVIEW], chosen.unsure)
 
 
 def _values(section: Section) -> dict[str, Any]:
@@ -200,34 +195,6 @@ def _measured(network: dict[str, Any], data: SegmentationDataModule, device: str
     return measure(module, sample, largest, torch.device(device))
 
 
-def busy(budget: Budget, device: str) -> list[str]:
-    """Return a sentence if other programs took the processors while a step was measured on them."""
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    if device != "cpu" or load < BUSY * cores:
-        return []
-    return [
-        f"Other programs ran (load {load:.0f} on {cores} cores), so a step may take less than the {budget.seconds:.1f} "
-        "s that were measured: then raise check_val_every_n_epoch in the config."
-    ]
-
-
-def pace(budget: Budget, samples: int, minutes: float) -> Section:
-    """Return the length of the training and how often it is validated."""
-    seconds = 60 * minutes
-    epochs = seconds / max(1.0, samples / budget.batch_size) / budget.seconds
-    told = f"about {seconds / budget.seconds:,.0f} steps, {epochs:,.1f} times all {samples:,} samples"
-    return {
-        "max_time": Choice(_duration(minutes), f"{told}; the learning rate ends with the time"),
-        "check_val_every_n_epoch": Choice(max(1, round(epochs / VALIDATIONS)), f"about {VALIDATIONS} validations"),
-    }
-
-
-def _duration(minutes: float) -> str:
-    """Return minutes as Lightning writes a time: days, hours, minutes, seconds."""
-    hours, rest = divmod(round(minutes), 60)
-    return f"{hours // 24:02d}:{hours % 24:02d}:{rest:02d}:00"
-
-
 def _logger(name: str) -> dict[str, Any]:
     return {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "runs", "name": name}}
 
@@ -245,9 +212,11 @@ def _draw(data: SegmentationDataModule, path: Path) -> None:
     )
 
 
-def _report(folder: Path, unsure: Sequence[str]) -> None:
-    say(f"Written: {folder / CARD}, {folder / CONFIG}, {folder / PREVIEW}")
+def _report(folder: Path, written: Sequence[str], unsure: Sequence[str]) -> None:
+    say(f"Written: {', '.join(str(folder / name) for name in written)}")
     if unsure:
         say("Not certain, please look:")
         say("\n".join(f"  - {text}" for text in unsure))
     say(f"Look at {folder / PREVIEW}, then train: {program()} fit --config {folder / CONFIG}")
+    if CONFIG3D in written:
+        say(f"To see volumes as volumes instead of slices: {program()} fit --config {folder / CONFIG3D}")

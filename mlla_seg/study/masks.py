@@ -34,6 +34,7 @@ from mlla_seg.progress import note, progress
 from mlla_seg.study.organs import OrganMasks, organ_files
 from mlla_seg.study.scores import SAME_IN_ALL
 from mlla_seg.training.cli import folders_of_masks
+from mlla_seg.training.config_sections import data_options
 from mlla_seg.training.scoring import Scoring, case_scores, evaluation_of
 
 SPLITS = {"validate": "val", "test": "test"}
@@ -77,7 +78,7 @@ def truth_of(config: Path | str, split: str, metric: str, reference: Mapping[str
     options = content.get("data")
     if not isinstance(options, dict):
         raise InputError(f"{config}: has no section 'data'. Give a config of fit.")
-    data = SegmentationDataModule(**options)
+    data = SegmentationDataModule(**data_options(content))
     known = {key: content[key] for key in ("nsd_tolerance", "boundary_width") if key in content}
     about = {
         "card": data.card.name,

@@ -25,6 +25,7 @@ from mlla_seg.models.checkpoint import load_segmenter
 from mlla_seg.models.cost import macs
 from mlla_seg.models.segmenter import Segmenter
 from mlla_seg.study.plan import Plan, Run, Variant, flattened
+from mlla_seg.training.config_sections import data_options
 
 EXAMPLES = 8
 """Images over which receptive fields and norms are averaged."""
@@ -74,7 +75,7 @@ def examples(plan: Plan) -> list[tuple[Array, Any, tuple[int, int, int]]]:
     """Return image, spacing and a foreground pixel of a few cases of the scored split, evenly chosen."""
     settings = {**flattened(read_config(plan.base)), **plan.options}
     options = {key.removeprefix("data."): value for key, value in settings.items() if key.startswith("data.")}
-    data = SegmentationDataModule(**options)
+    data = SegmentationDataModule(**data_options({"data": options, "model": {"dims": settings.get("model.dims")}}))
     data.prepare_data()
     data.setup("validate" if plan.split == "validate" else "test")
     cases = data.val_set if plan.split == "validate" else data.test_set

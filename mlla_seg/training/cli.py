@@ -24,6 +24,7 @@ from mlla_seg.places import path_id, shareable, shareable_lines
 from mlla_seg.progress import note, say
 from mlla_seg.texts import read_text
 from mlla_seg.training.checkpoints import BestSegmenter
+from mlla_seg.training.config_sections import share_dims
 from mlla_seg.training.failures import told_in_a_line
 from mlla_seg.training.loggers import share_version
 from mlla_seg.training.module import SegmentationModule
@@ -74,6 +75,7 @@ class SegmentationCLI(RunCLI):
                 f"--choose_postprocessing is for validate, as nothing else may choose: not {self.subcommand}."
             )
         super().before_instantiate_classes()
+        share_dims(config.model, config.data)
         if is_class_path(config.model.encoder):
             import_encoder(config.model.encoder)
         if self.subcommand == "fit":
@@ -120,6 +122,9 @@ class SegmentationCLI(RunCLI):
                 if config.tta:
                     require_mirrored(path, DataSpec.from_dict(content["hyper_parameters"]["spec"], str(path)))
                 prepare_postprocessing(content, self.model, self.datamodule, str(self.subcommand), self.trainer)
+        if self.model.spec.axes == 3:  # what was chosen is saved with the config
+            config.data.crop = list(self.model.spec.patch_size or ())
+            config.model.strides = [list(step) for step in self.model.hparams["strides"]]
         self.model.options = options_of(config)
         if config.members:
             self.model.members = load_members([path, *config.members])[1:]

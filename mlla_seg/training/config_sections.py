@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.errors import InputError
 from mlla_seg.texts import read_yaml
+from mlla_seg.training.module import SegmentationModule
+
+
+def add_sections_of_fit(parser: ArgumentParser) -> None:
+    """Add the options of fit's sections ``data`` and ``model``."""
+    parser.add_class_arguments(SegmentationDataModule, "data")
+    parser.add_class_arguments(SegmentationModule, "model", skip={"spec"})
+
+
+def share_dims(model: MutableMapping[str, Any], data: MutableMapping[str, Any]) -> None:
+    """Give network and data the same ``dims``, as samples have the axes of the network; either section may name it.
+
+    Raises:
+        InputError: They name different ones.
+    """
+    named = {value for value in (model.get("dims"), data.get("dims")) if value is not None}
+    if len(named) == 2:
+        raise InputError(f"--model.dims is {model['dims']}, but --data.dims is {data['dims']}: leave the latter out.")
+    model["dims"] = data["dims"] = named.pop() if named else None
+
+
+def data_options(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the data module from the sections of a config."""
+    model, data = ({**(content.get(name) or {})} for name in ("model", "data"))
+    share_dims(model, data)
+    return data
 
 
 def parse_sections(

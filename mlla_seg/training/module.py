@@ -58,6 +58,8 @@ class SegmentationModule(OptimisedModule):
             ``softmax`` take ``+rope`` and ``+lepe``; all take ``+ape``, and ``+cpe`` in other blocks than ``mlla``.
         block: Block around the mixer: ``mlla``, ``transformer`` or ``mamba``.
         norm_outputs: LayerNorm on each feature map of an MLLA encoder before an smp decoder; see ``create_model``.
+        dims: 2 for a network of slices or images, 3 for volumes as volumes, in patches of ``--data.crop`` or else of a
+            size chosen from the data; by default 3 if ``--data.crop`` has three numbers.
         strides: Strides of the five halvings along each axis, such as ``[[1,2,2],[1,2,2],[2,2,2],[2,2,2],[1,2,2]]``;
             by default 2 for images, and for volumes as nnU-Net chooses them from the spacing and the size of patches.
         pretrained: File of pretrained weights to start from; see ``load_pretrained``.
@@ -91,6 +93,7 @@ class SegmentationModule(OptimisedModule):
         mixer: str = "linear_attention",
         block: BlockName = "mlla",
         norm_outputs: bool = True,
+        dims: int | None = None,
         strides: list[list[int]] | None = None,
         pretrained: str | None = None,
         freeze: Part | None = None,
@@ -119,6 +122,8 @@ class SegmentationModule(OptimisedModule):
         if encoder_lr_factor < 0:
             raise InputError(f"--model.encoder_lr_factor must be 0 or more, got {encoder_lr_factor}.")
         self.spec = DataSpec.of(spec)
+        if dims not in (None, self.spec.axes):
+            raise InputError(f"dims is {dims}, but the data have {self.spec.axes} axes: pass the same dims to both.")
         names = self.spec.output_names
         if class_weights is not None and len(class_weights) != len(names):
             what = "regions" if self.spec.regions else "classes"

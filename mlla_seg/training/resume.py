@@ -14,6 +14,7 @@ from mlla_seg.data.cases import Case
 from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.overrides import card_of
+from mlla_seg.data.sample_options import axes_of
 from mlla_seg.errors import InputError
 from mlla_seg.models.checkpoint import SHARED_BY_MEMBERS, read_checkpoint
 from mlla_seg.places import shareable
@@ -35,6 +36,7 @@ ON_RESUME = {
     "mixer": REFUSED,
     "block": REFUSED,
     "norm_outputs": KEPT,
+    "dims": REFUSED,
     "strides": REFUSED,
     "pretrained": PAST,
     "freeze": USED,
@@ -157,6 +159,9 @@ def _keep(path: Path, saved: Mapping[str, Any], config: Any) -> None:
             config.model[key] = was
     if config.model.strides is None:  # chosen for the spacing of its training
         config.model.strides = saved.get("strides")
+    patch_size = saved["spec"].get("patch_size") or ()
+    if len(patch_size) == axes_of(config.model.dims, config.data.crop) == 3 != len(config.data.crop or ()):
+        config.data.crop = list(patch_size)  # chosen for the data of its training
 
 
 def _require_same_network(path: Path, saved: Mapping[str, Any], config: Any) -> None:
@@ -164,7 +169,7 @@ def _require_same_network(path: Path, saved: Mapping[str, Any], config: Any) -> 
     card = card_of(config.data.card, config.data.root, config.data.channels)
     both = {key: (_saved(saved, key), config.model[key]) for key, rule in ON_RESUME.items() if rule == REFUSED}
     spec = DataSpec.from_dict(saved["spec"], str(path))
-    both["dims"] = (spec.axes, len(config.data.crop or (0, 0)))
+    both["dims"] = (spec.axes, axes_of(config.model.dims, config.data.crop))
     both["classes"] = (spec.class_names, card.class_names)
     both["regions"] = (list(spec.regions), list(card.region_infos))
     both["channels"] = (list(spec.channels), list(card.seen))

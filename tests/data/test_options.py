@@ -56,6 +56,7 @@ READERS: dict[str, tuple[Any, Callable[[Any], Any], Any]] = {
     "resize": (1.5, lambda data: data.train_set.grids[0][1:], (9, 36)),  # coronal slices of 6 x 24
     "spacing_mm": ([2.0, None, "median"], lambda data: data.train_set.grids[0][0], 10),  # of 20
     "crop": ([24, 24], lambda data: tuple(sample(data)["mask"].shape), (24, 24)),
+    "dims": (2, lambda data: data.spec.axes, 2),
     "context": (1, lambda data: len(sample(data)["image"]), 3),
     "channels": (["second"], lambda data: data.train_set.cases[0].image().min(), 100),
     "plane": ("coronal", lambda data: data.train_set.cases[0].shape, (20, 1, 6, 24)),

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from mlla_seg import MLLAEncoder, Segmenter, create_model
 from mlla_seg.errors import InputError
 from mlla_seg.models import ops
-from mlla_seg.models.axes import kernels_of, strides_for
+from mlla_seg.models.axes import kernels_of
 from mlla_seg.models.blocks import BLOCKS
 from mlla_seg.models.cost import macs
 from mlla_seg.models.decoders import OF_BLOCKS
@@ -21,23 +21,6 @@ from mlla_seg.models.recompute import set_checkpointing
 TINIEST = dict(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2))
 COARSE = [[1, 2, 2], [1, 2, 2], [2, 2, 2], [2, 2, 2], [1, 1, 1]]
 OF_VOLUMES = [name for name in (*MIXERS, "linear+rope+lepe", "softmax+rope+lepe") if name != "selective_ssm"]
-
-
-@pytest.mark.parametrize(
-    ("spacing", "patch_size", "slices", "rows"),
-    [
-        ((1.0, 1.0, 1.0), (128, 128, 128), [2, 2, 2, 2, 2], [2, 2, 2, 2, 2]),
-        ((1.0, 1.0, 1.0), (40, 56, 40), [2, 2, 2, 1, 1], [2, 2, 2, 1, 1]),  # hippocampus: 40 to 5, 56 to 7
-        ((10.0, 1.56, 1.56), (10, 256, 224), [1, 1, 2, 1, 1], [2, 2, 2, 2, 2]),  # ACDC: 1.56 to 6.24 mm first
-        ((5.0, 0.75, 0.75), (12, 192, 192), [1, 1, 2, 1, 1], [2, 2, 2, 2, 2]),
-        ((2.0, 1.0, 1.0), (32, 64, 64), [1, 2, 2, 2, 1], [2, 2, 2, 2, 1]),  # a factor of 2 is not within 2
-        ((1.0, 9.0, 9.0), (11, 4, 4), [1, 1, 1, 1, 1], [1, 1, 1, 1, 1]),  # one axis alone, from 11 to 6
-    ],
-)
-def test_strides_are_those_of_nnunet(spacing, patch_size, slices, rows):
-    strides = strides_for(spacing, patch_size)
-    assert [step[0] for step in strides] == slices
-    assert [step[1] for step in strides] == rows
 
 
 def test_kernels_are_flat_until_an_axis_is_halved():

@@ -1,5 +1,7 @@
 import csv
+from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,8 @@ from mlla_seg.cli import main
 from mlla_seg.data.card import load_card
 from mlla_seg.errors import InputError
 from mlla_seg.planning import budget
-from mlla_seg.planning.command import busy, pace, plan
+from mlla_seg.planning.budget import busy, pace
+from mlla_seg.planning.command import ENCODERS, plan
 from mlla_seg.training.module import SegmentationModule
 
 
@@ -43,6 +46,31 @@ def test_planned_config_trains_and_its_report_has_the_subgroups_of_the_table(rad
     main(["test", "--config", "project/config.yaml", "--model.encoder", "mlla_test", "--ckpt_path", "last"])
     with next(radiology.glob("runs/study/*/per_case.csv")).open() as file:
         assert {row["Scanner"] for row in csv.DictReader(file)} == {"GE", "Siemens"}
+
+
+def test_config_of_volumes_is_written_for_stacks_of_many_slices(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for n in range(12):
+        image, label = layouts.blobs(n, 12, 24, 20, 2)
+        for kind, values in (("images", (image * 900).astype(np.uint16)), ("masks", label)):
+            path = tmp_path / "study" / kind / f"PAT{n:02d}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nib.Nifti1Image(values.transpose(2, 1, 0), np.diag([1.0, 1.0, 4.0, 1.0])).to_filename(path)
+    monkeypatch.setitem(ENCODERS, "cpu", "mlla_test")
+    plan("study", "project", classes=["lesion"], minutes=5)
+    assert "instead of slices: mlla-seg fit --config project/config3d.yaml" in capsys.readouterr().out
+    text = Path("project/config3d.yaml").read_text()
+    assert "# volumes as volumes: patches on three axes. Slices, as in config.yaml, are the default" in text
+    slices, volumes = (yaml.safe_load(Path("project", name).read_text()) for name in ("config.yaml", "config3d.yaml"))
+    assert "dims" not in slices["model"]
+    assert (volumes["model"]["dims"], volumes["model"]["decoder"]) == (3, "mlla_unet_fine")
+    assert volumes["data"]["crop"] == [12, 24, 20]  # whole volumes
+    assert not volumes["data"].keys() & {"context", "resize"}
+    assert volumes["data"]["card"] == slices["data"]["card"]
+    few = ["--trainer.max_time=null", "--trainer.max_steps=1", "--data.batch_size=2"]
+    main(["fit", "--config", "project/config3d.yaml", *few, "--trainer.limit_val_batches=0"])
+    saved = torch.load("runs/study3d/version_0/checkpoints/last.ckpt", weights_only=True)["hyper_parameters"]
+    assert (saved["dims"], saved["strides"][0]) == (3, [1, 2, 2])  # slices are far apart
 
 
 def test_every_comment_is_kept_in_valid_yaml(radiology):

@@ -64,6 +64,7 @@ READERS: dict[str, tuple[Any, Callable[[Any], Any], Any]] = {
     ),
     "block": ("transformer", lambda run: {type(block) for block in blocks(run.module.network)}, {TransformerBlock}),
     "norm_outputs": (False, lambda run: run.module.network.built_by[1]["norm_outputs"], False),  # see below
+    "dims": (2, lambda run: run.module.spec.axes, 2),
     "strides": ([[2, 2]] * 4 + [[1, 1]], lambda run: list(run.module.network.strides), [16, 16]),
     "pretrained": ("released.pth", lambda run: first_of(run.initial), 0.125),
     "freeze": ("encoder", lambda run: run.module.freezing.part, "encoder"),  # see test_freezing.py
@@ -176,6 +177,7 @@ OTHERS = {
     "mixer": "linear_attention",
     "block": "mlla",
     "norm_outputs": True,
+    "dims": 3,
     "strides": [[2, 2]] * 5,
     "pretrained": None,
     "freeze": None,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from conftest import ROOT
 from mlla_seg.evaluation import plots
+from mlla_seg.training.preview import sections
 
 
 @pytest.fixture
@@ -51,3 +53,16 @@ def test_mistakes_are_said_in_a_line(cli, config, capsys):
             cli("preview", *options)
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
+
+
+def test_patches_of_volumes_are_drawn_in_two_sections():
+    mask = torch.zeros(3, 5, 4, dtype=torch.int64)
+    mask[1, 1:4, 2], mask[2, 3] = 1, 255
+    image = torch.arange(60.0).reshape(1, 3, 5, 4)
+    shown = sections({"image": image, "mask": mask, "name": "case"}, background=0, thickness=2)
+    assert torch.equal(shown["image"][:, :5], image[:, 1])  # the slice with most pixels
+    across = image[:, [2, 2, 1, 1, 0, 0], 1]  # the first row with most pixels, the last slice uppermost
+    assert torch.equal(shown["image"][:, 5:], across)
+    assert shown["mask"].shape == (11, 4)
+    assert shown["mask"][5:, 2].tolist() == [0, 0, 1, 1, 0, 0]
+    assert shown["name"] == "case\nslice 1 of 3, and all slices at row 1"

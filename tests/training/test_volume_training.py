@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from conftest import ROOT, TINY, run_main
 from mlla_seg.inference.cases import predict_case
@@ -81,8 +84,22 @@ def test_a_resumed_run_keeps_its_strides_and_axes(cli, folder, phantom_root, cap
     assert "was trained with dims 3, but the config gives 2" in capsys.readouterr().err
 
 
+def test_patches_that_were_chosen_are_saved_and_stay(cli, phantom_root, capsys):
+    chosen = ["--model.dims=3", "--data.crop=[24,24]"]
+    cli("fit", *SMALL, *chosen, "--data.root", phantom_root, "--trainer.max_steps=1")
+    assert "chosen from the median volume of 4 x 32 x 32; --data.crop" in capsys.readouterr().err
+    config = yaml.safe_load(Path("runs/demo/version_0/config.yaml").read_text())
+    assert (config["model"]["dims"], config["data"]["crop"]) == (3, [4, 32, 32])
+    assert config["model"]["strides"][0] == [1, 2, 2]  # no file gives the spacing, but the phantom has few slices
+    cli("fit", *SMALL, *chosen, "--data.root", phantom_root, "--trainer.max_steps=2", "--ckpt_path=last")
+    saved = torch.load("runs/demo/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert saved["hyper_parameters"]["spec"]["patch_size"] == [4, 32, 32]
+    assert (saved["hyper_parameters"]["dims"], saved["global_step"]) == (3, 2)
+    assert "chosen" not in capsys.readouterr().err
+
+
 def test_samples_are_drawn_and_problems_listed(cli, phantom_root, capsys):
-    cli("preview", *CONFIG, "--data.root", phantom_root, "--samples=3")
+    cli("preview", *CONFIG[:2], "--data.crop=[4,24]", "--model.dims=3", "--data.root", phantom_root, "--samples=3")
     of_data_and_model = [option for option in SMALL if not option.startswith("--trainer")]
     cli("check", *of_data_and_model, "--data.root", phantom_root)
     printed = capsys.readouterr().out
