@@ -2,6 +2,7 @@
 
 import copy
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,11 @@ def device_named(name: str) -> str:
 
 
 def for_inference(
-    network: nn.Module, device: torch.device | str = "cpu", precision: str = "fp32", compile: bool = False
+    network: nn.Module,
+    device: torch.device | str = "cpu",
+    precision: str = "fp32",
+    compile: bool = False,
+    compile_cache: str | Path | None = None,
 ) -> nn.Module:
     """Return a copy for inference, with batch norms folded into convolutions and, on CPUs, strip-wise computation.
 
@@ -40,9 +45,10 @@ def for_inference(
         device: Device of the copy.
         precision: A key of ``PRECISIONS``.
         compile: Compile at the first image, for images of that size: faster, but uses more memory than strips.
+        compile_cache: Folder where compiled code is kept, see :mod:`mlla_seg.inference.compile_cache`.
 
     Raises:
-        InputError: Unknown precision, or no compiler.
+        InputError: Unknown precision, no compiler, or a folder that others can write to.
     """
     dtype = lookup(PRECISIONS, precision, "precision")
     network = copy.deepcopy(network).to(device).eval().requires_grad_(False)
@@ -51,7 +57,7 @@ def for_inference(
         if dtype is not None and isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)):
             module.to(dtype)  # cast once, not for every image
     if compile:
-        compile_segmenters(network)
+        compile_segmenters(network, compile_cache)
     if torch.device(device).type == "cpu":
         in_strips(network)
     return network if dtype is None else Autocast(network, dtype)

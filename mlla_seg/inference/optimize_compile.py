@@ -1,4 +1,7 @@
-"""Compilation of networks with torch.compile for one image size: ``predict --compile true``.
+"""Compilation of networks for one image size: ``predict --compile true``.
+
+On CPUs the code is made once and kept, see :mod:`mlla_seg.inference.compile_cache`; on GPUs torch.compile makes it at
+each start, with torch's own cache in the same folder.
 
 The compiler fuses activations and sums into the preceding convolution and packs its weights once for the CPU, but does
 neither for float32 linear layers. On CPUs, :func:`as_convolutions` therefore computes them as 1 x 1 convolutions
@@ -12,6 +15,7 @@ import os
 import shutil
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlla_seg.errors import InputError
+from mlla_seg.inference.compile_cache import default_folder, kept_code, require_private
 from mlla_seg.models.blocks import Block
 from mlla_seg.models.decoders import Upsample
 from mlla_seg.models.mixers import DepthwiseConv, scanning
@@ -30,21 +35,24 @@ PIXELS = 512**2
 """Maximum number of pixels per compiled call on CPUs, unless a single image is larger."""
 
 
-def compile_segmenters(network: nn.Module) -> None:
+def compile_segmenters(network: nn.Module, cache: str | Path | None = None) -> None:
     """Make each segmenter in a network, or else the whole network, compile itself at its first image, in place.
 
+    Args:
+        network: The network, in evaluation mode, on the device where it will run.
+        cache: Folder of code that is kept; by default that of the user.
+
     Raises:
-        InputError: No C++ compiler was found, or a mixer visits pixels in turn.
+        InputError: No C++ compiler was found, a mixer visits pixels in turn, or others can write to the folder.
     """
     require_compiler("--compile")
+    folder = default_folder() if cache is None else Path(cache).expanduser().absolute()
+    require_private(folder)
     if found := scanning(network):
         raise InputError(f"Token mixer {found[0]} visits pixels in turn, which takes too long to compile: run without.")
     parts: list[Any] = [module for module in network.modules() if isinstance(module, Segmenter)] or [network]
     for part in parts:
-        code = copy.deepcopy(part)
-        if next(part.parameters(), torch.empty(0)).device.type == "cpu":
-            as_convolutions(code)
-        part.forward = CompiledForward(code, part.forward)
+        part.forward = CompiledForward(copy.deepcopy(part), part.forward, folder)
 
 
 def run_uncompiled(network: nn.Module) -> bool:
@@ -69,47 +77,74 @@ class CompiledForward:
     runs uncompiled.
 
     Args:
-        network: Network to compile; maps ``(B, C, H, W)`` to logits ``(B, K, H, W)``.
+        network: Network to compile, which may be changed; maps ``(B, C, H, W)`` to logits ``(B, K, H, W)``.
         otherwise: Fallback for other sizes.
+        folder: Folder of code that is kept.
     """
 
-    def __init__(self, network: nn.Module, otherwise: Callable[[Tensor], Tensor]) -> None:
-        self.code = torch.compile(network, dynamic=False)
+    def __init__(self, network: nn.Module, otherwise: Callable[[Tensor], Tensor], folder: Path) -> None:
+        self.network: nn.Module | None = network  # until it is compiled
         self.otherwise = otherwise
+        self.folder = folder
         self.shape: tuple[int, ...] = ()
         self.told = False
 
     def __call__(self, x: Tensor) -> Tensor:
-        if not self.shape:
-            self.shape = tuple(equal_part(x).shape)
-            count, _, height, width = self.shape
-            images = f"{height} x {width} pixels, {count} at a time"
-            note(f"Compiling for images of {images}, which takes about a minute.")
+        if self.network is not None:
+            first = equal_part(x)
+            self.code = self._compiled(self.network, _contiguous(first))
+            self.shape, self.network = tuple(first.shape), None
         pieces = x.split(self.shape[0])
         return torch.cat([self._run(piece) for piece in pieces]) if len(pieces) > 1 else self._run(x)
 
     def _run(self, x: Tensor) -> Tensor:
         if tuple(x.shape) == self.shape:
-            return self._run_code(x)
+            return self.code(_contiguous(x))
         if x.shape[1:] != self.shape[1:] and not self.told:
             self.told = True
             note("note: images of other sizes run uncompiled.")
         return self.otherwise(x)
 
-    def _run_code(self, x: Tensor) -> Tensor:
-        import torch._dynamo
-        import torch._inductor
+    def _compiled(self, network: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
+        if x.device.type != "cpu":
+            return compiled_now(network, x, self.folder)
+        as_convolutions(network)
+        return kept_code(network, x, self.otherwise, self.folder)
 
+
+def compiled_now(network: nn.Module, x: Tensor, folder: Path) -> Callable[[Tensor], Tensor]:
+    """Return a network compiled by torch.compile for images like ``x``, for other devices than CPUs.
+
+    Raises:
+        InputError: It cannot be compiled.
+    """
+    import torch._dynamo
+    import torch._inductor
+
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "torch"))
+    count, _, height, width = x.shape
+    note(f"Compiling for images of {height} x {width} pixels, {count} at a time, which takes about a minute.")
+    code = torch.compile(network, dynamic=False)
+
+    def run(image: Tensor) -> Tensor:
         # Compiler settings, read at the first call. Beyond the limit, which counts all networks of a process, further
         # networks would silently run uncompiled.
         dynamo = torch._dynamo.config.patch(recompile_limit=256)
         inductor = torch._inductor.config.patch(freezing=True)
-        try:
-            with torch.inference_mode(), dynamo, inductor, quiet():
-                return self.code(x.clone(memory_format=torch.contiguous_format))  # other strides would recompile
-        except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise InputError(f"This network cannot be compiled here; run without --compile: {reason}") from error
+        with torch.inference_mode(), dynamo, inductor, quiet():
+            return code(image)
+
+    try:
+        run(x)
+    except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise InputError(f"This network cannot be compiled here; run without --compile: {reason}") from error
+    return run
+
+
+def _contiguous(x: Tensor) -> Tensor:
+    """Return a copy with the strides that the code was compiled for."""
+    return x.clone(memory_format=torch.contiguous_format)
 
 
 def equal_part(x: Tensor) -> Tensor:

@@ -59,6 +59,7 @@ def test_training_keeps_less_the_more_is_computed_again(fixed, tmp_path):
 def test_engines_and_compiled_code(fixed, tmp_path, monkeypatch):
     monkeypatch.setattr(networks, "our_network", lambda encoder, decoder: Pixelwise(3))  # whose export takes a moment
     monkeypatch.setattr(networks, "CLASSES", 3)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where compiled code is kept
     kinds = dict(sizes=[64], precision=["fp32"], repeats=1, peers=False, engines=True, compile=True, device="cpu")
     benchmark(**kinds, output=str(tmp_path))
     rows = rows_of(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -119,7 +120,7 @@ def test_strips_are_the_last_resort_of_a_network_of_ones_own(capsys):
         capsys.readouterr().err
     )
     assert not need_less_memory(network)
-    network.forward = CompiledForward(network, network.forward)
+    network.forward = CompiledForward(network, network.forward, Path())
     assert need_less_memory(network)
     torch.testing.assert_close(network(batch).detach(), expected, atol=1e-4, rtol=0)
 

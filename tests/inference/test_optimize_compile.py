@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from conftest import shared
 from jobs import OneBlock, Pixelwise, segmenter, spec_of
 from mlla_seg import Predictor, create_model
 from mlla_seg.errors import InputError
@@ -76,25 +77,28 @@ def test_convolutions_of_vectors_change_nothing():
         torch.testing.assert_close(as_code(linear)(x), linear(x), atol=1e-12, rtol=0)
 
 
-def graphs():
-    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """Code is kept for this run of the tests alone."""
+    with shared(tmp_path_factory, "cache") as (folder, _):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
 
 
 @pytest.mark.slow
 def test_a_compiled_network_labels_as_the_network_does(capsys):
-    network, spec, before = segmenter(), spec_of(), graphs()
+    network, spec = segmenter(), spec_of()
     plain, fast = Predictor(network, spec), Predictor(network, spec, compile=True)
     volume = image(3, 1, 32, 32).numpy()
     assert (fast(volume, batch_size=2) == plain(volume, batch_size=2)).all()  # two at a time, and one left over
     assert len(set(plain(volume).flat)) > 1
     assert (
-        "Compiling for images of 32 x 32 pixels, 2 at a time, which takes about a minute.\n" in capsys.readouterr().err
+        "Compiling for images of 32 x 32 pixels, 2 at a time, which takes one to two minutes;"
+        in capsys.readouterr().err
     )
     others = image(2, 1, 32, 32, seed=1)
     with torch.no_grad():
         torch.testing.assert_close(fast.fast(others), network(others), atol=1e-5, rtol=0)
         torch.testing.assert_close(fast.fast(others.mT), network(others.mT), atol=1e-5, rtol=0)  # other strides
-    assert graphs() == before + 1
 
 
 @torch.no_grad()
@@ -106,15 +110,6 @@ def test_other_sizes_go_through_uncompiled(capsys):
         torch.testing.assert_close(fast(x), network(x), atol=1e-5, rtol=0)
     assert (fast(large) == strips(large)).all()
     assert capsys.readouterr().err.count("note: images of other sizes run uncompiled.") == 1
-
-
-@torch.no_grad()
-def test_weights_are_part_of_the_code():
-    fast = for_inference(Pixelwise().eval(), compile=True)
-    x = image(1, 1, 32, 32)
-    expected = fast(x)
-    fast.forward.code._orig_mod.conv.weight.zero_()
-    assert (fast(x) == expected).all()
 
 
 @torch.no_grad()
@@ -166,7 +161,7 @@ def test_a_broken_compiler_is_said_in_a_line(tmp_path):
     compiler.write_text("#!/bin/sh\nexit 1\n")
     compiler.chmod(0o755)
     # In a process of its own: torch remembers its compiler.
-    environment = {**os.environ, "CXX": str(compiler), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    environment = {**os.environ, "CXX": str(compiler), "XDG_CACHE_HOME": str(tmp_path)}
     command = [sys.executable, "-c", BROKEN]
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     assert said.startswith("This network cannot be compiled here; run without --compile: ")
