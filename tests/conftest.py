@@ -71,12 +71,12 @@ def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
     return run_main
 
 
-def run_main(*arguments: object) -> None:
+def run_main(*arguments: object, program: str = "cli.py") -> None:
     """Run the program's ``main`` with these arguments."""
     from mlla_seg.cli import main
 
     argv = [str(argument) for argument in arguments]
-    saved, sys.argv = sys.argv, ["cli.py", *argv]
+    saved, sys.argv = sys.argv, [program, *argv]
     try:
         main()
     finally:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +14,7 @@ import yaml
 
 import layouts
 from conftest import ROOT, TINY
+from forks import run_apart
 from mlla_seg import Predictor, SegmentationDataModule, SegmentationModule
 from mlla_seg.data.boxes import Box
 from mlla_seg.data.card_sections import CardNormalisation
@@ -125,11 +123,10 @@ def test_every_config_runs_on_its_layout(cli, config, tmp_path):
 def test_a_folder_without_a_card_is_measured_alike_in_two_processes(tmp_path):
     root = tmp_path / "nnunet"
     layouts.WRITERS["nnunet"](root)
-    command = [sys.executable, ROOT / "cli.py", "fit", "--config", ROOT / "configs/nnunet.yaml", f"--data.root={root}"]
+    command = ["fit", "--config", ROOT / "configs/nnunet.yaml", f"--data.root={root}"]
     command += [*TINY, "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.precision=32-true"]
     command += ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(list(map(str, command)), cwd=tmp_path, env=environment, capture_output=True, text=True)
+    result = run_apart(*command, ranks=2, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("Run folder:") == 1
     saved = torch.load(tmp_path / "runs/nnunet/version_0/checkpoints/last.ckpt", weights_only=True)

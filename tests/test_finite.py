@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 import torch
 
 from conftest import ROOT, TINY
+from forks import run_apart
 from mlla_seg import Predictor, SegmentationDataModule, SegmentationModule
 from mlla_seg.data.slices import View
 from mlla_seg.errors import InputError
@@ -88,8 +87,7 @@ def test_a_loss_names_each_case_once_and_not_too_many():
 def test_every_process_stops(phantom_root, tmp_path):
     options = ["--config", CONFIG, f"--data.root={phantom_root}", "--data.crop=[32,32]", *TINY, "--model.lr=1e30"]
     options += ["--model.warmup=0", "--trainer.gradient_clip_val=null", "--trainer.devices=2", "--trainer.strategy=ddp"]
-    command = [sys.executable, ROOT / "cli.py", "fit", *options, "--trainer.max_epochs=2"]
-    result = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    result = run_apart("fit", *options, "--trainer.max_epochs=2", ranks=2, folder=tmp_path)
     assert result.returncode == 2
     assert "The loss is nan" in result.stderr
     (line,) = {line for line in result.stderr.splitlines() if line.startswith("error: ")}  # the same of both

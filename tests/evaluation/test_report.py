@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -17,6 +14,7 @@ import torch
 
 import layouts
 from conftest import ROOT, TINY
+from forks import run_apart
 from mlla_seg import Predictor
 from mlla_seg.data.formats.registry import read_image, read_mask
 from mlla_seg.errors import InputError
@@ -178,18 +176,10 @@ def test_two_processes_score_as_one(tmp_path, phantom_root, checkpoint):
     for devices, batch_size in ((1, 16), (2, 3)):
         folder = tmp_path / str(devices)
         folder.mkdir()
-        command = [
-            sys.executable,
-            ROOT / "cli.py",
-            "test",
-            "--config",
-            ROOT / "configs/demo.yaml",
-            "--data.crop=[32,32]",
-        ]
+        command = ["test", "--config", ROOT / "configs/demo.yaml", "--data.crop=[32,32]"]
         command += [f"--data.root={root}", *TINY, "--ckpt_path", checkpoint, "--evaluation=transunet"]
         command += [f"--trainer.devices={devices}", "--trainer.strategy=ddp", f"--model.eval_batch_size={batch_size}"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True)
+        done = run_apart(*command, ranks=devices, folder=folder)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("per_case.csv") == 2  # one line, from one process
         run = folder / "runs/demo/version_0"

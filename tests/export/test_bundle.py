@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 
 import nibabel as nib
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from forks import apart, forget
 from jobs import REGIONS, Pixelwise, segmenter, spec_of
 from mlla_seg import Predictor
 from mlla_seg.data.dataspec import DataSpec
@@ -34,14 +37,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 AFFINE = np.array([[0, -0.8, 0.1, 10], [0.7, 0, 0, -20], [0, 0.1, 5, 30], [0, 0, 0, 1.0]])
 
 
-def monai(folder, *command):
+FILES = ("--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json")
+
+
+def monai_anew(folder, *command):
     """Run ``python -m monai.bundle`` where this package cannot be imported."""
     (folder / "block").mkdir(exist_ok=True)
     (folder / "block/sitecustomize.py").write_text("import sys\nsys.modules['mlla_seg'] = None\n")
     environment = {**os.environ, "PYTHONPATH": str(folder / "block"), "CUDA_VISIBLE_DEVICES": ""}
-    files = ["--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json"]
     result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "monai.bundle", *map(str, command), *files],
+        [sys.executable, "-W", "ignore", "-m", "monai.bundle", *map(str, command), *FILES],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -49,6 +54,21 @@ def monai(folder, *command):
     )
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stderr + result.stdout
+
+
+def monai(folder, *command):
+    """Do the same in a child of this process, which has imported torch and MONAI."""
+
+    def program():
+        forget("mlla_seg")
+        sys.modules["mlla_seg"] = None
+        warnings.simplefilter("ignore")
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        sys.argv = ["monai.bundle", *map(str, command), *FILES]
+        runpy.run_module("monai.bundle", run_name="__main__")
+
+    result = apart(program, folder)
+    assert result.returncode == 0, result.stderr[-3000:]
 
 
 @pytest.mark.parametrize(("plane", "channels"), [("axial", 1), ("sagittal", 2)])
@@ -66,7 +86,7 @@ def test_monai_verifies_and_runs_a_bundle(tmp_path, plane, channels):
     (tmp_path / "images").mkdir()
     nib.save(nib.Nifti1Image(volume, AFFINE), tmp_path / "images/ct.nii.gz")
     if channels == 1:
-        said = monai(tmp_path / "bundle", "verify_net_in_out", "network_def")
+        said = monai_anew(tmp_path / "bundle", "verify_net_in_out", "network_def")
         assert "data shape of network is verified with no error" in said
     places = ("--bundle_root", ".", "--dataset_dir", tmp_path / "images", "--output_dir", tmp_path / "masks")
     monai(tmp_path / "bundle", "run", *places)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from conftest import ROOT
+from forks import run_apart
 from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.errors import InputError
 from mlla_seg.models import create_model
@@ -71,9 +68,7 @@ def test_the_same_batch_is_one_step_on_any_number_of_processes(tmp_path, images)
         folder.mkdir()
         words = [*command(images, "--trainer.max_epochs=1", f"--trainer.devices={devices}", "--trainer.strategy=ddp")]
         words += ["--trainer.precision=64-true"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        run = [sys.executable, ROOT / "cli.py", *words]
-        result = subprocess.run(list(map(str, run)), cwd=folder, env=environment, capture_output=True, text=True)
+        result = run_apart(*words, ranks=devices, folder=folder)
         assert result.returncode == 0, result.stdout + result.stderr
         return weights(folder / "runs/masked/version_0")
 

@@ -17,8 +17,10 @@ import torch
 import yaml
 
 from conftest import ROOT, TINY
+from forks import run_apart
 from mlla_seg.study import results, runs
 from mlla_seg.study.guard import guarded
+from mlla_seg.study.plan import Plan, make_variants
 from samples import write_scored
 
 CASES = [f"case{k}" for k in range(8)]
@@ -182,8 +184,6 @@ def test_a_run_of_another_process_is_left_alone(cli, capsys, trainer):
 
 
 def test_further_sections_of_the_page(cli, trainer):
-    from mlla_seg.study.plan import Plan, make_variants
-
     cli("study", "--config", write_study())
     plan = Plan("demo", {}, make_variants(STUDY["variants"], [0, 1]), 3, None, "validate", "", 1, Path("out"))
     found = results.gather(plan)
@@ -204,8 +204,6 @@ def test_further_sections_of_the_page(cli, trainer):
     ],
 )
 def test_time_left_of_the_whole(cli, known, busy, left, expected):
-    from mlla_seg.study.plan import Plan
-
     plan = Plan("demo", {}, (), 3, None, "validate", "", 1, Path("out"))
     assert runs._left(plan, known, busy, left) == expected
 
@@ -231,8 +229,25 @@ def test_trainings_end_with_a_study_that_is_killed(tmp_path):
     assert subprocess.run(guarded([sys.executable, "-c", "raise SystemExit(3)"]), env=environment).returncode == 3
 
 
+def test_the_last_line_of_a_failed_run_is_why_it_failed(tmp_path):
+    plan = Plan("demo", {}, (), 3, None, "validate", "", 1, tmp_path)
+    said = runs._call(plan, tmp_path / "x.log", ["configs", "--copy", "demoo"], set())
+    assert said.startswith("configs ended with status 2: error: ")
+    assert said.endswith(f" (see {tmp_path / 'x.log'})")
+
+
 @pytest.mark.slow
-def test_a_real_study(cli, capsys, phantom_root):
+def test_a_real_study(cli, capsys, monkeypatch, phantom_root):
+    call = runs._call
+
+    def called(plan, log, arguments, processes):
+        """Only one variant starts processes from nothing, each of which takes ten seconds."""
+        if log.parts[-3] == "mlla":
+            return call(plan, log, arguments, processes)
+        done = run_apart(*arguments)
+        return done.stderr.splitlines()[-1] if done.returncode else ""
+
+    monkeypatch.setattr(runs, "_call", called)
     tiny = dict(option.removeprefix("--").split("=") for option in TINY if "progress" not in option)
     options = {key: yaml.safe_load(value) for key, value in tiny.items()}
     options |= {"data.root": str(phantom_root), "data.crop": [32, 32]}
@@ -245,7 +260,7 @@ def test_a_real_study(cli, capsys, phantom_root):
     with pytest.raises(SystemExit):
         cli("study", "--config", config)
     said = capsys.readouterr()
-    assert "broken/0: fit ended with status 2: error: Unknown encoder 'mlla_none'" in said.err
+    assert "broken/0: error: Unknown encoder 'mlla_none'" in said.err
     assert "2 of 3 runs are done; missing: broken/0." in said.out
     rows = {row["variant"]: row for row in read_csv("out/study.csv")}
     for name, row in rows.items():

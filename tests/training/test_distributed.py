@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,18 +9,18 @@ import torch
 from torch import nn
 
 from conftest import ROOT, TINY
+from forks import run_apart
 from mlla_seg.training.distributed import convert_batch_norm, sum_over_processes
 
 
 def fit(folder: Path, root: Path, devices: int, *options: str) -> dict:
     """Train three deterministic steps in float64 and return the contents of the checkpoint."""
     folder.mkdir()
-    command = [sys.executable, ROOT / "cli.py", "fit", "--config", ROOT / "configs/demo.yaml"]
-    command += [f"--data.root={root}", "--data.crop=[32,32]", "--data.augment=none", "--data.intensity=0", *TINY]
+    command = ["fit", "--config", ROOT / "configs/demo.yaml", f"--data.root={root}", "--data.crop=[32,32]", *TINY]
+    command += ["--data.augment=none", "--data.intensity=0"]
     command += [f"--trainer.devices={devices}", "--trainer.strategy=ddp", "--trainer.precision=64-true"]
     command += ["--trainer.max_epochs=1", "--trainer.limit_train_batches=3", *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True)
+    result = run_apart(*command, ranks=devices, folder=folder)
     assert result.returncode == 0, result.stdout + result.stderr
     return torch.load(folder / "runs/demo/version_0/checkpoints/last.ckpt", weights_only=True)
 

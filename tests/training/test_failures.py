@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_kills import killing, options_for, run_apart
+from test_kills import killing, options_for
 
 from conftest import ROOT, TINY
+from forks import run_apart
 from mlla_seg.training.failures import in_a_line
 
 IN_USE = {"batch_size": 24, "crop": [64, 64], "num_workers": 3, "eval_batch_size": 16}

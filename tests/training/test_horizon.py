@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from conftest import ROOT, TINY
+from forks import run_apart
 from mlla_seg.training.optim import learning_rate_factor
 
 RECORD = "--trainer.callbacks=[{class_path: recorder.Recorder}]"
@@ -199,11 +197,9 @@ def test_of_time_and_steps_what_is_further_on_counts(phantom_root, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_take_the_same_rates(phantom_root, tmp_path, options):
-    command = [sys.executable, ROOT / "cli.py", "fit", *options, RECORD, "--trainer.max_epochs=2"]
+    command = ["fit", *options, RECORD, "--trainer.max_epochs=2"]
     command += ["--trainer.devices=2", "--trainer.strategy=ddp", "--model.warmup=0.3", "--trainer.max_time=00:00:30:00"]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    result = subprocess.run(list(map(str, command)), cwd=tmp_path, env=environment, capture_output=True, text=True)
+    result = run_apart(*command, ranks=2, folder=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
     assert recorded(rank=0, folder=tmp_path) == recorded(rank=1, folder=tmp_path)
     assert recorded(folder=tmp_path) == pytest.approx(expected(3e-3, range(10), 10, 0.3), rel=0.01)  # of half an hour

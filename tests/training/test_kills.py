@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
-import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
 from conftest import ROOT, TINY, run_main
+from forks import run_apart
 
 EMA = "{class_path: mlla_seg.training.ema.WarmEMA}"
 STATUS = {"SIGTERM": 143, "SIGINT": 130, "SIGUSR1": 138}
@@ -31,29 +31,31 @@ def options(phantom_root):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, phantom_root):
-    """Folder of the run that is not interrupted."""
-    folder, before = tmp_path_factory.mktemp("whole"), Path.cwd()
-    os.chdir(folder)
-    try:
-        run_main("fit", *options_for(phantom_root))
-    finally:
-        os.chdir(before)
-    return folder / "runs/demo/version_0"
+def whole_of(tmp_path_factory, phantom_root):
+    """The folder of a run with further options that is not interrupted, trained once."""
+
+    @cache
+    def train(*more: str) -> Path:
+        folder, before = tmp_path_factory.mktemp("whole"), Path.cwd()
+        os.chdir(folder)
+        try:
+            run_main("fit", *options_for(phantom_root), *more)
+        finally:
+            os.chdir(before)
+        return folder / "runs/demo/version_0"
+
+    return train
+
+
+@pytest.fixture
+def whole(whole_of):
+    return whole_of()
 
 
 def killing(options, name, step, at="on_train_batch_end", rank=0):
     """Options of the run that gets a signal."""
     kill = f"{{class_path: killer.Kill, init_args: {{name: {name}, step: {step}, at: {at}, rank: {rank}}}}}"
     return [*(o for o in options if "callbacks" not in o), f"--trainer.callbacks=[{EMA},{kill}]"]
-
-
-def run_apart(*arguments) -> subprocess.CompletedProcess:
-    """Run the program in a process of its own."""
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    command = [sys.executable, ROOT / "cli.py", *arguments]
-    return subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
 
 
 def assert_same(found, expected, where=""):
@@ -146,14 +148,13 @@ SELDOM = ["--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=2"]
         (SELDOM, 6, "on_validation_end"),
     ],
 )
-def test_other_courses_resume_as_the_same_run(cli, options, course, step, at):
+def test_other_courses_resume_as_the_same_run(cli, options, whole_of, course, step, at):
     course = [*course, "--data.num_workers=0"]
-    cli("fit", *options, *course, "--trainer.logger.init_args.name=whole")
     with pytest.raises(SystemExit) as stop:
-        cli("fit", *killing(options, "SIGTERM", step, at), *course, "--trainer.logger.init_args.name=parts")
+        cli("fit", *killing(options, "SIGTERM", step, at), *course)
     assert stop.value.code == 143
-    cli("fit", *options, *course, "--trainer.logger.init_args.name=parts", "--ckpt_path=last")
-    assert_same_run(Path("runs/parts/version_0"), Path("runs/whole/version_0"))
+    cli("fit", *options, *course, "--ckpt_path=last")
+    assert_same_run(Path("runs/demo/version_0"), whole_of(*course))
 
 
 def test_slurm_requeues_a_job_that_resumes_by_itself(cli, capsys, monkeypatch, tmp_path, options, whole):
@@ -180,15 +181,15 @@ def test_slurm_requeues_a_job_that_resumes_by_itself(cli, capsys, monkeypatch, t
 def test_two_processes_stop_after_the_same_step_and_go_on(cli, options):
     two = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.num_workers=0"]
     run = Path("runs/demo/version_0")
-    done = run_apart("fit", *options, *two)
+    done = run_apart("fit", *options, *two, ranks=2)
     assert done.returncode == 0, done.stderr
     expected = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
     curve = (run / "metrics.csv").read_text()
     named = "--trainer.logger.init_args.name=stopped"
-    stopped = run_apart("fit", *killing(options, "SIGTERM", 4, rank=1), *two, named)  # one of them hears of it
+    stopped = run_apart("fit", *killing(options, "SIGTERM", 4, rank=1), *two, named)  # one, which Lightning starts
     assert stopped.returncode == 143, stopped.stderr
     assert stopped.stderr.count("Stopped by SIGTERM after step 4") == 1
-    done = run_apart("fit", *options, *two, named, "--ckpt_path=last")
+    done = run_apart("fit", *options, *two, named, "--ckpt_path=last", ranks=2)
     assert done.returncode == 0, done.stderr
     found = torch.load("runs/stopped/version_0/checkpoints/last.ckpt", weights_only=True)
     for key in ("state_dict", "current_model_state", "optimizer_states"):
