@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
+import warnings
 from itertools import permutations
 
 import pytest
@@ -20,6 +22,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 import mlla_seg.plugins.monai
 import mlla_seg.plugins.smp
 import mlla_seg.plugins.timm
+from forks import apart, forget
 from mlla_seg import MLLA, MLLAUNet, create_model, load_pretrained
 from mlla_seg.models.mlla import SIZES, MapNorm, MLLAEncoder
 
@@ -131,10 +134,6 @@ def test_a_file_saved_by_one_library_loads_in_another(tmp_path):
     )
 
 
-def run(code):
-    return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
-
-
 LIBRARIES = {
     "smp": "segmentation_models_pytorch",
     "timm": "timm",
@@ -144,57 +143,69 @@ LIBRARIES = {
 }
 
 
-def test_plain_import_and_networks_of_our_own_load_none_of_the_libraries():
+def test_networks_of_our_own_load_none_of_the_libraries_and_register_nothing():
     code = (
         "import sys, mlla_seg; from mlla_seg import MLLA, MLLAUNet, SegmentationModule, Predictor, create_model;"
-        f"create_model('mlla_test'); print([m for m in {list(LIBRARIES.values())} if m in sys.modules])"
-    )
-    assert run(code).stdout.strip() == "[]"
-
-
-def test_plain_import_registers_nothing():
-    code = (
-        "import mlla_seg, timm, segmentation_models_pytorch as smp; from monai.networks.nets import FLEXUNET_BACKBONE;"
+        f"create_model('mlla_test'); print([m for m in {list(LIBRARIES.values())} if m in sys.modules]);"
+        "import timm, segmentation_models_pytorch as smp; from monai.networks.nets import FLEXUNET_BACKBONE;"
         "print('mlla_tiny' in smp.encoders.encoders, timm.is_model('mlla_tiny'),"
         "'mlla_tiny' in FLEXUNET_BACKBONE.register_dict)"
     )
-    assert run(code).stdout.strip() == "False False False"
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    said = subprocess.run(command, capture_output=True, text=True).stdout
+    assert said.splitlines() == ["[]", "False False False"]
+
+
+def forget_all():
+    for package in ("mlla_seg", *LIBRARIES.values()):
+        forget(package)
+
+
+def said_without(library, plugin):
+    """The last line of the error of importing a plugin where a library is missing."""
+
+    def first_import():
+        forget_all()
+        if library in ("torchgeo", "terratorch"):
+            find = importlib.util.find_spec
+            importlib.util.find_spec = lambda name, *more: None if name == library else find(name, *more)
+        else:
+            sys.modules[library] = None
+        importlib.import_module(f"mlla_seg.plugins.{plugin}")
+
+    return apart(first_import).stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("plugin", LIBRARIES)
 def test_a_missing_library_is_answered_with_its_extra(plugin):
     library = LIBRARIES[plugin]
-    hide = "import sys, importlib.util as u; find = u.find_spec;" + (
-        f"sys.modules['{library}'] = None;"
-        if plugin not in ("torchgeo", "terratorch")
-        else f"u.find_spec = lambda name, *a: None if name == '{library}' else find(name, *a);"
-    )
-    answer = run(f"{hide}import mlla_seg.plugins.{plugin}").stderr.strip().splitlines()[-1]
+    answer = said_without(library, plugin)
     assert answer == f"ImportError: mlla_seg.plugins.{plugin} needs {library}: pip install 'mlla_seg[{plugin}]'"
 
 
 def test_the_library_that_is_missing_is_the_one_named():
     pytest.importorskip("torchgeo", reason="pip install 'mlla_seg[torchgeo]'")
-    answer = run("import sys; sys.modules['timm'] = None; import mlla_seg.plugins.torchgeo").stderr.splitlines()[-1]
+    answer = said_without("timm", "torchgeo")
     assert answer == "ImportError: mlla_seg.plugins.smp needs timm: pip install 'mlla_seg[smp]'"
 
 
-def test_every_order_of_imports_registers_once():
-    script = """
-import importlib, itertools, sys, warnings
-warnings.simplefilter("error", UserWarning)
-names = ["timm", "segmentation_models_pytorch", "mlla_seg.plugins.smp", "mlla_seg.plugins.timm", "mlla_seg.plugins.smp"]
-for name in names{order}:
-    importlib.import_module(name)
-import mlla_seg.plugins.smp, mlla_seg.plugins.timm
-importlib.reload(mlla_seg.plugins.smp), importlib.reload(mlla_seg.plugins.timm)
-import timm, segmentation_models_pytorch as smp
-smp.Unet("mlla_test", encoder_weights=None), smp.Unet("tu-mlla_test", encoder_weights=None)
-print(len(timm.list_models("mlla_tiny")))
-"""
-    for order in ("", "[::-1]"):
-        result = run(script.replace("{order}", order))
-        assert result.stdout.strip() == "1", result.stderr
+@pytest.mark.parametrize("step", [1, -1])
+def test_every_order_of_imports_registers_once(step):
+    own_smp, own_timm = "mlla_seg.plugins.smp", "mlla_seg.plugins.timm"
+    names = ["timm", "segmentation_models_pytorch", own_smp, own_timm, own_smp]
+
+    def first_imports():
+        warnings.simplefilter("error", UserWarning)
+        forget_all()
+        found = {name: importlib.import_module(name) for name in names[::step]}
+        importlib.reload(found[own_smp])
+        importlib.reload(found[own_timm])
+        for name in ("mlla_test", "tu-mlla_test"):
+            found["segmentation_models_pytorch"].Unet(name, encoder_weights=None)
+        print(len(found["timm"].list_models("mlla_tiny")))
+
+    done = apart(first_imports)
+    assert done.stdout == "1\n", done.stderr
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
