@@ -1,7 +1,8 @@
-"""Peak memory of predicting a large CT: python benchmarks/memory.py [SLICES] [OPTIONS OF PREDICT ...].
+"""Peak memory of predicting a large CT: python benchmarks/memory.py [SLICES] [--patch D,H,W] [OPTIONS OF PREDICT ...].
 
 Writes a volume of 512 x 512 x SLICES (default 1000) int16 voxels and a small network with 14 classes to a temporary
-folder, runs the command line in a subprocess, and prints its maximum resident set size.
+folder, runs the command line in a subprocess, and prints its maximum resident set size. With ``--patch`` the network
+sees volumes as volumes, in patches of this size, and the volume is resampled, to 1.2 mm between slices of 1 mm.
 """
 
 from __future__ import annotations
@@ -12,41 +13,54 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import ArgumentParser
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 
 from mlla_seg import create_model
 from mlla_seg.data.dataspec import DataSpec
+from mlla_seg.data.halving import strides_for
 
 SIZE = 512
+SPACING = [1.2, 0.8, 0.8]
+"""Spacing of slices, rows and columns at which a network of volumes sees them."""
 CLASSES = 14
 
 
 def main() -> None:
-    slices = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("slices", nargs="?", type=int, default=1000)
+    parser.add_argument("--patch", type=lambda text: [int(side) for side in text.split(",")])
+    known, options = parser.parse_known_args()
+    slices, patch = known.slices, known.patch
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         _write_volume(folder / "ct.nii.gz", slices)
-        network = create_model("mlla_test", "unet", num_classes=CLASSES, in_channels=1, normalisation={"std": 100.0})
+        shape: dict[str, Any] = {"dims": 3, "frame": patch, "strides": strides_for(SPACING, patch)} if patch else {}
+        decoder = "mlla_unet_fine" if patch else "unet"
+        network = create_model("mlla_test", decoder, CLASSES, in_channels=1, normalisation={"std": 100.0}, **shape)
         network.spec = DataSpec.from_dict(
             {
                 "channels": ["CT in HU"],
                 "classes": [f"class {k}" for k in range(CLASSES)],
                 "background": 0,
                 "normalisation": {"std": 100.0},
+                **({"patch_size": patch, "spacing_mm": SPACING} if patch else {}),
             }
         )
         network.save_pretrained(folder / "network")
         root = Path(__file__).parents[1]
-        command = [sys.executable, root / "cli.py", "predict", "--ckpt_path", folder / "network", *sys.argv[2:]]
+        command = [sys.executable, root / "cli.py", "predict", "--ckpt_path", folder / "network", *options]
         command += ["--input", folder / "ct.nii.gz", "--output", folder / "masks", "--batch_size", "4"]
         started = time.perf_counter()
         subprocess.run(list(map(str, command)), check=True)
         seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    print(f"{SIZE} x {SIZE} x {slices}, {CLASSES} classes, {platform.processor() or platform.machine()}:")
+    seen = f"patches of {patch}" if patch else "slices"
+    print(f"{SIZE} x {SIZE} x {slices}, {CLASSES} classes, {seen}, {platform.processor() or platform.machine()}:")
     print(f"peak resident memory {peak:.2f} GiB, {seconds:.0f} s")
 
 

@@ -197,9 +197,10 @@ def require_mirrored(path: str | Path, spec: DataSpec | None) -> None:
         InputError: It was not; the message names the augmentations that include flips.
     """
     if spec is None or not spec.mirrored:
+        of_slices = "" if spec and spec.axes == 3 else "--data.augment transunet or aerial, or with "
         raise InputError(
-            f"{path}: was trained without flips, so --tta would degrade its results. "
-            "To use it, train with --data.augment transunet or aerial, or with --data.mirror."
+            f"{path}: was trained without flips, so --tta would degrade its results. To use it, train with {of_slices}"
+            "--data.mirror [rows,columns]."
         )
 
 

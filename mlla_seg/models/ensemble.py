@@ -9,7 +9,10 @@ from mlla_seg.data.outputs import probabilities
 
 
 class Flips(nn.Module):
-    """Test-time augmentation: averages a network's logits over four flips (none, horizontal, vertical, both)."""
+    """Test-time augmentation: averages a network's logits over four flips (none, horizontal, vertical, both).
+
+    Slices of volumes keep their order.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -17,7 +20,7 @@ class Flips(nn.Module):
         self.mirrored = [[-1], [-2], [-2, -1]]  # axes; an attribute, as TorchScript cannot read globals
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps ``(B, C, H, W)`` to logits ``(B, K, H, W)``."""
+        """Maps ``(B, C, H, W)``, or volumes ``(B, C, D, H, W)``, to logits ``(B, K, H, W)`` likewise."""
         total = self.network(x)
         for axes in self.mirrored:
             total = total + self.network(x.flip(axes)).flip(axes)

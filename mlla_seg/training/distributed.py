@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mlla_seg.models.ops import at_least_float32
 
@@ -54,8 +55,11 @@ def gathered(values: Sequence[Any]) -> list[Any]:
     return [value for part in parts for value in part]
 
 
-class CpuSyncBatchNorm(nn.BatchNorm2d):
-    """Synchronised batch norm on CPU, which torch.nn.SyncBatchNorm does not support."""
+class CpuSyncBatchNorm(_BatchNorm):
+    """Synchronised batch norm of images and volumes on CPU, which torch.nn.SyncBatchNorm does not support."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Take any number of axes."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not distributed.is_initialized():
@@ -63,7 +67,7 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.momentum is not None
-        values = at_least_float32(x).transpose(0, 1).flatten(1)  # (C, B * H * W)
+        values = at_least_float32(x).transpose(0, 1).flatten(1)  # (C, B * voxels)
         count = sum_over_processes(values.new_tensor([values.shape[1]]))
         mean = sum_over_processes(values.sum(dim=1)) / count
         var = sum_over_processes((values - mean[:, None]).square().sum(dim=1)) / count
@@ -74,7 +78,8 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
                 self.num_batches_tracked += 1
         scale = self.weight / torch.sqrt(var + self.eps)
         shift = self.bias - mean * scale
-        return (x * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+        shape = (-1, *[1] * (x.dim() - 2))
+        return (x * scale.view(shape) + shift.view(shape)).to(x.dtype)
 
 
 def convert_batch_norm(module: nn.Module) -> nn.Module:
@@ -82,7 +87,7 @@ def convert_batch_norm(module: nn.Module) -> nn.Module:
     if next(module.parameters()).device.type != "cpu":
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     for child in module.modules():
-        if type(child) is nn.BatchNorm2d:
+        if type(child) in (nn.BatchNorm2d, nn.BatchNorm3d):
             child.__class__ = CpuSyncBatchNorm  # same parameters and buffers, different forward
     return module
 

@@ -27,6 +27,12 @@ def test_flips_average_the_four_mirror_images(volume):
     torch.testing.assert_close(mirrored, expected)  # so the result does not depend on left and right
 
 
+def test_flips_of_volumes_keep_the_order_of_slices():
+    volume, network = torch.randn(2, 1, 5, 6, 7), nn.Conv3d(1, 3, 3, padding=1)
+    expected = sum(network(volume.flip(axes)).flip(axes) for axes in ([], [3], [4], [3, 4])) / 4
+    torch.testing.assert_close(Flips(network)(volume), expected)
+
+
 def test_ensemble_averages_probabilities(volume):
     members = [linear(seed) for seed in range(3)]
     members[1].weight.data *= 100  # a member that is very sure does not outvote the others, as in a mean of logits

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from conftest import ROOT, TINY
 from forks import run_apart
-from mlla_seg.training.distributed import convert_batch_norm, sum_over_processes
+from mlla_seg.training.distributed import CpuSyncBatchNorm, convert_batch_norm, sum_over_processes
+
+VOLUMES = ["--data.crop=[4,16,16]", "--model.decoder=mlla_unet_fine", "--data.batch_size=4"]
 
 
 def fit(folder: Path, root: Path, devices: int, *options: str) -> dict:
@@ -32,10 +34,11 @@ def final_scores(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(tmp_path, phantom_root):
-    one = fit(tmp_path / "one", phantom_root, 1)
-    two = fit(tmp_path / "two", phantom_root, 2)
-    initial = fit(tmp_path / "initial", phantom_root, 1, "--model.lr=0")
+@pytest.mark.parametrize("options", [[], VOLUMES], ids=["slices", "volumes"])
+def test_two_processes_equal_one(tmp_path, phantom_root, options):
+    one = fit(tmp_path / "one", phantom_root, 1, *options)
+    two = fit(tmp_path / "two", phantom_root, 2, *options)
+    initial = fit(tmp_path / "initial", phantom_root, 1, "--model.lr=0", *options)
     assert one["state_dict"].keys() == two["state_dict"].keys()
     moved = 0
     for name, value in one["state_dict"].items():
@@ -52,11 +55,18 @@ def test_one_process_sums_to_itself():
     assert sum_over_processes(x) is x
 
 
-def test_converted_batch_norm_is_the_same_in_one_process():
+@pytest.mark.parametrize(("conv", "norm"), [(nn.Conv2d, nn.BatchNorm2d), (nn.Conv3d, nn.BatchNorm3d)])
+def test_converted_batch_norm_is_the_same_in_one_process(tmp_path, conv, norm):
     torch.manual_seed(0)
-    plain, converted = (nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)) for _ in range(2))
+    plain, converted = (nn.Sequential(conv(2, 3, 1), norm(3)) for _ in range(2))
     converted.load_state_dict(plain.state_dict())
     convert_batch_norm(converted)
-    x = torch.randn(4, 2, 5, 5)
+    assert type(converted[1]) is CpuSyncBatchNorm
+    x = torch.randn(4, 2, 5, 5, 5) if conv is nn.Conv3d else torch.randn(4, 2, 5, 5)
     torch.testing.assert_close(converted(x), plain(x))
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    try:
+        torch.testing.assert_close(converted(x), plain(x))
+    finally:
+        distributed.destroy_process_group()
     torch.testing.assert_close(converted.state_dict(), plain.state_dict())
