@@ -12,7 +12,8 @@ from torch.utils.data import Dataset
 
 from mlla_seg.data.boxes import Box, draw_box
 from mlla_seg.data.dataset import draw_place, read_slices
-from mlla_seg.data.slices import Grid, View
+from mlla_seg.data.formats.picture import Array
+from mlla_seg.data.slices import Grid, View, slices_at
 from mlla_seg.data.store.case import StoredCase
 from mlla_seg.data.volume_augment import VolumeAugment
 
@@ -61,9 +62,34 @@ class PatchDataset(Dataset[dict[str, Any]]):
             around = [min(int((n + 0.5) * g / m), g - 1) for n, g, m in zip(stored, grid, shape, strict=True)]
         box, seed = draw_box(grid, self.crop, around, rng).framed(self.crop), int(rng.integers(2**31))
         read = self.augment.needed(box, seed).inside(grid)
-        images, masks = read_slices(case, range(*read.parts[0].indices(grid[0])), grid[0], grid[1:])
-        image = images[:, :, read.rows, read.columns].swapaxes(0, 1).numpy()
-        labels = masks[:, read.rows, read.columns].numpy()
+        image, labels = read_patch(case, grid, read)
         here = Box(tuple(n - first for n, first in zip(box.corner, read.corner, strict=True)), box.sides)
         image, labels = self.augment(image, labels, here, seed)
         return {"image": torch.from_numpy(image), "mask": torch.from_numpy(labels).long(), "name": case.name}
+
+
+def read_patch(case: StoredCase, grid: Grid, box: Box) -> tuple[Array, Array]:
+    """Return the image ``(C, D, H, W)`` float32 of a part of a volume, and its class indices ``(D, H, W)``.
+
+    Where rows and columns are not resampled, only the part is read, and whole slices otherwise.
+
+    Args:
+        case: The volume.
+        grid: Slices, height and width to which it is resampled.
+        box: Part inside the grid.
+    """
+    slices = range(*box.parts[0].indices(grid[0]))
+    within = Box(box.corner[1:], box.sides[1:])
+    if tuple(grid[1:]) == tuple(case.shape[2:]) and not _has_gaps(case, slices, grid[0], within):
+        images, masks = read_slices(case, slices, grid[0], (within.sides[0], within.sides[1]), box=within)
+    else:  # gaps are filled by the mean of their slice
+        images, masks = (part[..., box.rows, box.columns] for part in read_slices(case, slices, grid[0], grid[1:]))
+    return images.swapaxes(0, 1).numpy(), masks.numpy()
+
+
+def _has_gaps(case: StoredCase, slices: Sequence[int], count: int, within: Box) -> bool:
+    """Return whether pixels of a part of some slices have no data."""
+    image = case.image()
+    if image.dtype.kind != "f":
+        return False
+    return bool(np.isnan(slices_at(image[:, :, within.rows, within.columns], slices, slices=count)).any())

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from mlla_seg.data.boxes import Box, whole
+from mlla_seg.data.dataset import read_slices
 from mlla_seg.data.dataspec import Normalisation
-from mlla_seg.data.patches import PatchDataset
+from mlla_seg.data.patches import PatchDataset, read_patch
 from mlla_seg.data.sampling import class_places
 from mlla_seg.data.slices import View
 from mlla_seg.data.store.case import StoredCase
@@ -54,6 +55,20 @@ def test_a_sample_is_what_the_network_sees_in_prediction(case, spacing):
     if spacing is None:
         np.testing.assert_array_equal(sample["mask"][inside], case.mask())
     assert sample["mask"][inside].unique().tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("spacing", [None, (1.0, 1.0, 1.5), (1.0, 2.0, 1.5)])
+@pytest.mark.parametrize("gaps", [True, False])
+def test_parts_that_are_read_alone_are_those_of_whole_slices(case, spacing, gaps):
+    if not gaps:
+        np.save(f"{case.stem}.image.npy", np.nan_to_num(case.image()).astype(np.int16))
+    grid = View(spacing, patch_size=(4, 5, 6)).grid(SHAPE, SPACING)
+    images, masks = read_slices(case, range(grid[0]), grid[0], grid[1:])
+    for corner in ((0, 0, 0), (2, 1, 4), (grid[0] - 4, 2, 6)):
+        box = Box(corner, (4, 5, 6))
+        image, labels = read_patch(case, grid, box)
+        np.testing.assert_array_equal(image, images.swapaxes(0, 1).numpy()[(slice(None), *box.parts)])
+        np.testing.assert_array_equal(labels, masks.numpy()[box.parts])
 
 
 def test_samples_depend_only_on_seed_epoch_and_index(case):
