@@ -53,7 +53,7 @@ def hold(
     Returns:
         The lock, to be kept: it is released when the object goes.
     """
-    lock = FileLock(lock_file(path))
+    lock = FileLock(lock_file(path), thread_local=False)  # any thread may give it back
     try:
         try:
             lock.acquire(timeout=0)

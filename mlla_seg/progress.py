@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,8 +18,11 @@ from typing import Any
 
 from mlla_seg.visible import visible
 
+STARTED = time.time()
+"""When this program was started, or nearly: no library that takes seconds to load is loaded yet."""
 LONGEST = 2000
 """Characters of a line of an error, which may repeat what a user has typed."""
+_silent = False
 
 
 class NoBar:
@@ -42,11 +46,14 @@ def progress(total: int, title: str, unit: str, leave: bool = True, show: bool =
         from tqdm import tqdm
     except ModuleNotFoundError:
         return NoBar()
-    return tqdm(desc=visible(title), total=total, unit=unit, leave=leave, disable=not show, initial=initial)
+    hidden = not show or _silent
+    return tqdm(desc=visible(title), total=total, unit=unit, leave=leave, disable=hidden, initial=initial)
 
 
 def say(text: str) -> None:
     """Print lines to stdout, at once also where it is a file or a pipe."""
+    if _silent:
+        return
     text = visible(text, keep="\n")
     encoding = sys.stdout.encoding or "utf-8"  # of the terminal, which may lack signs
     print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
@@ -54,7 +61,24 @@ def say(text: str) -> None:
 
 def note(text: str) -> None:
     """Print a line to stderr above active progress bars; a line break in a name is spelled out."""
+    if not _silent:
+        _to_stderr(visible(text))
+
+
+def note_own(text: str) -> None:
+    """Print a note that only this process has, also if another one speaks for all."""
     _to_stderr(visible(text))
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Print nothing but errors and own notes, in a process for which another one speaks."""
+    global _silent
+    before, _silent = _silent, True
+    try:
+        yield
+    finally:
+        _silent = before
 
 
 def complain(message: str) -> None:

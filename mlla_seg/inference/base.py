@@ -17,7 +17,7 @@ from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.formats.classes import IGNORE_INDEX
 from mlla_seg.data.formats.given import is_bare, read_given
 from mlla_seg.data.formats.headers import note_headers
-from mlla_seg.data.formats.picture import Array, gaps_of, require_finite
+from mlla_seg.data.formats.picture import Array, Picture, gaps_of, require_finite
 from mlla_seg.data.formats.planes import plane_in_words
 from mlla_seg.data.formats.probabilities import write_probabilities
 from mlla_seg.data.formats.registry import read_channels, write_mask
@@ -147,22 +147,40 @@ class CaseSegmenter(ABC):
             batch_size: Slices per forward pass.
             probabilities: Path of an h5 file for the probabilities of classes or regions; ``None`` to skip them.
         """
-        notes = self.write_labels(files, output, batch_size, probabilities, Sources(files))
-        note_headers({str(files[0]): notes})
+        sources = Sources(files)
+        picture = self.read(files)
+        labels = self.segment(picture, files, batch_size, probabilities, sources)
+        self.write(labels, gaps_of(picture), picture, files, output)
+        note_headers({str(files[0]): picture.notes})
 
-    def write_labels(
-        self, files: tuple[Path, ...], output: Path, batch_size: int, probabilities: Path | None, sources: Sources
-    ) -> tuple[str, ...]:
-        """Like :meth:`predict_file`, but return the notes on the header instead of printing them.
+    def read(self, files: tuple[Path, ...]) -> Picture:
+        """Return the content of an image.
 
         Raises:
-            InputError: As for ``__call__``, or a file is no longer as in ``sources``, its fingerprint.
+            InputError: It cannot be used.
         """
         picture = read_channels(files, self.spec.plane, self.spec.array_units, self.spec.wanted)
-        names = self.spec.output_names
-        slices, _, height, width = picture.array.shape
         if not picture.gaps:
             require_finite(files[0], picture)
+        return picture
+
+    def segment(
+        self, picture: Picture, files: tuple[Path, ...], batch_size: int, probabilities: Path | None, sources: Sources
+    ) -> Array:
+        """Return the class indices ``(S, H, W)`` that the network finds, before the post-processing.
+
+        Args:
+            picture: The image.
+            files: Its files.
+            batch_size: Slices per forward pass.
+            probabilities: See :meth:`predict_file`.
+            sources: Fingerprint of the files when they were read.
+
+        Raises:
+            InputError: As for ``__call__``, or a file was changed since.
+        """
+        names = self.spec.output_names
+        slices, _, height, width = picture.array.shape
         labels = np.empty((slices, height, width), np.uint8)
         with about(files[0]), ExitStack() as stack:
             blocks = self.logits(picture.array, batch_size, picture.spacing_mm)
@@ -179,7 +197,18 @@ class CaseSegmenter(ABC):
                 bar.update(len(block))
             if sources.changed():
                 raise InputError("was changed while it was segmented. Run the same command again.")
-        labels = self.finished(labels, picture.spacing_mm)
-        labels[gaps_of(picture)] = IGNORE_INDEX
-        write_mask(output, labels, self.spec.classes, files[0], picture.axes or self.spec.plane)
-        return picture.notes
+        return labels
+
+    def write(self, labels: Array, gaps: Array, header: Picture, files: tuple[Path, ...], output: Path) -> None:
+        """Write the mask of a whole image, after the post-processing of the spec.
+
+        Args:
+            labels: ``(S, H, W)`` class indices.
+            gaps: ``(S, H, W)``, True where the image has no data.
+            header: The image, whose pixels are not looked at.
+            files: Its files.
+            output: Path of the mask.
+        """
+        labels = self.finished(labels, header.spacing_mm)
+        labels[gaps] = IGNORE_INDEX
+        write_mask(output, labels, self.spec.classes, files[0], header.axes or self.spec.plane)

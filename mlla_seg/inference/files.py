@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import cast
 
 from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.formats.dicom_files import is_dicom
@@ -21,18 +21,16 @@ from mlla_seg.data.formats.locations import Location, Remote, located, refuse_st
 from mlla_seg.data.formats.registry import READERS, SERIES, is_readable, may_have, suffix_of
 from mlla_seg.data.formats.vrt_sources import require_local
 from mlla_seg.data.postprocessing import note_applied
-from mlla_seg.disk_space import FullDisk
 from mlla_seg.errors import InputError
 from mlla_seg.inference.base import CaseSegmenter
-from mlla_seg.inference.jobs import job_of
 from mlla_seg.inference.kept_masks import KeptMasks
-from mlla_seg.inference.memory import is_out_of_memory, out_of_memory_told
+from mlla_seg.inference.mask_makers import MaskMaker, Task
+from mlla_seg.inference.ranks import ALONE, Ranks
 from mlla_seg.inference.records import Record
-from mlla_seg.inference.scenes import MapOptions, PolygonsFailed, predict_scene, scene_job
+from mlla_seg.inference.scenes import MapOptions
 from mlla_seg.inference.summaries import TABLE, Summaries, preview_path
 from mlla_seg.inference.targets import files_written, is_scene, require_apart, require_own, targets_of
-from mlla_seg.locks import Held
-from mlla_seg.progress import note, note_files, progress, say
+from mlla_seg.progress import note, note_files, note_own, say
 from mlla_seg.texts import read_lines
 
 CHANNEL_SUFFIX = re.compile(r"(.+)_(\d{4})")
@@ -49,6 +47,7 @@ def segment_files(
     format: str | None = None,
     overwrite: bool | None = None,
     summaries: Summaries | None = None,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Segment an image, a folder or a list of images, and print a summary.
 
@@ -61,6 +60,7 @@ def segment_files(
         overwrite: Make existing masks anew; by default only those that this program has made. If false, those are kept
             that are there, see :mod:`mlla_seg.inference.kept_masks`.
         summaries: What to write beside the masks, if anything.
+        ranks: This process among those that share the images; only the first one summarises.
 
     Raises:
         InputError: No images were found, masks would replace images, each other or files of others, or some images
@@ -77,78 +77,38 @@ def segment_files(
         require_own([Record(paths) for paths in written_by], table)
     scenes = [files[0].name for files in images if is_scene(files)]
     note_applied(segmenter.spec.postprocessing, segmenter.spec.class_names, len(images), scenes)
-    problems: list[str] = []
-    without_polygons: list[str] = []
-    failed: set[Path] = set()
-    notes: dict[str, tuple[str, ...]] = {}
-    said: set[Hashable] = set()
-    kept = KeptMasks(overwrite is not False)
-
-    def make(files: tuple[Location, ...], target: Path, paths: list[Path], wait: bool) -> bool:
-        """Make the mask of an image, and return whether it was not kept instead."""
-        _require_below(Path(source), files)
-        record, scene = Record(paths), is_scene(files)
-        if scene:
-            job = scene_job(segmenter.identity, segmenter.spec, files, options)
-        else:
-            job = job_of(segmenter.identity, segmenter.spec, files)
-        if kept.keeps(record, job, locked=False):
-            return False
-        with record.locked(wait):
-            if kept.keeps(record, job, locked=True):
-                return False
-            with record.making(job):
-                if scene:
-                    predict_scene(segmenter.engine, segmenter.spec, files, target, options, job, said)
-                else:
-                    beside = paths[1] if options.probabilities else None
-                    own = cast(tuple[Path, ...], files)  # only scenes are at other places
-                    notes[str(files[0])] = segmenter.write_labels(own, target, options.batch_size, beside, job.sources)
-        kept.outdated += record.outdated
-        return True
-
-    written = 0
-    pending = list(zip(images, targets, written_by, strict=True))
-    with progress(len(images), "Predicting", "image") as bar:
-        for wait in (False, True):  # masks that another process is making come last
-            busy = []
-            for files, target, paths in pending:
-                try:
-                    written += make(files, target, paths, wait)
-                except Held:
-                    busy.append((files, target, paths))
-                    continue
-                except PolygonsFailed as error:
-                    without_polygons.append(str(error))
-                    written += 1
-                except FullDisk as error:  # it would be so for the others, after their work is done
-                    raise FullDisk(f"{error} Written so far: {written} of {len(images)} masks.") from error
-                except InputError as error:  # continue with the other images
-                    failed.add(target)
-                    problems.append(str(error))
-                except Exception as error:
-                    failed.add(target)
-                    problems.append(_unexpected(files[0], error))
-                bar.update()
-            pending = busy
-    note_headers(notes)
+    if ranks.size > 1:
+        _note_shared(len(images), bool(scenes), ranks.size)
+    kept = KeptMasks(overwrite is not False, several=ranks.size > 1)
+    maker = MaskMaker(segmenter, options, kept, ranks, partial(_require_below, Path(source)))
+    outcome = maker.run([Task(files, paths) for files, paths in zip(images, written_by, strict=True)])
+    if not ranks.first:  # the first one tells what is wrong with an image, and summarises
+        if lost := outcome.unexpected:
+            note_own(f"note: process {ranks.rank} left {len(lost)} images to the others, such as {lost[0]}")
+        return
+    written = outcome.written + len(kept.shared) * (ranks.size > 1)
+    note_headers(outcome.notes)
     kept.say()
     place = str(targets[0] if len(images) == 1 else folder).encode("utf-8", "surrogateescape")  # any bytes on Linux
     say(f"{written} of {len(images)} masks written to {place.decode('utf-8', 'backslashreplace')}")
     say("\n".join(_legend(segmenter.spec)))
-    lines = [*_counted(problems, images, "have no mask"), *_counted(without_polygons, images, "have no polygons")]
+    lines = [*_counted(outcome.problems, images, "have no mask")]
+    lines += _counted(outcome.without_polygons, images, "have no polygons")
     if summaries is not None:
-        made = [pair for pair in zip(images, targets, strict=True) if pair[1] not in failed and pair[1].exists()]
+        made = [
+            pair for pair in zip(images, targets, strict=True) if pair[1] not in outcome.failed and pair[1].exists()
+        ]
         lines += summaries.write(segmenter.spec, made, folder)
     if lines := [*lines, *kept.problems()]:
         raise InputError("\n".join(lines))
 
 
-def _unexpected(image: Location, error: Exception) -> str:
-    """Return a line on an error that is not one of the input, such as those of libraries for the formats."""
-    if is_out_of_memory(error):
-        return out_of_memory_told(image, error)
-    return f"{image}: {type(error).__name__}: {' '.join(str(error).split())}"
+def _note_shared(images: int, scenes: bool, processes: int) -> None:
+    """Note that several processes share the work, and if some of them have none."""
+    idle = processes - images
+    what = f"the {images} images" if images > 1 else "the image"
+    left = f"; only scenes are divided, so {idle} of them have nothing to do" if idle > 0 and not scenes else ""
+    note(f"note: {processes} processes share {what}{left}.")
 
 
 def _require_below(source: Path, files: Sequence[Location]) -> None:

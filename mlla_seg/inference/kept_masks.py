@@ -11,7 +11,7 @@ from mlla_seg.inference.jobs import Job
 from mlla_seg.inference.partial_maps import partial_folder
 from mlla_seg.inference.records import Found, Record
 from mlla_seg.locks import lock_file
-from mlla_seg.progress import note
+from mlla_seg.progress import STARTED, note
 
 
 class KeptMasks:
@@ -19,11 +19,14 @@ class KeptMasks:
 
     Args:
         overwrite: Make existing masks anew, except those that another process has finished since the run started.
+        several: Whether several processes share the command. Masks of the same job are then kept, as it would make the
+            same bytes, whichever process has made them, in this run or in one that was interrupted.
     """
 
-    def __init__(self, overwrite: bool) -> None:
+    def __init__(self, overwrite: bool, several: bool = False) -> None:
         self.overwrite = overwrite
-        self.started = time.time()
+        self.several = several
+        self.started = STARTED if several else time.time()
         self.same: list[Path] = []
         """Masks that the same job had made before."""
         self.shared: list[Path] = []
@@ -48,9 +51,11 @@ class KeptMasks:
                 lock, which is removed when it is taken.
         """
         meanwhile = record.made_since(self.started)
-        if self.overwrite and not meanwhile:
+        if self.overwrite and not meanwhile and not self.several:
             return False
         mask, found = record.paths[0], record.compare(job)
+        if self.overwrite and not meanwhile and found is not Found.SAME:
+            return False
         if not locked and (found is not Found.SAME or lock_file(record.path).exists()):
             return False
         if found is Found.SAME:
@@ -68,7 +73,7 @@ class KeptMasks:
         """Note how many masks are kept that need no attention."""
         if self.same:
             note(f"note: {_counted(self.same)} made before by the same command and kept.")
-        if self.shared:
+        if self.shared and not self.several:
             note(f"note: {_counted(self.shared)} made by another process meanwhile.")
         if self.outdated:
             note(f"note: {_counted(self.outdated, 'files')} left beside new masks, but belong to those before.")

@@ -16,13 +16,19 @@ PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat1
 """Autocast precisions by name; attention sums and returned logits are always float32."""
 
 
-def device_named(name: str) -> str:
+def device_named(name: str, local: int | None = None) -> str:
     """Return the name of a device; ``auto`` is a GPU if available, otherwise the CPU.
+
+    Args:
+        name: Its name, or ``auto``.
+        local: Number of this process among several on a machine, which take its GPUs in turn.
 
     Raises:
         InputError: The device is not available.
     """
     name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    if name == "cuda" and local is not None and (count := torch.cuda.device_count()):
+        name = f"cuda:{local % count}"
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

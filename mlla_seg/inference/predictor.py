@@ -15,6 +15,7 @@ from mlla_seg.data.formats import registry, vector_files
 from mlla_seg.errors import InputError
 from mlla_seg.inference.base import CaseSegmenter
 from mlla_seg.inference.cases import TorchEngine
+from mlla_seg.inference.devices import several
 from mlla_seg.inference.files import segment_files
 from mlla_seg.inference.optimize import PRECISIONS, device_named, for_inference
 from mlla_seg.inference.scenes import MapOptions
@@ -124,6 +125,7 @@ def predict(
     min_area_m2: float | None = None,
     simplify: float | None = None,
     device: str = "auto",
+    devices: int = 1,
     precision: PrecisionName = "fp32",
     compile: bool = False,
     compile_cache: str | None = None,
@@ -159,6 +161,8 @@ def predict(
             mask keeps them.
         simplify: Tolerance in metres of a simplification of the polygons, in which neighbours keep a common border.
         device: cpu, cuda, ... or auto.
+        devices: Processes that share the images, or the parts of scenes, on this machine: one for each GPU, or for some
+            of the cores. torchrun and srun start them on several machines, without this option.
         precision: fp32, bf16 or fp16; the last two are faster only on a CPU or GPU that supports them, else slower.
         compile: Compile the network for the size of the first image or window. This takes one to two minutes the first
             time, then seconds, and saves up to a third of the time on CPUs; other sizes run uncompiled.
@@ -177,14 +181,18 @@ def predict(
         postprocessing: Apply the post-processing that was chosen on validation and is stored in the checkpoint, if any;
             never to rasters.
     """
+    arguments = {**locals(), "devices": 1}
     paths = [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path
     options = MapOptions(window, overlap, blend, batch_size, cog, probabilities, polygons, min_area_m2, simplify)
     if compile_cache is not None and not compile:
         raise InputError("--compile_cache is where --compile true keeps its code: add it, or leave this out.")
     how: dict[str, Any] = {"precision": precision, "compile": compile, "compile_cache": compile_cache}
-    predictor = Predictor.from_checkpoint(*paths, device=device, tta=tta, **how)
-    if nodata is not None:
-        predictor.spec = replace(predictor.spec, nodata=nodata)
-    if not postprocessing:
-        predictor.spec = replace(predictor.spec, postprocessing=())
-    segment_files(predictor, input, Path(output), options, format, overwrite, Summaries(statistics, preview))
+    with several(devices, device, predict, arguments) as ranks, ranks.speaking():
+        device = device_named(device, ranks.local if ranks.size > 1 else None)
+        predictor = Predictor.from_checkpoint(*paths, device=device, tta=tta, **how)
+        if nodata is not None:
+            predictor.spec = replace(predictor.spec, nodata=nodata)
+        if not postprocessing:
+            predictor.spec = replace(predictor.spec, postprocessing=())
+        summaries = Summaries(statistics, preview)
+        segment_files(predictor, input, Path(output), options, format, overwrite, summaries, ranks)

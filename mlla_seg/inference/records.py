@@ -11,7 +11,6 @@ A process holds a lock on the record while it makes a mask, so two processes may
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -52,6 +51,8 @@ class Record:
         """In words, how the job that made an existing mask differs, after :meth:`compare`."""
         self.outdated: list[Path] = []
         """Files beside an overwritten mask that were not made anew with it, after :meth:`making`."""
+        self.notes: Sequence[Sequence[str]] = ()
+        """Keys and texts of notes on the image, which are stored for a process that speaks for all."""
 
     def compare(self, job: Job) -> Found:
         """Return what is known of the mask; reads it, and if need be its sources."""
@@ -70,8 +71,12 @@ class Record:
 
     def foreign(self) -> list[Path]:
         """Return existing files of this mask that this program has not made, or that were changed since."""
+        stored = self._stored()
+        found = self._foreign(stored)
+        return found if not found or self._stored() == stored else self.foreign()  # another process has just made it
+
+    def _foreign(self, stored: dict[str, Any]) -> list[Path]:
         existing = [path for path in self.paths if path.exists()]
-        stored = self._stored() if existing else {}
         if stored and "mask" not in stored:  # it was being made when the program was killed
             return []
         sizes, whole = {**stored.get("earlier", {}), **stored.get("beside", {})}, digest_of_files(self.paths[:1])
@@ -81,29 +86,35 @@ class Record:
             if (sizes.get(path.name) != path.stat().st_size if path != self.paths[0] else stored.get("mask") != whole)
         ]
 
+    def stored_notes(self) -> list[tuple[str, str]]:
+        """Return keys and texts of the notes on the image, by whichever process has made the mask."""
+        return [(key, text) for key, text in self._stored().get("notes", [])]
+
     def made_since(self, moment: float) -> bool:
         """Return whether the mask was finished, or begun, after a moment in seconds since the epoch."""
         return bool(self._stored().get("time", 0) > moment)
 
+    @property
+    def finished(self) -> bool:
+        """Whether a mask was finished; it may have been changed since."""
+        return "mask" in self._stored()
+
     @contextmanager
-    def locked(self, wait: bool) -> Iterator[None]:
+    def locked(self, wait: float = 0, tell: bool = False) -> Iterator[None]:
         """Keep other processes from making the same mask.
 
         Args:
-            wait: Wait for another process that makes it, with a note.
+            wait: Seconds to wait for another process that makes it.
+            tell: Print a note if it is waited for.
 
         Raises:
-            Held: Another process is making it, and it is not to be waited for.
+            Held: Another process is still making it.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         mask = self.paths[0]
         try:
-            with held(
-                self.path,
-                lambda holder: f"{mask}: {holder} is making it.",
-                math.inf if wait else 0,
-                lambda holder: f"note: {mask}: {holder} is making it; waiting for its end.",
-            ):
+            told = f"note: {mask}: {{}} is making it; waiting for its end.".format if tell else None
+            with held(self.path, lambda holder: f"{mask}: {holder} is making it.", wait, told):
                 yield
         finally:
             with suppress(OSError):  # there are records in it
@@ -131,7 +142,8 @@ class Record:
         self.outdated = [path for path in earlier if path.exists() and job.differences(before["job"], files=False)]
         kept = {name: size for name, size in known.items() if name not in beside}
         mask = digest_of_files(self.paths[:1])
-        self._write({"job": job.to_dict(), "mask": mask, "beside": beside, "earlier": kept})
+        told = {"notes": list(self.notes)} if self.notes else {}
+        self._write({"job": job.to_dict(), "mask": mask, "beside": beside, "earlier": kept, **told})
 
     def _stored(self) -> dict[str, Any]:
         """Return the content; empty if there is none, or it is unreadable."""

@@ -1,15 +1,15 @@
 """Segmentation of scenes of any size; memory does not grow with the scene.
 
 A scene is processed in column stripes, each from top to bottom by a sliding window; the mask does not depend on the
-stripe width. Progress is kept in a folder beside the mask, from which an interrupted run resumes.
+stripe width. Progress is kept in a folder beside the mask, from which an interrupted run resumes, and in which several
+processes compute parts of one scene.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +22,20 @@ from mlla_seg.data.formats.geotiff_masks import write_map, write_probability_map
 from mlla_seg.data.formats.locations import Location
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.formats.polygons import PolygonOptions, write_polygons
-from mlla_seg.data.slices import seen_by_network, standardised
+from mlla_seg.data.slices import standardised
 from mlla_seg.disk_space import AGAIN, full_disk_told
 from mlla_seg.errors import InputError, about, lookup
 from mlla_seg.inference.jobs import Job, job_of
-from mlla_seg.inference.partial_maps import PartialMap
-from mlla_seg.inference.sliding_window import BLENDS, bands_along
+from mlla_seg.inference.partial_maps import Part, PartialMap
+from mlla_seg.inference.ranks import ALONE, Ranks
+from mlla_seg.inference.scene_layout import layout_of
+from mlla_seg.inference.scene_parts import PartWorker, ReadAhead
+from mlla_seg.inference.sliding_window import BLENDS
 from mlla_seg.inference.steps import Engine, window_logits
 from mlla_seg.progress import note, progress
 
-SUMS = 2**28
-"""Maximum bytes for the pixels and summed logits of a stripe; determines its width."""
 STRIP = 2**22
 """Pixels of a scene read at once."""
-WINDOW = (512, 512)
-"""Height and width of the sliding window if neither the user nor the training sets them."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +101,19 @@ def map_files(output: Path, options: MapOptions) -> list[Path]:
     return files
 
 
+@dataclass(frozen=True)
+class Computed:
+    """A scene whose partial results are complete.
+
+    Args:
+        write: Writes the mask and the files beside it.
+        notes: On how the scene is read, each with what is the same for scenes that are read alike.
+    """
+
+    write: Callable[[], None]
+    notes: list[tuple[str, str]]
+
+
 def predict_scene(
     engine: Engine,
     spec: DataSpec,
@@ -113,7 +125,7 @@ def predict_scene(
 ) -> None:
     """Segment a scene, with a progress bar; resumes an interrupted run of the same job.
 
-    No other process may make the same mask meanwhile.
+    No other process may make the same mask meanwhile, but others may take part in it; see :func:`compute_scene`.
 
     Args:
         engine: The network and the operations around it.
@@ -130,54 +142,103 @@ def predict_scene(
         PolygonsFailed: The map is finished, but its polygons could not be written.
     """
     job = job or scene_job({}, spec, sources, options)
+    compute_scene(engine, spec, sources, output, options, job, set() if said is None else said).write()
+
+
+def compute_scene(
+    engine: Engine,
+    spec: DataSpec,
+    sources: Sequence[Location],
+    output: Path,
+    options: MapOptions,
+    job: Job,
+    said: set[Hashable],
+    ranks: Ranks = ALONE,
+    joining: bool = False,
+) -> Computed:
+    """Compute a scene up to its partial results.
+
+    Args:
+        engine: See :func:`predict_scene`.
+        spec: The same.
+        sources: The same.
+        output: The same.
+        options: The same.
+        job: The same.
+        said: The same.
+        ranks: This process among those of the command.
+        joining: Another process makes the map; only take part in the computation.
+
+    Raises:
+        Gone: The map that another process makes is finished, or not begun.
+    """
     if spec.axes == 3:
         raise InputError(f"{sources[0]}: is a scene, but this network sees volumes, which its training had.")
-    with open_rasters(sources, spec.wanted) as raster:
+    with open_rasters(sources, spec.wanted) as raster, ThreadPoolExecutor(1, "disk", **_in_environment()) as disk:
         shape, place = raster.shape, raster.place
-        moments = spec.view.moments(_Strips(raster))
-        said = set() if said is None else said
-        for key, text in raster.told.items():
+        notes = [(repr(key), text) for key, text in raster.told.items()]
+        for key, text in notes:
             if key not in said:
                 note(f"note: {sources[0].name}: {text}.")
             said.add(key)
         if options.vectors is not None:
             options.vectors.require_place(raster.grid, sources[0])
-        grid = spec.view.grid((1, *shape))[1:]
-        side = _window(options.window, spec.patch_size)
-        if side is None:  # trained on whole images, or without a known patch size
-            side = grid if spec.resize is not None else WINDOW
-        window, size = seen_by_network(shape, grid, side)
-        stripes = _stripes(shape[1], options.stripe or _widest(window[0], raster.count, spec))
-        rows = bands_along(shape[0], window[0], options.overlap)
-        layout = {"shape": shape, "window": window, "size": size, "stripes": stripes}
-        partial = PartialMap(output, job, layout, len(spec.output_names) if options.probabilities else 0)
-        done = sum(partial.done)
-        with progress(len(stripes) * len(rows), sources[0].name, "row", initial=done) as bar:
-            for k, (left, right) in enumerate(stripes):
-                if partial.done[k] == len(rows):
-                    continue
-                blended = window_logits(
-                    engine,
+        layout = layout_of(spec, shape, raster.count, options.window, options.overlap, options.stripe)
+        outputs = len(spec.output_names) if options.probabilities else 0
+        partial = PartialMap(output, job, asdict(layout), outputs, joining)
+        moments = spec.view.moments(_Strips(raster)) if partial.unfinished() else None
+
+        def bands(part: Part, first: int) -> Iterator[tuple[int, Any]]:
+            return window_logits(
+                engine,
+                ReadAhead(
                     lambda corner, sides: standardised(raster.read_seen(*corner, *sides)[None], moments)[0],
-                    shape,
-                    window,
-                    size,
-                    overlap=options.overlap,
-                    blend=options.blend,
-                    batch_size=options.batch_size,
-                    columns=(left, right),
-                    first=partial.done[k],
-                )
-                for top, logits in blended:
-                    with about(sources[0]):
-                        labels = engine.labels(logits, 0)
-                    pixels = raster.read_seen(top, left, *labels.shape)
-                    probabilities = engine.probabilities(logits, 0) if options.probabilities else None
-                    partial.keep(k, top, left, labels, probabilities, np.all(np.isfinite(pixels), axis=0))
-                    bar.update()
+                    [top for top, _ in layout.bands],
+                    disk,
+                ),
+                shape,
+                layout.window,
+                layout.size,
+                overlap=options.overlap,
+                blend=options.blend,
+                batch_size=options.batch_size,
+                columns=part.columns,
+                first=first,
+            )
+
+        def store(k: int, top: int, logits: Any) -> Callable[[], None]:
+            with about(sources[0]):
+                labels = engine.labels(logits, 0)
+            probabilities = engine.probabilities(logits, 0) if options.probabilities else None
+
+            def write() -> None:
+                pixels = raster.read_seen(top, partial.parts[k].columns[0], *labels.shape)
+                partial.keep(k, labels, probabilities, np.all(np.isfinite(pixels), axis=0))
+
+            return write
+
+        shown = partial.finished()
+        with progress(len(layout.stripes) * len(layout.bands), sources[0].name, "row", initial=shown) as bar:
+
+            def watch() -> None:
+                nonlocal shown
+                if (now := partial.finished()) > shown:
+                    bar.update(now - shown)
+                    shown = now
+
+            worker = PartWorker(partial, bands, store, disk, watch)
+            worker.run(ranks, str(output) if ranks.size == 1 else "")
     if job.sources.changed():
         raise InputError(f"{sources[0]}: was changed while it was segmented. Run the same command again.")
-    _write_files(partial, output, shape, spec, place, options)
+    return Computed(lambda: _write_files(partial, output, shape, spec, place, options), notes)
+
+
+def _in_environment() -> dict[str, Any]:
+    """Return arguments of an executor whose thread has the options of GDAL of this one."""
+    import rasterio
+
+    environment = rasterio.Env(**rasterio.env.getenv())
+    return {"initializer": environment.__enter__}
 
 
 def scene_job(network: Mapping[str, Any], spec: DataSpec, sources: Sequence[Location], options: MapOptions) -> Job:
@@ -199,23 +260,6 @@ def scene_job(network: Mapping[str, Any], spec: DataSpec, sources: Sequence[Loca
     return job_of(network, spec, sources, how, files)
 
 
-def _window(asked: int | None, frame: Sequence[int] | None) -> Sequence[int] | None:
-    """Return height and width of the sliding window: as requested, or the training patch size.
-
-    Raises:
-        InputError: The window is smaller than the patch size, to which the network would pad it.
-    """
-    if asked is None:
-        return frame
-    if frame is not None and asked < max(frame):
-        height, width = frame
-        raise InputError(
-            f"--window {asked}: is smaller than the training patches, {height} x {width}, to which the network would "
-            f"pad every window. Use {max(frame)} or more; to save memory, lower --batch_size."
-        )
-    return asked, asked
-
-
 @dataclass(frozen=True)
 class _Strips:
     """Strips ``(C, rows, W)`` of a raster from top to bottom, for networks that normalise a scene as a whole."""
@@ -227,18 +271,6 @@ class _Strips:
         rows = max(1, STRIP // width)
         for top in range(0, height, rows):
             yield self.raster.read_seen(top, 0, min(rows, height - top), width)
-
-
-def _widest(height: int, channels: int, spec: DataSpec) -> int:
-    """Return the width of a stripe whose pixels and summed logits fit into ``SUMS`` bytes."""
-    return max(height, SUMS // (4 * height * (channels + len(spec.output_names))))
-
-
-def _stripes(width: int, widest: int) -> list[tuple[int, int]]:
-    """Return the first and end columns of stripes of about equal width."""
-    count = math.ceil(width / widest)
-    edges = [round(k * width / count) for k in range(count + 1)]
-    return list(pairwise(edges))
 
 
 def _write_files(

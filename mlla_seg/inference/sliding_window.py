@@ -101,9 +101,8 @@ def blended_bands(
         if top + window[0] <= bands[first][0]:
             continue
         around = read((top, *corner), (window[0], *sides))
-        pieces = ((place, around[_within(place, corner, window[1:])]) for place in product(*starts))
-        # The first window is run even without data, because its logits give the number of classes.
-        seen = [(place, piece) for place, piece in pieces if total is None or (piece == piece).all(0).any()]
+        pieces = [(place, around[_within(place, corner, window[1:])]) for place in product(*starts)]
+        seen = [(place, piece) for place, piece in pieces if (piece == piece).all(0).any()]
         for i in range(0, len(seen), batch_size):
             batch = seen[i : i + batch_size]
             logits = run([piece for _, piece in batch])
@@ -113,6 +112,8 @@ def blended_bands(
                 there, here = _common(place, window[1:], computed)
                 total[there] += own[here] * weights[here[1:]]
                 weight[there] += weights[here[1:]]
+        if total is None:  # no data so far: a window is run because its logits give the number of classes
+            total = put(np.zeros((run([pieces[0][1]]).shape[1], *weight.shape[1:]), np.float32))
         done = end - top
         if k >= first:
             yield top, total[:, :done] / weight[0, :done].clip(LEAST)  # logits of 0 where no window had data

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mlla_seg.errors import InputError
 from mlla_seg.inference.files import segment_files
+from mlla_seg.inference.ranks import ranks_of
 from mlla_seg.inference.scenes import MapOptions
 from mlla_seg.inference.sliding_window import BLENDS
 from mlla_seg.inference.summaries import Summaries
@@ -51,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             segmenter.spec = replace(segmenter.spec, postprocessing=())
         where = given["image"], Path(given["output"])
         overwrite = {"true": True, "false": False, None: None}[given["overwrite"]]
-        segment_files(segmenter, *where, options, given["format"], overwrite, summaries)
+        with (ranks := ranks_of()).speaking():
+            segment_files(segmenter, *where, options, given["format"], overwrite, summaries, ranks)
     except InputError as error:
         sys.exit(_complain(str(error)))
 

@@ -72,14 +72,14 @@ def test_whatever_goes_wrong_with_one_image_the_others_have_masks(tmp_path, caps
     for name in ("a.png", "b.png", "c.png"):
         photo(tmp_path / name)
     predictor = Predictor(Pixelwise(), spec_of())
-    write = predictor.write_labels
+    read = predictor.read
 
-    def fails(files, *args):
+    def fails(files):
         if files[0].name == "b.png":
             raise MemoryError("cannot allocate\n9 GiB")
-        return write(files, *args)
+        return read(files)
 
-    monkeypatch.setattr(predictor, "write_labels", fails)
+    monkeypatch.setattr(predictor, "read", fails)
     with pytest.raises(InputError, match=r"(?s)1 of 3 images have no mask.*b\.png: does not fit into memory \(cannot"):
         segment_files(predictor, tmp_path, tmp_path / "out", MapOptions())
     assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["a.png", "c.png"]

@@ -202,25 +202,26 @@ def test_a_mask_that_another_process_made_meanwhile_is_adopted_or_a_conflict(pho
     out = tmp_path / "out"
 
     class Beside(Pixelwise):
-        """While the first image is segmented, another process makes the masks of all others."""
+        """While the first image is segmented and the second is read, another process makes the masks of the others."""
 
         def forward(self, x):
-            if not (out / "c.png").exists():
+            if not (out / "d.png").exists():
                 with monkeypatch.context() as context:
                     context.setattr(time, "time", lambda now=time.time: now() + 1)
-                    for name in ("b.png", "c.png"):
+                    for name in ("c.png", "d.png"):
                         segment_files(other, photos / name, out, MapOptions())
             return super().forward(x)
 
+    shutil.copy(photos / "b.png", photos / "d.png")
     mine, other = Predictor(Beside(), spec_of()), small()
     mine.identity = other.identity  # the same network but for its delay
     segment_files(mine, photos, out, MapOptions())
     said = capsys.readouterr()
-    assert re.search(r"note: 2 masks, such as .*b\.png, were made by another process meanwhile\.", said.err)
-    assert "1 of 3 masks written" in said.out
+    assert re.search(r"note: 2 masks, such as .*c\.png, were made by another process meanwhile\.", said.err)
+    assert "2 of 4 masks written" in said.out
     shutil.rmtree(out)
     other = small(1)
     with pytest.raises(InputError, match=r"^2 masks, .* were made by another process meanwhile, with another network"):
         segment_files(mine, photos, out, MapOptions())
     segment_files(other, photos, tmp_path / "expected", MapOptions())
-    assert (out / "b.png").read_bytes() == (tmp_path / "expected/b.png").read_bytes()
+    assert (out / "c.png").read_bytes() == (tmp_path / "expected/c.png").read_bytes()

@@ -100,6 +100,23 @@ def test_every_window_is_seen_once_and_none_without_data():
     assert network.windows == 2 * 4  # those that begin above row 64
 
 
+def test_batches_are_the_same_from_wherever_one_begins():
+    class Sizes(Counting):
+        def forward(self, x):
+            sizes.append(len(x))
+            return super().forward(x)
+
+    scene = torch.zeros(1, *SHAPE)
+    scene[:, :, :100] = torch.nan  # the first window of each row has no data
+    found = []
+    for first in (0, 2):
+        sizes = []
+        bands = window_logits(TorchEngine(Sizes()), reader(scene), SHAPE, WINDOW, batch_size=2, first=first)
+        assert len(list(bands)) == 4 - first
+        found.append(sizes)
+    assert found == [[2, 1] * 4, [2, 1] * 3]
+
+
 def test_gaps_are_filled_with_the_mean_of_the_window():
     scene = torch.full((1, *SHAPE), 7.0)
     scene[:, 10:20] = torch.nan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,11 @@ class Picture:
     """Notes for the user on how the header was interpreted."""
     stored: Array | None = None
     """Affine that other programs read from the same header, if it differs."""
+
+
+def without_pixels(picture: Picture) -> Picture:
+    """Return what the header of a picture says, so that its pixels may go."""
+    return replace(picture, array=np.empty((0, *picture.array.shape[1:]), picture.array.dtype))
 
 
 def compact(array: Array) -> Array:

@@ -21,7 +21,7 @@ from mlla_seg.data.formats.simplify import require_simplification, simplified_pi
 from mlla_seg.data.formats.vector_files import require_vector_format, vector_layer
 from mlla_seg.disk_space import reserved_array
 from mlla_seg.errors import InputError
-from mlla_seg.progress import note, progress
+from mlla_seg.progress import note_own, progress
 
 BATCH = 2**14
 """Polygons that are written at once."""
@@ -110,13 +110,13 @@ def write_polygons(
         grid = PixelGrid.of(dataset)
         if grid.equal_area is None:
             where = "are in columns and rows and " if dataset.transform.is_identity else ""
-            note(f"note: {map_path.name}: {_lack(dataset)}; polygons {where}have area_px, in pixels, not area_m2.")
+            note_own(f"note: {map_path.name}: {_lack(dataset)}; polygons {where}have area_px, in pixels, not area_m2.")
         labels, fewest = _rows(dataset), 1
         if options.min_area_m2 is not None:
             fewest = math.ceil(options.min_area_m2 / grid.smallest_pixel())
             labels = _sieved(dataset, fewest, Path(folder))
             changed = sum(int((labels(*rows) != _rows(dataset)(*rows)).sum()) for rows in strip_rows(grid.shape))
-            note(
+            note_own(
                 f"note: {path.name}: {changed} of {grid.shape[0] * grid.shape[1]} pixels, in components under "
                 f"{options.min_area_m2:g} m2 ({fewest} pixels), joined their neighbours; {map_path.name} keeps them."
             )
@@ -133,9 +133,9 @@ def write_polygons(
                 unknown += int(np.isnan(areas).sum())
                 write(grid.placed(kept.polygons), _fields(kept, names, grid.area_name, areas))
     if small:
-        note(f"note: {path.name}: leaves out {small} of these components, which have no larger neighbour.")
+        note_own(f"note: {path.name}: leaves out {small} of these components, which have no larger neighbour.")
     if unknown:
-        note(f"note: {path.name}: area_m2 of {unknown} polygons is unknown, as their CRS does not reach so far.")
+        note_own(f"note: {path.name}: area_m2 of {unknown} polygons is unknown, as their CRS does not reach so far.")
     return written
 
 

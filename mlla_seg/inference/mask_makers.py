@@ -1,0 +1,339 @@
+"""The masks of many images: the next image is read and the last mask is written while the network runs.
+
+A reader thread takes an image that no other process has, and reads it; a writer thread post-processes and writes a
+mask. Neither is more than one image away from the network, so the memory is bounded, and messages keep their order.
+This module does not import torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias, cast
+
+from mlla_seg.data.formats.locations import Location
+from mlla_seg.data.formats.picture import Picture, gaps_of, without_pixels
+from mlla_seg.disk_space import FullDisk
+from mlla_seg.errors import InputError
+from mlla_seg.inference.base import CaseSegmenter
+from mlla_seg.inference.jobs import Job, job_of
+from mlla_seg.inference.kept_masks import KeptMasks
+from mlla_seg.inference.memory import is_out_of_memory, out_of_memory_told
+from mlla_seg.inference.partial_maps import Gone
+from mlla_seg.inference.ranks import Ranks
+from mlla_seg.inference.records import Record
+from mlla_seg.inference.scene_parts import PATIENCE
+from mlla_seg.inference.scenes import MapOptions, PolygonsFailed, compute_scene, scene_job
+from mlla_seg.inference.targets import is_scene
+from mlla_seg.locks import Held
+from mlla_seg.progress import note, progress
+
+
+@dataclass(frozen=True)
+class Task:
+    """An image and what is written for it.
+
+    Args:
+        files: Files of the image.
+        paths: The mask and the files beside it.
+    """
+
+    files: tuple[Location, ...]
+    paths: list[Path]
+
+    @property
+    def mask(self) -> Path:
+        """Path of the mask."""
+        return self.paths[0]
+
+
+@dataclass
+class Outcome:
+    """What has become of the images."""
+
+    written: int = 0
+    """Masks written by this process."""
+    problems: list[str] = field(default_factory=list)
+    """A line for each image without a mask."""
+    unexpected: list[str] = field(default_factory=list)
+    """Those of them that are not due to the input."""
+    without_polygons: list[str] = field(default_factory=list)
+    failed: set[Path] = field(default_factory=set)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+    """Notes on the headers of images with a new mask."""
+
+
+@dataclass
+class Begun:
+    """A mask to be made, which this process has locked."""
+
+    record: Record
+    job: Job
+    picture: Picture | None
+    """Content of the image; None for scenes, and if there was no memory for it yet."""
+    held: ExitStack
+
+
+Ended: TypeAlias = "Future[tuple[Record, bool]]"
+"""Record of a mask, and whether it was made rather than kept."""
+
+
+class MaskMaker:
+    """Makes the masks of images that no other process makes.
+
+    Args:
+        segmenter: The segmenter.
+        options: Options for rasters; ``batch_size`` and ``probabilities`` apply to all images.
+        kept: Decides which existing masks are kept.
+        ranks: This process among those of the command.
+        require: Checks an image before it is opened.
+    """
+
+    def __init__(
+        self,
+        segmenter: CaseSegmenter,
+        options: MapOptions,
+        kept: KeptMasks,
+        ranks: Ranks,
+        require: Callable[[Sequence[Location]], None],
+    ) -> None:
+        self.segmenter = segmenter
+        self.options = options
+        self.kept = kept
+        self.ranks = ranks
+        self.require = require
+        self.outcome = Outcome()
+        self.said: set[Hashable] = set()
+        self.last: tuple[Task, Ended] | None = None
+
+    def run(self, tasks: Sequence[Task]) -> Outcome:
+        """Make the masks, and wait for those that other processes make.
+
+        Raises:
+            FullDisk: The disk is full; says how many masks are written.
+        """
+        busy: list[Task] = []
+        with (
+            ThreadPoolExecutor(1, "reader") as self.reader,
+            ThreadPoolExecutor(1, "writer") as self.writer,
+            progress(len(tasks), "Predicting", "image") as self.bar,
+        ):
+            try:
+                for task, begin in self._ahead(tasks):
+                    if not self._make(task, begin):
+                        busy.append(task)  # masks that another process is making come last
+                    if self.ranks.size > 1:
+                        busy = [other for other in busy if not self._made_by_others(other)]
+                for task in busy:
+                    self._make(task, partial(self._begin_last, task))
+                self._settle()
+            except FullDisk as error:  # it would be so for the others, after their work is done
+                written = self.outcome.written + self._last_is_written()
+                raise FullDisk(f"{error} Written so far: {written} of {len(tasks)} masks.") from error
+        return self.outcome
+
+    def _ahead(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Callable[[], Begun | Record]]]:
+        """Yield each image with a function that returns what was begun while the one before was in the network.
+
+        Towards the end, where other processes may have nothing left to do, no image is taken before its turn.
+        """
+        ahead: Future[Begun | Record] | None = None
+        try:
+            for i, task in enumerate(tasks):
+                now, ahead = ahead or self.reader.submit(self._begin, task), None
+                following = tasks[i + 1] if len(tasks) - i > self.ranks.size else None
+                if following is not None and is_scene(following.files):  # it is read while it is computed
+                    following = None
+
+                def begin(now: Future[Begun | Record] = now, following: Task | None = following) -> Begun | Record:
+                    nonlocal ahead
+                    try:
+                        return now.result()
+                    finally:
+                        if following is not None:
+                            ahead = self.reader.submit(self._begin, following, early=True)
+
+                yield task, begin
+        finally:
+            if ahead is not None and not ahead.cancel() and ahead.exception() is None:
+                begun = ahead.result()
+                if isinstance(begun, Begun):
+                    begun.held.close()
+
+    def _begin(self, task: Task, wait: float = 0, tell: bool = False, early: bool = False) -> Begun | Record:
+        """Lock a mask and read its image; or return the record of an existing mask that is kept.
+
+        Args:
+            task: The image.
+            wait: Seconds to wait for another process that makes the mask.
+            tell: Print a note if it is waited for.
+            early: Whether other images are still in memory.
+
+        Raises:
+            Held: Another process makes the mask.
+        """
+        self.require(task.files)
+        record, job = Record(task.paths), self._job(task)
+        if self.kept.keeps(record, job, locked=False):
+            return record
+        with ExitStack() as stack:
+            stack.enter_context(record.locked(wait, tell))
+            if self.kept.keeps(record, job, locked=True):
+                return record
+            picture = None
+            try:
+                if not is_scene(task.files):
+                    picture = self.segmenter.read(cast(tuple[Path, ...], task.files))  # only scenes are elsewhere
+            except Exception as error:
+                if not (early and is_out_of_memory(error)):
+                    raise
+            return Begun(record, job, picture, stack.pop_all())
+
+    def _begin_last(self, task: Task) -> Begun | Record:
+        """Wait for a mask that another process makes; take part in it if it is a scene."""
+        tell, wait, joining = self.ranks.size == 1, 0.0, is_scene(task.files)
+        while True:
+            try:
+                return self._begin(task, wait if joining else math.inf, tell and (wait > 0 or not joining))
+            except Held:
+                tell = tell and not wait  # said once
+            wait = PATIENCE
+            try:
+                self._compute(task, self._job(task), joining=True)
+            except Gone:
+                continue
+            except Exception:  # what is wrong is told if nobody makes the map
+                joining = False
+            else:  # all that is left is to write the files
+                joining = tell = False
+
+    def _job(self, task: Task) -> Job:
+        segmenter = self.segmenter
+        if is_scene(task.files):
+            return scene_job(segmenter.identity, segmenter.spec, task.files, self.options)
+        return job_of(segmenter.identity, segmenter.spec, task.files)
+
+    def _make(self, task: Task, begin: Callable[[], Begun | Record]) -> bool:
+        """Make a mask, except that it is written behind; return whether no other process is making it."""
+        ended: Ended = Future()
+        try:
+            begun = begin()
+            if isinstance(begun, Record):
+                ended.set_result((begun, False))
+            else:
+                ended = self._made(task, begun)
+        except Held:
+            return False
+        except Exception as error:
+            ended.set_exception(error)
+        before, self.last = self.last, (task, ended)
+        self._told(before)
+        return True
+
+    def _made_by_others(self, task: Task) -> bool:
+        """Return whether another process has finished a mask by now, which counts as made."""
+        record = Record(task.paths)
+        if not (record.finished and record.made_since(self.kept.started)):
+            return False
+        return self._make(task, partial(self._begin, task))
+
+    def _made(self, task: Task, begun: Begun) -> Ended:
+        with begun.held as stack:
+            stack.enter_context(begun.record.making(begun.job))
+            if is_scene(task.files):
+                write = self._compute(task, begun.job, record=begun.record)
+            else:
+                write = self._segment(task, begun)
+            held = stack.pop_all()
+
+        def finish() -> tuple[Record, bool]:
+            with held:
+                write()
+            return begun.record, True
+
+        if is_scene(task.files) and self.options.polygons:  # they have notes and a progress bar of their own
+            self._settle()
+            ended: Ended = Future()
+            ended.set_result(finish())
+            return ended
+        return self.writer.submit(finish)
+
+    def _segment(self, task: Task, begun: Begun) -> Callable[[], None]:
+        files = cast(tuple[Path, ...], task.files)
+        picture, begun.picture = begun.picture or self.segmenter.read(files), None
+        beside = task.paths[1] if self.options.probabilities else None
+        labels = self.segmenter.segment(picture, files, self.options.batch_size, beside, begun.job.sources)
+        begun.record.notes = [(text, text) for text in picture.notes]
+        return partial(self.segmenter.write, labels, gaps_of(picture), without_pixels(picture), files, task.mask)
+
+    def _compute(self, task: Task, job: Job, joining: bool = False, record: Record | None = None) -> Callable[[], None]:
+        where = self.segmenter.engine, self.segmenter.spec, task.files, task.mask
+        computed = compute_scene(*where, self.options, job, self.said, self.ranks, joining)
+        if record is not None:
+            record.notes = computed.notes
+        return computed.write
+
+    def _settle(self) -> None:
+        """Wait for the last mask."""
+        before, self.last = self.last, None
+        self._told(before)
+
+    def _told(self, settled: tuple[Task, Ended] | None) -> None:
+        """Wait until a mask is written, and remember what is to be told of it."""
+        if settled is None:
+            return
+        task, ended = settled
+        try:
+            record, made = ended.result()
+            self.outcome.written += made
+            self.kept.outdated += record.outdated
+            self._remember_notes(task, record, made)
+        except PolygonsFailed as error:
+            self.outcome.without_polygons.append(str(error))
+            self.outcome.written += 1
+        except FullDisk:
+            raise
+        except InputError as error:  # continue with the other images
+            self._failed(task, str(error))
+        except Exception as error:
+            self._failed(task, _unexpected(task.files[0], error))
+            self.outcome.unexpected.append(self.outcome.problems[-1])
+        self.bar.update()
+
+    def _failed(self, task: Task, problem: str) -> None:
+        self.outcome.failed.add(task.mask)
+        self.outcome.problems.append(problem)
+
+    def _remember_notes(self, task: Task, record: Record, made: bool) -> None:
+        """Remember what is to be said of an image, also if another process of the command has read it."""
+        if made:
+            notes = record.notes
+        elif self.ranks.size > 1 and record.made_since(self.kept.started):
+            notes = record.stored_notes()
+        else:
+            return
+        if not is_scene(task.files):
+            self.outcome.notes[str(task.files[0])] = [text for _, text in notes]
+            return
+        for key, text in notes:
+            if key not in self.said:
+                note(f"note: {task.files[0].name}: {text}.")
+            self.said.add(key)
+
+    def _last_is_written(self) -> bool:
+        try:
+            return self.last is not None and self.last[1].result()[1]
+        except Exception:
+            return False
+
+
+def _unexpected(image: Location, error: Exception) -> str:
+    """Return a line on an error that is not one of the input, such as those of libraries for the formats."""
+    if is_out_of_memory(error):
+        return out_of_memory_told(image, error)
+    return f"{image}: {type(error).__name__}: {' '.join(str(error).split())}"
