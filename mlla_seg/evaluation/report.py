@@ -137,18 +137,23 @@ def write_results(folder: Path, scored: Scored, split: str, about: Mapping[str, 
         tables.write_csv(files[-1], subgroup_rows(groups))
     drawn = scored.spec.writes or evaluation.foreground
     colours = [scored.spec.classes[k].colour for k in drawn]
+    calibration = []
     if evaluation.calibration is not None:
         files.append(folder / RELIABILITY)
         plot_reliability(evaluation, colours, files[-1])
+        calibration = _calibration(evaluation, files[-1].read_bytes())
     shown = chosen_cases(evaluation)
     pictures = []
     index = {case.name: i for i, case in enumerate(cases.cases)}
     for title, name in shown.items():
         draw = overlay(scored, cases[index[name]])
         dice = float(evaluation.case_means()[evaluation.cases.index(name)])
-        pictures.append(html.picture(draw, f"{title}: {name}, mean Dice {tables.format_cell(dice)}"))
+        caption = f"{title}: {name}, mean Dice {tables.format_cell(dice)}"
         if title == ("median" if "median" in shown else "worst"):
             draw(files[5])
+            pictures.append(html.figure(files[5].read_bytes(), caption))
+        else:
+            pictures.append(html.picture(draw, caption))
     html.write_page(
         files[4],
         f"{about['title']}: {len(evaluation.cases)} cases of split {split}",
@@ -159,7 +164,7 @@ def write_results(folder: Path, scored: Scored, split: str, about: Mapping[str, 
             *_by_group(evaluation.by_case, groups),
             html.heading("Scores per case, by class"),
             *_boxes(evaluation, colours),
-            *_calibration(evaluation, colours),
+            *calibration,
             html.heading("Best, median and worst case by mean Dice"),
             *pictures,
             html.heading("Details"),
@@ -268,9 +273,7 @@ def _by_group(scores: CaseScores, groups: Sequence[Subgroup]) -> list[str]:
     return [html.heading("Scores of subgroups: means over classes"), *shown, html.note(note)]
 
 
-def _calibration(evaluation: Evaluation, colours: Sequence[Sequence[int]]) -> list[str]:
-    if evaluation.calibration is None:
-        return []
+def _calibration(evaluation: Evaluation, picture: bytes) -> list[str]:
     caption = (
         f"Fraction of pixels that are right over their probability, for bins of {LEAST} pixels or more; below the "
         "diagonal the network is too certain"
@@ -279,7 +282,7 @@ def _calibration(evaluation: Evaluation, colours: Sequence[Sequence[int]]) -> li
         html.heading("Calibration"),
         html.table(*calibration_table(evaluation)),
         html.note(calibration_in_words(evaluation)),
-        html.picture(partial(plot_reliability, evaluation, colours), caption),
+        html.figure(picture, caption),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 import re
@@ -108,6 +109,8 @@ def test_calibration_and_scores_by_area_are_options(cli, options, checkpoint, ca
 def test_report_is_one_file_that_says_how_it_was_measured(cli, options, checkpoint):
     cli("test", *options, "--ckpt_path", checkpoint, "--evaluation=transunet")
     page = Path("runs/demo/version_0/report.html").read_text()
+    for name in ("overlay.png", "reliability.png"):
+        assert base64.b64encode(Path("runs/demo/version_0", name).read_bytes()).decode() in page
     sources = re.findall(r'(?:src|href)="([^"]{12})', page)
     assert sources == ["data:image/p"] * 7  # confusion matrix; two box plots; reliability; best, median and worst case
     assert "http" not in page and "<script" not in page
