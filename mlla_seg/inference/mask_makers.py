@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias, cast
 
+from mlla_seg.data.formats.claims import free_memory
 from mlla_seg.data.formats.locations import Location
 from mlla_seg.data.formats.picture import Picture, gaps_of, without_pixels
 from mlla_seg.disk_space import FullDisk
@@ -32,6 +33,9 @@ from mlla_seg.inference.scenes import MapOptions, PolygonsFailed, compute_scene,
 from mlla_seg.inference.targets import is_scene
 from mlla_seg.locks import Held
 from mlla_seg.progress import note, progress
+
+ROOM = 4
+"""Free memory for which an image is read early, as a multiple of the image before."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class Begun:
     record: Record
     job: Job
     picture: Picture | None
-    """Content of the image; None for scenes, and if there was no memory for it yet."""
+    """Content of the image; None for scenes, and if it was not read early."""
     held: ExitStack
 
 
@@ -110,6 +114,8 @@ class MaskMaker:
         self.outcome = Outcome()
         self.said: set[Hashable] = set()
         self.last: tuple[Task, Ended] | None = None
+        self.pixels = 0
+        """Bytes of the image that was read last."""
 
     def run(self, tasks: Sequence[Task]) -> Outcome:
         """Make the masks, and wait for those that other processes make.
@@ -172,7 +178,7 @@ class MaskMaker:
             task: The image.
             wait: Seconds to wait for another process that makes the mask.
             tell: Print a note if it is waited for.
-            early: Whether other images are still in memory.
+            early: Whether another image is in the network, and this one is read meanwhile.
 
         Raises:
             Held: Another process makes the mask.
@@ -186,12 +192,13 @@ class MaskMaker:
             if self.kept.keeps(record, job, locked=True):
                 return record
             picture = None
-            try:
-                if not is_scene(task.files):
+            if not is_scene(task.files) and (not early or free_memory() > ROOM * self.pixels):
+                try:
                     picture = self.segmenter.read(cast(tuple[Path, ...], task.files))  # only scenes are elsewhere
-            except Exception as error:
-                if not (early and is_out_of_memory(error)):
-                    raise
+                    self.pixels = picture.array.nbytes
+                except Exception:
+                    if not early:  # else it is read again at its turn, when there may be more memory
+                        raise
             return Begun(record, job, picture, stack.pop_all())
 
     def _begin_last(self, task: Task) -> Begun | Record:
