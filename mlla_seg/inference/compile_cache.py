@@ -68,7 +68,7 @@ def kept_code(network: nn.Module, x: Tensor, check: Code, folder: Path) -> Code:
     """
     require_private(folder)
     path = folder / package_name(network, x)
-    images = f"images of {x.shape[-2]} x {x.shape[-1]} pixels, {len(x)} at a time"
+    images = in_words(x)
     with locks.held(path, str, math.inf, lambda holder: f"Waiting for {holder}, which compiles the same network."):
         if path.exists():
             if (code := loaded(path)) is not None and agrees(code, check, x):
@@ -84,6 +84,11 @@ def kept_code(network: nn.Module, x: Tensor, check: Code, folder: Path) -> Code:
             path.unlink()
             raise InputError("This network gives other logits when it is compiled here; run without --compile.")
         return code
+
+
+def in_words(x: Tensor) -> str:
+    """Describe a batch ``(B, C, *spatial)``."""
+    return f"images of {' x '.join(map(str, x.shape[2:]))} pixels, {len(x)} at a time"
 
 
 def require_private(folder: Path) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlla_seg.errors import InputError
-from mlla_seg.inference.compile_cache import default_folder, kept_code, require_private
+from mlla_seg.inference.compile_cache import default_folder, in_words, kept_code, require_private
 from mlla_seg.models.blocks import Block
 from mlla_seg.models.decoders import Upsample
 from mlla_seg.models.mixers import DepthwiseConv, scanning
@@ -122,8 +122,7 @@ def compiled_now(network: nn.Module, x: Tensor, folder: Path) -> Callable[[Tenso
     import torch._inductor
 
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "torch"))
-    count, _, height, width = x.shape
-    note(f"Compiling for images of {height} x {width} pixels, {count} at a time, which takes about a minute.")
+    note(f"Compiling for {in_words(x)}, which takes about a minute.")
     code = torch.compile(network, dynamic=False)
 
     def run(image: Tensor) -> Tensor:
