@@ -74,7 +74,9 @@ def training_batches(
         InputError: The batch cannot be divided among the devices, or there are fewer samples than one batch.
     """
     if batch_size % world:
-        raise InputError(f"--data.batch_size {batch_size} cannot be divided among {world} devices.")
+        less = batch_size // world * world
+        fits = f"{less} or {less + world}" if less else world
+        raise InputError(f"--data.batch_size {batch_size} cannot be divided among {world} devices: set it to {fits}.")
     count = len(samples)  # type: ignore[arg-type]  # torch's Dataset leaves the length to its subclasses
     if count < batch_size:
         raise InputError(

@@ -126,6 +126,7 @@ class ClassificationModule(PretrainingModule):
         return network(image.to(network.head.weight.dtype))  # the average stays float32 in trainings that are not
 
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         if self.hparams["mesa"] and ema_of(self.trainer) is None:
             raise InputError(
                 "MESA needs averaged weights: add mlla_seg.training.ema.WarmEMA to trainer.callbacks, or set "

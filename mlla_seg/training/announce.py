@@ -15,6 +15,7 @@ from mlla_seg.evaluation import plots
 from mlla_seg.models.cost import macs
 from mlla_seg.progress import note
 from mlla_seg.training.curve import RunLogger
+from mlla_seg.training.distributed import shards_weights
 from mlla_seg.training.horizon import seconds_left, steps_left
 
 BETWEEN_LINES = 10
@@ -40,8 +41,13 @@ class Announcer(Callback):
             return
         self.said = True
         self.total = trainer.global_step + steps_left(trainer)
-        size = size_in_words(pl_module.network, batch["image"][:1])  # type: ignore[arg-type]
-        note(f"{size}; {length_in_words(trainer, self.total)}")
+        length = length_in_words(trainer, self.total)
+        if shards_weights(trainer):  # no process has the whole network, to count it
+            note(length)
+        else:
+            note(f"{size_in_words(pl_module.network, batch['image'][:1])}; {length}")  # type: ignore[arg-type]
+        if trainer.world_size > 1 or trainer.accumulate_grad_batches > 1:
+            note(batch_in_words(trainer, len(batch["image"]), pl_module.hparams["lr"]))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         now, done = time.monotonic(), trainer.global_step - self.at_start
@@ -112,6 +118,17 @@ def length_in_words(trainer: Trainer, steps: float) -> str:
         words.append(f"{duration_in_words(left)} left")
     begun = f", resumed after {trainer.global_step}" if trainer.global_step else ""
     return "at most " * (len(words) > 1) + ", ".join(words) + begun
+
+
+def batch_in_words(trainer: Trainer, samples: int, lr: float) -> str:
+    """Return the batch of an optimiser step, with ``samples`` in each process and batch, and the learning rate."""
+    world, batches = trainer.world_size, trainer.accumulate_grad_batches
+    among = f" on each of {world} processes" if world > 1 else ""
+    times = f", over {batches} batches" if batches > 1 else ""
+    return (
+        f"Each optimiser step sees {samples * world * batches} samples: {samples}{among}{times}. The learning rate is "
+        f"--model.lr {lr:g} whatever their number."
+    )
 
 
 def duration_in_words(seconds: float) -> str:

@@ -144,6 +144,7 @@ class SegmentationModule(OptimisedModule):
         self.members: list[Segmenter] = []  # further members of an ensemble, for scoring
 
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         set_checkpointing(self.network, self.hparams["checkpoint_stages"] if stage == "fit" else "none")
         if stage == "fit" and self.starts_from:
             for line in start_from(self.network, self.starts_from, self.spec):

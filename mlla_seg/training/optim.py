@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -52,6 +52,7 @@ def parameter_groups(
     lr: float,
     weight_decay: float,
     encoder_lr_factor: float = 1.0,
+    axes: Mapping[str, int] | None = None,
 ) -> list[dict[str, Any]]:
     """Return parameter groups: weight decay for tensors of two or more axes, none for norms and biases.
 
@@ -60,12 +61,17 @@ def parameter_groups(
         lr: Peak learning rate.
         weight_decay: Weight decay of parameters with two or more axes.
         encoder_lr_factor: Learning rate of the encoder relative to ``lr``.
+        axes: Number of axes of each parameter by name, for strategies that flatten them.
 
     Returns:
         Two or four groups; both give the same order of parameters if the encoder is the network's first submodule.
     """
-    parameters = list(network.parameters())  # frozen ones too: they have no gradients, so they stay
-    kinds = [([p for p in parameters if p.ndim > 1], weight_decay), ([p for p in parameters if p.ndim <= 1], 0.0)]
+    named = list(network.named_parameters())  # frozen ones too: they have no gradients, so they stay
+    many = [(p.ndim if axes is None else axes[name]) > 1 for name, p in named]
+    kinds = [
+        ([p for (_, p), more in zip(named, many, strict=True) if more], weight_decay),
+        ([p for (_, p), more in zip(named, many, strict=True) if not more], 0.0),
+    ]
     if encoder_lr_factor == 1:
         return [{"params": some, "weight_decay": decay, "lr": lr} for some, decay in kinds]
     encoder = {id(parameter) for parameter in network.get_submodule("encoder").parameters()}

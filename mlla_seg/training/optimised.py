@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 
 from mlla_seg._version import __version__
@@ -37,6 +38,11 @@ class OptimisedModule(LightningModule):
         self.watched: tuple[Tensor, Sequence[str]]  # loss and case names of the latest batch
         self.seed: int | None = None
         self.epoch_loss = torch.zeros(2)  # sum over the samples of this epoch, and their number
+        self.axes: dict[str, int] | None = None  # of each parameter
+
+    def setup(self, stage: str) -> None:
+        """Remember the number of axes of each parameter, before FSDP flattens them."""
+        self.axes = {name: parameter.ndim for name, parameter in self.network.named_parameters()}
 
     def on_fit_start(self) -> None:
         if self.seed is None:  # otherwise it came with the checkpoint
@@ -80,6 +86,18 @@ class OptimisedModule(LightningModule):
         loss, names = self.watched
         if not loss.isfinite():
             require_finite_loss(float(loss), self.trainer.global_step, gathered(names))
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip gradients; with FSDP by its own norm over all processes, which Lightning does not call."""
+        if gradient_clip_val and isinstance(self.trainer.strategy, FSDPStrategy) and gradient_clip_algorithm != "value":
+            self.trainer.strategy.model.clip_grad_norm_(gradient_clip_val)  # type: ignore[operator, union-attr]
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def configure_optimizers(self) -> Any:
         self.total_steps = total_steps(self.trainer)
@@ -136,7 +154,7 @@ class OptimisedModule(LightningModule):
 
     def _groups(self) -> list[dict[str, Any]]:
         factor = self.hparams.get("encoder_lr_factor", 1.0)
-        return optim.parameter_groups(self.network, self.hparams["lr"], self.hparams["weight_decay"], factor)
+        return optim.parameter_groups(self.network, self.hparams["lr"], self.hparams["weight_decay"], factor, self.axes)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # With weight averaging, state_dict holds the average and current_model_state the weights of the last step.

@@ -23,7 +23,7 @@ from mlla_seg.progress import note, say
 from mlla_seg.training.announce import Announcer, GrowingCurve
 from mlla_seg.training.checkpoints import BestCheckpoint, LastCheckpoint
 from mlla_seg.training.class_options import Refusals
-from mlla_seg.training.distributed import convert_batch_norm
+from mlla_seg.training.distributed import convert_batch_norm, require_supported
 from mlla_seg.training.failures import one_line
 from mlla_seg.training.loggers import DEFAULT, arrange, log_to, run_folder
 from mlla_seg.training.monitors import require_other_checkpoints
@@ -47,8 +47,11 @@ QUIET = (
     ".*args parameter is intended to run from within Python.*",  # expanded: shipped configs and recipes
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*`IterableDataset` has `__len__` defined.*",  # timm's readers divide it among workers
+    ".*Grad strides do not match bucket view strides.*",  # of tensors with an axis of one, for which they mean nothing
     ".*ended before the epoch ended and your dataloader is.*",  # the sampler goes on where it was, see data/batches.py
 )
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+"""Variables by which torchrun, Lightning and srun number processes."""
 
 
 class BatchNormOverProcesses(LayerSync):
@@ -149,11 +152,14 @@ class RunCLI(LightningCLI):
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(DurableCheckpointIO())
         try:
-            return super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs)
+            trainer = super().instantiate_trainer(callbacks=callbacks, plugins=plugins, **kwargs)
         except InputError:
             raise
         except Exception as error:  # Lightning refuses options, such as a missing GPU, with errors of many types
             raise InputError(one_line(error)) from error
+        if self.trains:
+            require_supported(trainer, any(isinstance(callback, WeightAveraging) for callback in callbacks))
+        return trainer
 
     def _checkpointing(self) -> list[ModelCheckpoint]:
         """Return callbacks that save the best epoch, if there is a validation split, and the latest state.
@@ -192,7 +198,7 @@ def listed(given: Any) -> list[Any]:
 
 def is_first_process() -> bool:
     """Return whether this process prints notes; before the trainer exists, which knows the ranks."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
+    return next((os.environ[name] for name in RANKS if name in os.environ), "0") == "0"
 
 
 def _is_not_advertising(record: logging.LogRecord) -> bool:

@@ -63,6 +63,16 @@ def test_a_run_that_is_limited_by_time_says_so(fit, capsys):
     assert "epoch 1, step 2/4, about " in said
 
 
+def test_the_batch_of_a_step_is_said_where_it_is_not_one_batch_of_one_process(fit, capsys):
+    fit("--trainer.max_steps=1", "--trainer.logger=false", "--trainer.accumulate_grad_batches=2", "--model.lr=2e-3")
+    assert (
+        "Each optimiser step sees 16 samples: 8, over 2 batches. The learning rate is --model.lr 0.002 whatever their "
+        "number.\n" in capsys.readouterr().err
+    )
+    fit("--trainer.max_steps=1", "--trainer.logger=false")
+    assert "Each optimiser step" not in capsys.readouterr().err
+
+
 def test_durations_are_said_in_words():
     seconds = (0.2, 59, 60, 89, 7800, 3599)
     assert [duration_in_words(s) for s in seconds] == ["1 s", "59 s", "1 min", "1 min", "2 h 10 min", "1 h 0 min"]

@@ -60,6 +60,9 @@ def test_too_large_arrays_are_out_of_memory():
     [
         ("--trainer.strategy=fsdp", "`fsdp` requires a GPU accelerator"),
         ("--trainer.strategy=deepspeed", "DeepSpeed"),
+        ("--trainer.strategy=deepspeed_stage_2", "DeepSpeed"),
+        ("--trainer.strategy=ddp_spawn", "does not start this program's processes: use ddp."),
+        ("--trainer.strategy=xla", "torch_xla"),
         ("--trainer.accelerator=tpu", "torch_xla"),
         ("--trainer.devices=-2", "should be an int > 0"),
         ("--trainer.strategy=unheard_of", "invalid strategy name"),
@@ -74,6 +77,18 @@ def test_options_that_lightning_refuses_are_answered_in_a_line(cli, capsys, phan
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("error: ")
     assert message in last
+
+
+def test_an_average_of_divided_weights_is_refused(cli, capsys, phantom_root):
+    words = [
+        "--trainer.strategy={class_path: fsdp_on_cpu.CpuFSDP}",
+        "--trainer.callbacks+=mlla_seg.training.ema.WarmEMA",
+    ]
+    with pytest.raises(SystemExit):
+        cli("fit", f"--config={ROOT / 'configs/demo.yaml'}", f"--data.root={phantom_root}", *TINY, *words)
+    assert "so WarmEMA cannot average them: use ddp, or leave the average out with --trainer.callbacks null." in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_killed_loader_process_ends_training_in_a_line(cli, capsys, phantom_root):
