@@ -32,14 +32,15 @@ def measure(data: SegmentationDataModule, module: SegmentationModule) -> Cost:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     steps = len(data.train_dataloader())
     started = time.perf_counter()
-    batch = default_collate([data.train_set[0, k] for k in range(data.batch_size)])
+    samples = data.batch_size * (1 if data.unlabelled is None else 2)  # as many without labels; their teacher apart
+    batch = default_collate([data.train_set[0, k % len(data.train_set)] for k in range(samples)])
     loading = time.perf_counter() - started
     module.setup("fit")
     module.to(device).train()
     batch = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
     free = free_bytes(device)
     fixed, each = training_bytes(module.network, batch["image"][:1])
-    needed = fixed + each * data.batch_size
+    needed = fixed + each * samples
     if needed > free:
         raise InputError(
             f"A step of batch size {data.batch_size} needs about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free "

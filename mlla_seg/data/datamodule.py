@@ -24,6 +24,7 @@ from mlla_seg.data.folds import fold_cases, note_folds, number_of_folds
 from mlla_seg.data.formats.planes import ACQUIRED, PLANES
 from mlla_seg.data.layouts import find_cases
 from mlla_seg.data.overrides import card_of, for_volumes, with_options
+from mlla_seg.data.pairs import require_two_views
 from mlla_seg.data.patch_choice import chosen_patch, note_patches, require_spacing
 from mlla_seg.data.pseudonyms import pseudonyms
 from mlla_seg.data.sample_options import SampleOptions, require_few_channels, require_possible
@@ -34,7 +35,8 @@ from mlla_seg.data.store.case import StoredCase
 from mlla_seg.data.store.measured import measured_normalisation, measured_spacing
 from mlla_seg.data.store.opening import UnusableCases, open_groups, open_store, store_folder
 from mlla_seg.data.stored_checks import stored_checks
-from mlla_seg.data.training_set import spec_of, training_set
+from mlla_seg.data.training_set import paired, spec_of, training_set
+from mlla_seg.data.unlabelled import further_cases
 from mlla_seg.data.volume_augment import AXES
 from mlla_seg.errors import InputError
 
@@ -62,6 +64,9 @@ class SegmentationDataModule(LightningDataModule):
         card: Name of a card in ``datasets/``, or path of a ``dataset.yaml``; none for an nnU-Net or Decathlon folder,
             which is described by its ``dataset.json``.
         root: Folder of the data as downloaded.
+        unlabelled: Folder of further images of the card's kind, without labels, for a mean teacher: each batch has as
+            many of them. Images of validation, test or excluded cases, by patient, name, file or as a copy, are left
+            out. See docs/training.md.
         batch_size: Slices per optimiser step, over all devices together, so that a recipe means the same on any number.
         resize: ``[height, width]``, or a factor, to which slices are resized for the network; masks are returned in the
             original size.
@@ -107,6 +112,7 @@ class SegmentationDataModule(LightningDataModule):
         self,
         card: str | None = None,
         root: str = "",
+        unlabelled: str | None = None,
         batch_size: int = 24,
         resize: list[int] | float | None = None,
         crop: list[int] | None = None,
@@ -137,6 +143,8 @@ class SegmentationDataModule(LightningDataModule):
             raise InputError("--data.root is missing: the folder of the data, such as --data.root data/synapse.")
         sample = SampleOptions(dims, resize, crop, context, augment, intensity, mirror or [], elastic, balance)
         require_possible(sample)
+        if unlabelled:
+            require_two_views(intensity)
         if batch_size < 1:
             raise InputError(f"--data.batch_size must be 1 or more, got {batch_size}.")
         known = self.describe(card, root, channels)
@@ -149,6 +157,7 @@ class SegmentationDataModule(LightningDataModule):
         self.sample = sample
         self.described = card is not None
         self.root = Path(root)
+        self.unlabelled = Path(unlabelled) if unlabelled else None
         self.fold = fold
         self.folds = folds
         self.batch_size = batch_size
@@ -225,6 +234,23 @@ class SegmentationDataModule(LightningDataModule):
         return [replace(case, test_masks=()) for case in cases] if self.full_labels else cases
 
     @property
+    def hidden(self) -> list[Case]:
+        """Cases of which no image may be seen in training."""
+        return [*self.splits.val, *self.splits.test, *(case for case in self.found if case.excluded)]
+
+    @cached_property
+    def further(self) -> list[Case]:
+        """Images of the folder ``unlabelled``, neither held out nor in the training split."""
+        if self.unlabelled is None:
+            return []
+        return further_cases(self.unlabelled, self.card, self.splits.train, self.hidden)
+
+    @cached_property
+    def stored_further(self) -> list[StoredCase]:
+        """The images of ``further`` in their own store."""
+        return self.opened(self.further, self.unlabelled) if self.unlabelled is not None else []
+
+    @property
     def number_of_folds(self) -> int:
         """Number of folds of the cross-validation."""
         return number_of_folds(self.root, self.folds, self.found)
@@ -235,7 +261,7 @@ class SegmentationDataModule(LightningDataModule):
 
     @cached_property
     def _learned(self) -> dict[str, Any]:
-        return pseudonyms(traces(self.splits.train))
+        return pseudonyms([*traces(self.splits.train), *(case.patient for case in self.further)])
 
     @cached_property
     def _cases(self) -> dict[str, StoredCase]:
@@ -293,6 +319,8 @@ class SegmentationDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         opened = self.by_split
         self.train_set = training_set(opened["train"], self.spec, self.sample, self.seed)
+        if stage == "fit" and self.unlabelled is not None:
+            self.pairs = paired(self.train_set, self.stored_further, self.spec, self.sample, self.seed, self.unlabelled)
         self.val_set = CaseDataset(opened["val"])
         self.test_set = CaseDataset(opened["test"])
         for needed, split in (("validate", "val"), ("test", "test")):
@@ -304,7 +332,8 @@ class SegmentationDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         how = (*self._processes(), self.seed, self.num_workers, *self.start)
         what = "patches" if self.sample.axes == 3 else "slices"
-        return training_batches(self.train_set, self.batch_size, *how, what)
+        samples = self.train_set if self.unlabelled is None else self.pairs
+        return training_batches(samples, self.batch_size, *how, what)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         return cases_in_turn(self.val_set, *self._processes()) if len(self.val_set) else []

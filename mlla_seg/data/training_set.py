@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from mlla_seg.data.card import Card
 from mlla_seg.data.dataset import SliceDataset
 from mlla_seg.data.dataspec import DataSpec, Normalisation
+from mlla_seg.data.pairs import PairedDataset
 from mlla_seg.data.patches import PatchDataset
 from mlla_seg.data.sample_options import SampleOptions
 from mlla_seg.data.slice_augment import SliceAugment
 from mlla_seg.data.store.case import StoredCase
 from mlla_seg.data.volume_augment import VolumeAugment
+from mlla_seg.errors import InputError
 
 
 def training_set(
@@ -30,6 +34,33 @@ def training_set(
         return PatchDataset(cases, VolumeAugment(options.augment, spec.spacing_mm, options.mirror, **how), *drawn)
     augment = SliceAugment(options.augment, options.crop, options.mirror, options.elastic, **how)
     return SliceDataset(cases, augment, *drawn)
+
+
+def paired(
+    labelled: SliceDataset | PatchDataset,
+    cases: Sequence[StoredCase],
+    spec: DataSpec,
+    options: SampleOptions,
+    seed: int,
+    folder: Path,
+) -> PairedDataset:
+    """Return training samples, each with one of cases without labels.
+
+    Args:
+        labelled: The samples of the training split.
+        cases: Cases without labels, of the folder.
+        spec: What the network must remember of its data.
+        options: What a sample is; without labels, none is drawn around a class.
+        seed: Random seed.
+        folder: The folder, for messages.
+
+    Raises:
+        InputError: There is no case.
+    """
+    if not cases:
+        raise InputError(f"--data.unlabelled: {folder} has no image that may be trained on.")
+    moved = training_set(cases, spec, replace(options, intensity=0.0, balance=0.0), seed + 1)
+    return PairedDataset(labelled, moved, options.intensity, seed)
 
 
 def spec_of(

@@ -14,6 +14,7 @@ from mlla_seg.data.formats.headers import note_headers
 from mlla_seg.data.formats.picture import Array, require_finite
 from mlla_seg.data.formats.registry import read_channels
 from mlla_seg.data.framing import margin
+from mlla_seg.data.image_files import find_images
 from mlla_seg.errors import InputError, about
 from mlla_seg.evaluation import html
 from mlla_seg.evaluation.tables import format_table
@@ -23,7 +24,6 @@ from mlla_seg.explain.figures import Panel, draw_panels
 from mlla_seg.explain.part import Part, chosen_pixel, normalised, on_map, part_around
 from mlla_seg.explain.receptive_field import reach, receptive_field
 from mlla_seg.inference.cases import TorchEngine, predict_case
-from mlla_seg.inference.files import find_images
 from mlla_seg.inference.optimize import device_named
 from mlla_seg.models.checkpoint import load_segmenter
 from mlla_seg.models.segmenter import Segmenter

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from mlla_seg.data.formats.picture import require_finite
 from mlla_seg.data.formats.registry import read_channels
+from mlla_seg.data.image_files import find_images
 from mlla_seg.export.exportable import Job
-from mlla_seg.inference.files import find_images
 from mlla_seg.inference.predictor import Predictor
 from mlla_seg.inference.scenes import MapOptions, predict_scene
 from mlla_seg.inference.targets import is_scene

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from mlla_seg.data.block_splits import traces
 from mlla_seg.data.card import Card
 from mlla_seg.data.cases import Case
 from mlla_seg.data.datamodule import AugmentName, MirrorName, PlaneName, SegmentationDataModule
@@ -18,17 +17,15 @@ from mlla_seg.data.dataset import SliceDataset
 from mlla_seg.data.exclusion import with_exclusions
 from mlla_seg.data.formats.classes import IGNORE_INDEX
 from mlla_seg.data.formats.picture import Array
-from mlla_seg.data.pseudonyms import pseudonyms
 from mlla_seg.data.slice_augment import SliceAugment
 from mlla_seg.data.slices import View
 from mlla_seg.data.splits import Splits, kept
 from mlla_seg.data.store.case import StoredCase
+from mlla_seg.data.unlabelled import unlabelled_cases
 from mlla_seg.errors import InputError
 from mlla_seg.pretraining.autoencoder import PATCHES, padded_size
-from mlla_seg.pretraining.held_out import Held
 from mlla_seg.pretraining.parts import PretrainingData
-from mlla_seg.pretraining.unlabelled import image_folder_card, is_image_folder, unlabelled_cases
-from mlla_seg.progress import note
+from mlla_seg.pretraining.unlabelled import image_folder_card, is_image_folder
 
 CHECKS = ("warped", "planes", "resampled", "headers")
 """Checks of the stored cases that are about images, not labels."""
@@ -193,37 +190,14 @@ class ImagesDataModule(SegmentationDataModule, PretrainingData):  # type: ignore
         self.held_out = [*splits.val, *splits.test]
         return Splits(train=splits.train, excluded=splits.excluded)
 
-    @cached_property
-    def further(self) -> list[Case]:
-        """Cases of the folder ``unlabelled`` that are not held out, and not in the training split either."""
-        if self.unlabelled is None:
-            return []
-        train = self.splits.train
-        hidden = [*self.held_out, *(case for case in self.found if case.excluded)] if not self.loose else []
-        cases, left, known = unlabelled_cases(self.unlabelled, self.card), Held(hidden), Held(train)
-        used = [case for case in cases if not left.holds(case) and not known.has_files(case)]
-        out = [case.name for case in cases if left.holds(case)]
-        again = [case.name for case in cases if not left.holds(case) and known.has_files(case)]
-        where = f"{len(cases)} images in {self.unlabelled}"
-        if out:
-            note(f"note: {len(out)} of {where}, such as {out[0]}, are of held-out or excluded cases and are left out.")
-        if again:
-            note(f"note: {len(again)} of {where}, such as {again[0]}, are in the training split already.")
-        return used
+    @property
+    def hidden(self) -> list[Case]:
+        _ = self.splits  # sets the cases that are held out
+        return [*self.held_out, *(case for case in self.found if case.excluded)] if not self.loose else []
 
     @property
     def by_split(self) -> dict[str, list[StoredCase]]:
-        return {**super().by_split, "train": [*self._stored(["train"]), *self._further]}
-
-    @cached_property
-    def _further(self) -> list[StoredCase]:
-        if self.unlabelled is None:
-            return []
-        return self.opened(self.further, self.unlabelled)
-
-    @cached_property
-    def _learned(self) -> dict[str, Any]:
-        return pseudonyms([*traces(self.splits.train), *(case.patient for case in self.further)])
+        return {**super().by_split, "train": [*self._stored(["train"]), *self.stored_further]}
 
     def checks(self) -> dict[str, Callable[[], None]]:
         known = super().checks()

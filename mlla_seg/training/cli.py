@@ -14,6 +14,7 @@ from mlla_seg._version import __version__
 from mlla_seg.data.datamodule import SegmentationDataModule, position
 from mlla_seg.data.dataset import CaseDataset
 from mlla_seg.data.dataspec import DataSpec
+from mlla_seg.data.formats.headers import note_headers
 from mlla_seg.data.postprocessing import in_words
 from mlla_seg.errors import InputError
 from mlla_seg.evaluation.report import Scored, score_table, write_results
@@ -90,6 +91,7 @@ class SegmentationCLI(RunCLI):
                 f"{self.subcommand} needs --ckpt_path: best, last or the path of a .ckpt file written by fit."
             )
         if self.subcommand != "fit":
+            config.data.unlabelled = None  # nothing is learnt
             config["verbose"] = False  # the table printed at the end is more detailed
 
     def after_instantiate_classes(self) -> None:
@@ -131,7 +133,8 @@ class SegmentationCLI(RunCLI):
         if is_first_process():
             splits = self.datamodule.splits
             counts = f"{len(splits.train)} training, {len(splits.val)} validation and {len(splits.test)} test cases"
-            say(f"{self.datamodule.card.title}: {counts}")
+            further = f"; {len(self.datamodule.further)} images without labels" if config.data.unlabelled else ""
+            say(f"{self.datamodule.card.title}: {counts}{further}")
             if config.evaluation == "transunet" and self.datamodule.crop is not None:
                 height, width = published_size(self.model.spec)
                 note(
@@ -140,6 +143,7 @@ class SegmentationCLI(RunCLI):
                     f"--data.resize [{height},{width}]."
                 )
             self.datamodule.prepare_data()
+            note_headers({case.name: case.notes for case in self.datamodule.stored_further})  # reads them, too
 
     def _run_subcommand(self, subcommand: str) -> None:
         config = self.config[self.subcommand]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
@@ -29,6 +30,7 @@ from mlla_seg.progress import note
 from mlla_seg.training import optim
 from mlla_seg.training.freezing import FREEZABLE, Freezing
 from mlla_seg.training.losses import LOSSES, SegmentationLoss
+from mlla_seg.training.mean_teacher import consistency_loss, ramped, teacher_callbacks, teacher_logits
 from mlla_seg.training.optimised import OptimisedModule
 from mlla_seg.training.scoring import Scoring, case_scores, empty_tables, evaluated, published_size, single_slices
 from mlla_seg.training.starting import note_seen, start_from
@@ -77,6 +79,8 @@ class SegmentationModule(OptimisedModule):
         dice_weight: Weight of the Dice, Tversky or Lovász loss.
         class_weights: One weight per class, or per region, used in both losses but Lovász's.
         squared_dice: Square the probabilities in the denominator of Dice, as TransUNet does.
+        consistency: Weight of the mean teacher's loss, with ``--data.unlabelled``.
+        consistency_rampup: Fraction of the training over which this weight rises.
         checkpoint_stages: Activation checkpointing: ``none``, MLLA ``blocks`` or ``all`` of the network.
         eval_batch_size: Slices per forward pass in validation and test.
         spec: Description of the data: ``SegmentationDataModule(...).spec``, or a dict with channels and classes.
@@ -109,6 +113,8 @@ class SegmentationModule(OptimisedModule):
         dice_weight: float = 1.0,
         class_weights: list[float] | None = None,
         squared_dice: bool = False,
+        consistency: float = 0.1,
+        consistency_rampup: float = 1.0,
         checkpoint_stages: Checkpointing = "none",
         eval_batch_size: int = 16,
         spec: DataSpec | dict[str, Any] | None = None,
@@ -121,6 +127,11 @@ class SegmentationModule(OptimisedModule):
         self.freezing = Freezing(freeze, freeze_steps)
         if encoder_lr_factor < 0:
             raise InputError(f"--model.encoder_lr_factor must be 0 or more, got {encoder_lr_factor}.")
+        if consistency < 0 or not 0 <= consistency_rampup <= 1:
+            raise InputError(
+                "--model.consistency must be 0 or more and --model.consistency_rampup a fraction from 0 to 1, got "
+                f"{consistency} and {consistency_rampup}."
+            )
         self.spec = DataSpec.of(spec)
         if dims not in (None, self.spec.axes):
             raise InputError(f"dims is {dims}, but the data have {self.spec.axes} axes: pass the same dims to both.")
@@ -167,8 +178,26 @@ class SegmentationModule(OptimisedModule):
             self.freezing.begin(self.network, self.global_step)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        if "unlabelled" in batch:
+            return self._step_with_teacher(batch, batch["unlabelled"])
         logits = self.network.segment(batch["image"])  # already normalised by the data set
         return self.watch(self.loss(logits, batch["mask"]), batch)
+
+    def _step_with_teacher(self, batch: dict[str, Any], further: dict[str, Any]) -> Tensor:
+        """Return the loss of labelled images and, from the second step on, of those without labels."""
+        count = len(batch["image"])
+        logits = self.network.segment(torch.cat((batch["image"], further["image"])))
+        loss = self.loss(logits[:count], batch["mask"])
+        if self.global_step:  # before, the average holds the weights of the start
+            wanted = teacher_logits(self.trainer, further["plain"])
+            weight = self.hparams["consistency"] * ramped(self.progress(), self.hparams["consistency_rampup"])
+            regions = bool(self.spec.regions)
+            loss = loss + weight * consistency_loss(logits[count:], wanted, further["valid"], regions)
+        return self.watch(loss, {"image": batch["image"], "name": [*batch["name"], *further["name"]]})
+
+    def configure_callbacks(self) -> list[Callback]:
+        data = getattr(self._trainer, "datamodule", None)
+        return teacher_callbacks(self.trainer) if data is not None and data.unlabelled is not None else []
 
     def on_after_backward(self) -> None:
         super().on_after_backward()

@@ -52,6 +52,8 @@ ON_RESUME = {
     "dice_weight": USED,
     "class_weights": USED,
     "squared_dice": USED,
+    "consistency": USED,
+    "consistency_rampup": USED,
     "checkpoint_stages": USED,
     "eval_batch_size": USED,
 }

@@ -52,6 +52,7 @@ def steps(data: Any) -> list[str]:
 READERS: dict[str, tuple[Any, Callable[[Any], Any], Any]] = {
     "card": ("mine.yaml", lambda data: data.card.name, "mine"),
     "root": ("there", lambda data: {case.images[0][0].parts[0] for case in data.splits.train}, {"there"}),
+    "unlabelled": ("more", lambda data: data.pairs[0, 0]["unlabelled"]["name"], "new"),
     "batch_size": (3, lambda data: len(next(iter(data.train_dataloader()))["mask"]), 3),
     "resize": (1.5, lambda data: data.train_set.grids[0][1:], (9, 36)),  # coronal slices of 6 x 24
     "spacing_mm": ([2.0, None, "median"], lambda data: data.train_set.grids[0][0], 10),  # of 20
@@ -100,6 +101,8 @@ def data(tmp_path_factory):
         image = np.stack([mask * 10, mask * 10 + 100], axis=-1).astype(np.int16)
         for place, array in (("images", image), ("masks", mask), ("without_boundaries", mask), ("strokes", mask)):
             nib.Nifti1Image(array, np.diag([1.0, 1.0, 4.0, 1.0])).to_filename(f"there/{place}/p{n}.nii")
+    Path("more").mkdir()
+    nib.Nifti1Image(image, np.diag([1.0, 1.0, 4.0, 1.0])).to_filename("more/new.nii")
     given = [f"--data.{name}={json.dumps(value).strip(chr(34))}" for name, (value, *_) in READERS.items()]
     tiny = [option for option in TINY if "--data" not in option]
     short = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]

@@ -11,8 +11,9 @@ from PIL import Image
 from jobs import Pixelwise, spec_of
 from mlla_seg import Predictor
 from mlla_seg.data.formats.registry import read_image
+from mlla_seg.data.image_files import find_images
 from mlla_seg.errors import InputError
-from mlla_seg.inference.files import find_images, images_at, segment_files
+from mlla_seg.inference.files import images_at, segment_files
 from mlla_seg.inference.scenes import MapOptions
 
 

@@ -79,6 +79,8 @@ READERS: dict[str, tuple[Any, Callable[[Any], Any], Any]] = {
     "ce_weight": (0.7, lambda run: run.module.loss.ce_weight, 0.7),
     "dice_weight": (1.9, lambda run: run.module.loss.dice_weight, 1.9),
     "class_weights": (WEIGHTS, lambda run: run.module.loss.class_weights.tolist(), WEIGHTS),
+    "consistency": (0.3, lambda run: run.module.hparams["consistency"], 0.3),  # see test_mean_teacher.py
+    "consistency_rampup": (0.6, lambda run: run.module.hparams["consistency_rampup"], 0.6),
     "squared_dice": (True, lambda run: run.module.loss.squared_dice, True),
     "checkpoint_stages": ("blocks", lambda run: any("stages" in name for name in run.checkpointed), True),
     "eval_batch_size": (3, lambda run: sorted(set(run.shown)), [1, 3]),  # four slices a case
@@ -193,6 +195,8 @@ OTHERS = {
     "dice_weight": 0.2,
     "class_weights": None,
     "squared_dice": False,
+    "consistency": 0.2,
+    "consistency_rampup": 0.5,
     "checkpoint_stages": "none",
     "eval_batch_size": 2,
 }

@@ -12,8 +12,9 @@ from dicom_samples import dicom_series
 from jobs import Pixelwise, spec_of
 from mlla_seg import Predictor
 from mlla_seg.data.formats.dicom_tree import find_series
+from mlla_seg.data.image_files import find_images
 from mlla_seg.errors import InputError
-from mlla_seg.inference.files import find_images, segment_files
+from mlla_seg.inference.files import segment_files
 from mlla_seg.inference.scenes import MapOptions
 
 

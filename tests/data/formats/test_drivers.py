@@ -19,9 +19,9 @@ from layouts import write_scene
 from mlla_seg.data.formats.drivers import OFFLINE
 from mlla_seg.data.formats.geotiff import open_rasters
 from mlla_seg.data.formats.registry import is_readable, read_image
+from mlla_seg.data.image_files import find_images
 from mlla_seg.data.tree import list_tree
 from mlla_seg.errors import InputError
-from mlla_seg.inference.files import find_images
 
 PIXELS = np.ones((1, 64, 64), np.uint8)
 SERVICE = (

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from mlla_seg.data.cases import Case
+from mlla_seg.data.held_out import Held
 from mlla_seg.data.pseudonyms import pseudonyms
 from mlla_seg.models.checkpoint import CHECKPOINT_KEY
-from mlla_seg.pretraining.held_out import Held
 from mlla_seg.training.starting import note_seen
 
 

@@ -1,4 +1,4 @@
-"""Recognition of images that are held out for scores, so that no pretraining sees them."""
+"""Recognition of images that are held out for scores, so that no training sees them, not even without labels."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from mlla_seg.data.cases import Case
+from mlla_seg.data.patients import patient_in
 from mlla_seg.data.store.entry import checksum_of
 
 
@@ -18,7 +19,7 @@ class Held:
     """
 
     def __init__(self, cases: Sequence[Case]) -> None:
-        self.names = {name for case in cases for name in (case.name, case.patient)}
+        self.names = {name for case in cases for name in (case.name, case.patient, patient_in(case.name))}
         self.files = {path.resolve() for case in cases for files in case.images for path in files}
         self.sizes = {path.stat().st_size for path in self.files if path.is_file()}
 
