@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -56,16 +57,27 @@ def hold(
     lock = FileLock(lock_file(path), thread_local=False)  # any thread may give it back
     try:
         try:
-            lock.acquire(timeout=0)
+            _acquire(lock, 0)
         except Timeout:
             if wait and waiting is not None:
                 note(waiting(holder(path)))
-            lock.acquire(timeout=min(wait, 1e9))
+            _acquire(lock, min(wait, 1e9))
     except Timeout as error:
         raise Held(refusal(holder(path))) from error
     with suppress(OSError):  # such as a full disk: the lock holds without a name
         Path(lock.lock_file).write_text(f"process {os.getpid()} on {socket.gethostname()}")
     return lock
+
+
+def _acquire(lock: FileLock, timeout: float) -> None:
+    """Lock the file that is there: while one waits, its holder removes it, and others lock a new one."""
+    end = time.monotonic() + timeout
+    while True:
+        lock.acquire(timeout=max(0.0, end - time.monotonic()))
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock._context.lock_file_fd), os.stat(lock.lock_file)):  # type: ignore[arg-type]
+                return
+        lock.release()
 
 
 def release(lock: FileLock) -> None:

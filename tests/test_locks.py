@@ -61,3 +61,20 @@ def test_a_file_is_locked_beside_it(tmp_path):
         with pytest.raises(locks.Held):
             locks.hold(path, refusal)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_lock_on_a_file_that_its_holder_has_removed_is_taken_anew(tmp_path, monkeypatch):
+    acquire, calls = locks.FileLock.acquire, []
+
+    def removed_at_first(self, *args, **kwargs):
+        acquire(self, *args, **kwargs)
+        calls.append(self)
+        if len(calls) == 1:
+            os.unlink(self.lock_file)
+
+    monkeypatch.setattr(locks.FileLock, "acquire", removed_at_first)
+    lock = locks.hold(tmp_path, str)
+    with pytest.raises(locks.Held):  # who comes now sees it
+        locks.hold(tmp_path, str)
+    locks.release(lock)
+    assert len(calls) == 2
