@@ -19,7 +19,7 @@ VOLUMES = ["--data.crop=[4,16,16]", "--model.decoder=mlla_unet_fine", "--data.ba
 
 def fit(folder: Path, root: Path, devices: int, *options: str) -> dict:
     """Train three deterministic steps in float64 and return the contents of the checkpoint."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir()
     command = ["fit", "--config", ROOT / "configs/demo.yaml", f"--data.root={root}", "--data.crop=[32,32]", *TINY]
     command += ["--data.augment=none", "--data.intensity=0"]
     command += [f"--trainer.devices={devices}", "--trainer.strategy=ddp", "--trainer.precision=64-true"]
@@ -64,8 +64,6 @@ def test_sharded_weights_train_as_whole_ones(tmp_path, phantom_root):
         if value.ndim > 1:  # of biases before a batch norm, which have no gradient, AdamW enlarges the rounding
             near = dict(atol=2e-5, rtol=1e-3)
             torch.testing.assert_close(sharded["state_dict"][name], value, **near, msg=lambda m, n=name: f"{n}: {m}")
-    again = fit(tmp_path / "sharded", phantom_root, 2, *how, fsdp, "--trainer.max_epochs=2", "--ckpt_path=last")
-    assert again["global_step"] == 2 * sharded["global_step"]
 
 
 def test_one_process_sums_to_itself():
