@@ -102,7 +102,7 @@ def data(tmp_path_factory):
         for place, array in (("images", image), ("masks", mask), ("without_boundaries", mask), ("strokes", mask)):
             nib.Nifti1Image(array, np.diag([1.0, 1.0, 4.0, 1.0])).to_filename(f"there/{place}/p{n}.nii")
     Path("more").mkdir()
-    nib.Nifti1Image(image, np.diag([1.0, 1.0, 4.0, 1.0])).to_filename("more/new.nii")
+    nib.Nifti1Image(image + np.int16(1), np.diag([1.0, 1.0, 4.0, 1.0])).to_filename("more/new.nii")  # no copy
     given = [f"--data.{name}={json.dumps(value).strip(chr(34))}" for name, (value, *_) in READERS.items()]
     tiny = [option for option in TINY if "--data" not in option]
     short = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]
