@@ -15,6 +15,8 @@ from forks import run_apart
 from mlla_seg.training.distributed import convert_batch_norm, sum_over_processes
 
 VOLUMES = ["--data.crop=[4,16,16]", "--model.decoder=mlla_unet_fine", "--data.batch_size=4"]
+TOGETHER = ["--trainer.accumulate_grad_batches=2", "--model.checkpoint_stages=all"]
+TOGETHER += ["--trainer.callbacks+=mlla_seg.training.ema.WarmEMA"]
 
 
 def fit(folder: Path, root: Path, devices: int, *options: str) -> dict:
@@ -36,7 +38,7 @@ def final_scores(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [[], VOLUMES], ids=["slices", "volumes"])
+@pytest.mark.parametrize("options", [[], VOLUMES, TOGETHER], ids=["slices", "volumes", "together"])
 def test_two_processes_equal_one(tmp_path, phantom_root, options):
     one = fit(tmp_path / "one", phantom_root, 1, *options)
     two = fit(tmp_path / "two", phantom_root, 2, *options)
