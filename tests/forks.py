@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 import warnings
 from collections.abc import Callable
@@ -23,14 +24,18 @@ from conftest import ROOT, run_main
 
 LONGEST = 600
 """Seconds after which a program that hangs is ended."""
+HANGS = 200
+"""Seconds after which a function that hangs is ended."""
 
 
 def begin(action: Callable[[], object]) -> int:
-    """Start an action in a child and return the number of its process."""
+    """Start an action in a child and return the number of its process; it is ended if it hangs."""
+    settle()
     process = os.fork()
     if process:
         return process
     status = 70
+    signal.alarm(HANGS)
     try:
         action()
         status = 0
@@ -38,6 +43,13 @@ def begin(action: Callable[[], object]) -> int:
         traceback.print_exc()
     finally:
         os._exit(status)
+
+
+def settle() -> None:
+    """Wait for threads to end that Python has joined: they may still close libraries, whose locks a child inherits."""
+    before: set[str] = set()
+    while before != (before := set(os.listdir("/proc/self/task"))):
+        time.sleep(0.01)
 
 
 def end(process: int) -> int:

@@ -64,16 +64,12 @@ class SegmentationDataModule(LightningDataModule):
         card: Name of a card in ``datasets/``, or path of a ``dataset.yaml``; none for an nnU-Net or Decathlon folder,
             which is described by its ``dataset.json``.
         root: Folder of the data as downloaded.
-        unlabelled: Folder of further images of the card's kind, without labels, for a mean teacher: each batch has as
-            many of them. Images of validation, test or excluded cases, by patient, name, file or as a copy, are left
-            out. See docs/training.md.
         batch_size: Slices per optimiser step, over all devices together, so that a recipe means the same on any number.
         resize: ``[height, width]``, or a factor, to which slices are resized for the network; masks are returned in the
             original size.
         crop: ``[height, width]`` of random training crops, padded where slices are smaller; larger slices are evaluated
             and predicted with a sliding window of this size. ``[slices, height, width]`` makes the network see volumes
             as volumes: patches of this size, at the card's ``spacing_mm`` or else the median over all cases.
-        dims: The same as ``--model.dims``, which need not be given twice.
         context: Neighbouring slices on each side that the network sees as additional channels (2.5-D).
         channels: Names of the card's channels that the network sees, in order; by default those that the card uses.
         spacing_mm: ``[slices, rows, columns]`` to which volumes are resampled for the network: numbers, ``median`` for
@@ -87,14 +83,15 @@ class SegmentationDataModule(LightningDataModule):
         intensity: Strength of random changes of contrast, brightness, gamma and noise; 0 disables them.
         mirror: Axes, ``rows`` and ``columns``, along which half of the samples are mirrored in addition; with both,
             ``--tta`` can be used. Patches of volumes have ``slices`` too.
-        elastic: Standard deviation in pixels of elastic deformations of a third of the samples; 0 disables them, 2 is
-            usual.
+        elastic: Standard deviation in pixels of elastic deformations of a third of the samples, usually 2; 0 for none.
         balance: Fraction of the training crops drawn around a pixel of a class, with all classes of a case equally
             likely, for small objects and rare classes; true for all of them. nnU-Net uses a third.
-        full_labels: Score the test split with the training masks if the card has separate ones for testing, such as
-            those without boundaries.
+        full_labels: Score the test split with the training masks if the card has separate ones for testing.
         scribbles: Train from the scribbles that the card names, in place of the masks, with cross-entropy over their
             pixels; validation and test are scored with the masks. See docs/training.md.
+        unlabelled: Folder of further images of the card's kind, without labels, for a mean teacher; those of
+            validation, test or excluded cases are left out. See docs/training.md.
+        dims: The same as ``--model.dims``, which need not be given twice.
         num_workers: Processes that load training slices, per device.
         splits: How cases are divided, instead of the card's ``splits``: ``--data.splits.csv cohort.csv
             --data.splits.patient id --data.splits.split set``. See docs/datasets.md.
@@ -112,11 +109,9 @@ class SegmentationDataModule(LightningDataModule):
         self,
         card: str | None = None,
         root: str = "",
-        unlabelled: str | None = None,
         batch_size: int = 24,
         resize: list[int] | float | None = None,
         crop: list[int] | None = None,
-        dims: int | None = None,
         context: int = 0,
         channels: list[str] | None = None,
         spacing_mm: list[float | str | None] | None = None,
@@ -129,6 +124,8 @@ class SegmentationDataModule(LightningDataModule):
         balance: float | bool = 0.0,
         full_labels: bool = False,
         scribbles: bool = False,
+        unlabelled: str | None = None,
+        dims: int | None = None,
         num_workers: int = 2,
         splits: dict[str, Any] | None = None,
         exclude: dict[str, str] | None = None,
@@ -152,7 +149,6 @@ class SegmentationDataModule(LightningDataModule):
             require_spacing(spacing_mm)
             known = for_volumes(known)
         self.card = with_options(known, plane, patient, spacing_mm, splits, exclude, scribbles)
-        self.training_card = card_of_scribbles(self.card)
         require_few_channels(sample, len(self.card.seen))
         self.sample = sample
         self.described = card is not None
@@ -180,6 +176,11 @@ class SegmentationDataModule(LightningDataModule):
     def describe(self, card: str | None, root: str, channels: Sequence[str] | None) -> Card:
         """Return the card, without the other options of the data."""
         return card_of(card, root, channels)
+
+    @property
+    def training_card(self) -> Card:
+        """The card by which training cases are read: with scribbles in place of masks, or the same."""
+        return card_of_scribbles(self.card)
 
     @cached_property
     def spec(self) -> DataSpec:

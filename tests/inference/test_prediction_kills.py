@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from itertools import count
 from pathlib import Path
@@ -89,7 +90,8 @@ def test_a_killed_scene_that_another_network_takes_over_is_the_map_of_that_netwo
     assert len(found) > 16 // stride
     assert all(files == whole for files in found)
     said = capsys.readouterr().err
-    assert "map.tif: an interrupted run had finished 2 row bands, made with another network; starting over." in said
+    finished = r"map\.tif: an interrupted run had finished \d+ row bands?, made with another network; starting over\."
+    assert re.search(finished, said)
 
 
 @pytest.mark.parametrize("weight", [0, 5])
