@@ -83,6 +83,14 @@ def run_main(*arguments: object, program: str = "cli.py") -> None:
         sys.argv = saved
 
 
+PLAIN = {
+    "accelerator": "cpu",
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+    "logger": False,
+}
+"""Options of a trainer that writes nothing."""
 TINY = [
     "--model.encoder=mlla_test",
     "--model.decoder_depths=[1,1,1]",

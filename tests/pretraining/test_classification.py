@@ -15,6 +15,7 @@ from PIL import Image
 from timm.data import Mixup, create_transform
 from torch.nn import functional as F
 
+from conftest import PLAIN
 from mlla_seg.errors import InputError
 from mlla_seg.models.mlla import MLLA, SIZES
 from mlla_seg.pretraining.classification import ClassificationModule, mesa_loss
@@ -24,13 +25,6 @@ from mlla_seg.training.ema import WarmEMA
 
 SPEC = {"channels": 1, "classes": list(CLASSES), "size": [32, 32], "mean": [0.4], "std": [0.2]}
 STEPS, EPOCHS, BATCH, SEED = 3, 2, 4, 11
-PLAIN = {
-    "accelerator": "cpu",
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "enable_checkpointing": False,
-    "logger": False,
-}
 
 
 class Recorder(Callback):

@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch.utils.data import default_collate
 
-from conftest import ROOT, TINY
+from conftest import PLAIN, ROOT, TINY
 from mlla_seg import SegmentationDataModule, SegmentationModule
 from mlla_seg.errors import InputError
 from mlla_seg.training.ema import WarmEMA, ema_of
@@ -21,13 +21,6 @@ from mlla_seg.training.losses import segmentation_loss
 from mlla_seg.training.mean_teacher import consistency_loss, ramped, teacher_callbacks
 from samples import write_array
 
-PLAIN = {
-    "accelerator": "cpu",
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "enable_checkpointing": False,
-    "logger": False,
-}
 STEPS, RATE = 4, 1e-2
 
 
