@@ -1,9 +1,10 @@
-"""Masked pretraining with few labels: python benchmarks/pretraining.py hippocampus --root data/hippocampus.
+"""Masked pretraining and the mean teacher with few labels: python benchmarks/pretraining.py hippocampus --root FOLDER.
 
 Pretrains an encoder on the images of all training patients, without their labels and without any image of validation
 and test. Then trains segmenters from these weights and from scratch, with the labels of few and of all patients, in the
 same number of steps and from the same seeds, and compares them on the test patients: a study for each number of
-patients. The patients with labels are drawn once; there is one pretraining, so intervals do not cover its own spread.
+patients. With ``--unlabelled``, a mean teacher that also learns from the images of other patients is a third design.
+The patients with labels are drawn once; there is one pretraining, so intervals do not cover its own spread.
 An interrupted run goes on when it is started again.
 """
 
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=1000, help="optimiser steps of each segmenter")
     parser.add_argument("--pretraining_steps", type=int, default=10_000)
+    parser.add_argument("--unlabelled", help="folder of the images, for a mean teacher where few patients have labels")
     parser.add_argument("--patch", type=int, default=16, help="side of masked patches")
     parser.add_argument("--batch_size", type=int, default=24, help="of both, which must be at most 5 patients' slices")
     parser.add_argument("--output", type=Path, default=Path("runs/pretraining"))
@@ -90,6 +92,12 @@ def main() -> None:
         name = f"labelled_{count or 'all'}"
         card = write_card(given.output / "cards" / name, data["card"], {**patients, "train": order[: count or None]})
         options = {"data.card": str(card), "data.root": given.root, "data.batch_size": given.batch_size}
+        variants: dict[str, Any] = {
+            "scratch": {"title": "from scratch"},
+            "masked": {"title": "masked pretraining", "options": {"model.pretrained": str(weights)}},
+        }
+        if given.unlabelled and count:
+            variants["teacher"] = {"title": "mean teacher", "options": {"data.unlabelled": given.unlabelled}}
         study = {
             "base": given.base,
             "options": {**options, "model.encoder": given.encoder, "data.num_workers": data.get("num_workers", 0)},
@@ -97,10 +105,7 @@ def main() -> None:
             "seeds": given.seeds,
             "output": str(given.output / name),
             "pictures": False,
-            "variants": {
-                "scratch": {"title": "from scratch"},
-                "masked": {"title": "masked pretraining", "options": {"model.pretrained": str(weights)}},
-            },
+            "variants": variants,
         }
         path = given.output / f"{name}.yaml"
         path.write_text(yaml.safe_dump(study, sort_keys=False))
