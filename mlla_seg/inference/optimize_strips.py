@@ -19,7 +19,7 @@ from mlla_seg.models.blocks import Block
 from mlla_seg.models.decoders import MLLAUNetDecoder, Upsample
 from mlla_seg.models.mixers import LinearAttention
 from mlla_seg.models.mlla import Downsample
-from mlla_seg.models.ops import at_least_float32, attend, attention_state, full_precision
+from mlla_seg.models.ops import attend, attention_state, full_precision
 from mlla_seg.models.segmenter import Segmenter
 
 PIXELS = 4096
@@ -117,8 +117,7 @@ def _upsample(module: Upsample, x: Tensor) -> Tensor:
     for part in strips(height, PIXELS // width):
         rows = x[:, part.start : part.stop + 1].movedim(-1, 1)  # odd output rows lie between two input rows
         rows = F.relu(module.expand(rows), inplace=True)
-        with full_precision(x.device):  # CPUs have no fast half-precision version
-            rows = module.conv(at_least_float32(rows))[..., : 2 * (part.stop - part.start), :]
+        rows = module.conv(rows)[..., : 2 * (part.stop - part.start), :]
         pieces.append(module.norm(module.reduce(rows).movedim(1, -1)))
     return torch.cat(pieces, dim=1)
 

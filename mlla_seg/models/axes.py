@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from mlla_seg.data.halving import STEPS
 from mlla_seg.errors import InputError
+from mlla_seg.models.depthwise2d import Depthwise2d, TransposedDepthwise2d
 from mlla_seg.models.depthwise3d import Depthwise3d, TransposedDepthwise3d
 from mlla_seg.models.ops import to_channels_first, to_channels_last
 
@@ -36,19 +37,9 @@ CONV: dict[int, Callable[..., Any]] = {2: nn.Conv2d, 3: _conv3d}
 """Convolutions of ``(B, C, *spatial)`` by number of axes, with the arguments of torch's."""
 
 
-def _depthwise2d(dim: int, kernel: tuple[int, int], stride: tuple[int, int]) -> nn.Module:
-    padding = (kernel[0] // 2, kernel[1] // 2)
-    return nn.Conv2d(dim, dim, kernel, stride, padding, groups=dim)
-
-
-def _transposed2d(dim: int, kernel: tuple[int, int], stride: tuple[int, int]) -> nn.Module:
-    padding, output_padding = (kernel[0] // 2, kernel[1] // 2), (stride[0] - 1, stride[1] - 1)
-    return nn.ConvTranspose2d(dim, dim, kernel, stride, padding, output_padding, groups=dim, bias=False)
-
-
-DEPTHWISE: dict[int, Callable[..., Any]] = {2: _depthwise2d, 3: Depthwise3d}
+DEPTHWISE: dict[int, Callable[..., Any]] = {2: Depthwise2d, 3: Depthwise3d}
 """Depthwise convolutions of ``(B, C, *spatial)`` by number of axes; sizes are divided by the stride."""
-TRANSPOSED: dict[int, Callable[..., Any]] = {2: _transposed2d, 3: TransposedDepthwise3d}
+TRANSPOSED: dict[int, Callable[..., Any]] = {2: TransposedDepthwise2d, 3: TransposedDepthwise3d}
 """Their transposes, without bias; sizes are multiplied by the stride."""
 
 

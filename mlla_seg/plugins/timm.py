@@ -29,6 +29,7 @@ from timm.models import (
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from mlla_seg.models.depthwise2d import Depthwise2d
 from mlla_seg.models.mixers import LinearAttention, rope_for
 from mlla_seg.models.mlla import SIZES, MLLAEncoder, init_weights
 from mlla_seg.models.ops import drop_path, to_channels_first, to_channels_last
@@ -38,8 +39,9 @@ from mlla_seg.plugins.names import accept_other_names, translated
 
 __all__: list[str] = []  # timm adds the model names
 
-# Leaf nodes for torch.fx, because they depend on sizes or random numbers at run time.
+# Leaf nodes for torch.fx, because they depend on sizes, precision or random numbers at run time.
 register_notrace_module(LinearAttention)
+register_notrace_module(Depthwise2d)
 register_notrace_function(rope_for)
 register_notrace_function(drop_path)
 
