@@ -59,6 +59,7 @@ def config_of_volumes(
     model = {
         **config["model"],
         "decoder": Choice("mlla_unet_fine", "with skips at full and half resolution"),
+        "deep_supervision": Choice(True, "coarser levels learn the classes, too; without it, some are learned late"),
         "dims": Choice(3, WHY_SLICES),
     }
     module = SegmentationModule(**{key: choice.value for key, choice in model.items()}, spec=spec)

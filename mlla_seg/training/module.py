@@ -25,6 +25,7 @@ from mlla_seg.models.decoders import DECODERS
 from mlla_seg.models.ensemble import combined
 from mlla_seg.models.recompute import CHECKPOINTING, set_checkpointing
 from mlla_seg.models.segmenter import Segmenter
+from mlla_seg.models.supervision import AuxiliaryHeads, supervision_weights
 from mlla_seg.models.whole import NO_DECODER
 from mlla_seg.progress import note
 from mlla_seg.training import optim
@@ -79,6 +80,8 @@ class SegmentationModule(OptimisedModule):
         dice_weight: Weight of the Dice, Tversky or Lovász loss.
         class_weights: One weight per class, or per region, used in both losses but Lovász's.
         squared_dice: Square the probabilities in the denominator of Dice, as TransUNet does.
+        deep_supervision: Also train the coarser levels of the decoder, an MLLA-UNet's, to predict the classes;
+            recommended for volumes.
         consistency: Weight of the mean teacher's loss, with ``--data.unlabelled``.
         consistency_rampup: Fraction of the training over which this weight rises.
         checkpoint_stages: Activation checkpointing: ``none``, MLLA ``blocks`` or ``all`` of the network.
@@ -87,6 +90,7 @@ class SegmentationModule(OptimisedModule):
     """
 
     network: Segmenter
+    heads: AuxiliaryHeads | None
 
     def __init__(
         self,
@@ -113,6 +117,7 @@ class SegmentationModule(OptimisedModule):
         dice_weight: float = 1.0,
         class_weights: list[float] | None = None,
         squared_dice: bool = False,
+        deep_supervision: bool = False,
         consistency: float = 0.1,
         consistency_rampup: float = 1.0,
         checkpoint_stages: Checkpointing = "none",
@@ -147,6 +152,7 @@ class SegmentationModule(OptimisedModule):
         regions = membership(self.spec.regions, len(self.spec.classes))
         self.freezing.prepare(self.network)
         self.loss = SegmentationLoss(ce_weight, dice_weight, class_weights, squared_dice, regions=regions, kind=loss)
+        self.heads = AuxiliaryHeads(self.network) if deep_supervision else None
         self.scoring = Scoring()
         self.starts_from = pretrained
         self.tables: dict[str, CaseTable] = {}
@@ -180,14 +186,30 @@ class SegmentationModule(OptimisedModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         if "unlabelled" in batch:
             return self._step_with_teacher(batch, batch["unlabelled"])
-        logits = self.network.segment(batch["image"])  # already normalised by the data set
-        return self.watch(self.loss(logits, batch["mask"]), batch)
+        logits, coarser = self._logits(batch["image"])
+        return self.watch(self._loss(logits, coarser, batch["mask"]), batch)
+
+    def _logits(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return logits of images that are already normalised, and with deep supervision those of coarser levels."""
+        if self.heads is None:
+            return self.network.segment(image), []
+        with self.heads.watch(self.network) as coarser:
+            logits = self.network.segment(image)
+        return logits, coarser
+
+    def _loss(self, logits: Tensor, coarser: list[Tensor], mask: Tensor) -> Tensor:
+        """Return the loss, with deep supervision the weighted mean over the levels."""
+        if self.heads is None:
+            return self.loss(logits, mask)
+        weights = supervision_weights(1 + len(coarser))
+        levels = zip((logits, *coarser), (mask, *self.heads.truths(mask, self.network)), weights, strict=True)
+        return torch.stack([weight * self.loss(one, truth) for one, truth, weight in levels]).sum()
 
     def _step_with_teacher(self, batch: dict[str, Any], further: dict[str, Any]) -> Tensor:
         """Return the loss of labelled images and, from the second step on, of those without labels."""
         count = len(batch["image"])
-        logits = self.network.segment(torch.cat((batch["image"], further["image"])))
-        loss = self.loss(logits[:count], batch["mask"])
+        logits, coarser = self._logits(torch.cat((batch["image"], further["image"])))
+        loss = self._loss(logits[:count], [level[:count] for level in coarser], batch["mask"])
         if self.global_step:  # before, the average holds the weights of the start
             wanted = teacher_logits(self.trainer, further["plain"])
             weight = self.hparams["consistency"] * ramped(self.progress(), self.hparams["consistency_rampup"])

@@ -53,6 +53,7 @@ def parameter_groups(
     weight_decay: float,
     encoder_lr_factor: float = 1.0,
     axes: Mapping[str, int] | None = None,
+    heads: nn.Module | None = None,
 ) -> list[dict[str, Any]]:
     """Return parameter groups: weight decay for tensors of two or more axes, none for norms and biases.
 
@@ -62,11 +63,12 @@ def parameter_groups(
         weight_decay: Weight decay of parameters with two or more axes.
         encoder_lr_factor: Learning rate of the encoder relative to ``lr``.
         axes: Number of axes of each parameter by name, for strategies that flatten them.
+        heads: Trained with the network, but no part of it.
 
     Returns:
         Two or four groups; both give the same order of parameters if the encoder is the network's first submodule.
     """
-    named = list(network.named_parameters())  # frozen ones too: they have no gradients, so they stay
+    named = trained_parameters(network, heads)  # frozen ones too: they have no gradients, so they stay
     many = [(p.ndim if axes is None else axes[name]) > 1 for name, p in named]
     kinds = [
         ([p for (_, p), more in zip(named, many, strict=True) if more], weight_decay),
@@ -80,6 +82,11 @@ def parameter_groups(
         for some, decay in kinds
         for inside, rate in ((True, lr * encoder_lr_factor), (False, lr))
     ]
+
+
+def trained_parameters(network: nn.Module, heads: nn.Module | None = None) -> list[tuple[str, nn.Parameter]]:
+    """Return the parameters of a network and of what is trained with it, by name."""
+    return [*network.named_parameters(), *(heads.named_parameters("heads") if heads is not None else ())]
 
 
 def regrouped(groups: Sequence[dict[str, Any]], sizes: Sequence[int]) -> list[dict[str, Any]]:

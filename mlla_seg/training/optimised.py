@@ -39,10 +39,12 @@ class OptimisedModule(LightningModule):
         self.seed: int | None = None
         self.epoch_loss = torch.zeros(2)  # sum over the samples of this epoch, and their number
         self.axes: dict[str, int] | None = None  # of each parameter
+        self.heads: nn.Module | None = None  # trained with the network, but no part of it
 
     def setup(self, stage: str) -> None:
         """Remember the number of axes of each parameter, before FSDP flattens them."""
-        self.axes = {name: parameter.ndim for name, parameter in self.network.named_parameters()}
+        trained = optim.trained_parameters(self.network, self.heads)
+        self.axes = {name: parameter.ndim for name, parameter in trained}
 
     def on_fit_start(self) -> None:
         if self.seed is None:  # otherwise it came with the checkpoint
@@ -154,7 +156,8 @@ class OptimisedModule(LightningModule):
 
     def _groups(self) -> list[dict[str, Any]]:
         factor = self.hparams.get("encoder_lr_factor", 1.0)
-        return optim.parameter_groups(self.network, self.hparams["lr"], self.hparams["weight_decay"], factor, self.axes)
+        rates = self.hparams["lr"], self.hparams["weight_decay"], factor
+        return optim.parameter_groups(self.network, *rates, self.axes, self.heads)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # With weight averaging, state_dict holds the average and current_model_state the weights of the last step.

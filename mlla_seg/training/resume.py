@@ -52,6 +52,7 @@ ON_RESUME = {
     "dice_weight": USED,
     "class_weights": USED,
     "squared_dice": USED,
+    "deep_supervision": REFUSED,
     "consistency": USED,
     "consistency_rampup": USED,
     "checkpoint_stages": USED,

@@ -64,6 +64,7 @@ def test_config_of_volumes_is_written_for_stacks_of_many_slices(tmp_path, monkey
     slices, volumes = (yaml.safe_load(Path("project", name).read_text()) for name in ("config.yaml", "config3d.yaml"))
     assert "dims" not in slices["model"]
     assert (volumes["model"]["dims"], volumes["model"]["decoder"]) == (3, "mlla_unet_fine")
+    assert volumes["model"]["deep_supervision"]
     assert volumes["data"]["crop"] == [12, 24, 20]  # whole volumes
     assert not volumes["data"].keys() & {"context", "resize"}
     assert volumes["data"]["card"] == slices["data"]["card"]

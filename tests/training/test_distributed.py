@@ -14,7 +14,8 @@ from conftest import ROOT, TINY
 from forks import run_apart
 from mlla_seg.training.distributed import convert_batch_norm, sum_over_processes
 
-VOLUMES = ["--data.crop=[4,16,16]", "--model.decoder=mlla_unet_fine", "--data.batch_size=4"]
+VOLUMES = ["--data.crop=[4,16,16]", "--data.batch_size=4"]
+VOLUMES += ["--model.decoder=mlla_unet_fine", "--model.deep_supervision=true"]
 TOGETHER = ["--trainer.accumulate_grad_batches=2", "--model.checkpoint_stages=all"]
 TOGETHER += ["--trainer.callbacks+=mlla_seg.training.ema.WarmEMA"]
 

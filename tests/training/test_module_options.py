@@ -79,6 +79,7 @@ READERS: dict[str, tuple[Any, Callable[[Any], Any], Any]] = {
     "ce_weight": (0.7, lambda run: run.module.loss.ce_weight, 0.7),
     "dice_weight": (1.9, lambda run: run.module.loss.dice_weight, 1.9),
     "class_weights": (WEIGHTS, lambda run: run.module.loss.class_weights.tolist(), WEIGHTS),
+    "deep_supervision": (True, lambda run: heads_are_trained(run.module), True),  # see test_deep_supervision.py
     "consistency": (0.3, lambda run: run.module.hparams["consistency"], 0.3),  # see test_mean_teacher.py
     "consistency_rampup": (0.6, lambda run: run.module.hparams["consistency_rampup"], 0.6),
     "squared_dice": (True, lambda run: run.module.loss.squared_dice, True),
@@ -89,6 +90,11 @@ READERS: dict[str, tuple[Any, Callable[[Any], Any], Any]] = {
 
 def levels(run: Any) -> list[torch.nn.Module]:
     return [part for part in run.module.network.decoder.modules() if type(part).__name__ == "Level"]
+
+
+def heads_are_trained(module: Any) -> bool:
+    state = module.trainer.optimizers[0].state
+    return all(parameter in state for parameter in module.heads.parameters())
 
 
 def first_of(weights: dict[str, torch.Tensor]) -> float:
@@ -195,6 +201,7 @@ OTHERS = {
     "dice_weight": 0.2,
     "class_weights": None,
     "squared_dice": False,
+    "deep_supervision": False,
     "consistency": 0.2,
     "consistency_rampup": 0.5,
     "checkpoint_stages": "none",

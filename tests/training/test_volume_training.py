@@ -16,7 +16,8 @@ from mlla_seg.models.checkpoint import load_segmenter
 from recorder import Recorder
 
 CONFIG = ["--config", str(ROOT / "configs/demo.yaml"), "--data.crop=[4,24,24]", "--data.balance=0.5"]
-SMALL = [*CONFIG, *TINY, "--model.decoder=mlla_unet_fine", "--data.batch_size=2", "--trainer.limit_val_batches=2"]
+DEEP = ["--model.decoder=mlla_unet_fine", "--model.deep_supervision=true"]
+SMALL = [*CONFIG, *TINY, *DEEP, "--data.batch_size=2", "--trainer.limit_val_batches=2"]
 
 
 @pytest.fixture(scope="module")
