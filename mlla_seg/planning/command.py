@@ -204,7 +204,7 @@ def _draw(data: SegmentationDataModule, path: Path) -> None:
     shown = min(SAMPLES, count)
     plot_samples(
         [data.train_set[0, k * count // shown] for k in range(shown)],
-        channel=data.context * len(data.spec.channels),
+        channel=data.sample.context * len(data.spec.channels),
         classes=data.spec.classes,
         background=data.spec.background,
         output=path,

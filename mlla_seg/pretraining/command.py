@@ -8,7 +8,6 @@ from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from mlla_seg.data.datamodule import position
 from mlla_seg.errors import InputError, program
 from mlla_seg.models.checkpoint import PRETRAINING_KEY, fitting_weights, read_content
 from mlla_seg.places import shareable
@@ -16,6 +15,7 @@ from mlla_seg.pretraining.parts import PretrainingData, PretrainingModule
 from mlla_seg.progress import note, say
 from mlla_seg.training.checkpoints import BestCheckpoint
 from mlla_seg.training.failures import told_in_a_line
+from mlla_seg.training.horizon import position
 from mlla_seg.training.loggers import run_folder, share_version
 from mlla_seg.training.run_cli import RunCLI, is_first_process, run_quietly
 from mlla_seg.training.versions import newest, require_something_left

@@ -12,7 +12,7 @@ import torch
 
 from mlla_seg.data.card import Card
 from mlla_seg.data.cases import Case
-from mlla_seg.data.datamodule import AugmentName, MirrorName, PlaneName, SegmentationDataModule
+from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.dataset import SliceDataset
 from mlla_seg.data.exclusion import with_exclusions
 from mlla_seg.data.formats.classes import IGNORE_INDEX
@@ -98,21 +98,8 @@ class ImagesDataModule(SegmentationDataModule, PretrainingData):  # type: ignore
         batch_size: Slices per optimiser step, over all devices together.
         resize: ``[height, width]``, or a factor, to which slices are resized for the network.
         crop: ``[height, width]`` of random crops, padded where slices are smaller.
-        context: Neighbouring slices on each side that the network sees as additional channels (2.5-D).
-        channels: Names of the card's channels that the network sees, in order; without a card, of all channels.
-        spacing_mm: As in ``fit``.
-        plane: As in ``fit``.
-        patient: As in ``fit``.
-        augment: ``none``, ``transunet``, ``anatomy`` or ``aerial``.
-        mirror: Axes, ``rows`` and ``columns``, along which half of the samples are mirrored in addition.
-        num_workers: Processes that load slices, per device.
-        splits: As in ``fit``.
-        exclude: As in ``fit``.
-        fold: Cross-validation fold that is held out as in ``fit``.
-        folds: Number of folds.
-        cache_dir: Folder of the memory-mapped arrays.
-        verify: Compare the content of all files with their checksums.
-        seed: Random seed of the samples, their masks and their order.
+        options: The other options of :class:`~mlla_seg.data.datamodule.SegmentationDataModule`, but those about
+            labels and intensities.
     """
 
     def __init__(
@@ -125,21 +112,7 @@ class ImagesDataModule(SegmentationDataModule, PretrainingData):  # type: ignore
         batch_size: int = 24,
         resize: list[int] | float | None = None,
         crop: list[int] | None = None,
-        context: int = 0,
-        channels: list[str] | None = None,
-        spacing_mm: list[float | str | None] | None = None,
-        plane: PlaneName | None = None,
-        patient: str | None = None,
-        augment: AugmentName = "anatomy",
-        mirror: list[MirrorName] | None = None,
-        num_workers: int = 2,
-        splits: dict[str, Any] | None = None,
-        exclude: dict[str, str] | None = None,
-        fold: int | None = None,
-        folds: int = 5,
-        cache_dir: str = "cache",
-        verify: bool = False,
-        seed: int = 0,
+        **options: Any,
     ) -> None:
         if not 0 < mask_ratio < 1:
             raise InputError(f"--data.mask_ratio must be between 0 and 1, got {mask_ratio}.")
@@ -148,29 +121,22 @@ class ImagesDataModule(SegmentationDataModule, PretrainingData):  # type: ignore
         if crop is not None and len(crop) != 2:
             raise InputError(f"--data.crop takes [height, width], as masked pretraining sees slices, got {crop}.")
         self.loose = not card and bool(root) and is_image_folder(Path(root))
-        if self.loose and (splits is not None or fold is not None):
+        if self.loose and (options.get("splits") is not None or options.get("fold") is not None):
             raise InputError(f"--data.splits and --data.fold divide labelled cases, but {root} is read without a card.")
+        # What is fixed here is no option of the command line.
         super().__init__(
             card=card,
             root=root,
             batch_size=batch_size,
             resize=resize,
             crop=crop,
-            context=context,
-            channels=channels,
-            spacing_mm=spacing_mm,
-            plane=plane,
-            patient=patient,
-            augment=augment,
-            mirror=mirror,
-            num_workers=num_workers,
-            splits=splits,
-            exclude=exclude,
-            fold=fold,
-            folds=folds,
-            cache_dir=cache_dir,
-            verify=verify,
-            seed=seed,
+            intensity=0.0,
+            elastic=0.0,
+            balance=0.0,
+            full_labels=False,
+            scribbles=False,
+            dims=2,
+            **options,
         )
         self.unlabelled = Path(unlabelled) if unlabelled else None
         self.mask_ratio = mask_ratio
@@ -204,8 +170,10 @@ class ImagesDataModule(SegmentationDataModule, PretrainingData):  # type: ignore
         return {name: known[name] for name in CHECKS}
 
     def setup(self, stage: str) -> None:
-        how: dict[str, Any] = {"normalisation": self.spec.normalisation, "context": self.context}
-        augment = SliceAugment(self.augment, self.crop, self.mirror, **how)
+        sample, normalisation = self.sample, self.spec.normalisation
+        augment = SliceAugment(
+            sample.augment, sample.crop, sample.mirror, normalisation=normalisation, context=sample.context
+        )
         cases = self.by_split["train"]
         self.train_set = MaskedDataset(cases, augment, self.spec.view, self.mask_ratio, self.patch, self.seed)
 

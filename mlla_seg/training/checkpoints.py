@@ -14,12 +14,12 @@ from filelock import FileLock
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 
-from mlla_seg.data.datamodule import position
 from mlla_seg.errors import InputError
 from mlla_seg.locks import release
 from mlla_seg.models.checkpoint import read_content
 from mlla_seg.progress import note
 from mlla_seg.training.curve import Curve, RunLogger
+from mlla_seg.training.horizon import position
 from mlla_seg.training.loggers import runs_elsewhere
 from mlla_seg.training.run_folder import hold
 from mlla_seg.training.scoring import single_slices

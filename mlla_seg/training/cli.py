@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from mlla_seg._version import __version__
-from mlla_seg.data.datamodule import SegmentationDataModule, position
+from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.dataset import CaseDataset
 from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.formats.headers import note_headers
@@ -27,6 +27,7 @@ from mlla_seg.texts import read_text
 from mlla_seg.training.checkpoints import BestSegmenter
 from mlla_seg.training.config_sections import share_dims
 from mlla_seg.training.failures import told_in_a_line
+from mlla_seg.training.horizon import position
 from mlla_seg.training.loggers import share_version
 from mlla_seg.training.module import SegmentationModule
 from mlla_seg.training.monitors import logged_names, require_monitored
@@ -135,7 +136,7 @@ class SegmentationCLI(RunCLI):
             counts = f"{len(splits.train)} training, {len(splits.val)} validation and {len(splits.test)} test cases"
             further = f"; {len(self.datamodule.further)} images without labels" if config.data.unlabelled else ""
             say(f"{self.datamodule.card.title}: {counts}{further}")
-            if config.evaluation == "transunet" and self.datamodule.crop is not None:
+            if config.evaluation == "transunet" and self.datamodule.sample.crop is not None:
                 height, width = published_size(self.model.spec)
                 note(
                     f"note: the TransUNet evaluation resizes slices to {height} x {width}, but this network is trained "

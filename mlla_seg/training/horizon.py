@@ -1,15 +1,26 @@
-"""Length of a training run in optimiser steps or time, as set by the trainer's options."""
+"""Length of a training run in optimiser steps or time, as set by the trainer's options, and the part that is done."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
-from mlla_seg.data.datamodule import position
 from mlla_seg.errors import InputError
+
+
+def position(fit_loop: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the epoch at which training goes on, and the number of its batches that are done.
+
+    Args:
+        fit_loop: State of Lightning's loop: ``checkpoint["loops"]["fit_loop"]`` or ``trainer.fit_loop.state_dict()``.
+    """
+    epochs = fit_loop["epoch_progress"]["current"]
+    within = epochs["started"] > epochs["processed"]  # otherwise it was saved at the end of an epoch
+    return epochs["processed"], fit_loop["epoch_loop.batch_progress"]["current"]["processed"] if within else 0
 
 
 def total_steps(trainer: Trainer) -> float:

@@ -12,13 +12,12 @@ from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 
 from mlla_seg._version import __version__
-from mlla_seg.data.datamodule import position
 from mlla_seg.finite import LOWER_RATE, require_finite_loss, require_finite_weights
 from mlla_seg.models.checkpoint import CHECKPOINT_KEY
 from mlla_seg.places import shareable
 from mlla_seg.training import optim
 from mlla_seg.training.distributed import gathered, step_seed
-from mlla_seg.training.horizon import limits_time, steps_left, time_used, total_steps
+from mlla_seg.training.horizon import limits_time, position, steps_left, time_used, total_steps
 
 
 class OptimisedModule(LightningModule):

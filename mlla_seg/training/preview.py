@@ -28,16 +28,16 @@ def preview(argv: Sequence[str]) -> None:
         raise InputError(f"{data.card.name} has no training cases in {data.root}, so there is nothing to preview.")
     shown = min(options.samples, count)
     samples = [data.train_set[0, k * count // shown] for k in range(shown)]
-    intensity = f"intensity {data.intensity:g}, balance {float(data.balance):g}"
+    intensity = f"intensity {data.sample.intensity:g}, balance {float(data.sample.balance):g}"
     steps = data.spec.spacing_mm or (1, 1, 1)
     thickness = max(1, round((steps[0] or 1) / (steps[2] or 1)))
     plot_samples(
         [sections(sample, data.spec.background, thickness) for sample in samples] if data.spec.axes == 3 else samples,
-        channel=data.context * len(data.spec.channels),
+        channel=data.sample.context * len(data.spec.channels),
         classes=data.spec.classes,
         background=data.spec.background,
         output=Path(options.output),
-        title=f"{data.card.title}: augment {data.augment}, {intensity}",
+        title=f"{data.card.title}: augment {data.sample.augment}, {intensity}",
     )
     masks = torch.stack([sample["mask"] for sample in samples])
     known = masks != IGNORE_INDEX
