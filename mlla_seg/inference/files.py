@@ -20,7 +20,8 @@ from mlla_seg.data.postprocessing import note_applied
 from mlla_seg.errors import InputError
 from mlla_seg.inference.base import CaseSegmenter
 from mlla_seg.inference.kept_masks import KeptMasks
-from mlla_seg.inference.mask_makers import MaskMaker, Task
+from mlla_seg.inference.mask_makers import MaskMaker
+from mlla_seg.inference.mask_tasks import Task
 from mlla_seg.inference.ranks import ALONE, Ranks
 from mlla_seg.inference.records import Record
 from mlla_seg.inference.scenes import MapOptions

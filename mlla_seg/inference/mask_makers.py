@@ -1,7 +1,7 @@
-"""The masks of many images: the next image is read and the last mask is written while the network runs.
+"""The masks of many images: while the network runs, the next image is read and the previous mask is written.
 
-A reader thread takes an image that no other process has, and reads it; a writer thread post-processes and writes a
-mask. Neither is more than one image away from the network, so the memory is bounded, and messages keep their order.
+A reader thread takes and reads an image that no other process has taken; a writer thread post-processes and writes a
+mask. Neither is more than one image ahead of or behind the network, so memory is bounded and messages keep their order.
 This module does not import torch.
 """
 
@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias, cast
@@ -20,71 +20,36 @@ from mlla_seg.data.formats.claims import free_memory
 from mlla_seg.data.formats.locations import Location
 from mlla_seg.data.formats.picture import Picture, gaps_of, without_pixels
 from mlla_seg.disk_space import FullDisk
-from mlla_seg.errors import InputError
 from mlla_seg.inference.base import CaseSegmenter
 from mlla_seg.inference.jobs import Job, job_of
 from mlla_seg.inference.kept_masks import KeptMasks
-from mlla_seg.inference.memory import is_out_of_memory, out_of_memory_told
+from mlla_seg.inference.mask_tasks import Outcome, Task
 from mlla_seg.inference.partial_maps import Gone
 from mlla_seg.inference.ranks import Ranks
 from mlla_seg.inference.records import Record
 from mlla_seg.inference.scene_parts import PATIENCE
-from mlla_seg.inference.scenes import MapOptions, PolygonsFailed, compute_scene, scene_job
+from mlla_seg.inference.scenes import MapOptions, compute_scene, scene_job
 from mlla_seg.inference.targets import is_scene
 from mlla_seg.locks import Held
 from mlla_seg.progress import note, progress
 
 ROOM = 4
-"""Free memory for which an image is read early, as a multiple of the image before."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """An image and what is written for it.
-
-    Args:
-        files: Files of the image.
-        paths: The mask and the files beside it.
-    """
-
-    files: tuple[Location, ...]
-    paths: list[Path]
-
-    @property
-    def mask(self) -> Path:
-        """Path of the mask."""
-        return self.paths[0]
-
-
-@dataclass
-class Outcome:
-    """What has become of the images."""
-
-    written: int = 0
-    """Masks written by this process."""
-    problems: list[str] = field(default_factory=list)
-    """A line for each image without a mask."""
-    unexpected: list[str] = field(default_factory=list)
-    """Those of them that are not due to the input."""
-    without_polygons: list[str] = field(default_factory=list)
-    failed: set[Path] = field(default_factory=set)
-    notes: dict[str, list[str]] = field(default_factory=dict)
-    """Notes on the headers of images with a new mask."""
+"""An image is read early if free memory is at least this many times the size of the image before."""
 
 
 @dataclass
 class Begun:
-    """A mask to be made, which this process has locked."""
+    """A mask that this process has locked and is about to make."""
 
     record: Record
     job: Job
     picture: Picture | None
-    """Content of the image; None for scenes, and if it was not read early."""
+    """Content of the image; None for scenes, and if it has not been read yet."""
     held: ExitStack
 
 
 Ended: TypeAlias = "Future[tuple[Record, bool]]"
-"""Record of a mask, and whether it was made rather than kept."""
+"""Result of a mask: its record, and whether it was made rather than kept."""
 
 
 class MaskMaker:
@@ -114,8 +79,8 @@ class MaskMaker:
         self.outcome = Outcome()
         self.said: set[Hashable] = set()
         self.last: tuple[Task, Ended] | None = None
-        self.pixels = 0
-        """Bytes of the image that was read last."""
+        self.last_size = 0
+        """Size in bytes of the image that was read last."""
 
     def run(self, tasks: Sequence[Task]) -> Outcome:
         """Make the masks, and wait for those that other processes make.
@@ -138,22 +103,23 @@ class MaskMaker:
                 for task in busy:
                     self._make(task, partial(self._begin_last, task))
                 self._settle()
-            except FullDisk as error:  # it would be so for the others, after their work is done
+            except FullDisk as error:  # the other masks would fail alike, after all the work on them
                 written = self.outcome.written + self._last_is_written()
                 raise FullDisk(f"{error} Written so far: {written} of {len(tasks)} masks.") from error
         return self.outcome
 
     def _ahead(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Callable[[], Begun | Record]]]:
-        """Yield each image with a function that returns what was begun while the one before was in the network.
+        """Yield each image with a function that returns what :meth:`_begin` returned for it, called in advance.
 
-        Towards the end, where other processes may have nothing left to do, no image is taken before its turn.
+        That function also begins the following image, which is then read while the network runs. The last images are
+        not begun in advance, as other processes may have nothing left to do.
         """
         ahead: Future[Begun | Record] | None = None
         try:
             for i, task in enumerate(tasks):
                 now, ahead = ahead or self.reader.submit(self._begin, task), None
                 following = tasks[i + 1] if len(tasks) - i > self.ranks.size else None
-                if following is not None and is_scene(following.files):  # it is read while it is computed
+                if following is not None and is_scene(following.files):  # scenes are read while they are computed
                     following = None
 
                 def begin(now: Future[Begun | Record] = now, following: Task | None = following) -> Begun | Record:
@@ -172,13 +138,13 @@ class MaskMaker:
                     begun.held.close()
 
     def _begin(self, task: Task, wait: float = 0, tell: bool = False, early: bool = False) -> Begun | Record:
-        """Lock a mask and read its image; or return the record of an existing mask that is kept.
+        """Lock a mask and read its image, or return the record of an existing mask that is kept.
 
         Args:
             task: The image.
             wait: Seconds to wait for another process that makes the mask.
-            tell: Print a note if it is waited for.
-            early: Whether another image is in the network, and this one is read meanwhile.
+            tell: Print a note before waiting.
+            early: Whether the image is read in advance, while the network runs on another one.
 
         Raises:
             Held: Another process makes the mask.
@@ -192,12 +158,12 @@ class MaskMaker:
             if self.kept.keeps(record, job, locked=True):
                 return record
             picture = None
-            if not is_scene(task.files) and (not early or free_memory() > ROOM * self.pixels):
+            if not is_scene(task.files) and (not early or free_memory() > ROOM * self.last_size):
                 try:
-                    picture = self.segmenter.read(cast(tuple[Path, ...], task.files))  # only scenes are elsewhere
-                    self.pixels = picture.array.nbytes
+                    picture = self.segmenter.read(cast(tuple[Path, ...], task.files))
+                    self.last_size = picture.array.nbytes
                 except Exception:
-                    if not early:  # else it is read again at its turn, when there may be more memory
+                    if not early:  # otherwise it is read again at its turn, when there may be more memory
                         raise
             return Begun(record, job, picture, stack.pop_all())
 
@@ -208,15 +174,15 @@ class MaskMaker:
             try:
                 return self._begin(task, wait if joining else math.inf, tell and (wait > 0 or not joining))
             except Held:
-                tell = tell and not wait  # said once
+                tell = tell and not wait  # the note is printed once
             wait = PATIENCE
             try:
                 self._compute(task, self._job(task), joining=True)
             except Gone:
                 continue
-            except Exception:  # what is wrong is told if nobody makes the map
+            except Exception:  # raised again if this process has to make the map itself
                 joining = False
-            else:  # all that is left is to write the files
+            else:  # the other process only has to write the files
                 joining = tell = False
 
     def _job(self, task: Task) -> Job:
@@ -226,7 +192,7 @@ class MaskMaker:
         return job_of(segmenter.identity, segmenter.spec, task.files)
 
     def _make(self, task: Task, begin: Callable[[], Begun | Record]) -> bool:
-        """Make a mask, except that it is written behind; return whether no other process is making it."""
+        """Make a mask and leave its writing to the writer thread; return False if another process is making it."""
         ended: Ended = Future()
         try:
             begun = begin()
@@ -239,11 +205,11 @@ class MaskMaker:
         except Exception as error:
             ended.set_exception(error)
         before, self.last = self.last, (task, ended)
-        self._told(before)
+        self._finish(before)
         return True
 
     def _made_by_others(self, task: Task) -> bool:
-        """Return whether another process has finished a mask by now, which counts as made."""
+        """Return whether another process has finished a mask meanwhile, and if so count it."""
         record = Record(task.paths)
         if not (record.finished and record.made_since(self.kept.started)):
             return False
@@ -263,7 +229,7 @@ class MaskMaker:
                 write()
             return begun.record, True
 
-        if is_scene(task.files) and self.options.polygons:  # they have notes and a progress bar of their own
+        if is_scene(task.files) and self.options.polygons:  # polygons print notes and a progress bar of their own
             self._settle()
             ended: Ended = Future()
             ended.set_result(finish())
@@ -286,12 +252,12 @@ class MaskMaker:
         return computed.write
 
     def _settle(self) -> None:
-        """Wait for the last mask."""
+        """Wait until the last mask is written."""
         before, self.last = self.last, None
-        self._told(before)
+        self._finish(before)
 
-    def _told(self, settled: tuple[Task, Ended] | None) -> None:
-        """Wait until a mask is written, and remember what is to be told of it."""
+    def _finish(self, settled: tuple[Task, Ended] | None) -> None:
+        """Wait until a mask is written, and keep its result for the summary."""
         if settled is None:
             return
         task, ended = settled
@@ -300,24 +266,14 @@ class MaskMaker:
             self.outcome.written += made
             self.kept.outdated += record.outdated
             self._remember_notes(task, record, made)
-        except PolygonsFailed as error:
-            self.outcome.without_polygons.append(str(error))
-            self.outcome.written += 1
         except FullDisk:
             raise
-        except InputError as error:  # continue with the other images
-            self._failed(task, str(error))
-        except Exception as error:
-            self._failed(task, _unexpected(task.files[0], error))
-            self.outcome.unexpected.append(self.outcome.problems[-1])
+        except Exception as error:  # continue with the other images
+            self.outcome.add_failure(task, error)
         self.bar.update()
 
-    def _failed(self, task: Task, problem: str) -> None:
-        self.outcome.failed.add(task.mask)
-        self.outcome.problems.append(problem)
-
     def _remember_notes(self, task: Task, record: Record, made: bool) -> None:
-        """Remember what is to be said of an image, also if another process of the command has read it."""
+        """Keep or print the notes on an image, also on one that another process of the command has read."""
         if made:
             notes = record.notes
         elif self.ranks.size > 1 and record.made_since(self.kept.started):
@@ -337,10 +293,3 @@ class MaskMaker:
             return self.last is not None and self.last[1].result()[1]
         except Exception:
             return False
-
-
-def _unexpected(image: Location, error: Exception) -> str:
-    """Return a line on an error that is not one of the input, such as those of libraries for the formats."""
-    if is_out_of_memory(error):
-        return out_of_memory_told(image, error)
-    return f"{image}: {type(error).__name__}: {' '.join(str(error).split())}"
