@@ -118,7 +118,8 @@ def export(
     target = Path(output)
     if not how.suffix and target.is_symlink():
         target = target.resolve()
-    _require(how, format, target, outputs, precision, options)
+    _require_options(how, format, outputs, precision, options)
+    _require_target(how, format, target)
     paths = [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path
     network, spec = load_network(paths, tta)
     if spec.axes == 3:
@@ -126,13 +127,13 @@ def export(
     job = Job(network, spec, outputs, precision, **options)
     if spec.view.per_case and format != "monai_bundle":
         note(
-            "note: of this normalisation, your program does what is of each case, over the whole volume, and the file "
-            f"the rest: {spec.normalisation.in_words(spec.channels)}. python -m mlla_seg.runtime does both."
+            "note: the file does not standardise whole cases: your program must do so, over the whole volume, before "
+            f"it calls the file: {spec.normalisation.in_words(spec.channels)}. python -m mlla_seg.runtime does it."
         )
     if spec.postprocessing and format != "monai_bundle":
         note(
-            "note: the file holds the network alone; python -m mlla_seg.runtime does the post-processing after it, "
-            f"other programs do not: {in_words(spec.postprocessing, spec.class_names)}."
+            "note: the file holds the network without the post-processing, which python -m mlla_seg.runtime applies "
+            f"and other programs must do themselves: {in_words(spec.postprocessing, spec.class_names)}."
         )
     _require_writable(target)
     with unfinished_folder(target) as unfinished:
@@ -148,11 +149,11 @@ def export(
     say(f"Written: {target}, with the comparison in {parity_path(target).name} beside it.")
 
 
-def _require(how: Format, name: str, target: Path, outputs: str, precision: str, options: dict[str, Any]) -> None:
-    """Check options, packages and the target before any work starts.
+def _require_options(how: Format, name: str, outputs: str, precision: str, options: dict[str, Any]) -> None:
+    """Check packages and options before any work starts.
 
     Raises:
-        InputError: The format does not support an option, a package is missing, or the target cannot be used.
+        InputError: A package is missing, or the format does not support an option or its value.
     """
     for package in how.packages:
         if find_spec(package) is None:
@@ -172,14 +173,22 @@ def _require(how: Format, name: str, target: Path, outputs: str, precision: str,
         raise InputError(f"--tile must be 1 pixel or more, got {options['tile']}.")
     if options.get("pixel_size_m", 1) <= 0:
         raise InputError(f"--pixel_size_m must be above zero, got {options['pixel_size_m']}.")
+
+
+def _require_target(how: Format, name: str, target: Path) -> None:
+    """Check before any work starts that the target has the format's suffix and that nothing foreign is replaced.
+
+    Raises:
+        InputError: The target cannot be used.
+    """
     if how.suffix and target.suffix != how.suffix:
         raise InputError(f"--output {target}: the name of a file of --format {name} must end with {how.suffix}.")
     if how.suffix and target.is_dir():
         raise InputError(f"--output {target}: is a folder; --format {name} writes a file.")
     if foreign := [path.name for path in beside(target) if path.name not in files_compared(target)]:
         raise InputError(
-            f"--output {target}: {foreign[0]} beside it would be replaced, and is no part of an earlier export. Choose "
-            "another name, or remove that file."
+            f"--output {target}: {foreign[0]} beside it would be replaced, but is not part of an earlier export. "
+            "Choose another name, or remove that file."
         )
     if not how.suffix and target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise InputError(f"--output {target}: already exists; --format {name} creates a new folder.")

@@ -60,11 +60,15 @@ class Volume(nn.Module):
             volume = case.permute(3, 0, 1, 2)  # (S, C, H, W)
             if self.per_case:
                 volume = self.normalised(volume)
-            blocks: list[Tensor] = []
-            for start in range(0, volume.shape[0], self.chunk):
-                blocks.append(self.segment(volume, start, min(start + self.chunk, volume.shape[0])))
-            cases.append(torch.cat(blocks, dim=0).permute(1, 2, 3, 0))
+            cases.append(self.segment(volume).permute(1, 2, 3, 0))
         return torch.stack(cases)
+
+    def segment(self, volume: Tensor) -> Tensor:
+        """Return class values ``(S, 1, H, W)`` or probabilities ``(S, K, H, W)`` of ``(S, C, H, W)``."""
+        blocks: list[Tensor] = []
+        for start in range(0, volume.shape[0], self.chunk):
+            blocks.append(self.segment_slices(volume, start, min(start + self.chunk, volume.shape[0])))
+        return torch.cat(blocks, dim=0)
 
     def normalised(self, volume: Tensor) -> Tensor:
         """Normalise ``(S, C, H, W)`` as a whole, as :func:`mlla_seg.data.slices.case_moments` says."""
@@ -75,7 +79,7 @@ class Volume(nn.Module):
         scale = torch.where(self.zscored, std.float().clamp(min=1e-6), scale)
         return (volume - shift) / scale
 
-    def segment(self, volume: Tensor, start: int, end: int) -> Tensor:
+    def segment_slices(self, volume: Tensor, start: int, end: int) -> Tensor:
         """Return class values ``(n, 1, H, W)`` or probabilities ``(n, K, H, W)`` of slices of ``(S, C, H, W)``."""
         height, width = volume.shape[2], volume.shape[3]
         near = torch.arange(-self.context, self.context + 1, device=volume.device)
@@ -132,7 +136,7 @@ class Volume(nn.Module):
 
 
 class PatchedVolume(Volume):
-    """The same for networks of volumes: one sliding window over slices, rows and columns.
+    """The same for networks of three axes: one sliding window over slices, rows and columns.
 
     Args:
         network: Maps ``(B, C, D, h, w)`` to logits.
@@ -141,16 +145,9 @@ class PatchedVolume(Volume):
         writes: Class that each region writes, None for a network of classes.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, C, H, W, S)`` to class values ``(B, 1, H, W, S)`` or probabilities ``(B, K, H, W, S)``."""
-        cases: list[Tensor] = []
-        for case in x.float().unbind(0):
-            volume = case.permute(3, 0, 1, 2)  # (S, C, H, W)
-            if self.per_case:
-                volume = self.normalised(volume)
-            logits = self.logits(volume.transpose(0, 1)[None])
-            cases.append(self.finished(logits)[0].permute(0, 2, 3, 1))
-        return torch.stack(cases)
+    def segment(self, volume: Tensor) -> Tensor:
+        """Return class values ``(S, 1, H, W)`` or probabilities ``(S, K, H, W)`` of ``(S, C, H, W)``."""
+        return self.finished(self.logits(volume.transpose(0, 1)[None]))[0].transpose(0, 1)
 
     def logits(self, images: Tensor) -> Tensor:
         """Return logits of ``(1, C, S, H, W)``, blended where windows overlap."""

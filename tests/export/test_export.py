@@ -149,7 +149,7 @@ def test_mistakes_are_answered_before_any_work(quick, cli, capsys):
 def test_files_beside_the_output_are_not_replaced(quick, cli, capsys):
     Path("m.bin").write_bytes(b"precious")
     message = refused(capsys, cli, "--ckpt_path=c", "--format=openvino", "--output=m.xml")
-    assert "m.bin beside it would be replaced, and is no part of an earlier export" in message
+    assert "m.bin beside it would be replaced, but is not part of an earlier export" in message
     Path("m.onnx.data").write_bytes(b"precious")
     assert "m.onnx.data beside it" in refused(capsys, cli, "--ckpt_path=c", "--output=m.onnx")
     assert Path("m.bin").read_bytes() == Path("m.onnx.data").read_bytes() == b"precious"
