@@ -9,8 +9,7 @@ docstring of each field serves as the expected value in error messages and as th
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,6 +18,7 @@ from annotated_types import MinLen
 from pydantic import TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
+from mlla_seg.data.card_errors import explain
 from mlla_seg.data.card_sections import (
     CONFIG,
     CardClass,
@@ -44,7 +44,7 @@ from mlla_seg.data.regions import Region, in_order, read_regions
 from mlla_seg.data.schemes import CT, RGB, normalisation_of
 from mlla_seg.data.shipped import shipped
 from mlla_seg.data.slices import ZSCORE
-from mlla_seg.errors import InputError, lookup, unknown
+from mlla_seg.errors import InputError, lookup
 from mlla_seg.progress import say
 from mlla_seg.texts import read_yaml
 
@@ -108,6 +108,13 @@ class Card:
 
     @model_validator(mode="after")
     def _check(self) -> Card:
+        self._check_classes()
+        self._check_files()
+        self._check_used(self.seen, unique=self.use is not None)
+        _ = self.region_infos  # checks them
+        return self
+
+    def _check_classes(self) -> None:
         names, values = self.class_names, [value for k in range(len(self.classes)) for value in self._values(k)]
         if len(names) > 255:
             raise InputError(f"at most 255 classes fit into a mask, found {len(names)}.")
@@ -120,12 +127,14 @@ class Card:
         for key in ("largest_class", "smallest_class"):
             if getattr(self, key) is not None:
                 lookup(dict.fromkeys(names), getattr(self, key), key)
+
+    def _check_files(self) -> None:
         for key in self.array_units or {}:
             lookup({"scale": 1, "offset": 0}, key, "key of array_units")
         places = [place for key in ("mask", "test_mask") for place in self.layout.places(key)]
         check_polygon_keys(self.layout, places, {entry.name: entry.values for entry in self.classes})
-        if self.layout.mask_threshold is not None and len(names) != 2:
-            raise InputError(f"mask_threshold needs exactly two classes, found {len(names)}.")
+        if self.layout.mask_threshold is not None and len(self.classes) != 2:
+            raise InputError(f"mask_threshold needs exactly two classes, found {len(self.classes)}.")
         if self.scribbles is not None:
             _ = self.scribbles.values_of(self.values)
             for template in self.scribbles.places:
@@ -136,9 +145,6 @@ class Card:
             raise InputError("layout with format list needs csv, image and mask in splits: the table of the files.")
         if self.grid is not None:
             lookup(dict.fromkeys([*self.channels, *(self.layout.extra_channels or {})]), self.grid, "channel for grid")
-        self._check_used(self.seen, unique=self.use is not None)
-        _ = self.region_infos  # checks them
-        return self
 
     def _check_used(self, names: Sequence[str], unique: bool = True) -> None:
         known = dict.fromkeys([*self.channels, *(self.layout.extra_channels or {})])
@@ -262,14 +268,6 @@ class Card:
         return self.class_names.index(self.background) if self.background in self.class_names else None
 
 
-SECTIONS: dict[str, Any] = {
-    "classes": CardClass,
-    "normalisation": CardNormalisation,
-    "layout": Layout,
-    "splits": CardSplits,
-    "scribbles": CardScribbles,
-}
-"""Keys of a card that hold a section, and the type of the section."""
 ADAPTER = TypeAdapter(Card)
 
 
@@ -307,32 +305,7 @@ def load_card(name: str | Path) -> Card:
     try:
         return ADAPTER.validate_python({**content, "folder": path.parent})
     except ValidationError as error:
-        raise InputError(_explain(path, content, error.errors())) from None
-
-
-def _explain(path: Path, content: Mapping[str, Any], errors: Sequence[Any]) -> str:
-    """Describe what is wrong with a card: its missing keys, or the first invalid value."""
-    missing = [str(error["loc"][0]) for error in errors if error["type"] == "missing" and len(error["loc"]) == 1]
-    if missing:
-        return f"{path} lacks {', '.join(missing)}. See docs/datasets.md for the keys of a card."
-    error, place = errors[0], errors[0]["loc"]
-    keys = [part for part in place if isinstance(part, str)]
-    own = [field.name for field in fields(SECTIONS[keys[0]])] if keys and keys[0] in SECTIONS else []
-    if error["type"] == "unexpected_keyword_argument" and len(keys) == 2:  # in a section; load_card checks the others
-        return unknown(own, keys[-1], f"key of {keys[0]} in {path}:")
-    if error["type"] == "literal_error" and isinstance(error["input"], str):
-        choices = re.findall(r"'([^']*)'", error["ctx"]["expected"])
-        return unknown(choices, error["input"], f"{' of '.join(reversed(keys))} in {path}:")
-    if error["type"] == "value_error":  # raised by our own validators
-        return f"{path}: {error['ctx']['error']}"
-    owner: Any = Card
-    name, where, found = keys[0], keys[0], content[keys[0]]
-    if name == "classes" and len(place) > 1:
-        found, where = found[place[1]], f"class {place[1]}"
-    inner = next((key for key in keys[1:] if key in own), None)
-    if inner and isinstance(found, dict) and inner in found:
-        owner, name, where, found = SECTIONS[name], inner, f"{inner} of {where}", found[inner]
-    return f"{path}: {where} is {found!r}, expected {owner.__pydantic_fields__[name].description}."
+        raise InputError(explain(Card, path, content, error.errors())) from None
 
 
 def schema() -> dict[str, Any]:
