@@ -22,7 +22,7 @@ from mlla_seg.data.scribbles import card_of_scribbles, trained_on_scribbles
 from mlla_seg.data.splits import Splits, split_cases
 from mlla_seg.data.store.case import StoredCase
 from mlla_seg.data.store.measured import measured_normalisation, measured_spacing
-from mlla_seg.data.store.opening import UnusableCases, open_groups, open_store, store_folder
+from mlla_seg.data.store.opening import Group, UnusableCases, open_groups, open_store, store_folder
 from mlla_seg.data.stored_checks import stored_checks
 from mlla_seg.data.training_set import spec_of
 from mlla_seg.data.unlabelled import further_cases
@@ -93,12 +93,13 @@ class CardData:
 
     def _margin(self) -> int:
         """Return the pixels around a block that a window over it can reach."""
-        if self.sample.crop is None or isinstance(self.sample.resize, list):
+        crop, resize = self.sample.crop, self.sample.resize
+        if crop is None or isinstance(resize, Sequence):
             raise InputError(
                 "blocks of splits need crops at the scale of the scene: set --data.crop, and --data.resize to a factor "
                 "or null."
             )
-        return math.ceil(max(self.sample.crop) / (self.sample.resize or 1))
+        return math.ceil(max(crop) / (resize or 1))
 
     @cached_property
     def found(self) -> list[Case]:
@@ -133,10 +134,10 @@ class CardData:
         """The stored cases of all splits by name, checked and built once."""
         train, held = self.splits.train, [*self.splits.val, *self.splits.test]
         store = store_folder(self.cache_dir, self.card, self.root)
-        groups = [(self.card, [*train, *held], store)]
+        groups = [Group(self.card, [*train, *held], store)]
         if self.training_card is not self.card:
             strokes = store_folder(self.cache_dir, self.training_card, self.root, "scribbles")
-            groups = [(self.training_card, train, strokes), (self.card, held, store)]
+            groups = [Group(self.training_card, train, strokes), Group(self.card, held, store)]
         return open_groups(groups, self.root, self.verify)
 
     def opened(self, cases: Sequence[Case], root: Path) -> list[StoredCase]:

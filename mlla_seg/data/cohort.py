@@ -150,7 +150,7 @@ def _by_patient(card: Card, table: Table, rows: Sequence[Row], cases: Sequence[C
     for row in rows:
         entry = entry_of(card, table, row)
         by_patient[entry.patient].append(entry)
-    merged = _merged(card, table, by_patient)
+    merged = _merged(table, by_patient)
     owners = {case.name: _owner(case, merged, card.layout.patient is not None) for case in cases}
     guessed = [
         (case.name, owner)
@@ -160,8 +160,8 @@ def _by_patient(card: Card, table: Table, rows: Sequence[Row], cases: Sequence[C
     if guessed:
         name, owner = guessed[0]
         _note(
-            f"{len(guessed)} of {len(cases)} cases are of the patient of {table.path} with which their names start, "
-            f"such as {name} of {owner}; --data.patient takes an expression for the patient in a name"
+            f"{len(guessed)} of {len(cases)} cases are assigned to the patient of {table.path} with which their names "
+            f"start, such as {name} to {owner}; --data.patient takes an expression for the patient in a name"
         )
     return {name: merged[owner] for name, owner in owners.items() if owner is not None}
 
@@ -175,7 +175,7 @@ def _owner(case: Case, patients: Mapping[str, Entry], declared: bool) -> str | N
     return next((name for name in candidates if name in patients), None)
 
 
-def _merged(card: Card, table: Table, by_patient: Mapping[str, Sequence[Entry]]) -> dict[str, Entry]:
+def _merged(table: Table, by_patient: Mapping[str, Sequence[Entry]]) -> dict[str, Entry]:
     """Return one entry for each patient, without further columns in which several rows differ."""
     merged, repeated, torn = {}, [], []
     for patient, entries in by_patient.items():
@@ -236,7 +236,7 @@ def _by_case(card: Card, table: Table, rows: Sequence[Row], root: Path, cases: S
 
 
 def _names(cases: Iterable[Case], root: Path) -> dict[str, set[str]]:
-    """Return the names of cases by everything by which a table may call them."""
+    """Return the name of each case by every text that a table may use for it."""
     known: dict[str, set[str]] = defaultdict(set)
     own: dict[str, set[str]] = {}
     for case in cases:

@@ -41,7 +41,7 @@ def read_table(path: Path) -> Table:
     out, as are columns without a name.
 
     Raises:
-        InputError: The file is no such table.
+        InputError: The file is not such a table.
     """
     text = _text(path)
     if chosen := re.match(r'"?sep=(.)"?\n', text):
@@ -89,4 +89,4 @@ def _text(path: Path) -> str:
 
 
 def _is_valid(text: str) -> bool:
-    return not any("\ud800" <= sign <= "\udfff" for sign in text)
+    return not any("\ud800" <= character <= "\udfff" for character in text)

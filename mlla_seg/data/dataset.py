@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
@@ -61,11 +62,9 @@ class SliceDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         """Return the sample of an index, or of an ``(epoch, index)`` pair."""
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        rng = np.random.default_rng((self.seed, epoch, index))
-        k = int(np.searchsorted(self.first, index, side="right")) - 1
+        k, number, rng = located(key, self.first, self.seed)
         case, grid = self.cases[k], self.grids[k]
-        position, around = (index - int(self.first[k])) % grid[0], None
+        position, around = number % grid[0], None
         if place := draw_place(case, self.balance, rng):
             stored, *around = place
             position = min(nearest_slice(stored, case.shape[0], grid[0]), grid[0] - 1)
@@ -93,6 +92,19 @@ class SliceDataset(Dataset[dict[str, Any]]):
             images[0].numpy(), masks[0].numpy(), chosen.framed(crop or size), int(rng.integers(2**31))
         )
         return {"image": torch.from_numpy(image), "mask": torch.from_numpy(labels).long(), "name": case.name}
+
+
+def located(key: int | tuple[int, int], first: npt.NDArray[Any], seed: int) -> tuple[int, int, np.random.Generator]:
+    """Return the case of a sample, the number of the sample within the case, and its random generator.
+
+    Args:
+        key: Index of the sample, or ``(epoch, index)``.
+        first: Index of each case's first sample, and the number of all samples.
+        seed: Random seed.
+    """
+    epoch, index = key if isinstance(key, tuple) else (0, key)
+    k = int(np.searchsorted(first, index, side="right")) - 1
+    return k, index - int(first[k]), np.random.default_rng((seed, epoch, index))
 
 
 def draw_place(case: StoredCase, balance: float, rng: np.random.Generator) -> list[int] | None:

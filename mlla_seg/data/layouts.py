@@ -128,7 +128,7 @@ def _matches(pattern: str, tree: Tree) -> dict[str, list[_Match]]:
     matches: dict[str, list[_Match]] = defaultdict(list)
     for name in tree.names:
         if match := match_name(pattern, name):
-            if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in name):  # control characters, broken UTF-8
+            if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):  # control characters, broken UTF-8
                 shown = name.encode("utf-8", "surrogateescape")
                 raise InputError(
                     f"{tree.root}: the name {str(shown)[1:]} holds a line break, another control character or bytes "
@@ -172,28 +172,8 @@ def _note_left_out(card: Card, tree: Tree, account: _Account) -> None:
 
 def _assemble(card: Card, tree: Tree, name: str, entries: Sequence[_Match], account: _Account) -> Case | None:
     """Assemble a case from its files, sorted by slice and channel; none if it lacks a mask."""
-    slices: dict[int, list[_Match]] = defaultdict(list)
-    for match in entries:
-        slices[match.place[0]].append(match)
-    absent = list(islice((k for k in range(min(slices), max(slices)) if k not in slices), 6))
-    for files in slices.values():
-        if len({match.place for match in files}) < len(files):
-            raise InputError(
-                f"{files[0].path}: has the same place in {name} as {files[1].name}; a case has one file per slice and "
-                "channel. Rename or remove one of them, or distinguish them in the group case of the card's pattern."
-            )
-    if absent:
-        count = max(slices) - min(slices) + 1 - len(slices)
-        missing = ", ".join(map(str, absent[:5])) + (f", ..., {count} in all" if len(absent) > 5 else "")
-        raise InputError(f"{entries[0].path.parent}: the slices of {name} are not consecutive (missing: {missing}).")
-    folders = sorted({match.groups["split"] for match in entries if "split" in match.groups})
-    if len(folders) > 1:
-        raise InputError(
-            f"{tree.root}: the slices of {name} lie in {' and '.join(folders)}; a case must be in one split."
-        )
-    known = {key.lower(): split for key, split in (card.layout.split_folders or SPLIT_FOLDERS).items()}
-    account.folders.update(folder.lower() for folder in folders)
-    split = lookup(known, folders[0].lower(), f"split folder of {tree.root}:") if folders else None
+    slices = _by_slice(name, entries)
+    split = _split_of(card, tree, name, entries, account)
     places = card.scribbles.places if card.scribbles else ()
     scribbles = tuple(_first_there(places, tree, files[0], account) for files in slices.values() if places)
     if not all(map(os.path.exists, scribbles)):
@@ -228,6 +208,45 @@ def _assemble(card: Card, tree: Tree, name: str, entries: Sequence[_Match], acco
         split=split,
         areas=masks["area"],
     )
+
+
+def _by_slice(name: str, entries: Sequence[_Match]) -> dict[int, list[_Match]]:
+    """Return the files of a case by the number of their slice.
+
+    Raises:
+        InputError: Two files have the same place, or a slice is missing.
+    """
+    slices: dict[int, list[_Match]] = defaultdict(list)
+    for match in entries:
+        slices[match.place[0]].append(match)
+    for files in slices.values():
+        if len({match.place for match in files}) < len(files):
+            raise InputError(
+                f"{files[0].path}: has the same place in {name} as {files[1].name}; a case has one file per slice and "
+                "channel. Rename or remove one of them, or distinguish them in the group case of the card's pattern."
+            )
+    absent = list(islice((k for k in range(min(slices), max(slices)) if k not in slices), 6))
+    if absent:
+        count = max(slices) - min(slices) + 1 - len(slices)
+        missing = ", ".join(map(str, absent[:5])) + (f", ..., {count} in all" if len(absent) > 5 else "")
+        raise InputError(f"{entries[0].path.parent}: the slices of {name} are not consecutive (missing: {missing}).")
+    return slices
+
+
+def _split_of(card: Card, tree: Tree, name: str, entries: Sequence[_Match], account: _Account) -> str | None:
+    """Return the split that the folder of a case stands for, if the card's patterns have such a folder.
+
+    Raises:
+        InputError: The folder stands for no split, or files of the case lie in several.
+    """
+    folders = sorted({match.groups["split"] for match in entries if "split" in match.groups})
+    if len(folders) > 1:
+        raise InputError(
+            f"{tree.root}: the slices of {name} lie in {' and '.join(folders)}; a case must be in one split."
+        )
+    known = {key.lower(): split for key, split in (card.layout.split_folders or SPLIT_FOLDERS).items()}
+    account.folders.update(folder.lower() for folder in folders)
+    return lookup(known, folders[0].lower(), f"split folder of {tree.root}:") if folders else None
 
 
 def _first_there(templates: Sequence[str], tree: Tree, match: _Match, account: _Account) -> Path:

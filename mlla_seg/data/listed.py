@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from mlla_seg.data.card import Card
@@ -15,6 +17,15 @@ from mlla_seg.data.formats.vector_sources import is_vector
 from mlla_seg.data.tree import stem_of
 from mlla_seg.errors import InputError
 from mlla_seg.progress import note
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """An image with its mask, and the row of the table that lists them."""
+
+    row: Row
+    images: tuple[Path, ...]
+    mask: Path
 
 
 def listed_cases(card: Card, root: Path) -> list[Case]:
@@ -29,7 +40,7 @@ def listed_cases(card: Card, root: Path) -> list[Case]:
     how = card.splits
     columns = how.image if isinstance(how.image, tuple) else (how.image or "",)
     mask = how.mask or ""
-    files: dict[int, tuple[tuple[Path, ...], Path]] = {}
+    listed: list[_Listed] = []
     rows: dict[tuple[str, ...], Row] = {}
     missing, partial, repeated = [], [], []
     for row in table.rows:
@@ -47,8 +58,8 @@ def listed_cases(card: Card, root: Path) -> list[Case]:
                 raise InputError(f"{table.path}: line {same.line} and line {row.line} both list {cells[0]} and differ.")
             repeated.append(row)
             continue
-        files[row.line] = (tuple(images), labels)
-    if not files:
+        listed.append(_Listed(row, tuple(images), labels))
+    if not listed:
         example = f", such as {missing[0][1]}" if missing else ""
         raise InputError(
             f"{table.path}: none of its {len(table.rows)} rows has an image and a mask that exist{example}."
@@ -61,15 +72,21 @@ def listed_cases(card: Card, root: Path) -> list[Case]:
         if found:
             example = f" ({missing[0][1]})" if missing and found[0] is missing[0][0] else ""
             note(f"note: {len(found)} rows of {table.path} {what}, such as line {found[0].line}{example}.")
-    _note_shared_masks(table, files)
-    used = {row.line: row for row in rows.values()}
-    names = _names(card, table, root, {line: used[line] for line in files}, files)
+    _note_shared_masks(table, listed)
     cases = []
-    for line, (images_of, mask_of) in files.items():
-        entry = entry_of(card, table, used[line])
-        name = names[line]
-        kept = {"split": entry.split, "fold": entry.fold, "facts": entry.facts}
-        cases.append(Case(name, entry.patient or name, (images_of,), (mask_of,), **kept))  # type: ignore[arg-type]
+    for one, name in zip(listed, _names(card, table, root, listed), strict=True):
+        entry = entry_of(card, table, one.row)
+        cases.append(
+            Case(
+                name,
+                entry.patient or name,
+                (one.images,),
+                (one.mask,),
+                split=entry.split,
+                fold=entry.fold,
+                facts=entry.facts,
+            )
+        )
     return settled(card, table, cases)
 
 
@@ -86,35 +103,33 @@ def _below(root: Path, cell: str, table: Table, row: Row) -> Path:
     return root / path
 
 
-def _names(
-    card: Card, table: Table, root: Path, rows: dict[int, Row], files: dict[int, tuple[tuple[Path, ...], Path]]
-) -> dict[int, str]:
-    """Return the name of the case of each line."""
-    stems = {line: stem_of(images[0].relative_to(root).as_posix()) for line, (images, _) in files.items()}
-    last = {line: PurePosixPath(stem).name for line, stem in stems.items()}
-    names = last if len(set(last.values())) == len(last) else stems
+def _names(card: Card, table: Table, root: Path, listed: Sequence[_Listed]) -> list[str]:
+    """Return the name of each case."""
+    stems = [stem_of(one.images[0].relative_to(root).as_posix()) for one in listed]
+    last = [PurePosixPath(stem).name for stem in stems]
+    names = last if len(set(last)) == len(last) else stems
     if card.splits.case is not None:
-        names = {line: row.cells[card.splits.case] or names[line] for line, row in rows.items()}
-    names = {line: name.replace("/", "_").replace("\\", "_") for line, name in names.items()}
-    name, count = Counter(names.values()).most_common(1)[0]
+        names = [one.row.cells[card.splits.case] or name for one, name in zip(listed, names, strict=True)]
+    names = [name.replace("/", "_").replace("\\", "_") for name in names]
+    name, count = Counter(names).most_common(1)[0]
     if count > 1:
         raise InputError(
             f"{table.path}: {count} rows are about a case called {name}. Give each a name in another column."
         )
-    for line, name in names.items():
-        if len(name.encode()) > LONGEST or any(unicodedata.category(sign) in ("Cc", "Cs") for sign in name):
+    for one, name in zip(listed, names, strict=True):
+        if len(name.encode()) > LONGEST or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
             raise InputError(
-                f"{table.path}, line {line}: {name[:40]!r} cannot name a case: at most {LONGEST} bytes, and no control "
-                "character."
+                f"{table.path}, line {one.row.line}: {name[:40]!r} cannot name a case: at most {LONGEST} bytes, and no "
+                "control character."
             )
     return names
 
 
-def _note_shared_masks(table: Table, files: dict[int, tuple[tuple[Path, ...], Path]]) -> None:
+def _note_shared_masks(table: Table, listed: Sequence[_Listed]) -> None:
     """Note masks that several images share, which may be a slip."""
     lines = defaultdict(list)
-    for line, (_, mask) in files.items():
-        lines[mask].append(line)
+    for one in listed:
+        lines[one.mask].append(one.row.line)
     if shared := [(mask, several) for mask, several in lines.items() if len(several) > 1 and not is_vector(mask)]:
         mask, several = shared[0]
         note(

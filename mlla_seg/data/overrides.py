@@ -1,4 +1,4 @@
-"""The card of a run: by name or path, or what the folder tells, with what the options of the data say instead."""
+"""The card of a run: read by name or path, or derived from the folder, then changed by the options of the data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILES = ("csv", "train", "val", "test")
 
 
 def card_of(card: str | None, root: str | Path, channels: Sequence[str] | None = None) -> Card:
-    """Return the card by name or path, or else what the root itself tells, with the given channels.
+    """Return the card of this name or path, or else one derived from the root, with the given channels.
 
     Without a card, the root has a ``dataset.json`` or holds scenes and polygons.
     """
@@ -79,22 +79,26 @@ def with_options(
         except ValidationError as error:
             raise InputError(f"--data.patient: {error.errors()[0]['ctx']['error']}") from error
     if spacing_mm is not None:
-        try:
-            card = replace(card, spacing_mm=spacing_mm)  # type: ignore[arg-type]  # validated
-        except ValidationError as error:
-            raise InputError(
-                f"--data.spacing_mm takes [slices, rows, columns] in mm, {MEDIAN} or null, got {spacing_mm}."
-            ) from error
+        expected = f"[slices, rows, columns] in mm, {MEDIAN} or null, got {spacing_mm}"
+        card = _with(card, "spacing_mm", spacing_mm, expected)
     if splits is not None:
         card = replace(card, splits=_splits(card.splits, splits))
     if exclude is not None:
-        try:
-            card = replace(card, exclude={**(card.exclude or {}), **exclude})
-        except ValidationError as error:
-            raise InputError(
-                f"--data.exclude takes {{name of a case or patient: reason}}, both in words, got {dict(exclude)}."
-            ) from error
+        expected = f"{{name of a case or patient: reason}}, both in words, got {dict(exclude)}"
+        card = _with(card, "exclude", {**(card.exclude or {}), **exclude}, expected)
     return card
+
+
+def _with(card: Card, key: str, value: Any, expected: str) -> Card:
+    """Return the card with another value of a key.
+
+    Raises:
+        InputError: The card does not take the value; says what the option expects, and what it got.
+    """
+    try:
+        return replace(card, **{key: value})
+    except ValidationError as error:
+        raise InputError(f"--data.{key} takes {expected}.") from error
 
 
 def _splits(own: CardSplits, given: Mapping[str, Any]) -> CardSplits:

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from mlla_seg.data.boxes import Box, draw_box
-from mlla_seg.data.dataset import draw_place, read_slices
+from mlla_seg.data.dataset import draw_place, located, read_slices
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.slices import Grid, View, slices_at
 from mlla_seg.data.store.case import StoredCase
@@ -53,9 +53,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         """Return the sample of an index, or of an ``(epoch, index)`` pair."""
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        rng = np.random.default_rng((self.seed, epoch, index))
-        k = int(np.searchsorted(self.first, index, side="right")) - 1
+        k, _, rng = located(key, self.first, self.seed)
         case, grid, around = self.cases[k], self.grids[k], None
         if stored := draw_place(case, self.balance, rng):
             shape = (case.shape[0], *case.shape[2:])

@@ -121,12 +121,18 @@ def require_valid(content: Any, where: str) -> None:
             f"{BY_HAND}."
         )
     require(content, SPEC, where, "spec" if not isinstance(content, Mapping) else "")
-    channels, classes = content["channels"], content["classes"]
+    _require_classes(content, where)
+    _require_channels(content, where)
+
+
+def _require_classes(content: Mapping[str, Any], where: str) -> None:
+    """Check the classes of a spec, and that each has a name and an id of its own."""
+    classes = content["classes"]
     for k, entry in enumerate(classes):
         _require_class(entry, k, where)
     names = [entry if isinstance(entry, str) else entry["name"] for entry in classes]
     with about(where):
-        for kind, given in (("class", names), ("channel", channels)):
+        for kind, given in (("class", names), ("channel", content["channels"])):
             for k, name in enumerate(given):
                 require_name(name, f"the name of {kind} {k}")
     ids = [k if isinstance(entry, str) else entry.get("id", k) for k, entry in enumerate(classes)]
@@ -135,6 +141,11 @@ def require_valid(content: Any, where: str) -> None:
             raise InputError(f"{where}: {what} of classes repeat: {shown(repeated[0])}. Each class needs its own.")
     if (background := content.get("background")) is not None and background >= len(classes):
         raise InputError(f"{where}: background is {background}, expected a position among {len(classes)} classes.")
+
+
+def _require_channels(content: Mapping[str, Any], where: str) -> None:
+    """Check that what a spec says about channels agrees."""
+    channels = content["channels"]
     bands = content.get("bands") or channels
     if absent := [name for name in channels if name not in bands]:
         raise InputError(f"{where}: channels lists {shown(absent[0])}, which is not among bands {shown(bands)}.")

@@ -44,7 +44,7 @@ def test_patients_are_found_by_the_start_of_names(cohort, capsys):
     assert [case.facts["scanner"] for case in cases] == ["GE", "", "", "Philips"]
     splits = split_cases(card, cases)
     assert [len(part) for part in (splits.train, splits.val, splits.test)] == [1, 2, 1]
-    assert "4 of 4 cases are of the patient of" in capsys.readouterr().err
+    assert "4 of 4 cases are assigned to the patient of" in capsys.readouterr().err
 
 
 def test_names_that_only_contain_a_patient_are_not_taken_for_it(cohort):

@@ -36,7 +36,7 @@ from mlla_seg.progress import note, progress
 
 THREADS = 4
 SHOWN = 5
-"""Reasons in a message."""
+"""Most reasons shown in a message."""
 TICK = 0.02
 """Seconds in which the clock of a file system moves on, so that a later change of an array has another time."""
 
@@ -95,7 +95,7 @@ def open_store(card: Card, cases: Sequence[Case], root: Path, folder: Path, veri
 
 
 def _note_others(folder: Path) -> None:
-    """Say which stores of the same images take space beside a new one."""
+    """Note which other stores of the same images take space beside a new one."""
     same, _, _ = folder.name.rpartition("-")
     if others := sorted(folder.parent.glob(f"{escape(same)}-*")) if same else []:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
@@ -105,13 +105,20 @@ def _note_others(folder: Path) -> None:
         )
 
 
-def open_groups(
-    groups: Sequence[tuple[Card, Sequence[Case], Path]], root: Path, verify: bool = False
-) -> dict[str, StoredCase]:
-    """Return the stored cases of several stores by name; all are built before the first reason is told.
+@dataclass(frozen=True)
+class Group:
+    """Cases that are read by the same card, and the folder of their store."""
+
+    card: Card
+    cases: Sequence[Case]
+    folder: Path
+
+
+def open_groups(groups: Sequence[Group], root: Path, verify: bool = False) -> dict[str, StoredCase]:
+    """Return the stored cases of several stores by name; all are built before an error is raised.
 
     Args:
-        groups: Cards, each with the cases that are read by it and the folder of their store.
+        groups: The cases, by store.
         root: Root of the data.
         verify: As in :func:`open_store`.
 
@@ -120,14 +127,14 @@ def open_groups(
     """
     opened: dict[str, StoredCase] = {}
     problems: dict[str, str] = {}
-    for card, cases, folder in groups:
+    for group in groups:
         try:
-            opened |= {case.name: case for case in open_store(card, cases, root, folder, verify)}
+            opened |= {case.name: case for case in open_store(group.card, group.cases, root, group.folder, verify)}
         except UnusableCases as error:
             opened |= error.opened
             problems |= error.problems
     if problems:
-        raise UnusableCases(problems, opened, sum(len(cases) for _, cases, _ in groups))
+        raise UnusableCases(problems, opened, sum(len(group.cases) for group in groups))
     return opened
 
 
@@ -157,7 +164,7 @@ class _Store:
         return entry.case(self.folder, case.name, stamps, case.part)
 
     def renewed(self, cases: Sequence[Case], verify: bool) -> tuple[dict[str, StoredCase], dict[str, str]]:
-        """Return cases by name, after those are built that contents show to be stored otherwise.
+        """Return cases by name, after building those whose files no longer have the stored contents.
 
         Also returns the reasons by name for those that cannot be used.
         """
@@ -229,7 +236,7 @@ class _Store:
 
 @contextmanager
 def _alone(store: _Store, cases: Sequence[Case]) -> Iterator[None]:
-    """Hold the lock of a store; while another process builds cases, show how many are there."""
+    """Hold the lock of a store; while another process builds cases, show how many are done."""
     refusal: Callable[[str], str] = lambda holder: f"{store.folder}: {holder} prepares {store.card.name}"  # noqa: E731
     try:
         lock = hold(store.folder, refusal)
