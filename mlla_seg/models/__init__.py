@@ -71,22 +71,20 @@ def create_model(
     """
     arguments = dict(locals())
     arguments["strides"] = strides and [list(step) for step in strides]
-    whole = encoder.startswith("monai/")
     build_decoder = NoDecoder if decoder == NO_DECODER else lookup(DECODERS, decoder, "decoder")
-    if whole and decoder != NO_DECODER:
+    if encoder.startswith("monai/") and decoder != NO_DECODER:
         raise InputError(f"{encoder} is a whole network: set --model.decoder {NO_DECODER}, got {decoder}.")
     shape = {"in_channels": in_channels, "output_stride": OUTPUT_STRIDES.get(decoder, 32)}
-    blocks = {"drop_path_rate": drop_path_rate or 0.0, "mixer": mixer, "block": block}
+    blocks: dict[str, Any] = {"drop_path_rate": drop_path_rate, "mixer": mixer, "block": block}
     network: Encoder
     own = ENCODERS.get(encoder) if encoder not in SIZES else None
     if is_class_path(encoder):
         own = class_of(encoder)
     if "/" in encoder or own:
-        plain = {"mixer": "linear_attention", "block": "mlla"}
-        for name, value in {**blocks, "drop_path_rate": drop_path_rate}.items():
-            if value and value != plain.get(name) and decoder not in OF_BLOCKS:
-                raise InputError(f"{name} applies to MLLA blocks, which {encoder} with {decoder} lacks: leave it out.")
-        if whole:
+        if decoder not in OF_BLOCKS:
+            _refuse_options_of_blocks(f"{encoder} with {decoder}", blocks)
+        blocks["drop_path_rate"] = drop_path_rate or 0.0
+        if encoder.startswith("monai/"):
             network = WholeNetwork(encoder, in_channels, frame, dims, strides)
         elif dims != 2 or strides:
             raise InputError(f"{encoder} takes images with default strides only: for dims and strides, use mlla_tiny.")
@@ -115,6 +113,18 @@ def create_model(
     segmenter = Segmenter(network, build_decoder(network, **options), num_classes, in_channels, normalisation, frame)
     segmenter.built_by = ("create_model", arguments)
     return segmenter
+
+
+def _refuse_options_of_blocks(network: str, options: Mapping[str, Any]) -> None:
+    """Raise if options of MLLA blocks are set for a network without any.
+
+    Raises:
+        InputError: Names the option.
+    """
+    defaults = {"mixer": "linear_attention", "block": "mlla"}
+    for name, value in options.items():
+        if value and value != defaults.get(name):
+            raise InputError(f"{name} applies to MLLA blocks, which {network} lacks: leave it out.")
 
 
 BUILDERS.update(create_model=create_model, MLLAUNet=MLLAUNet)

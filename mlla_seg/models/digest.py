@@ -1,4 +1,4 @@
-"""Digest of a network, which tells whether two networks are the same."""
+"""Digest of a network, by which two networks can be compared."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.hooks import RemovableHandle
 
 from mlla_seg.models.mixers import DepthwiseConv
 from mlla_seg.models.mixers.attention import LinearAttention
@@ -39,7 +40,7 @@ ADDITIVE = (Identity, Lepe, LepeMatched, NonCausalSSD, SelectiveSSM)
 
 
 def why_not(encoder: Encoder) -> str | None:
-    """Return why masked patches cannot stay empty through an encoder; None if they can."""
+    """Return the reason why masked patches cannot stay empty through an encoder; None if they can."""
     if not isinstance(encoder, MLLAEncoder):
         return "it is not an MLLA encoder"
     mixers = [module.mixer for module in encoder.modules() if hasattr(module, "mixer")]
@@ -72,6 +73,81 @@ def emptied(x: Tensor, visible: Tensor) -> Tensor:
     return to_channels_first(to_channels_last(x).masked_fill(~visible[..., None], 0))
 
 
+class _Masking:
+    """Hooks that keep masked places of feature maps empty.
+
+    Args:
+        encoder: The encoder.
+        visible: ``(B, h, w)`` bool, see :func:`masked`.
+    """
+
+    def __init__(self, encoder: Encoder, visible: Tensor) -> None:
+        self.visible = visible
+        self.padded = [module.conv for module in encoder.modules() if isinstance(module, Downsample)]
+        """Convolutions whose input is padded, which their :class:`Downsample` does."""
+        self.maps: dict[tuple[int, int], Tensor] = {}
+        self.here = visible
+        """Visible places at the resolution of the module that is running."""
+
+    def at(self, height: int, width: int) -> Tensor:
+        """Set and return the visible places of a feature map, ``(B, height, width)`` bool."""
+        if (height, width) not in self.maps:
+            self.maps[height, width] = visible_at(self.visible, height, width)
+        self.here = self.maps[height, width]
+        return self.here
+
+    def empty_map(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Empty the input ``(B, C, H, W)`` of a convolution."""
+        x = inputs[0]
+        return (emptied(x, self.at(*x.shape[2:])),)
+
+    def empty_padded_map(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Empty the input ``(B, C, H + 2, W + 2)`` of the convolution in a :class:`Downsample`."""
+        x = inputs[0]
+        own = self.at(x.shape[2] - 2, x.shape[3] - 2)
+        return (emptied(x, F.pad(own, (0, 2, 0, 2), value=True)),)
+
+    def empty_tokens(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Empty the input ``(B, H, W, C)`` of a depthwise convolution or a mixer."""
+        x, *others = inputs
+        return (x.masked_fill(~self.at(*x.shape[1:3])[..., None], 0), *others)
+
+    def drop_keys(self, channels: int, module: nn.Module, inputs: tuple[Any, ...], projected: Tensor) -> Tensor:
+        """Set keys at masked places to minus infinity, whose feature is exp(-inf) = 0, so that no sum counts them."""
+        channel = torch.arange(projected.shape[-1], device=projected.device) // channels
+        return projected.masked_fill(~self.here.flatten(1)[..., None] & (channel == 1), -torch.inf)
+
+    def gather(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Give a batch norm the visible places alone, ``(1, C, visible places, 1)`` of ``(B, C, H, W)``."""
+        x = inputs[0]
+        return (x.movedim(1, -1)[self.at(*x.shape[2:])].T[None, :, :, None],)
+
+    def scatter(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        """Put the output of a batch norm back to its places, ``(B, C, H, W)``."""
+        x = output.new_zeros(*self.here.shape, output.shape[1])
+        x[self.here] = output[0, :, :, 0].T
+        return x.movedim(-1, 1)
+
+    def hook(self, module: nn.Module) -> list[RemovableHandle]:
+        """Add the hooks of a module, by what it does with places."""
+        if module in self.padded:
+            return [module.register_forward_pre_hook(self.empty_padded_map)]
+        if isinstance(module, DepthwiseConv):
+            return [module.register_forward_pre_hook(self.empty_tokens)]
+        if isinstance(module, nn.Conv2d):
+            spreads = module.kernel_size != (1, 1)
+            return [module.register_forward_pre_hook(self.empty_map)] if spreads else []
+        if isinstance(module, _BatchNorm) and module.training:
+            return [module.register_forward_pre_hook(self.gather), module.register_forward_hook(self.scatter)]
+        if not isinstance(module, (*ATTENTION, *ADDITIVE)):
+            return []
+        handles = [module.register_forward_pre_hook(self.empty_tokens)]
+        if type(module) in ATTENTION:
+            projection, channels = ATTENTION[type(module)](module)
+            handles.append(projection.register_forward_hook(partial(self.drop_keys, channels)))
+        return handles
+
+
 @contextmanager
 def masked(encoder: Encoder, visible: Tensor) -> Iterator[None]:
     """Let an MLLA encoder see only some patches of its images.
@@ -84,57 +160,8 @@ def masked(encoder: Encoder, visible: Tensor) -> Iterator[None]:
         visible: ``(B, h, w)`` bool, true for each patch that is seen, with sides of a power of two up to 32 pixels. A
             coarse place is visible if one of its patches is.
     """
-    maps: dict[tuple[int, int], Tensor] = {}
-    here = visible  # places of the module that is running
-
-    def at(height: int, width: int) -> Tensor:
-        nonlocal here
-        if (height, width) not in maps:
-            maps[height, width] = visible_at(visible, height, width)
-        here = maps[height, width]
-        return here
-
-    def empty_map(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        x = inputs[0]  # (B, C, H, W)
-        return (emptied(x, at(*x.shape[2:])),)
-
-    def empty_padded_map(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        x = inputs[0]  # (B, C, H + 2, W + 2), see Downsample
-        own = at(x.shape[2] - 2, x.shape[3] - 2)
-        return (emptied(x, F.pad(own, (0, 2, 0, 2), value=True)),)
-
-    def empty_tokens(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        x, *others = inputs  # (B, H, W, C)
-        return (x.masked_fill(~at(*x.shape[1:3])[..., None], 0), *others)
-
-    def drop_keys(channels: int, module: nn.Module, inputs: tuple[Any, ...], projected: Tensor) -> Tensor:
-        """Set keys at masked places to minus infinity, whose feature is exp(-inf) = 0, so that no sum counts them."""
-        channel = torch.arange(projected.shape[-1], device=projected.device) // channels
-        return projected.masked_fill(~here.flatten(1)[..., None] & (channel == 1), -torch.inf)
-
-    def gather(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        x = inputs[0]
-        return (x.movedim(1, -1)[at(*x.shape[2:])].T[None, :, :, None],)  # (1, C, visible places, 1)
-
-    def scatter(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        x = output.new_zeros(*here.shape, output.shape[1])
-        x[here] = output[0, :, :, 0].T
-        return x.movedim(-1, 1)
-
-    padded = [module.conv for module in encoder.modules() if isinstance(module, Downsample)]
-    handles = [conv.register_forward_pre_hook(empty_padded_map) for conv in padded]
-    for module in encoder.modules():
-        if isinstance(module, DepthwiseConv):
-            handles.append(module.register_forward_pre_hook(empty_tokens))
-        elif isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1) and module not in padded:
-            handles.append(module.register_forward_pre_hook(empty_map))
-        elif isinstance(module, _BatchNorm) and module.training:
-            handles += [module.register_forward_pre_hook(gather), module.register_forward_hook(scatter)]
-        elif isinstance(module, (*ATTENTION, *ADDITIVE)):
-            handles.append(module.register_forward_pre_hook(empty_tokens))
-        if type(module) in ATTENTION:
-            projection, channels = ATTENTION[type(module)](module)
-            handles.append(projection.register_forward_hook(partial(drop_keys, channels)))
+    masking = _Masking(encoder, visible)
+    handles = [handle for module in encoder.modules() for handle in masking.hook(module)]
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Checkpoints that a path which is none may have meant."""
+"""Suggestions of a checkpoint for a path that is not one."""
 
 from __future__ import annotations
 

@@ -205,6 +205,34 @@ def _but_channels(weight: Tensor) -> tuple[int, ...]:
     return (weight.shape[0], *weight.shape[2:])
 
 
+def _require_same_depths(weights: Iterable[str], targets: Iterable[str], source: str) -> None:
+    """Check that stages which weights and network share have the same number of blocks.
+
+    Raises:
+        InputError: Names the first stage that differs.
+    """
+    theirs, ours = count_blocks(weights), count_blocks(targets)
+    for stage in sorted(theirs.keys() & ours.keys()):
+        if theirs[stage] != ours[stage]:
+            raise InputError(
+                f"Stage {stage} in {source} has {theirs[stage]} blocks, in this network {ours[stage]}: "
+                "the weights are for a network of another size. Create the network in that size."
+            )
+
+
+def _misfit(key: str, value: Tensor, target: Tensor, source: str) -> InputError:
+    """Return the error for an encoder weight whose shape is not that of the network's parameter."""
+    if value.ndim == 4 and target.ndim == 5:
+        return InputError(
+            f"{source} holds the weights of a network of images, this one is of volumes: load them into the same "
+            "network of images, and its weights into this one with mlla_seg.models.inflation.inflated."
+        )
+    return InputError(
+        f"{key} in {source} has shape {tuple(value.shape)}, this network expects {tuple(target.shape)}: "
+        "the weights are for a network of another size. Create the network in that size."
+    )
+
+
 def load_pretrained(module: nn.Module, source: str | Path | Mapping[str, Tensor]) -> LoadReport:
     """Load weights into a network with an MLLA encoder: ours, or one of smp, timm, MONAI or torchgeo.
 
@@ -240,13 +268,7 @@ def load_pretrained(module: nn.Module, source: str | Path | Mapping[str, Tensor]
         own_names = common_names(state)
     targets = {common: state[own] for common, own in own_names.items()}
     report = LoadReport(file_key=file_key)
-    theirs, ours = count_blocks(weights), count_blocks(targets)
-    for stage in sorted(theirs.keys() & ours.keys()):
-        if theirs[stage] != ours[stage]:
-            raise InputError(
-                f"Stage {stage} in {name} has {theirs[stage]} blocks, in this network {ours[stage]}: "
-                "the weights are for a network of another size. Create the network in that size."
-            )
+    _require_same_depths(weights, targets, name)
     fitting: dict[str, Tensor] = {}
     adapted: dict[str, Tensor] = {}
     if not any(DECODER_BLOCKS.match(key) for key in weights) and (copies := copy_encoder_blocks(targets, weights)):
@@ -268,16 +290,8 @@ def load_pretrained(module: nn.Module, source: str | Path | Mapping[str, Tensor]
             and (target.shape[1] == foreign[1].in_channels if foreign else key == "encoder." + FIRST_PARAMETER)
         ):
             adapted[key] = adapt_channels(value, target.shape[1])
-        elif value.ndim == 4 and target.ndim == 5:
-            raise InputError(
-                f"{name} holds the weights of a network of images, this one is of volumes: load them into the same "
-                "network of images, and its weights into this one with mlla_seg.models.inflation.inflated."
-            )
         else:
-            raise InputError(
-                f"{key} in {name} has shape {tuple(value.shape)}, this network expects {tuple(target.shape)}: "
-                "the weights are for a network of another size. Create the network in that size."
-            )
+            raise _misfit(key, value, target, name)
     if not any(key.startswith("encoder.") for key in fitting):
         raise InputError(
             f"No encoder parameter of {name} fits {type(module).__name__}: it holds {_first(list(weights))}."
