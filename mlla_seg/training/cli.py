@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from argparse import SUPPRESS
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -74,7 +75,7 @@ class SegmentationCLI(RunCLI):
         config = self.given
         if config.choose_postprocessing is not None and self.subcommand != "validate":
             raise InputError(
-                f"--choose_postprocessing is for validate, as nothing else may choose: not {self.subcommand}."
+                f"--choose_postprocessing chooses on the validation split: use it with validate, not {self.subcommand}."
             )
         super().before_instantiate_classes()
         share_dims(config.model, config.data)
@@ -100,31 +101,18 @@ class SegmentationCLI(RunCLI):
 
         Runs before other processes are started, so that an error in the data is reported once.
         """
-        config = self.config[self.subcommand]
+        config = self.given
         if config.evaluation == "transunet" and self.model.spec.axes == 3:
             raise InputError("--evaluation transunet scores slices, one by one: it has no meaning for volumes.")
         self.model.scoring = Scoring(**{field.name: config[field.name] for field in fields(Scoring)})
         if path := config.get("ckpt_path"):
             content = read_checkpoint(path)
             fitting_weights(path, content, self.model.network)
-            splits = self.datamodule.splits
-            scored = splits.test if self.subcommand == "test" else splits.val
-            require_unseen(path, content, scored)
-            for name in config.members:
-                if Path(name).is_file():
-                    require_unseen(name, read_checkpoint(name), scored)
+            self._require_unseen(path, content)
             if self.subcommand == "fit":
-                require_something_left(path, content, config.trainer)
-                self.datamodule.start = position(content["loops"]["fit_loop"])  # FSDP makes the loader before it loads
-                resume_spec(path, content["hyper_parameters"]["spec"], self.model)
-                self.model.starts_from = None  # the checkpoint's weights would replace them
-                if is_first_process():
-                    note_differences(content, self.model.hparams, options_of(config))
+                self._prepare_resuming(path, content)
             else:
-                require_same_view(path, content["hyper_parameters"]["spec"], self.datamodule.spec)
-                if config.tta:
-                    require_mirrored(path, DataSpec.from_dict(content["hyper_parameters"]["spec"], str(path)))
-                prepare_postprocessing(content, self.model, self.datamodule, str(self.subcommand), self.trainer)
+                self._prepare_scoring(path, content)
         if self.model.spec.axes == 3:  # what was chosen is saved with the config
             config.data.crop = list(self.model.spec.patch_size or ())
             config.model.strides = [list(step) for step in self.model.hparams["strides"]]
@@ -132,19 +120,50 @@ class SegmentationCLI(RunCLI):
         if config.members:
             self.model.members = load_members([path, *config.members])[1:]
         if is_first_process():
-            splits = self.datamodule.splits
-            counts = f"{len(splits.train)} training, {len(splits.val)} validation and {len(splits.test)} test cases"
-            further = f"; {len(self.datamodule.further)} images without labels" if config.data.unlabelled else ""
-            say(f"{self.datamodule.card.title}: {counts}{further}")
-            if config.evaluation == "transunet" and self.datamodule.sample.crop is not None:
-                height, width = published_size(self.model.spec)
-                note(
-                    f"note: the TransUNet evaluation resizes slices to {height} x {width}, but this network is trained "
-                    "on crops at their original scale. To compare with papers train with --data.crop null "
-                    f"--data.resize [{height},{width}]."
-                )
-            self.datamodule.prepare_data()
-            note_headers({case.name: case.notes for case in self.datamodule.stored_further})  # reads them, too
+            self._check_data()
+
+    def _require_unseen(self, path: str, content: Mapping[str, Any]) -> None:
+        """Check that neither the checkpoint nor a further member of an ensemble was trained on cases to be scored."""
+        splits = self.datamodule.splits
+        scored = splits.test if self.subcommand == "test" else splits.val
+        require_unseen(path, content, scored)
+        for name in self.given.members:
+            if Path(name).is_file():
+                require_unseen(name, read_checkpoint(name), scored)
+
+    def _prepare_resuming(self, path: str, content: Mapping[str, Any]) -> None:
+        """Continue where a checkpoint was saved, and note all options that differ from its own."""
+        require_something_left(path, content, self.given.trainer)
+        self.datamodule.start = position(content["loops"]["fit_loop"])  # FSDP makes the loader before it loads
+        resume_spec(path, content["hyper_parameters"]["spec"], self.model)
+        self.model.starts_from = None  # the checkpoint's weights would replace them
+        if is_first_process():
+            note_differences(content, self.model.hparams, options_of(self.given))
+
+    def _prepare_scoring(self, path: str, content: Mapping[str, Any]) -> None:
+        """Check that a checkpoint is scored on data like those of its training, and prepare its post-processing."""
+        spec = content["hyper_parameters"]["spec"]
+        require_same_view(path, spec, self.datamodule.spec)
+        if self.given.tta:
+            require_mirrored(path, DataSpec.from_dict(spec, str(path)))
+        prepare_postprocessing(content, self.model, self.datamodule, str(self.subcommand), self.trainer)
+
+    def _check_data(self) -> None:
+        """Print the number of cases, then check and store them."""
+        data, config = self.datamodule, self.given
+        splits = data.splits
+        counts = f"{len(splits.train)} training, {len(splits.val)} validation and {len(splits.test)} test cases"
+        further = f"; {len(data.further)} images without labels" if config.data.unlabelled else ""
+        say(f"{data.card.title}: {counts}{further}")
+        if config.evaluation == "transunet" and data.sample.crop is not None:
+            height, width = published_size(self.model.spec)
+            note(
+                f"note: the TransUNet evaluation resizes slices to {height} x {width}, but this network is trained "
+                "on crops at their original scale. To compare with papers train with --data.crop null "
+                f"--data.resize [{height},{width}]."
+            )
+        data.prepare_data()
+        note_headers({case.name: case.notes for case in data.stored_further})  # reads them, too
 
     def _run_subcommand(self, subcommand: str) -> None:
         config = self.config[self.subcommand]

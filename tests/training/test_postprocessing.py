@@ -76,7 +76,7 @@ def test_validation_chooses_and_the_checkpoint_is_copied(cli, options, speckled,
 def test_nothing_but_validation_chooses(cli, options, checkpoint, command, capsys):
     with pytest.raises(SystemExit):
         cli(command, *options, "--ckpt_path", checkpoint, "--choose_postprocessing", "other.ckpt")
-    assert "--choose_postprocessing is for validate" in capsys.readouterr().err
+    assert "--choose_postprocessing chooses on the validation split" in capsys.readouterr().err
     assert not Path("other.ckpt").exists()
 
 
