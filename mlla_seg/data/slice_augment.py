@@ -84,7 +84,7 @@ def _aerial() -> list[object]:
 
 
 @dataclass(frozen=True)
-class Geometry:
+class GeometricAugmentation:
     """Geometric part of an augmentation."""
 
     steps: Callable[[], list[object]]
@@ -104,11 +104,11 @@ def _reach(degrees: float, smallest: float, shift: float = 0.0) -> float:
     return (math.cos(angle) + math.sin(angle)) / smallest + 2 * shift
 
 
-AUGMENTATIONS: dict[str, Geometry] = {
-    "none": Geometry(_none),
-    "transunet": Geometry(_transunet, _reach(ROTATION, 1.0), quarter_turns=True, mirrored=True),
-    "anatomy": Geometry(_anatomy, _reach(ROTATION, 0.7, 0.05 * 2)),
-    "aerial": Geometry(_aerial, _reach(15, 0.5), quarter_turns=True, mirrored=True, colours=True),
+AUGMENTATIONS: dict[str, GeometricAugmentation] = {
+    "none": GeometricAugmentation(_none),
+    "transunet": GeometricAugmentation(_transunet, _reach(ROTATION, 1.0), quarter_turns=True, mirrored=True),
+    "anatomy": GeometricAugmentation(_anatomy, _reach(ROTATION, 0.7, 0.05 * 2)),
+    "aerial": GeometricAugmentation(_aerial, _reach(15, 0.5), quarter_turns=True, mirrored=True, colours=True),
 }
 
 

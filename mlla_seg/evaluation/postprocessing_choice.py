@@ -22,7 +22,7 @@ from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.postprocessing import Step, applied
 from mlla_seg.evaluation.overlap import case_confusion, counts_of, dice_score, mean_scores
 from mlla_seg.evaluation.regions import region_counts
-from mlla_seg.evaluation.spread import Difference, paired_difference
+from mlla_seg.evaluation.spread import Gain, paired_difference
 from mlla_seg.progress import progress
 
 SIZES = (10.0, 100.0, 1000.0)
@@ -54,8 +54,8 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What was chosen, and what it brings.
+class ChosenSteps:
+    """The steps that were chosen, and their gains.
 
     Args:
         steps: Steps in their order; none if nothing helps.
@@ -65,7 +65,7 @@ class Choice:
 
     steps: tuple[Step, ...]
     names: Sequence[str]
-    gains: Sequence[Difference]
+    gains: Sequence[Gain]
 
     def table(self) -> tuple[list[str], list[list[Any]]]:
         """Return header and rows for display."""
@@ -76,7 +76,7 @@ class Choice:
         return ["Dice", "before", "after", "gain", "95 % interval", "cases better", "worse"], rows
 
 
-def choose(cases: Sequence[Candidate], patients: Sequence[str], spec: DataSpec) -> Choice:
+def choose(cases: Sequence[Candidate], patients: Sequence[str], spec: DataSpec) -> ChosenSteps:
     """Choose the steps that raise the mean Dice of validation cases.
 
     Args:
@@ -109,7 +109,7 @@ def choose(cases: Sequence[Candidate], patients: Sequence[str], spec: DataSpec) 
     scored = _scored(spec)
     names = [spec.output_names[k] for k in scored]
     gains = paired_difference(before[:, scored].numpy(), scores[:, scored].numpy(), patients)
-    return Choice(tuple(steps), [*names, "mean"], gains)
+    return ChosenSteps(tuple(steps), [*names, "mean"], gains)
 
 
 def _after(case: Candidate, step: Step, spec: DataSpec) -> Array:

@@ -8,7 +8,7 @@ Two corrections make it hold for few patients (Davison and Hinkley, "Bootstrap M
 * The deviations are stretched from the normal distribution to Student's t with n - 1 degrees of freedom, or for a sum
   of deviations of several sources with those of Welch and Satterthwaite.
 
-The interval speaks of other patients of the same kind, not of another training of the network: see ``compare``.
+The interval is about other patients of the same kind, not about another training of the network: see ``compare``.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def interval(sample: Array) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class Difference:
+class Gain:
     """Mean score of the same cases before and after a change, and its gain with a 95 % interval over patients."""
 
     before: float
@@ -181,7 +181,7 @@ class Difference:
 
 def paired_difference(
     before: Array, after: Array, patients: Sequence[str], resamples: int = 2000, seed: int = 0
-) -> list[Difference]:
+) -> list[Gain]:
     """Return the gain of each of K classes, and last that of the mean over classes.
 
     A case that has no score on one side, such as one without the class whose hallucination is removed, counts on the
@@ -206,9 +206,7 @@ def paired_difference(
             low, high = interval(gain + stretched([deviations], [count]))
         one, two = (_with_mean(values)[:, k] for values in (before, after))
         one, two = (np.where(np.isfinite(part), part, 1.0) for part in (one, two))  # absent and not found: right
-        found.append(
-            Difference(float(was[k]), float(now[k]), low, high, int((two > one).sum()), int((two < one).sum()))
-        )
+        found.append(Gain(float(was[k]), float(now[k]), low, high, int((two > one).sum()), int((two < one).sum())))
     return found
 
 

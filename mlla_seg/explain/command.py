@@ -21,7 +21,7 @@ from mlla_seg.evaluation.tables import format_table
 from mlla_seg.explain.attention import attention_of
 from mlla_seg.explain.blocks import Seen, by_stage, observe
 from mlla_seg.explain.figures import Panel, draw_panels
-from mlla_seg.explain.part import Part, chosen_pixel, normalised, on_map, part_around
+from mlla_seg.explain.part import ImagePart, chosen_pixel, normalised, on_map, part_around
 from mlla_seg.explain.receptive_field import reach, receptive_field
 from mlla_seg.inference.cases import TorchEngine, predict_case
 from mlla_seg.inference.optimize import device_named
@@ -105,7 +105,7 @@ def _place(pixel: list[int] | None, labels: Array, background: int | None) -> tu
     return place[0], place[1], place[2]
 
 
-def _write(network: Segmenter, part: Part, title: str, folder: Path) -> None:
+def _write(network: Segmenter, part: ImagePart, title: str, folder: Path) -> None:
     """Draw all pictures of a part of an image and print the table."""
     image = normalised(network, part)
     seen = observe(network, image)
@@ -142,13 +142,13 @@ def _names(attention: bool) -> list[str]:
     return ["attention.png", "receptive_field.png", "explain.html"][0 if attention else 1 :]
 
 
-def within(values: Array, part: Part) -> str:
+def within(values: Array, part: ImagePart) -> str:
     """Say how far from the chosen pixel half and 95 % of a map lie."""
     half, most = (reach(np.abs(values), part.row, part.column, share) for share in (0.5, 0.95))
     return f"half within {half:.0f}, 95 % within {most:.0f} pixels"
 
 
-def table_row(network: Segmenter, entry: Seen, image: Tensor, part: Part) -> list[object]:
+def table_row(network: Segmenter, entry: Seen, image: Tensor, part: ImagePart) -> list[object]:
     """Return the row of a block in the table."""
     values = on_image(network, entry, image, part)
     _, height, width, _ = entry.inputs.shape
@@ -157,7 +157,7 @@ def table_row(network: Segmenter, entry: Seen, image: Tensor, part: Part) -> lis
     return [entry.name, type(entry.mixer).__name__, f"{height} x {width}", f"{entry.norm_spread:.3f}", gate, half]
 
 
-def on_image(network: Segmenter, entry: Seen, image: Tensor, part: Part) -> Array | None:
+def on_image(network: Segmenter, entry: Seen, image: Tensor, part: ImagePart) -> Array | None:
     """Return a block's attention weights for the chosen pixel, averaged over heads, at the size of the image."""
     height, width = image.shape[-2:]
     above, left = margin(height, network.frame[0]), margin(width, network.frame[1])

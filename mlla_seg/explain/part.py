@@ -17,7 +17,7 @@ from mlla_seg.models.segmenter import Segmenter
 
 
 @dataclass(frozen=True)
-class Part:
+class ImagePart:
     """Part of a slice as the network sees it.
 
     Args:
@@ -33,7 +33,7 @@ class Part:
 
 def part_around(
     engine: TorchEngine, image: Array, view: View, spacing_mm: Any, position: int, row: int, column: int
-) -> Part:
+) -> ImagePart:
     """Return what the network sees around a pixel: its slice, resampled, or a window of the training patch's size.
 
     Args:
@@ -59,7 +59,7 @@ def part_around(
                 start = int(np.clip(place[axis] - wanted // 2, 0, grid - wanted))
                 pixels = pixels.narrow(axis - 2, start, wanted)
                 place[axis] -= start
-    return Part(pixels, *place)
+    return ImagePart(pixels, *place)
 
 
 def chosen_pixel(labels: Array, background: int | None) -> tuple[int, int, int]:
@@ -82,7 +82,7 @@ def chosen_pixel(labels: Array, background: int | None) -> tuple[int, int, int]:
     return position, int(rows[nearest]), int(columns[nearest])
 
 
-def on_map(network: Segmenter, part: Part, rows: int) -> tuple[int, int, int]:
+def on_map(network: Segmenter, part: ImagePart, rows: int) -> tuple[int, int, int]:
     """Return row, column and stride of the chosen pixel on a feature map with ``rows`` rows of the padded part."""
     height, width = part.image.shape[-2:]
     stride = -(-max(height, network.frame[0]) // network.strides[0]) * network.strides[0] // rows
@@ -90,7 +90,7 @@ def on_map(network: Segmenter, part: Part, rows: int) -> tuple[int, int, int]:
     return (part.row + above) // stride, (part.column + left) // stride, stride
 
 
-def normalised(network: Segmenter, part: Part) -> Tensor:
+def normalised(network: Segmenter, part: ImagePart) -> Tensor:
     """Return the part as the network normalises it."""
     with torch.no_grad():
         return network.normalise(part.image.to(next(network.parameters()).device))

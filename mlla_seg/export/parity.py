@@ -64,7 +64,7 @@ class Engine:
 
 
 @dataclass(frozen=True)
-class Row:
+class ImageParity:
     """Comparison on one image."""
 
     shape: tuple[int, ...]
@@ -79,7 +79,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Report:
+class ParityReport:
     """Comparison of a file with its checkpoint."""
 
     file: str
@@ -90,7 +90,7 @@ class Report:
     precision: str
     engine: str
     machine: str
-    rows: list[Row]
+    rows: list[ImageParity]
 
     @property
     def problem(self) -> str:
@@ -127,7 +127,7 @@ class Report:
         path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def compare(job: Job, engine: Engine, path: Path, checkpoints: Sequence[str], averaged: bool = False) -> Report:
+def compare(job: Job, engine: Engine, path: Path, checkpoints: Sequence[str], averaged: bool = False) -> ParityReport:
     """Run a file and its original network on the same images.
 
     Args:
@@ -144,7 +144,7 @@ def compare(job: Job, engine: Engine, path: Path, checkpoints: Sequence[str], av
     weights = "moving average" if averaged else "as trained"
     names = [shareable(str(name)) for name in checkpoints]
     about = (path.name, size / 1e6, names, weights, job.outputs, job.precision, engine.name, machine)
-    return Report(*about, rows)
+    return ParityReport(*about, rows)
 
 
 def _examples(job: Job, least: int) -> list[Tensor]:
@@ -157,7 +157,7 @@ def _examples(job: Job, least: int) -> list[Tensor]:
 
 
 @torch.inference_mode()
-def _compare_on(job: Job, engine: Engine, image: Tensor) -> Row:
+def _compare_on(job: Job, engine: Engine, image: Tensor) -> ImageParity:
     array = image.numpy()
     expected, torch_ms = _timed(lambda: (engine.expected or job.network)(image).float())
     output, engine_ms = _timed(lambda: engine.run(array))
@@ -174,7 +174,7 @@ def _compare_on(job: Job, engine: Engine, image: Tensor) -> Row:
         difference = (found - expected).abs().max().item()
         found = outputs.labels(found, writes)
     same = (found == labels).float().mean().item()
-    return Row(tuple(image.shape), difference, expected.abs().max().item(), same, torch_ms, engine_ms)
+    return ImageParity(tuple(image.shape), difference, expected.abs().max().item(), same, torch_ms, engine_ms)
 
 
 def explained_by(logits: Tensor, labels: Tensor, writes: list[int] | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Partial results of a scene, in a folder beside its mask, from which an interrupted run goes on.
+"""Partial results of a scene, in a folder beside its mask, from which an interrupted run resumes.
 
 They are kept by parts of the scene, each in files of its own, which one process at a time fills. So several processes,
 also on several machines, may compute one scene: nobody writes to a file, or a page of it, that another writes to.
@@ -32,11 +32,11 @@ JOB = "job"
 MOST_PARTS = 16
 """Parts of a stripe, at most; a process that takes one in the middle computes the windows above it once more."""
 REMOVALS = 5
-"""Attempts to remove a folder in which another process may just create a lock."""
+"""Attempts to remove a folder in which another process may be creating a lock."""
 
 
 @dataclass(frozen=True)
-class Part:
+class MapPart:
     """Some row bands of a stripe.
 
     Args:
@@ -54,16 +54,16 @@ class Part:
         """First and end row."""
         return self.bands[0][0], self.bands[-1][1]
 
-    def continues(self, other: Part) -> bool:
+    def continues(self, other: MapPart) -> bool:
         """Return whether it lies directly below another."""
         return self.columns == other.columns and self.first == other.first + len(other.bands)
 
 
-def parts_of(stripes: Sequence[tuple[int, int]], bands: Sequence[tuple[int, int]]) -> list[Part]:
-    """Divide the stripes of a scene, whatever the number of processes, so that any may go on with those of others."""
+def parts_of(stripes: Sequence[tuple[int, int]], bands: Sequence[tuple[int, int]]) -> list[MapPart]:
+    """Divide the stripes of a scene, whatever the number of processes, so that any can continue others' parts."""
     count = -(-len(bands) // MOST_PARTS)
     firsts = range(0, len(bands), count)
-    return [Part(columns, first, tuple(bands[first : first + count])) for columns in stripes for first in firsts]
+    return [MapPart(columns, first, tuple(bands[first : first + count])) for columns in stripes for first in firsts]
 
 
 def partial_folder(output: Path) -> Path:
@@ -81,8 +81,8 @@ class Gone(InputError):
 class PartialMap:
     """Finished row bands of the parts of a scene, kept on the disk.
 
-    A run goes on with what an earlier one of the same job has finished. If the job is another, it starts over, with a
-    note if anything is lost.
+    A run continues what an earlier run of the same job has finished. For another job it starts over, with a note if
+    anything is lost.
 
     Args:
         output: Path of the mask.
@@ -154,7 +154,7 @@ class PartialMap:
         _remove(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def _arrays(self, part: Part) -> dict[str, tuple[Any, tuple[int, ...]]]:
+    def _arrays(self, part: MapPart) -> dict[str, tuple[Any, tuple[int, ...]]]:
         """Return type and shape of the arrays of a part, by name."""
         height, width = part.rows[1] - part.rows[0], part.columns[1] - part.columns[0]
         arrays: dict[str, tuple[Any, tuple[int, ...]]] = {

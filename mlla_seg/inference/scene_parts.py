@@ -8,14 +8,14 @@ from contextlib import ExitStack
 from itertools import pairwise
 from typing import Any
 
-from mlla_seg.inference.partial_maps import Part, PartialMap
+from mlla_seg.inference.partial_maps import MapPart, PartialMap
 from mlla_seg.inference.ranks import Ranks
 from mlla_seg.inference.sliding_window import Read
 from mlla_seg.locks import Held
 
 PATIENCE = 0.5
 """Seconds between two looks at the parts that other processes have."""
-Bands = Callable[[Part, int], Iterator[tuple[int, Any]]]
+Bands = Callable[[MapPart, int], Iterator[tuple[int, Any]]]
 """Returns first row and logits of the bands of a stripe, from one of its bands on."""
 Store = Callable[[int, int, Any], Callable[[], None]]
 """Takes number of a part, first row and logits of its next band, and returns what writes them to the disk."""
@@ -124,7 +124,7 @@ class PartWorker:
         stack.callback(self._written)
 
     def _write(self, write: Callable[[], None]) -> None:
-        """Write a band behind the network's back, when the one before is written."""
+        """Write a band while the network goes on, once the band before is written."""
         self._written()
         self.writing = self.disk.submit(write)
 

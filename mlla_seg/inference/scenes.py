@@ -26,7 +26,7 @@ from mlla_seg.data.slices import standardised
 from mlla_seg.disk_space import AGAIN, full_disk_told
 from mlla_seg.errors import InputError, about, lookup
 from mlla_seg.inference.jobs import Job, job_of
-from mlla_seg.inference.partial_maps import Part, PartialMap
+from mlla_seg.inference.partial_maps import MapPart, PartialMap
 from mlla_seg.inference.ranks import ALONE, Ranks
 from mlla_seg.inference.scene_layout import layout_of
 from mlla_seg.inference.scene_parts import PartWorker, ReadAhead
@@ -133,7 +133,7 @@ def predict_scene(
         sources: The raster, or several that together hold its spectral bands.
         output: Path of the GeoTIFF mask.
         options: Sliding window and outputs.
-        job: See :func:`scene_job`, without which networks are not told apart; another job starts over.
+        job: See :func:`scene_job`; by default one that does not tell networks apart. Another job starts over.
         said: Notes that have been printed for other scenes, to which those for this scene are added.
 
     Raises:
@@ -188,7 +188,7 @@ def compute_scene(
         partial = PartialMap(output, job, asdict(layout), outputs, joining)
         moments = spec.view.moments(_Strips(raster)) if partial.unfinished() else None
 
-        def bands(part: Part, first: int) -> Iterator[tuple[int, Any]]:
+        def bands(part: MapPart, first: int) -> Iterator[tuple[int, Any]]:
             return window_logits(
                 engine,
                 ReadAhead(
@@ -234,7 +234,7 @@ def compute_scene(
 
 
 def _in_environment() -> dict[str, Any]:
-    """Return arguments of an executor whose thread has the options of GDAL of this one."""
+    """Return arguments of an executor whose thread gets the GDAL options of the calling thread."""
     import rasterio
 
     environment = rasterio.Env(**rasterio.env.getenv())

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.shipped import read_config
 from mlla_seg.explain.attention import attention_of
 from mlla_seg.explain.blocks import Seen, observe
-from mlla_seg.explain.part import Part, chosen_pixel, normalised, on_map, part_around
+from mlla_seg.explain.part import ImagePart, chosen_pixel, normalised, on_map, part_around
 from mlla_seg.explain.receptive_field import receptive_field
 from mlla_seg.inference.cases import TorchEngine
 from mlla_seg.models.checkpoint import load_segmenter
@@ -71,8 +70,23 @@ class Subject:
         return str(self.variant.options.get("model.mixer", "linear_attention"))
 
 
-def examples(plan: Plan) -> list[tuple[Array, Any, tuple[int, int, int]]]:
-    """Return image, spacing and a foreground pixel of a few cases of the scored split, evenly chosen."""
+@dataclass(frozen=True)
+class Example:
+    """An image on which networks are compared.
+
+    Args:
+        image: ``(S, C, H, W)`` in raw units.
+        spacing_mm: Spacing of slices, rows and columns, if known.
+        pixel: Slice, row and column of a foreground pixel.
+    """
+
+    image: Array
+    spacing_mm: Sequence[float] | None
+    pixel: tuple[int, int, int]
+
+
+def examples(plan: Plan) -> list[Example]:
+    """Return a few cases of the scored split, evenly chosen."""
     settings = {**flattened(read_config(plan.base)), **plan.options}
     options = {key.removeprefix("data."): value for key, value in settings.items() if key.startswith("data.")}
     data = SegmentationDataModule(**data_options({"data": options, "model": {"dims": settings.get("model.dims")}}))
@@ -85,11 +99,11 @@ def examples(plan: Plan) -> list[tuple[Array, Any, tuple[int, int, int]]]:
         case = cases[int(index)]
         image, mask = case["image"].numpy(), case["mask"].numpy()
         labels = np.where(mask == IGNORE_INDEX, data.spec.background or 0, mask)
-        found.append((image, case["spacing_mm"], chosen_pixel(labels, data.spec.background)))
+        found.append(Example(image, case["spacing_mm"], chosen_pixel(labels, data.spec.background)))
     return found
 
 
-def subject(run: Run, images: Sequence[tuple[Array, Any, tuple[int, int, int]]]) -> Subject:
+def subject(run: Run, images: Sequence[Example]) -> Subject:
     """Load the network of a run and look at it."""
     network = load_segmenter(run.folder / "trained" / "checkpoints" / "last.ckpt")
     assert network.spec is not None
@@ -97,8 +111,8 @@ def subject(run: Run, images: Sequence[tuple[Array, Any, tuple[int, int, int]]])
     fields: list[Array] = []
     seen: list[list[Seen]] = []
     attention = None
-    for image, spacing_mm, place in images:
-        part = part_around(engine, image, network.spec.view, spacing_mm, *place)
+    for example in images:
+        part = part_around(engine, example.image, network.spec.view, example.spacing_mm, *example.pixel)
         pixels = normalised(network, part)
         fields.append(centred(receptive_field(network, pixels, part.row, part.column), part.row, part.column))
         seen.append(observe(network, pixels))
@@ -122,7 +136,7 @@ def averages(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
     return tuple(fmean(column) for column in zip(*rows, strict=True))
 
 
-def _attention(seen: Sequence[Seen], network: Segmenter, part: Part) -> tuple[Array, int, int] | None:
+def _attention(seen: Sequence[Seen], network: Segmenter, part: ImagePart) -> tuple[Array, int, int] | None:
     at_stride_4 = [entry for entry in seen if entry.name.startswith("encoder 1/4")]
     if not at_stride_4:
         return None

@@ -12,7 +12,7 @@ from mlla_seg.study.agreement import HEADER, agreement
 from mlla_seg.study.pictures import draw_costs, draw_depth
 from mlla_seg.study.plan import Plan, Run, Variant, make_variants
 from mlla_seg.study.scores import read_scored
-from mlla_seg.study.subjects import Subject, averages, centred, padded, subject, with_speed
+from mlla_seg.study.subjects import Example, Subject, averages, centred, padded, subject, with_speed
 from samples import write_scored
 
 VARIANTS = {
@@ -82,9 +82,8 @@ def run(tmp_path):
 
 
 def test_a_network_is_looked_at(run):
-    images = [(np.random.default_rng(k).normal(size=(1, 1, 40, 70)), None, (0, 20, 30 + k)) for k in range(2)]
-    images = [(image.astype(np.float32), spacing, place) for image, spacing, place in images]
-    found = subject(run, images)
+    arrays = [np.random.default_rng(k).normal(size=(1, 1, 40, 70)).astype(np.float32) for k in range(2)]
+    found = subject(run, [Example(array, None, (0, 20, 30 + k)) for k, array in enumerate(arrays)])
     assert found.mixer == "linear+forget_gate"
     assert found.of_blocks
     assert found.field.shape == (63, 127)  # around any pixel of a training patch

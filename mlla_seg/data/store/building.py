@@ -1,4 +1,4 @@
-"""Building of a case: its arrays are written aside, moved to their names together, and its entry is written last."""
+"""Building of a case: its arrays are written under temporary names, renamed together, and its entry is written last."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlla_seg.data.sampling import class_places, value_sample
 from mlla_seg.data.schemes import per_case
 from mlla_seg.data.slices import View
 from mlla_seg.data.store.case import KINDS
-from mlla_seg.data.store.entry import VERSION, Entry, Sources, Stored, checksum_of, stamps_of, write_entry
+from mlla_seg.data.store.entry import VERSION, Entry, Stored, StoredSources, checksum_of, stamps_of, write_entry
 from mlla_seg.disk_space import reserved_array
 
 FULL = "Free some space, then run the same command again; cases that are stored stay."
@@ -44,11 +44,12 @@ def reading_of(reading: str, case: Case) -> str:
         reading: From :func:`how_read`.
         case: The case.
     """
+    # The text names the class Part and its fields: renaming one makes all stores of blocks be built again.
     own = [str(case.part)] * (case.part is not None) + ["unlabelled"] * (not case.labelled)
     return hashlib.sha256(" ".join([reading, *own]).encode()).hexdigest() if own else reading
 
 
-def build_case(card: Card, case: Case, folder: Path, reading: str, sources: Sources) -> Entry:
+def build_case(card: Card, case: Case, folder: Path, reading: str, sources: StoredSources) -> Entry:
     """Write the arrays of a case and its entry.
 
     Args:

@@ -1,7 +1,7 @@
 """What the store knows of a case beside its arrays: a JSON with a checksum, validated when it is read.
 
 The file is ``{"checksum": "CRC-32 of the entry's text", "entry": {...}}``. An entry that is damaged, of another version
-or not as the types below say is as good as none: the case is built again.
+or not of the types below is ignored, and the case is built again.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class File:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Sources:
+class StoredSources:
     """The files that a case was built from."""
 
     named: tuple[str, ...]
@@ -69,7 +69,7 @@ class Entry:
     version: Version
     reading: str
     """Digest of how the card reads cases."""
-    sources: Sources
+    sources: StoredSources
     arrays: Annotated[dict[Kind, Stored], Field(min_length=len(KINDS))]
     shape: tuple[Size, Size, Size, Size]
     voxels: tuple[Count, ...]

@@ -18,7 +18,7 @@ from mlla_seg.data.cases import Case
 from mlla_seg.data.formats.registry import suffix_in
 from mlla_seg.data.formats.source_files import digest_of_files, files_of
 from mlla_seg.data.store.case import Stamp, stamp_of
-from mlla_seg.data.store.entry import File, Sources
+from mlla_seg.data.store.entry import File, StoredSources
 from mlla_seg.errors import InputError
 
 SETTLED_NS = 2 * 10**9
@@ -38,8 +38,8 @@ class SourceCheck:
         self.root = str(root)
         self._listed: dict[str, Sequence[str]] = {}
 
-    def unchanged(self, case: Case, stored: Sources) -> bool:
-        """Return whether all files are in place with their sizes and times, which takes no look at their content."""
+    def unchanged(self, case: Case, stored: StoredSources) -> bool:
+        """Return whether all files are in place with their sizes and times, without reading them."""
         if stored.named != self._named(case):
             return False
         try:
@@ -48,7 +48,7 @@ class SourceCheck:
             return False
         return same and stored.beside == self._beside(case, stored.opened)
 
-    def take(self, case: Case) -> Sources:
+    def take(self, case: Case) -> StoredSources:
         """Return the sources of a case as they are now.
 
         Stamps are taken before digests, and both before the case is read: a change in between is noticed next time.
@@ -65,7 +65,7 @@ class SourceCheck:
             stamp = stamp_of(path)
             trusted = stamp if stamp[2] < settled else UNSETTLED
             opened.append(File(self._name(path), trusted, digest_of_files([path])))
-        return Sources(self._named(case), tuple(opened), self._beside(case, opened))
+        return StoredSources(self._named(case), tuple(opened), self._beside(case, opened))
 
     def _named(self, case: Case) -> tuple[str, ...]:
         return tuple(map(self._name, case.files))
@@ -102,7 +102,7 @@ class SourceCheck:
         return self._listed[folder]
 
 
-def difference(before: Sources, now: Sources) -> str:
+def difference(before: StoredSources, now: StoredSources) -> str:
     """Return the name of a file whose content is another, or that is new or gone; empty if there is none."""
     if before.named != now.named:
         return next((name for name in now.named if name not in before.named), now.named[0])
