@@ -3,12 +3,13 @@
 * :func:`renamed_when_done` for a file that any library writes, :func:`replace_content` for bytes that are at hand.
 * :func:`unfinished_folder` for several files, which :func:`replace` moves to their names once all are written.
 
-Files are synchronised before they are renamed, and their folder after, so that a name never stands for a file that a
-power cut has emptied (0.4 ms per file on a fast disk). A full disk is an :class:`InputError` with the needed and the
+Files are synchronised before they are renamed, and their folder after, so that a power cut never leaves an empty file
+under the final name (0.4 ms per file on a fast disk). A full disk is an :class:`InputError` with the needed and the
 free space; see :mod:`mlla_seg.disk_space`, also for arrays that are reserved before they are mapped.
 
-Temporary names say which process of which host writes them. What a killed process left is removed by the next that
-writes to the same folder; what another host left only after a day without a change, as its processes cannot be seen.
+Temporary names contain the host and the process that writes them. Leftovers of a killed process are removed by the next
+process that writes to the same folder; those of another host, whose processes cannot be seen, only after a day without
+a change.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from mlla_seg.disk_space import AGAIN, UNFINISHED, full_disk_told, reserve
 TEMPORARY = re.compile(re.escape(UNFINISHED) + r"(?P<host>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{6}\..*", re.DOTALL)
 """Names of unfinished files and folders."""
 LONGEST = 215
-"""Bytes of a name that are kept in its temporary one; file systems allow 255."""
+"""Bytes of a file's name that its temporary name keeps; file systems allow 255."""
 FOREIGN = 24 * 3600
-"""Seconds without a change after which what another host has not finished is taken to be left behind."""
+"""Seconds without a change after which an unfinished file of another host counts as left behind."""
 
 
 @contextmanager
@@ -82,7 +83,7 @@ def unfinished_folder(target: Path, advice: str = AGAIN) -> Iterator[Path]:
 
 
 def replace(finished: Mapping[Path, Path]) -> None:
-    """Rename finished files or folders, in order, when all are on the disk; keys are temporary paths."""
+    """Rename finished files or folders from temporary (keys) to final paths, in order, once all are on the disk."""
     for temporary in finished:
         _synchronise(temporary)
     for temporary, path in finished.items():
@@ -132,7 +133,7 @@ def _left_behind(match: re.Match[str], entry: os.DirEntry[str]) -> bool:
 
 
 def _host() -> str:
-    """Return what tells apart the machines, and containers, in which a number stands for the same process."""
+    """Return an identifier of the machine or container, within which the number of a process is unique."""
     with suppress(OSError):
         return _digest(f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}")
     return _digest(socket.gethostname())
@@ -144,7 +145,7 @@ def _digest(text: str) -> str:
 
 @contextmanager
 def _named(temporary: Path, path: Path) -> Iterator[None]:
-    """Let errors of the system name the file that the user knows."""
+    """Make errors of the system name the final file instead of the temporary one."""
     try:
         yield
     except OSError as error:

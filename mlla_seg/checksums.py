@@ -128,7 +128,7 @@ def _known_sha256(path: Path, size: int, changed_ns: int) -> str:
 
 
 def require_intact_archive(path: Path) -> None:
-    """Check the checksums of all parts of a zip archive, such as a ``.ckpt``; once per process. Others pass.
+    """Check the checksums of all parts of a zip archive, such as a ``.ckpt``; once per process. Other files pass.
 
     Raises:
         InputError: A checksum is wrong.

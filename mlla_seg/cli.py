@@ -104,7 +104,7 @@ def _with_files(argv: Sequence[str]) -> list[str]:
 
 @cache
 def _bound_parser() -> None:
-    """Let the parser refuse values and configs, also named in configs, that would fill the memory or the stack."""
+    """Make the parser refuse values and configs, also those that configs name, that would fill memory or stack."""
     from jsonargparse import _loaders_dumpers as loaders
     from jsonargparse import set_loader
     from yaml import YAMLError
@@ -221,7 +221,7 @@ def _listed(option: str, words: str) -> list[str]:
     except (ValueError, RecursionError):
         paths = None
     if not paths or not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
-        raise InputError(f"--{option} {words}: is no list of checkpoints, such as --{option} a.ckpt b.ckpt.")
+        raise InputError(f"--{option} {words}: is not a list of checkpoints, such as --{option} a.ckpt b.ckpt.")
     return paths
 
 

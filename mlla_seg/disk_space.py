@@ -1,4 +1,4 @@
-"""Full disks: found before writing where possible, recognised whatever library meets them, told in one line.
+"""Full disks: detected before writing where possible, recognised in errors of any library, reported in one line.
 
 * :func:`full_disk_told` turns the error of a full disk, from any library, into :class:`FullDisk`, an InputError.
   Writers need it only for files they write in place; :mod:`mlla_seg.atomic` uses it for all others.
@@ -26,17 +26,17 @@ REASONS = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the file is larger than its file system or ulimit -f allows",
 }
-"""What is said for each error of the system; others are none of a full disk."""
+"""Text of the message for each error of the system that means a full disk."""
 WORDS = {
     errno.ENOSPC: re.compile(r"no space left on device|errno = 28\b|disk is full", re.IGNORECASE),
     errno.EDQUOT: re.compile(r"disk quota exceeded", re.IGNORECASE),
     errno.EFBIG: re.compile(r"\bfile too large", re.IGNORECASE),
 }
-"""How libraries that do not pass the system's error on put it."""
+"""Messages of libraries that do not pass on the system's error."""
 UNFINISHED = ".tmp-"
-"""How the names of unfinished files and folders begin, which nobody needs to know."""
+"""First characters of the names of unfinished files and folders, which messages do not show."""
 PROBE = 2**16
-"""Bytes that a disk must still take for an error without any reason to have another one."""
+"""Bytes written as a test: if the disk takes them, an error that gives no reason is not due to a full disk."""
 AGAIN = "Free some space, then run the same command again."
 
 
@@ -99,7 +99,7 @@ def reserve(file: int, path: Path, size: int) -> None:
 
 
 def require_room(path: Path) -> None:
-    """Raise if the disk of a file has no room left, after a library that may have lost the end of it without a word.
+    """Raise if the disk of a file has no room left, after a library that may have lost the end of it silently.
 
     Raises:
         OSError: The disk is full.
@@ -131,7 +131,7 @@ def reserved_array(path: Path, dtype: Any, shape: Sequence[int]) -> Any:
 
 
 def told(error: Exception) -> str | None:
-    """Return what is to be said of a full disk that nobody has told; None for other errors."""
+    """Return the message for an error of a full disk that is not yet a :class:`FullDisk`; None for other errors."""
     full = _found(error, None)
     return None if full is None else f"{full.told()}. {AGAIN}"
 
@@ -146,7 +146,7 @@ def in_bytes(count: float) -> str:
 
 @dataclass(frozen=True)
 class _Full:
-    """What is known of a full disk, when it is met."""
+    """What is known about a full disk when an error occurs."""
 
     code: int
     folder: Path
@@ -167,7 +167,7 @@ class _Full:
 
 
 def _found(error: BaseException, path: Path | None, parts: Sequence[Path] = ()) -> _Full | None:
-    """Return what is known of the disk that an error is due to, if it is due to one."""
+    """Return what is known about the full disk that caused an error; None if another cause is likely."""
     named = [Path(str(link.filename)) for link in _chain(error) if isinstance(link, OSError) and link.filename]
     places = [_folder(place) for place in ([path] if path else []) + named + [Path(tempfile.gettempdir()), Path()]]
     code = next((code for link in _chain(error) if (code := _code(link))), None)

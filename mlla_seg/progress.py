@@ -1,7 +1,7 @@
 """Everything that is printed: results, notes, errors, progress bars; and suppression of other libraries' messages.
 
-What a terminal would obey rather than show is spelled out here, see :mod:`mlla_seg.visible`, so that no other module
-prints. tqdm is optional, because the runtime does not depend on it.
+Characters that a terminal would obey rather than show are spelled out here (see :mod:`mlla_seg.visible`), so no other
+module prints. tqdm is optional, because the runtime does not depend on it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 from mlla_seg.visible import visible
 
 STARTED = time.time()
-"""When this program was started, or nearly: no library that takes seconds to load is loaded yet."""
+"""Approximate start of this program: this module is imported before any library that takes seconds to load."""
 LONGEST = 2000
-"""Characters of a line of an error, which may repeat what a user has typed."""
+"""Most characters of a line of an error, which may repeat what a user has typed."""
 _silent = False
 
 
@@ -55,7 +55,7 @@ def say(text: str) -> None:
     if _silent:
         return
     text = visible(text, keep="\n")
-    encoding = sys.stdout.encoding or "utf-8"  # of the terminal, which may lack signs
+    encoding = sys.stdout.encoding or "utf-8"  # of the terminal, which may lack characters
     print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
@@ -66,13 +66,13 @@ def note(text: str) -> None:
 
 
 def note_own(text: str) -> None:
-    """Print a note that only this process has, also if another one speaks for all."""
+    """Print a note about this process alone, even if another process prints for all."""
     _to_stderr(visible(text))
 
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Print nothing but errors and own notes, in a process for which another one speaks."""
+    """Print nothing but errors and notes about this process, while another process prints for all."""
     global _silent
     before, _silent = _silent, True
     try:
@@ -82,7 +82,7 @@ def silent() -> Iterator[None]:
 
 
 def complain(message: str) -> None:
-    """Print an error, which may have several lines, to stderr; of long ones begin and end are shown."""
+    """Print an error, which may have several lines, to stderr; of long lines, beginning and end are shown."""
     lines = (
         line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
         for line in message.split("\n")

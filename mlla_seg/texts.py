@@ -1,4 +1,5 @@
-"""Text files of users, YAML and JSON: in the encodings of all systems, within bounds, and with every fault in one line.
+"""Text files of users, YAML and JSON: in the encodings of all systems, within bounds, and with every error reported in
+one line.
 
 Cards, configs, lists and descriptions are written by hand on any system, or come with the data of others. Files that
 would fill the memory (YAML aliases of aliases) or exhaust Python (ten thousand brackets) are refused as any other
@@ -55,7 +56,7 @@ def read_json(path: Path) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-        InputError: It is no text, no JSON, or too deep, or a key is given twice, or a number is NaN or infinite.
+        InputError: It is not text or not JSON, is nested too deep, repeats a key, or holds a NaN or infinite number.
     """
     text = _decoded(path, _bytes(path, "JSON"))
     try:
@@ -72,7 +73,7 @@ def read_yaml(path: Path) -> Any:
     """Return the content of a YAML file of plain values.
 
     Raises:
-        InputError: It is no text, no YAML, too deep or too large, or a key is given twice.
+        InputError: It is not text or not YAML, is nested too deep or too large, or repeats a key.
     """
     import yaml
 
@@ -94,7 +95,7 @@ def require_bounded(text: str) -> None:
         yaml.compose(text, _loader())
     except InputError:
         raise
-    except (yaml.YAMLError, ValueError, ArithmeticError):  # such as a sign with too large a number
+    except (yaml.YAMLError, ValueError, ArithmeticError):  # such as a character with too large a number
         return  # that library says what is wrong
 
 

@@ -40,9 +40,9 @@ def saved_bytes(network: nn.Module, image: Tensor) -> int:
 
 
 def training_bytes(network: nn.Module, image: Tensor) -> tuple[int, int]:
-    """Return the bytes that a training takes whatever its batch size, and those of each image.
+    """Return the bytes that training needs whatever the batch size, and the bytes for each image.
 
-    The first are weights, gradients and two moments of the optimiser, the second what is saved for the backward pass.
+    The former hold weights, gradients and two moments of the optimiser, the latter what is saved for the backward pass.
 
     Args:
         network: In training mode; maps images to logits.
@@ -53,7 +53,7 @@ def training_bytes(network: nn.Module, image: Tensor) -> tuple[int, int]:
 
 
 def free_bytes(device: torch.device) -> float:
-    """Return the memory that is free on a device; infinite where the machine does not tell."""
+    """Return the free memory of a device in bytes; infinite if it is unknown."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
 
 

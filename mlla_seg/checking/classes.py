@@ -12,7 +12,7 @@ from mlla_seg.data.store.case import StoredCase
 
 
 def frequencies(card: Card, by_split: Mapping[str, Sequence[StoredCase]]) -> dict[str, dict[str, float]]:
-    """Return the fraction of the labelled pixels that has a class, by split with cases and by class."""
+    """Return the fraction of the labelled pixels that each class has, for each split with cases."""
     shares = {}
     for split, cases in by_split.items():
         if cases:
@@ -22,7 +22,7 @@ def frequencies(card: Card, by_split: Mapping[str, Sequence[StoredCase]]) -> dic
 
 
 def absent_classes(shares: Mapping[str, Mapping[str, float]]) -> list[Finding]:
-    """Return a finding for each split but that for training that lacks classes; ``check_classes`` is for the latter."""
+    """Return a finding for each split that lacks classes, except the training split: see ``check_classes``."""
     findings = []
     for split, by_class in shares.items():
         if split != "train" and (names := [name for name, share in by_class.items() if share == 0]):

@@ -60,7 +60,7 @@ def parse(argv: Sequence[str]) -> Namespace:
 
 
 def examine(data: SegmentationDataModule, model: dict[str, object] | None = None) -> Report:
-    """Return everything that is found in some data, and what training a model on them costs.
+    """Return all findings on some data, and the cost of training a model on them.
 
     Args:
         data: The data, whose store is filled.
@@ -115,7 +115,7 @@ def _empty_splits(by_split: Mapping[str, Sequence[StoredCase]]) -> list[Finding]
 
 @contextmanager
 def _notes(kind: str, severity: Severity = "info") -> Iterator[list[Finding]]:
-    """Collect the notes that are printed meanwhile as findings; if an error ends it, they are printed."""
+    """Collect the notes of the block as findings instead of printing them; if it raises an error, print them."""
     said, findings = StringIO(), list[Finding]()
     try:
         with redirect_stderr(said):

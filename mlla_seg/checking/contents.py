@@ -1,4 +1,4 @@
-"""Facts about the stored arrays of every case, measured in one pass, and what they give away."""
+"""Facts about the stored arrays of every case, measured in one pass, and findings on suspicious ones."""
 
 from __future__ import annotations
 

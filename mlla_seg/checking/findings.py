@@ -12,7 +12,7 @@ Severity: TypeAlias = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 """``error``: training would fail or be wrong; ``warning``: probably a mistake; ``info``: worth knowing."""
 SHOWN = 20
-"""Lines of a finding, and cases of a line, that the terminal shows; the JSON has all."""
+"""Most lines of a finding, and most cases of a line, that the terminal shows; the JSON has all."""
 
 
 @dataclass(frozen=True)

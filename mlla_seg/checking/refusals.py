@@ -49,7 +49,7 @@ KINDS = {
         "cannot be read",
     ),
 }
-"""Kinds of errors: a pattern of messages without their path, and the error in words. The first that fits counts."""
+"""Kinds of errors: a pattern of messages without their path, and the kind in words. The first that fits is used."""
 OTHER = "refused"
 
 

@@ -29,9 +29,9 @@ class EpochSampler(DistributedSampler[Any]):
 
 
 def serve_on(worker: int) -> None:
-    """Let a loader process finish the step in progress when a signal to stop reaches all processes of a run.
+    """Let a loader process outlive a signal to stop that all processes of a run receive, for the step in progress.
 
-    Its parent, which finishes the step first, can still end it.
+    Its parent ends it after that step.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)

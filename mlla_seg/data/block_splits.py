@@ -19,7 +19,7 @@ from mlla_seg.errors import InputError
 from mlla_seg.progress import note
 
 SIGNS = {"train": "t", "val": "v", "test": "x"}
-"""Blocks of the splits in the map of a scene."""
+"""Letters of the splits in the map of a scene."""
 MOST_DRAWN = 32
 """Rows and columns of a map above which it is not drawn."""
 
@@ -100,7 +100,7 @@ def _note_map(card: Card, scene: str, drawn: Mapping[str, Sequence[Cell]], scene
 
 
 def traces(cases: Sequence[Case]) -> list[str]:
-    """Return the names by which training cases are recognised later: patients and, of blocks, each with its grid."""
+    """Return the names by which training cases are recognised later: patients, or blocks with their grid."""
     names = []
     for case in cases:
         names.append(case.patient)

@@ -1,9 +1,9 @@
 """Blocks of a scene: which of its pixels belong to a split, and how a case of some blocks is cut from it.
 
-A scene is divided into a grid of blocks, each of one split. A pixel belongs to none if a block of another split is
-within half of the gap, so pixels of two splits are at least the gap apart, in rows or in columns. Training sees its own
-pixels only: all others are stored as no data. Cases of validation and test are a block each, with pixels around it that
-windows may look at; their labels outside of it are ignored.
+A scene is divided into a grid of blocks, each of one split. A pixel closer than half of the gap to a block of another
+split belongs to no split, so pixels of two splits are at least the gap apart, in rows or in columns. Training sees its
+own pixels only: all others are stored as no data. Cases of validation and test are a block each, with pixels around it
+that windows may look at; their labels outside of it are ignored.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from mlla_seg.errors import InputError
 COLUMNS = ("patient", "case", "image", "mask", "split", "fold", "columns")
 """Keys that name columns of the table."""
 MEANS = ("split", "fold", "seed", "train", "blocks")
-"""Keys of which at least one says how cases are divided."""
+"""Keys that say how cases are divided; at least one is needed."""
 
 
 @dataclass(frozen=True, config=CONFIG)

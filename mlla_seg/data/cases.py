@@ -11,7 +11,7 @@ from mlla_seg.data.card import Card
 from mlla_seg.progress import note_files
 
 LONGEST = 230
-"""Bytes of the name of a case: file systems take 255, with what the names in the store add."""
+"""Most bytes of the name of a case: file systems allow 255, including what the store appends."""
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from mlla_seg.errors import InputError
 from mlla_seg.progress import note
 
 MOST_MASKS = 20
-"""Masks that are read again to say which values they hold."""
+"""Number of masks that are read again to report their values."""
 
 
 def check_classes(card: Card, stored: Sequence[StoredCase], cases: Sequence[Case]) -> None:
-    """Check that there are at least two classes to tell apart, and note all others that no training mask contains.
+    """Check that the training masks contain at least two classes, and note those that none contains.
 
     Args:
         card: Card of the data.

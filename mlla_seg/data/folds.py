@@ -47,7 +47,7 @@ def fold_cases(card: Card, cases: Sequence[Case], root: Path, fold: int, folds: 
 
 
 def note_folds(card: Card, root: Path, fold: int | None) -> None:
-    """Note that there is a file of folds, if none of them is asked for or a table has others."""
+    """Note that a file of folds is not used, if no fold is asked for or a table has other folds."""
     path = root / FOLDS_FILE
     if path.is_file() and card.splits.fold is not None:
         note(f"note: {path} is not used: the folds are those of {card.splits.csv}.")
@@ -115,7 +115,7 @@ def _nnunet_fold(card: Card, cases: Sequence[Case], path: Path, fold: int) -> Sp
 
 
 def _as_listed(card: Card, cases: Sequence[Case], names: Mapping[str, set[str]], path: Path) -> Sequence[Case]:
-    """Return cases each as its own patient if a fold divides patients that are only guessed, as nnU-Net's do."""
+    """Return cases, each as its own patient if a fold divides patients that are only guessed, as nnU-Net's folds do."""
     if card.layout.patient is not None or card.layout.format != "nnunet":
         return cases
     train, val = ({case.patient for case in cases if case.name in names[split]} for split in ("train", "val"))

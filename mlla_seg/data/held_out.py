@@ -12,7 +12,7 @@ from mlla_seg.data.store.entry import checksum_of
 
 
 class Held:
-    """Cases by which others are recognised: by patient or name, and by their files or copies of them.
+    """Held-out cases, which are recognised by patient or name, by their files and by copies of these.
 
     Args:
         cases: The cases.
@@ -24,11 +24,11 @@ class Held:
         self.sizes = {path.stat().st_size for path in self.files if path.is_file()}
 
     def holds(self, case: Case) -> bool:
-        """Return whether an unlabelled case is one of these, or of the same patient."""
+        """Return whether an unlabelled case is held out, or of a patient who is."""
         return case.name in self.names or case.patient in self.names or self.has_files(case)
 
     def has_files(self, case: Case) -> bool:
-        """Return whether a file of a case is one of theirs or a copy."""
+        """Return whether a file of a case is one of the held-out files, or a copy of one."""
         files = [path.resolve() for files in case.images for path in files]
         return any(path in self.files or self._is_copy(path) for path in files)
 

@@ -1,4 +1,4 @@
-"""Images of a folder, a list, a file or a DICOM series, found by what files are and how they are numbered."""
+"""Images of a folder, a list, a file or a DICOM series, found by the types and numbers of files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LIST = ".txt"
 def find_images(source: Path, channels: int) -> list[tuple[Path, ...]]:
     """Return the images of a folder, a list, a file or a DICOM series, each as a tuple of its files.
 
-    In folders, files numbered from 0000 as by nnU-Net are channels of one image, which is said, and DICOM series are
+    In folders, files numbered from 0000 as by nnU-Net are channels of one image, with a note, and DICOM series are
     found at any depth. A list (``.txt``) has one image per line, relative to its own folder, with commas between the
     files of one image.
 
@@ -65,7 +65,7 @@ def find_images(source: Path, channels: int) -> list[tuple[Path, ...]]:
 
 
 def _left_out(source: Path, found: Sequence[Path]) -> list[Path]:
-    """Return the files and folders of a folder that hold none of the images found; DICOM objects are said elsewhere."""
+    """Return what in a folder holds none of the images found, except DICOM objects, which have notes of their own."""
     used = {source / path.relative_to(source).parts[0] for path in found}
     entries = sorted(path for path in source.iterdir() if not path.name.startswith("."))
     return [path for path in entries if path not in used and not is_dicom(path)]
@@ -93,7 +93,7 @@ def _grouped(files: Sequence[Path], channels: int) -> list[tuple[Path, ...]]:
 
 
 def _has_all(path: Path, channels: int) -> bool:
-    """Return whether a file has all channels by itself; a file that cannot be read is named when its turn comes."""
+    """Return whether a file has all channels by itself; a file that cannot be read is reported when its turn comes."""
     try:
         return may_have(path, channels)
     except InputError:

@@ -71,7 +71,7 @@ def nnunet_card(root: Path) -> Card:
 
 
 def note_described(card: Card, spec: DataSpec) -> None:
-    """Print what ``dataset.json`` says and what it leaves to rules, for data without a card."""
+    """Print what ``dataset.json`` says, and what rules decide instead, for data without a card."""
     unknown = [
         name for name, scheme in card.schemes.items() if scheme == ZSCORE and not name.casefold().startswith(ZSCORE)
     ]

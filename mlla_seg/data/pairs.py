@@ -1,4 +1,4 @@
-"""Dataset that gives each training sample one without labels, in two views, for a mean teacher."""
+"""Dataset that pairs each training sample with an unlabelled one in two views, for a mean teacher."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class PairedDataset(Dataset[dict[str, Any]]):
     """Samples of a labelled dataset, each with the key ``unlabelled``.
 
     Its value is ``{"image": (C, *spatial), "plain": (C, *spatial), "valid": (*spatial) bool, "name": str}``: the same
-    place with changed and with unchanged intensities, and where it has data. Unlabelled samples take turns: of as many
-    labelled samples in a row, each has another one. A pair depends on seed, epoch and index alone, so loaders, resumed
-    runs and several devices need nothing else.
+    place with changed and with unchanged intensities, and where it has data. Each unlabelled sample is used once before
+    any is used again. A pair depends on seed, epoch and index alone, so loaders, resumed runs and several devices need
+    nothing else.
 
     Args:
         labelled: The labelled samples.
@@ -69,7 +69,7 @@ def require_two_views(intensity: float) -> None:
     if not intensity:
         raise InputError(
             "--data.unlabelled needs --data.intensity above 0, such as 0.5: the network sees images with these "
-            "changes, and the averaged network, which it learns from, without."
+            "changes, and the averaged network, from which it learns, without them."
         )
 
 

@@ -1,4 +1,4 @@
-"""Size of the patches of volumes where no option gives it, and what is said of it."""
+"""Choice of the patch size of volumes where no option gives it, and notes on it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def chosen_patch(cases: Sequence[StoredCase], spacing_mm: Spacing, batch_size: i
 
 
 def note_patches(cases: Sequence[StoredCase], view: View, batch_size: int | None) -> None:
-    """Note the size of patches and from what it was chosen, and what is not known of the volumes.
+    """Note the size of patches, what it was chosen from, and what is unknown about the volumes.
 
     Args:
         cases: The volumes.
@@ -66,8 +66,8 @@ def note_patches(cases: Sequence[StoredCase], view: View, batch_size: int | None
     if spacing_mm is None:
         guess = known_spacing(None, patch_size)[0]
         note(
-            f"note: no file tells the spacing of its voxels, such as that of {cases[0].name}; slices are taken to be "
-            f"{guess:.3g} times as far apart as pixels. --data.spacing_mm [slices, rows, columns] tells it."
+            f"note: no file gives the spacing of its voxels, such as that of {cases[0].name}; slices are assumed to be "
+            f"{guess:.3g} times as far apart as pixels. --data.spacing_mm [slices, rows, columns] sets the spacing."
         )
     if batch_size is None:
         return

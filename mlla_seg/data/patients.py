@@ -21,7 +21,7 @@ PART = re.compile(
 )
 """A name that ends in a part of a patient, such as a visit or a slice; what comes before must have a number."""
 MOST = 10
-"""Mean number of cases that share all but the last part of their names, above which that is no patient."""
+"""Mean number of cases that share all but the last part of their names, above which that is not taken for a patient."""
 
 
 def with_patients(card: Card, cases: Sequence[Case]) -> list[Case]:

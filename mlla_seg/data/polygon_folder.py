@@ -24,7 +24,7 @@ labels/NAME.gpkg ...    (or .geojson, .shp; or one file for all images)
 CLASS = "class"
 """Attribute that tells the class, as in the polygons that predict writes."""
 MOST = 50
-"""Values of it above which they are no classes."""
+"""Most different values of this attribute; if there are more, they are not classes."""
 SPLITS = CardSplits(seed=0, val=0.1, test=0.2)
 
 

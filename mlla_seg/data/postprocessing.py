@@ -105,7 +105,7 @@ def applied(
 ) -> Array:
     """Return the class indices ``(S, H, W)`` of a whole case after all steps; the array itself without any.
 
-    Sizes in mm3 need ``spacing_mm``; without it their steps are left out, which is said once.
+    Sizes in mm3 need ``spacing_mm``; without it their steps are left out, with one note.
 
     Raises:
         InputError: scipy is missing.
@@ -131,7 +131,7 @@ def in_words(steps: Sequence[Step], names: Sequence[str]) -> str:
 
 
 def note_applied(steps: Sequence[Step], names: Sequence[str], images: int, scenes: Sequence[str]) -> None:
-    """Say which steps are applied to images, and that they are not to scenes.
+    """Note which steps are applied to images, and that scenes are left as they are.
 
     Args:
         steps: The steps.

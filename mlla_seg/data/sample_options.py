@@ -1,4 +1,4 @@
-"""Options of the data module that decide what a training sample is, and which of them go together."""
+"""Options of the data module that decide what a training sample is, and checks that they go together."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from mlla_seg.progress import note
 
 
 def card_of_scribbles(card: Card) -> Card:
-    """Return the card by which scribbles are read: a mask of ids, all of it ignored but the strokes."""
+    """Return the card by which scribbles are read: as masks of ids, in which all but the strokes is ignored."""
     how = card.scribbles
     if how is None:
         return card

@@ -11,7 +11,7 @@ from mlla_seg.progress import say
 from mlla_seg.texts import read_text, read_yaml, require_utf8
 
 OWN = "config.yaml"
-"""Config of a run or of a planned project, for which its folder may be given."""
+"""Name of the config of a run or of a planned project, whose folder may be given instead."""
 
 
 def shipped(kind: str) -> Path:
@@ -65,7 +65,7 @@ def with_recipe(name: str, pretraining: bool = False) -> list[str]:
     if is_pretraining(content) and not pretraining:
         raise InputError(f"{path} is a config of pretraining: run it with {program()} pretrain --config {name}.")
     if pretraining and not is_pretraining(content) and isinstance(content, dict) and "model" in content:
-        raise InputError(f"{path} is no config of pretraining, whose model and data have a class_path: use fit.")
+        raise InputError(f"{path} is not a config of pretraining, in which model and data have a class_path: use fit.")
     if is_study(content):
         raise InputError(f"{path} is a study of many trainings: run it with {program()} study --config {name}.")
     recipe = content.get("recipe") if isinstance(content, dict) else None
@@ -89,7 +89,7 @@ def read_config(name: str) -> dict[str, Any]:
 
 
 def is_study(content: Any) -> bool:
-    """Return whether the content of a config describes a study, for the command ``study``, and no single training."""
+    """Return whether the content of a config is for the command ``study`` rather than for a single training."""
     return isinstance(content, dict) and "variants" in content
 
 

@@ -34,8 +34,8 @@ class Splits:
 def split_cases(card: Card, cases: Iterable[Case]) -> Splits:
     """Assign cases to train, val and test by patient.
 
-    The table decides, or the location of the files, if these define it; else the card's patient lists; else the card's
-    fractions, drawn once from its seed over the sorted patients.
+    The table decides, or the folders of the files, if they define splits; otherwise the card's patient lists; otherwise
+    its fractions, drawn once from its seed over the sorted patients.
 
     Raises:
         InputError: A patient is in two splits, a list is empty, some cases lie in folders of splits and others do not,

@@ -33,7 +33,7 @@ def _compiled(pattern: str, flags: int = 0) -> re.Pattern[str]:
 
 
 def near_miss(layout: Layout, name: str, above: str, most: int = 3) -> str | None:
-    """Return in what a path differs from a path that a pattern matches, by the fewest differences.
+    """Return how a path differs from the most similar one that a pattern of the layout matches.
 
     Args:
         layout: Layout with the patterns.
@@ -122,7 +122,7 @@ def _shape(pattern: str, template: str) -> re.Pattern[str] | None:
 
 
 def explain(layout: Layout, tree: Tree, reasons: Mapping[str, str]) -> str:
-    """Return lines with some of the files below a folder and why they are no cases, for some of which this is known."""
+    """Return lines with some of the files below a folder and, where it is known, why they are not cases."""
     if not tree.names:
         return f"  It holds links that lead nowhere: {tree.broken[0]}" if tree.broken else "  It holds no file."
     kinds: dict[tuple[str, str], str] = {}

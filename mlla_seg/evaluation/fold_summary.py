@@ -22,7 +22,7 @@ from mlla_seg.texts import read_json
 SAME_IN_ALL = ("card", "folds", "unit", "nsd_tolerance", "background", "protocols", "test-time augmentation")
 """Keys on which the summaries of all folds must agree."""
 LAST = "fn"
-"""Last column of ``per_case.csv`` before what a table says about the cases."""
+"""Last column of ``per_case.csv`` before those of the table of the cases."""
 POOLED = ("dice", "iou", *MEASURES, *BY_AREA, "precision", "recall")
 
 

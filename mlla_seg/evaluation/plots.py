@@ -19,7 +19,7 @@ from mlla_seg.visible import visible
 DARKENED = 0.35
 """Brightness of pixels that have no class."""
 LONGEST = 120
-"""Most signs of a line of text, so that no name hides the picture."""
+"""Most characters of a line of text, so that no name hides the picture."""
 OFFSETS = (8, -13, 14)
 """Heights in points at which the farthest outliers of a class are named, so that names of neighbours do not overlap."""
 
@@ -281,7 +281,7 @@ def plot_forest(rows: Sequence[Mapping[str, Any]], label: str, title: str, to: A
 
 
 def plain(text: str) -> str:
-    """Return a text as matplotlib draws it sign by sign: without formulas between ``$``, and not too long."""
+    """Return a text that matplotlib draws as it is: without formulas between ``$``, and not too long."""
     shown = visible(text, keep="\n")
     lines = [line if len(line) <= LONGEST else f"{line[:LONGEST]}..." for line in shown.split("\n")]
     return ("" if shown[:1] != "_" else " ") + "\n".join(lines).replace("$", r"\$")  # legends leave out names with _
@@ -297,7 +297,7 @@ def new_figure(
 
 def save_figure(figure: Any, output: Any) -> None:
     """Write a figure as PNG to a path, atomically, or to an open file, and close it."""
-    with quiet():  # about signs that the font lacks
+    with quiet():  # about characters that the font lacks
         if isinstance(output, Path):
             with renamed_when_done(output) as temporary:
                 figure.savefig(temporary, dpi=110, format="png")
@@ -307,7 +307,7 @@ def save_figure(figure: Any, output: Any) -> None:
 
 
 def _square(entry: ClassInfo) -> Any:
-    """Return the sign of a class in a legend."""
+    """Return the coloured square of a class in a legend."""
     colour = np.array(entry.colour) / 255
     return _pyplot().Line2D([], [], marker="s", linestyle="", color=colour, label=plain(entry.name))
 

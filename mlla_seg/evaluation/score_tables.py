@@ -18,7 +18,7 @@ SHOWN = ("dice", "hd95", "hd95_area")
 """Scores whose spread is shown; the files have all."""
 SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 SPECIAL["±"] = r"$\pm$"
-SPECIAL |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
+SPECIAL |= {character: f"\\{character}" for character in "&%$#_{}"}
 """LaTeX of the characters that have a meaning there."""
 
 

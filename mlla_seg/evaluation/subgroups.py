@@ -16,9 +16,9 @@ from mlla_seg.evaluation.spread import LEVEL, Spread
 LEAST = 5
 """Cases of a subgroup below which it gets no scores: they would say more about the cases than about the group."""
 MOST_GROUPS = 12
-"""Groups of a column above which it is only carried along, as it rather names the cases."""
+"""Most groups of a column; with more it is only carried along, as it probably names the cases."""
 MOST_NUMBERS = 5
-"""Different numbers of a column above which these are cut into thirds."""
+"""Most different numbers of a column; if there are more, they are cut into thirds."""
 UNKNOWN = "(not given)"
 NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
 

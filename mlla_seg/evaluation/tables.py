@@ -21,9 +21,9 @@ from mlla_seg.texts import read_text
 from mlla_seg.visible import visible
 
 NEGATIVE = re.compile(r"-(\d+(\.\d*)?(e[+-]?\d+)?|inf)")
-"""A number as Python writes it, which is no formula."""
+"""A number as Python writes it, which is not a formula."""
 FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
-"""First signs by which a spreadsheet takes a cell for a formula; the last four are of full width."""
+"""First characters by which a spreadsheet takes a cell for a formula; the last four are full-width forms."""
 BYTES = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
 """How CSV files are opened: bytes of file names that are not UTF-8 are kept."""
 
@@ -40,7 +40,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     """Return the rows of a CSV file with their texts as :func:`write_csv` was given them.
 
     Raises:
-        InputError: It is no CSV file of UTF-8.
+        InputError: It is not a CSV file in UTF-8.
     """
     lines = io.StringIO(read_text(path, "surrogateescape", line_feeds=False), newline="")
     try:

@@ -18,7 +18,7 @@ from mlla_seg.inference.optimize import need_less_memory
 from mlla_seg.inference.steps import OVERLAP, Engine, case_logits, reader, window_logits
 
 Watch: TypeAlias = Callable[[int, int, Tensor], None]
-"""Is shown the parts of a case while it is predicted: first slice, first row and logits ``(n, K, h, W)``."""
+"""Called with each part of a case while it is predicted: first slice, first row and logits ``(n, K, h, W)``."""
 
 
 class TorchEngine(Engine):

@@ -115,7 +115,7 @@ def require_private(folder: Path) -> None:
 
 
 def package_name(network: nn.Module, x: Tensor) -> str:
-    """Return the file name of the code of a network for images like ``x``: it depends on all that the code does."""
+    """Return the file name of the code of a network for images like ``x``, a digest of all that the code depends on."""
     made_for: dict[str, Any] = {
         "network": network_digest(network),
         "shape": list(x.shape),

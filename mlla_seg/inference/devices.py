@@ -24,13 +24,13 @@ def several(count: int, device: str, command: Callable[..., None], arguments: Ma
     A process that ends early leaves its work to the others.
 
     Args:
-        count: Number of processes in all; with 1, only those are there that have been started together with this one.
-        device: Name of the device, which several processes do not share if it is a GPU.
+        count: Number of processes in all; 1 starts none, so there are only those that torchrun or ``srun`` started.
+        device: Name of the device; several processes do not share one GPU.
         command: Function of a module, called in each of the others.
         arguments: Its arguments.
 
     Raises:
-        InputError: So many cannot be started here.
+        InputError: That many processes cannot be started here.
     """
     ranks = ranks_of()
     if count == 1:

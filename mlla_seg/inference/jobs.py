@@ -2,8 +2,8 @@
 
 A mask is made by one job, however often the program is interrupted. The job is stored with the partial results of a
 scene (:mod:`mlla_seg.inference.partial_maps`) and beside every finished mask (:mod:`mlla_seg.inference.records`), so
-that results of two jobs are never mixed or mistaken for each other. What only costs time or memory is no part of it,
-such as the batch size.
+that results of two jobs are never mixed or mistaken for each other. Options that only cost time or memory, such as the
+batch size, are not part of it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WORDS = {
     "spec": "other classes, channels, normalisation, nodata or post-processing",
     "sources": "images that have changed since",
 }
-"""What is said of the parts of a job that differ, as in "made with another network"."""
+"""Words for the parts of a job that differ, as in "made with another network"."""
 
 
 @dataclass(frozen=True)

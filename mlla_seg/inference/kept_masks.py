@@ -46,9 +46,9 @@ class KeptMasks:
         Args:
             record: Record of the mask.
             job: Job of this run.
-            locked: Whether the record is locked. Without a lock, which takes longer than all else, only finished masks
-                of the same job are kept. Others may be in the hands of another process, or a killed one has left its
-                lock, which is removed when it is taken.
+            locked: Whether the record is locked. Without a lock, which is slow to take, only finished masks of the same
+                job are kept: another process may be making the others, or a killed one may have left its lock, which is
+                removed when it is taken.
         """
         meanwhile = record.made_since(self.started)
         if self.overwrite and not meanwhile and not self.several:

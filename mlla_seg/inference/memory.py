@@ -1,4 +1,4 @@
-"""Out of memory, recognised whatever library meets it; :func:`mlla_seg.inference.steps.network_logits` goes on.
+"""Lack of memory, recognised in errors of any library; :func:`mlla_seg.inference.steps.network_logits` then goes on.
 
 This module does not import torch.
 """

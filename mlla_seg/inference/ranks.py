@@ -1,9 +1,10 @@
 """Processes that share the images of one command, as torchrun, ``srun`` or ``predict --devices`` start them.
 
-Nobody hands out work. Every process goes through all images, and takes those that no other has: the locks and records
-of masks (:mod:`mlla_seg.inference.records`) and the parts of scenes (:mod:`mlla_seg.inference.partial_maps`) already
-keep processes apart, on one machine or on several with a common folder. So a process that ends early, or never starts,
-leaves its work to the others. The environment only tells which process speaks for all, and its device.
+No process distributes the work. Each goes through all images and takes those that no other has taken: the locks and
+records of masks (:mod:`mlla_seg.inference.records`) and the parts of scenes (:mod:`mlla_seg.inference.partial_maps`)
+already keep processes apart, on one machine or on several with a common folder. So a process that ends early, or never
+starts, leaves its work to the others. The environment only decides which process prints for all, and which device each
+uses.
 
 This module does not import torch.
 """
@@ -27,7 +28,7 @@ class Ranks:
     """Place of this process among all of the command.
 
     Args:
-        rank: Its number, from 0; the first speaks for all.
+        rank: Its number, from 0; the first prints for all.
         size: How many there are.
         local: Its number among those of the same machine.
     """
@@ -38,7 +39,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this process speaks for all."""
+        """Whether this process prints for all."""
         return self.rank == 0
 
     @contextmanager
@@ -53,7 +54,7 @@ class Ranks:
     def in_turn(self, count: int) -> list[int]:
         """Return the numbers of parts that lie in a row, in the order in which this process should try to take them.
 
-        An own share comes first, from its start; then what others may have left, from the end.
+        The share of this process comes first, from its start; then what others may have left, from the end.
         """
         first, end = (count * rank // self.size for rank in (self.rank, self.rank + 1))
         return [*range(first, end), *reversed(range(end, count)), *reversed(range(first))]

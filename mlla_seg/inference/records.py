@@ -52,7 +52,7 @@ class Record:
         self.outdated: list[Path] = []
         """Files beside an overwritten mask that were not made anew with it, after :meth:`making`."""
         self.notes: Sequence[Sequence[str]] = ()
-        """Keys and texts of notes on the image, which are stored for a process that speaks for all."""
+        """Keys and texts of notes on the image, which are stored for the process that prints for all."""
 
     def compare(self, job: Job) -> Found:
         """Return what is known of the mask; reads it, and if need be its sources."""

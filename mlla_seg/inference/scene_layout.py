@@ -1,6 +1,6 @@
 """How a scene is divided: stripes of columns, and in each of them row bands from top to bottom.
 
-Nothing of it depends on the number of processes, so any number goes on with what others have begun.
+It does not depend on the number of processes, so any number of them can continue what others have begun.
 """
 
 from __future__ import annotations

@@ -24,9 +24,9 @@ from mlla_seg.progress import note, progress, say
 
 TABLE = "statistics.csv"
 HEAD = b"mask,unit,"
-"""What the table begins with."""
+"""First bytes of the table."""
 TILE = (16, 256)
-"""Rows and columns of the parts of a map in each of which all pixels count with the same area on the ground."""
+"""Rows and columns of the tiles of a map within which all pixels count with the same area on the ground."""
 SIDE = 1024
 """Longest side of the picture of a scene in pixels."""
 STRIP = 2**22

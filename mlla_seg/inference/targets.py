@@ -141,7 +141,7 @@ def _read_files(images: Images) -> Iterator[tuple[Location, Path]]:
 
 
 def _entry(path: Path) -> object:
-    """Return what is equal for paths that may be the same entry of a folder; links to folders are followed."""
+    """Return a key that is equal for paths that may be the same entry of a folder; links to folders are followed."""
     folder = path.parent
     try:
         status = folder.stat()

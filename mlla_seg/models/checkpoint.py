@@ -148,8 +148,8 @@ def load_members(paths: Sequence[str | Path]) -> list[Segmenter]:
         own = (members[0].spec and members[0].spec.postprocessing) or ()
         if member.spec is not None and member.spec.postprocessing not in ((), own):
             raise InputError(
-                f"{path}: has a post-processing that {paths[0]} has not. That of the first checkpoint is used: name "
-                f"{path} first, or leave the post-processing out of it."
+                f"{path}: has a post-processing that {paths[0]} does not have. An ensemble uses that of its first "
+                f"checkpoint: name {path} first, or leave the post-processing out of it."
             )
     return members
 

@@ -270,5 +270,5 @@ def _normalisation(arguments: Mapping[str, Any], spec: DataSpec | None) -> str:
     options = json.loads(json.dumps(arguments["normalisation"] or {}, default=lambda number: number.tolist()))
     normalisation = spec.normalisation if spec else Normalisation.from_dict(options)
     words = normalisation.in_words(spec.channels if spec else [f"channel {k}" for k in range(arguments["in_channels"])])
-    outside = "what is of each case is done by Predictor, the rest " if normalisation.per_case else ""
+    outside = "whole cases are standardised by Predictor, the rest is " if normalisation.per_case else ""
     return f"{words}; {outside}done in the network, which takes raw units"

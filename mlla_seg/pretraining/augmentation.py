@@ -1,4 +1,4 @@
-"""timm's augmentation of photos, such that it runs with today's Pillow and on other images than RGB."""
+"""timm's augmentation of photos, adapted to current Pillow and to images other than RGB."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def augmentation(auto_augment: str | None, channels: int, **options: Any) -> Cal
 def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
     """Keep the highest ``bits`` of each value, at least one.
 
-    timm's may ask Pillow for none, which made images black and is an error today.
+    timm's own function may ask Pillow for 0 bits, which used to give black images and now raises an error.
     """
     from PIL import ImageOps
 

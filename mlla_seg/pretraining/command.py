@@ -95,7 +95,7 @@ def read_pretraining(path: str | Path) -> dict[str, Any]:
 
 
 def require_same_training(path: str | Path, content: Mapping[str, Any], model: PretrainingModule) -> None:
-    """Check that a checkpoint is of the same way of pretraining, network and data.
+    """Check that a checkpoint is of the same pretraining method, network and data.
 
     Raises:
         InputError: It differs in what the weights or the state of the optimiser depend on.

@@ -83,7 +83,7 @@ def draw_visible(valid: Array, patch: int, ratio: float, rng: np.random.Generato
 
 
 class ImagesDataModule(SegmentationDataModule, PretrainingData):  # type: ignore[misc]  # spec is a property
-    """Images of a user's own kind, whose labels are not looked at.
+    """Images of the user's own kind, whose labels are not read.
 
     With a card, or a folder that describes itself (nnU-Net, polygons), only the training split is seen: no image of
     validation and test. Any other folder is searched for images as ``predict`` does, and all of them are seen.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 UNCOUNTED = -1
-"""Label of images that only fill up the batches of some processes."""
+"""Label of images that only pad the batches of some processes."""
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """Pillow's mode by the number of channels; timm's transforms work on these."""
 DEEP = ("I", "F")
@@ -89,7 +89,7 @@ class TrainingImages(Dataset[dict[str, Any]]):
 
 
 class ValidationImages(Dataset[dict[str, Any]]):
-    """Samples filled up to a multiple of ``world`` by ones that are not counted, so that all processes have as many."""
+    """Samples, padded to a multiple of ``world`` by uncounted ones, so that all processes have equally many."""
 
     def __init__(self, images: Images, world: int) -> None:
         self.images, self.world = images, world

@@ -1,4 +1,4 @@
-"""What a way of pretraining consists of: a module and a data module, which its config names by ``class_path``.
+"""The parts of a pretraining method: a module and a data module, which its config names by ``class_path``.
 
 To add one, write a subclass of each and a config that names them; the command, checkpoints, logging and resuming are
 shared, see :mod:`mlla_seg.pretraining.command`.
@@ -16,7 +16,7 @@ class Spec(Protocol):
     """Description of the data that the module of a pretraining needs, such as its channels."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it in plain types, as it is passed to the module and saved in checkpoints."""
+        """Return plain types, as they are passed to the module and saved in checkpoints."""
         ...
 
 
@@ -51,7 +51,7 @@ class PretrainingModule(OptimisedModule):
     """
 
     kind: str
-    """Name of the way of pretraining, in checkpoints."""
+    """Name of the method in checkpoints."""
     best_by: tuple[str, str]
     """Logged value by which ``best.ckpt`` is chosen, and whether the largest (``max``) or smallest (``min``) wins."""
 

@@ -1,4 +1,4 @@
-"""What is assumed of a folder of images without labels and without a card."""
+"""The card of a folder of images that has neither labels nor a card."""
 
 from __future__ import annotations
 

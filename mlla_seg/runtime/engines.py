@@ -113,9 +113,9 @@ def _channels(shape: Any) -> int | None:
 
 
 def _first(path: Path, inputs: Sequence[Any], outputs: Sequence[Any]) -> tuple[Any, Any]:
-    """Return the image and what is made of it."""
+    """Return the first input, the image, and the first output of a network."""
     if not inputs or not outputs:
-        raise InputError(f"{path}: holds no network that makes something of an image. Export it again.")
+        raise InputError(f"{path}: holds a network without an input or an output. Export it again.")
     return inputs[0], outputs[0]
 
 
@@ -154,7 +154,7 @@ def _core() -> Any:
 
 
 def _checked(run: Run, outputs: int, path: Path) -> Run:
-    """Make a damaged network fail in a line, at a step that does not fit the image or an output of another shape."""
+    """Make a damaged network raise an error of one line, when a step fails or its output has an unexpected shape."""
 
     def checked(images: Array) -> Array:
         given = " x ".join(map(str, images.shape))

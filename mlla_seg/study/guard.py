@@ -1,4 +1,4 @@
-"""Runs a command that ends when the program that started it is killed: a lost training would go on for hours.
+"""Runs a command so that it ends when the program that started it is killed: otherwise it might train on for hours.
 
 ``python -m mlla_seg.study.guard PARENT_ID COMMAND ...``; the command takes the place of this process.
 """

@@ -50,7 +50,7 @@ class OrganMasks:
         if card.layout.coloured_masks or card.layout.mask_threshold is not None or card.background_index is None:
             raise InputError(
                 f"{folder}: masks of single organs need a card whose masks hold ids and which has a background class; "
-                f"{card.name} is none."
+                f"{card.name} is not one."
             )
         self.folder = folder
         self.card = card

@@ -24,7 +24,7 @@ OWN = {
     "distances": "metric",
     "surface_area": "metric",
 }
-"""Options of the training that the study sets itself, and the key of the study that decides them."""
+"""Options of the training that the study sets itself, and the key of the study for each."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a run says of itself: its size at the start, the time left after each epoch, and the curve so far."""
+"""What a run reports: its size at the start, the time left after each epoch, and the curve so far."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from mlla_seg.training.distributed import shards_weights
 from mlla_seg.training.horizon import seconds_left, steps_left
 
 BETWEEN_LINES = 10
-"""Seconds between lines on the time left, for epochs shorter than that."""
+"""Fewest seconds between two lines on the time left."""
 SHARE = 0.02
 """Largest fraction of the time that is spent on drawing."""
 
 
 class Announcer(Callback):
-    """Says parameters, multiply-accumulates and steps of a run, then its time left; only the first process speaks."""
+    """Prints parameters, multiply-accumulates and steps of a run, then its time left; only the first process does."""
 
     def __init__(self) -> None:
         self.said = False

@@ -230,7 +230,7 @@ def curves_of(trainer: Trainer) -> list[Curve]:
 
 
 def agreed(trainer: Trainer, wish: bool) -> bool:
-    """Return whether any process wishes so; a collective call, so that all stop or save after the same step."""
+    """Return whether any process wishes it; a collective call, so that all stop or save after the same step."""
     return trainer.strategy.reduce_boolean_decision(wish, all=False)
 
 

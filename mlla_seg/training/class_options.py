@@ -1,4 +1,4 @@
-"""Messages in a line for options that name classes, such as loggers and callbacks."""
+"""One-line messages for options that name classes, such as loggers and callbacks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KNOWN = {"--trainer.logger": loggers.__all__, "--trainer.callbacks": callbacks._
 
 
 def said_of_class(option: str, message: str) -> str | None:
-    """Return in a line what the parser says of an option that names a class, or None if it says no such thing.
+    """Return the parser's message about an option that names a class in one line; None for other messages.
 
     Args:
         option: The option, such as ``--trainer.logger``.
@@ -60,7 +60,7 @@ def _options(path: str) -> list[str]:
 
 
 class Refusals:
-    """Makes the loggers and callbacks of a parser's options and keeps why one refused, which the parser hides."""
+    """Builds the loggers and callbacks of options, and keeps the reason of a failure, which the parser hides."""
 
     def __init__(self, parser: ArgumentParser) -> None:
         self.reason: str | None = None

@@ -1,4 +1,4 @@
-"""Loggers of the run folder: of ``metrics.csv``, which a resumed run continues, and one that writes nothing."""
+"""Loggers of the run folder: one for ``metrics.csv``, which a resumed run continues, and one that writes nothing."""
 
 from __future__ import annotations
 

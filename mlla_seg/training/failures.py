@@ -1,4 +1,4 @@
-"""What a training dies of besides mistakes of the user, in one line: memory, loader processes, other processes."""
+"""One-line messages for failures of training that are no mistakes of the user: of memory or of other processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from mlla_seg.errors import InputError
 
 SHARED_MEMORY = "/dev/shm"
-"""Where loader processes pass batches on."""
+"""Folder through which loader processes pass batches."""
 RESUME = "Then resume with --ckpt_path last."
 OUT_OF_MEMORY = re.compile(
     r"out of memory|can't allocate memory|not enough memory|Unable to allocate|Cannot allocate memory|std::bad_alloc"
@@ -39,7 +39,7 @@ OPTION = (ValueError, TypeError, MisconfigurationException, ImportError, NotImpl
 
 @contextmanager
 def told_in_a_line(options: Mapping[str, Any]) -> Iterator[None]:
-    """Turn what a training dies of into an :class:`InputError` of one line; unknown errors keep their traceback.
+    """Turn known failures of training into an :class:`InputError` of one line; other errors keep their traceback.
 
     Args:
         options: Options of data and model, of which messages name some, such as ``batch_size``.

@@ -1,4 +1,4 @@
-"""What callbacks of the options monitor, such as ``EarlyStopping``: checked before data are prepared."""
+"""Checks of what configured callbacks monitor, such as ``EarlyStopping``, before data are prepared."""
 
 from __future__ import annotations
 

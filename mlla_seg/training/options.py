@@ -1,4 +1,4 @@
-"""Options of training that a mistyped one may have meant."""
+"""Suggestions for mistyped options of training."""
 
 from __future__ import annotations
 

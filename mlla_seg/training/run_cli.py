@@ -1,4 +1,4 @@
-"""What the commands with a trainer share: durable checkpoints, resuming, logging, and errors in a line."""
+"""What the commands with a trainer share: durable checkpoints, resuming, logging, and one-line errors."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def _is_not_advertising(record: logging.LogRecord) -> bool:
 
 
 def run_quietly(build: Callable[..., LightningCLI], argv: Sequence[str], *classes: type, **options: Any) -> Any:
-    """Build a CLI from words of the command line, without the warnings about deliberate choices, and return it."""
+    """Build a CLI from command-line arguments, without the warnings about deliberate choices, and return it."""
     for message in QUIET:
         warnings.filterwarnings("ignore", message)
     torch.set_float32_matmul_precision("high")

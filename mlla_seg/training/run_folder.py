@@ -44,7 +44,8 @@ def hold(checkpoints: Path) -> FileLock:
 def remove_killed(runs: Path) -> None:
     """Remove the folders of runs that were killed before their first checkpoint.
 
-    A run that holds no lock may be scored just now, or about to take it, so it goes only after a day without a change.
+    A run without a lock may be scored just now, or about to take its lock, so it is removed only after a day without a
+    change.
     """
     for run in sorted(path for path in runs.glob("*") if path.is_dir()):
         checkpoints = run / "checkpoints"

@@ -17,7 +17,7 @@ def use_cross_entropy_alone(config: Any, say_so: bool) -> None:
         say_so: Whether this process prints notes.
 
     Raises:
-        InputError: Then no loss is left.
+        InputError: No loss would be left.
     """
     model = config.model
     if not model.ce_weight:

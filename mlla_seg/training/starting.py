@@ -1,4 +1,4 @@
-"""Start from pretrained weights: load them, and compare by which numbers their images were normalised."""
+"""Start from pretrained weights: load them, and compare the normalisation of their images with that of the data."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from mlla_seg.progress import note
 IMAGENET = Normalisation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 """How torchvision, most of timm, and the authors of MLLA normalise ImageNet, in 0..255."""
 TOLERANCE = 0.02
-"""Largest difference of means and standard deviations, relative to the latter, that is none."""
+"""Difference of means and standard deviations, relative to the latter, up to which they count as equal."""
 
 
 def start_from(network: Segmenter, path: str, spec: DataSpec) -> list[str]:
-    """Load weights into a network; return what there is to say of what was loaded and how its images were normalised.
+    """Load weights into a network; return notes on what was loaded and on how its images were normalised.
 
     Args:
         network: The network; changed in place.
@@ -54,10 +54,10 @@ def start_from(network: Segmenter, path: str, spec: DataSpec) -> list[str]:
 
 
 def note_seen(path: str, cases: Sequence[Case]) -> None:
-    """Note how many of the cases to be scored pretrained weights have been trained on, whatever with.
+    """Note how many of the cases to be scored the pretrained weights were trained on, with or without labels.
 
     Args:
-        path: File of the weights; others than those of ``fit`` and ``pretrain`` do not say what they have seen.
+        path: File of the weights; only files of ``fit`` and ``pretrain`` record what they were trained on.
         cases: Cases of validation and test.
     """
     try:

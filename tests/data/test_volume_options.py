@@ -105,7 +105,7 @@ def test_networks_of_thick_slices_halve_them_last(root, tmp_path, capsys, known)
     assert spec.patch_size == (10, 64, 64)
     assert [step[1:] for step in strides] == [[2, 2]] * 4 + [[1, 1]]
     assert [step[0] for step in strides] == [1, 1, 2, 1, 1]
-    said = "no file tells the spacing of its voxels, such as that of p0; slices are taken to be 6.4 times as far apart"
+    said = "no file gives the spacing of its voxels, such as that of p0; slices are assumed to be 6.4 times as far"
     assert (said in capsys.readouterr().err) == (not known)
 
 

@@ -95,5 +95,5 @@ def test_mistakes_are_answered_in_a_line(cli, capsys, options, tmp_path):
     assert "MESA needs averaged weights" in pretrain("--trainer.callbacks=null")
     assert "Did you mean mlla_tiny" in pretrain("--model.encoder=mlla_tinny")
     assert "no such checkpoint" in pretrain("--ckpt_path=absent.ckpt")
-    assert "is no config of pretraining" in refused(capsys, cli, "pretrain", "--config", "demo")
+    assert "is not a config of pretraining" in refused(capsys, cli, "pretrain", "--config", "demo")
     assert "python cli.py pretrain --config" in refused(capsys, cli, "fit", "--config", CONFIG)

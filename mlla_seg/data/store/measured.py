@@ -1,4 +1,4 @@
-"""Measurements on stored cases: spacing, normalisation, and whether classes have the sizes that the card names."""
+"""Measurements on stored cases: spacing, normalisation, and whether class sizes are as the card says."""
 
 from __future__ import annotations
 
