@@ -159,21 +159,21 @@ def compute_scene(
     """Compute a scene up to its partial results.
 
     Args:
-        engine: See :func:`predict_scene`.
-        spec: The same.
-        sources: The same.
-        output: The same.
-        options: The same.
-        job: The same.
-        said: The same.
+        engine: The network and the operations around it.
+        spec: Description of the segmenter's data.
+        sources: The raster, or several that together hold its spectral bands.
+        output: Path of the GeoTIFF mask.
+        options: Sliding window and outputs.
+        job: See :func:`scene_job`.
+        said: Notes that have been printed for other scenes, to which those for this scene are added.
         ranks: This process among those of the command.
-        joining: Another process makes the map; only take part in the computation.
+        joining: Whether another process makes the map, and this one only takes part in the computation.
 
     Raises:
         Gone: The map that another process makes is finished, or not begun.
     """
     if spec.axes == 3:
-        raise InputError(f"{sources[0]}: is a scene, but this network sees volumes, which its training had.")
+        raise InputError(f"{sources[0]}: is a scene, but this network was trained on volumes.")
     with open_rasters(sources, spec.wanted) as raster, ThreadPoolExecutor(1, "disk", **_in_environment()) as disk:
         shape, place = raster.shape, raster.place
         notes = [(repr(key), text) for key, text in raster.told.items()]
