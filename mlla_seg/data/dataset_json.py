@@ -11,9 +11,11 @@ from mlla_seg.data.formats.names import require_name
 from mlla_seg.data.formats.registry import READERS
 from mlla_seg.data.nnunet_regions import IGNORE, is_id, names_in, regions_in
 from mlla_seg.data.spec_rules import LARGEST_ID
+from mlla_seg.data.tree import stem_of
 from mlla_seg.errors import InputError, about
 from mlla_seg.texts import read_json
 
+BACKGROUND = "background"
 USUAL_ENDING = ".nii.gz"
 """Ending of the files of the first version and the Decathlon, which do not give it."""
 
@@ -34,6 +36,8 @@ class Description:
     """Ending of all files, if it gives one."""
     count: Any
     """Number of training cases as given; only compared."""
+    cases: frozenset[str]
+    """Names of the training cases, if it lists any: ``training`` of the Decathlon, ``dataset`` of nnU-Net."""
     source: str
     licence: str
     regions: dict[str, list[int]]
@@ -59,6 +63,7 @@ def read_description(path: Path) -> Description:
         ignore=ignore,
         ending=_ending(content, path),
         count=content.get("numTraining"),
+        cases=_cases(content),
         source=str(content.get("reference") or content.get("source") or "the creator of dataset.json"),
         licence=str(content.get("licence") or content.get("license") or "not stated"),
         regions=regions,
@@ -96,6 +101,15 @@ def _ending(content: Mapping[str, Any], path: Path) -> str | None:
     return ending
 
 
+def _cases(content: Mapping[str, Any]) -> frozenset[str]:
+    """Return the names of the training cases that are listed; empty if none is."""
+    listed, files = content.get("dataset"), content.get("training")
+    if isinstance(listed, dict):
+        return frozenset(map(str, listed))
+    labels = [entry.get("label") for entry in files if isinstance(entry, dict)] if isinstance(files, list) else []
+    return frozenset(stem_of(label.replace("\\", "/").rpartition("/")[2]) for label in labels if isinstance(label, str))
+
+
 def _labels(content: Mapping[str, Any], path: Path, has_regions: bool) -> tuple[dict[int, str], int | None]:
     """Return class names by id, from either convention: id -> name (v1, MSD) or name -> id (v2); and the id to ignore.
 
@@ -122,6 +136,8 @@ def _labels(content: Mapping[str, Any], path: Path, has_regions: bool) -> tuple[
         else:
             with about(path):
                 found[int(number)] = require_name(name, "the label")
+    if found.get(0, BACKGROUND) != BACKGROUND and BACKGROUND in found.values():
+        raise InputError(f"{path}: labels give {found[0]!r} the id 0, which is that of the background. Number it so.")
     if not has_regions and (repeated := [name for name in found.values() if list(found.values()).count(name) > 1]):
         raise InputError(f"{path}: two labels have the name {repeated[0]}. Each needs its own.")
     return dict(sorted(found.items())), ignore

@@ -13,6 +13,9 @@ from mlla_seg.data.formats.classes import IGNORE_INDEX
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.errors import InputError
 
+ROUNDING = 1e-3
+"""Largest difference of a stored id from a whole number, as from a scale of 1 / 255 in the header."""
+
 
 def class_indices(
     card: Card, mask: Array, path: Path, gaps: bool = False, nodata: Collection[float] = ()
@@ -48,11 +51,8 @@ def class_indices(
         values, known = (mask[:, 0] > threshold).astype(np.uint8), {0: 0, 1: 1}
     else:
         if mask.shape[1] != 1:
-            raise InputError(
-                f"{path}: has {mask.shape[1]} channels; a mask must have one class index per pixel. "
-                "Set coloured_masks in the card's layout if these are the colours of its classes."
-            )
-        values = mask[:, 0]
+            raise InputError(f"{path}: has {mask.shape[1]} channels; {_advice_on_channels(mask)}")
+        values = _whole(mask[:, 0])
         known = {**card.ids} if card.ignore_index is None else {**card.ids, card.ignore_index: IGNORE_INDEX}
         known |= {int(value): IGNORE_INDEX for value in nodata if np.isfinite(value) and value not in known}
     if missing is not None:
@@ -64,6 +64,26 @@ def class_indices(
     if missing is not None:
         stored[missing] = IGNORE_INDEX
     return stored, unknown
+
+
+def _whole(values: Array) -> Array:
+    """Return stored ids without the errors of rounding; other values stay as they are."""
+    if values.dtype.kind != "f":
+        return values
+    with np.errstate(invalid="ignore"):  # infinite values are told as unknown ones
+        near = np.rint(values)
+        return np.where(np.abs(values - near) <= ROUNDING, near, values)
+
+
+def _advice_on_channels(mask: Array) -> str:
+    """Return what to do about a mask ``(S, C, H, W)`` with several channels that are no colours."""
+    expected = "a mask must have one class index per pixel. "
+    if mask.min() >= 0 and mask.max() <= 1:
+        return expected + (
+            "Its values are 0 to 1, as with a channel for each class: store the number of the class instead, such as "
+            "mask.argmax(-1) where the first channel is the background."
+        )
+    return expected + "Set coloured_masks in the card's layout if these are the colours of its classes."
 
 
 def note_nodata(card: Card, nodata: Collection[float]) -> tuple[str, ...]:
@@ -113,6 +133,13 @@ def _advice(card: Card, unknown: Mapping[float, int]) -> str:
         return (
             f"{grey if len(card.classes) == 2 else ''}If 255 marks what to ignore, declare it: as the label ignore of "
             "dataset.json, or ignore_index of a card."
+        )
+    if set(unknown) == {0}:
+        return "If 0 is the background, add it: 'background': 0 in labels of dataset.json, or a class of the card."
+    if any(np.isfinite(value) and value % 1 for value in unknown):
+        return (
+            "Values between ids come from resampling with interpolation, or from probabilities: resample masks with "
+            "nearest neighbours, and store ids."
         )
     if len(card.classes) == 2 and len(unknown) > 1:
         return (

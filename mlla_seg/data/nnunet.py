@@ -16,7 +16,7 @@ from mlla_seg.data.nnunet_regions import classes_of
 from mlla_seg.data.schemes import scheme_of
 from mlla_seg.data.slices import ZSCORE
 from mlla_seg.errors import InputError
-from mlla_seg.progress import note
+from mlla_seg.progress import note, note_files
 
 TREE = """dataset.json
 imagesTr/case_0000.nii.gz ...    (channels _0000, _0001, ..., or as the fourth axis of case.nii.gz)
@@ -83,11 +83,16 @@ def note_described(card: Card, spec: DataSpec) -> None:
         if unknown
         else "",
         f"slices along the coarsest axis of each volume, median spacing of all cases: {steps} mm" if steps else "",
+        *(f"the label {name} is a class: only ignore is ignored" for name in card.class_names if _means_ignore(name)),
         "no label is ignored" if card.ignore_index is None else f"the label {card.ignore_index} is ignored",
         f"class {card.background} ({ids[0]}) is the background" if card.background else "no class is the background",
         "" if ids == list(range(len(ids))) else f"the ids {', '.join(map(str, ids))} have gaps and are kept in masks",
     ]
     note(f"note: {card.folder / 'dataset.json'}: {'; '.join(filter(None, facts))}.")
+
+
+def _means_ignore(name: str) -> bool:
+    return re.fullmatch(r"ignored?|unlabell?ed|void", name, re.IGNORECASE) is not None
 
 
 def nnunet_cases(card: Card, root: Path) -> list[Case]:
@@ -126,8 +131,26 @@ def nnunet_cases(card: Card, root: Path) -> list[Case]:
         cases.append(Case(name, name, (files,), (mask,)))
     known = {file.name for case in cases for files in case.images for file in files}
     note_unlabelled(sorted(file.name for file in images.values() if file.name not in known), "imagesTr")
+    cases = _listed(about, cases)
     _note_count(about, len(cases))
     return cases
+
+
+def _listed(about: Description, cases: list[Case]) -> list[Case]:
+    """Return the cases that the description lists, as nnU-Net takes them, or all if it lists none that is there."""
+    listed = [case for case in cases if case.name in about.cases]
+    if about.cases and not listed:
+        note(
+            f"note: {about.path} lists {len(about.cases)} training cases, such as {min(about.cases)}, none of which is "
+            "there; all cases with a mask are taken."
+        )
+    if not listed:
+        return cases
+    others = [case.name for case in cases if case.name not in about.cases]
+    note_files(others, "labelsTr", f"are not listed in {about.path} and are left out")
+    lost = sorted(about.cases - {case.name for case in listed})
+    note_files(lost, "labelsTr", f"are listed in {about.path} but are not there")
+    return listed
 
 
 def _by_stem(folder: Path, ending: str) -> dict[str, Path]:

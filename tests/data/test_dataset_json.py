@@ -41,6 +41,7 @@ def test_only_a_declared_label_is_ignored(tmp_path, labels):
     [
         ({"labels": ["background", "a"]}, "should be a mapping with labels"),
         ({"labels": ...}, "should be a mapping with labels"),
+        ({"labels": {"a": 0, "background": 1}}, "labels give 'a' the id 0, which is that of the background"),
         ({"labels": {"background": 0, "a": "one"}}, "the label a is 'one', expected an id"),
         ({"labels": {"background": 0, "a": [1, "b"]}}, r"the label a is \[1, 'b'\], expected an id"),
         ({"labels": {"background": 0, "a": 1.5}}, "the label a is 1.5, expected an id"),

@@ -94,6 +94,22 @@ def test_greys_without_a_threshold_are_told_of_it():
     assert "threshold" not in refused(KAMPALA, greys(0, 2))
 
 
+def test_ids_may_have_errors_of_rounding_but_values_between_them_are_told():
+    scaled = np.arange(2, dtype=np.float32) * 255 * np.float32(1 / 255) * np.float32(1.0000002)
+    found, unknown = class_indices(KAMPALA, greys(*scaled, 0.9999, -0.0, dtype=np.float32), PATH)
+    assert found.tolist() == [[[0, 1, 1, 0]]] and not unknown
+    message = refused(KAMPALA, greys(0, 1, 0.5, np.inf, dtype=np.float32))
+    assert "mask value 0.5 in 1 voxels and 1 other" in message and "nearest neighbours" in message
+
+
+def test_several_channels_are_told_by_their_values():
+    one_hot = np.stack([greys(0, 1)[0], greys(1, 0)[0]], axis=1)[:, :, 0]
+    with pytest.raises(InputError, match=r"has 2 channels; .* store the number of the class instead"):
+        class_indices(KAMPALA, one_hot, PATH)
+    with pytest.raises(InputError, match=r"has 3 channels; .* Set coloured_masks"):
+        class_indices(KAMPALA, greys(0, 255, channels=3), PATH)
+
+
 @pytest.mark.parametrize("gaps", [False, True])
 def test_gaps_are_ignored_and_damage_is_not(gaps):
     mask = greys(0, 1, np.nan, np.nan, dtype=np.float32)

@@ -15,7 +15,7 @@ import layouts
 from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.data.dataspec import Normalisation
 from mlla_seg.data.formats.registry import write_mask
-from mlla_seg.data.nnunet import nnunet_card
+from mlla_seg.data.nnunet import nnunet_card, nnunet_cases
 from mlla_seg.errors import InputError
 
 
@@ -379,3 +379,25 @@ def test_folds_of_the_folder_are_used_and_said(tmp_path, capsys):
     assert "splits_final.json: 3 cases train, 1 validate, 2 in neither list test" in capsys.readouterr().err
     assert module(root, tmp_path).splits.test
     assert "splits_final.json is used with --data.fold only" in capsys.readouterr().err
+
+
+def test_cases_that_the_description_does_not_list_are_left_out_and_said(tmp_path, capsys):
+    root = tmp_path / "data"
+    layouts.nnunet(root)
+    (root / "imagesTr/scan_4_0000.nii.gz").unlink()  # has no mask
+    about = json.loads((root / "dataset.json").read_text())
+    names = sorted(path.name.removesuffix(".nii.gz") for path in (root / "labelsTr").iterdir())
+
+    def found(**listed):
+        (root / "dataset.json").write_text(json.dumps({**about, "numTraining": None, **listed}))
+        cases = [case.name for case in nnunet_cases(nnunet_card(root), root)]
+        return cases, capsys.readouterr().err
+
+    decathlon = [{"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in names]
+    assert found(training=decathlon) == (names, "")
+    cases, said = found(training=decathlon[1:])
+    assert cases == names[1:] and "note: 1 files in labelsTr are not listed in " in said and names[0] in said
+    cases, said = found(dataset={names[0]: {}, "lost": {}})
+    assert cases == names[:1] and "1 files in labelsTr are listed in " in said and "not there: lost" in said
+    cases, said = found(training=[{"label": "elsewhere/a.nii.gz"}])
+    assert cases == names and "lists 1 training cases, such as a, none of which is there; all cases" in said
