@@ -1,8 +1,8 @@
 """DICOM series: a folder with one series is a volume.
 
 ``dicom_files.py`` accounts for the files of the folder, ``dicom_frames.py`` finds the tags of each slice,
-``dicom_stack.py`` makes the voxel grid and ``dicom_values.py`` the values. Reorientation to a plane is in
-``volumes.py``, as for all volumes.
+``dicom_agreement.py`` compares them, ``dicom_stack.py`` makes the voxel grid and ``dicom_values.py`` the values.
+Reorientation to a plane is in ``volumes.py``, as for all volumes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mlla_seg.data.formats.dicom_agreement import doubts_of, require_one_image
 from mlla_seg.data.formats.dicom_files import slices_in
 from mlla_seg.data.formats.dicom_frames import frames_of
 from mlla_seg.data.formats.dicom_stack import Stack, stack_of
@@ -30,8 +31,10 @@ def read_stack(folder: Path) -> Stack:
     """Read the geometry of the only series in a folder, from headers alone.
 
     Raises:
-        InputError: A file is damaged, there is no series or several, or the slices are no even stack.
+        InputError: A file is damaged, there is no series or several, or the slices are of several images or no even
+        stack.
     """
     slices = slices_in(folder)
     frames = [frame for path, header in slices.headers.items() for frame in frames_of(path, header)]
-    return stack_of(folder, frames, slices.notes)
+    require_one_image(frames)
+    return stack_of(folder, frames, (*slices.notes, *doubts_of(frames)))

@@ -26,6 +26,12 @@ LOCALISER = "localiser"
 LOCALISERS = re.compile(r"locali[sz]er|scout|topogram|surview|\bsurvey", re.IGNORECASE)
 """Descriptions of series that only serve to plan others."""
 SCREENSHOT = "Secondary Capture without a position"
+CONTOURS = ("Segmentation", "RT Structure Set")
+"""Objects that hold labels, but not as a mask on the grid of the image."""
+CONVERT = (
+    "Save such labels as a map on the grid of the image, for instance as NIfTI, with 3D Slicer, segimage2itkimage of "
+    "dcmqi or, for structure sets, plastimatch."
+)
 PRIVATE = "private object without an image"
 NEEDED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation")
 """Tags that every image has, the last before its pixels."""
@@ -68,7 +74,7 @@ def is_dicom(path: Path) -> bool:
 
 def is_series(folder: Path) -> bool:
     """Return whether a folder itself contains DICOM images, if only damaged ones."""
-    return folder.is_dir() and any(_role_at_a_glance(path) in ("", LOCALISER) for path in _visible(folder))
+    return folder.is_dir() and any(role_at_a_glance(path) in ("", LOCALISER) for path in _visible(folder))
 
 
 def slice_files(folder: Path) -> list[Path]:
@@ -78,13 +84,13 @@ def slice_files(folder: Path) -> list[Path]:
 
 def is_localiser(folder: Path) -> bool:
     """Return whether the images in a folder only serve to plan other series."""
-    roles = {_role_at_a_glance(path) for path in _visible(folder)}
+    roles = {role_at_a_glance(path) for path in _visible(folder)}
     return LOCALISER in roles and "" not in roles
 
 
 def other_objects(folder: Path) -> list[Path]:
     """Return the DICOM files in a folder that are no images."""
-    return [path for path in _visible(folder) if _role_at_a_glance(path) not in (None, "", LOCALISER)]
+    return [path for path in _visible(folder) if role_at_a_glance(path) not in (None, "", LOCALISER)]
 
 
 def slices_in(folder: Path) -> Slices:
@@ -105,7 +111,8 @@ def slices_in(folder: Path) -> Slices:
             left_out[role].append(path)
     if not images:
         what = "; ".join(_said(found, role) for role, found in left_out.items()) or "it is empty"
-        raise InputError(f"{folder}: contains no DICOM image ({what}).")
+        advice = f" {CONVERT}" if any(role in CONTOURS for role in left_out) else ""
+        raise InputError(f"{folder}: contains no DICOM image ({what}).{advice}")
     images = _only_series(folder, images, left_out)
     for path, first in _copies(images):
         left_out[f"the same as {first.name}" if len(images) == 2 else "a copy of another"].append(path)
@@ -260,7 +267,7 @@ def _visible(folder: Path) -> Iterable[Path]:
     return (path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith("."))
 
 
-def _role_at_a_glance(path: Path) -> str | None:
+def role_at_a_glance(path: Path) -> str | None:
     """Return the role of a file from the start of its header; None if it is not DICOM, empty also if it is damaged."""
     if not is_dicom(path):
         return "" if path.suffix.lower() in SUFFIXES else None

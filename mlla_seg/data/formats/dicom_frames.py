@@ -33,7 +33,9 @@ PIXELS = (
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit"),
     *("PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence", "Modality"),
 )
-KEYWORDS = frozenset((*PLACE, *SCALE, *THICKNESS, *PIXELS, *DISTINGUISHING))
+SERIES = ("PatientID", "FrameOfReferenceUID", "ImagesInAcquisition")
+"""Tags in which the slices of a series agree."""
+KEYWORDS = frozenset((*SERIES, *PLACE, *SCALE, *THICKNESS, *PIXELS, *DISTINGUISHING))
 SIEMENS_B_VALUE = (0x0019, 0x100C)
 """Private tag of the b-value, from before the standard had one."""
 COUNTS = {

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlla_seg.data.formats.dicom_files import is_localiser, is_series, other_objects
+from mlla_seg.data.formats.dicom_files import CONTOURS, is_localiser, is_series, other_objects, role_at_a_glance
 
 
 def find_series(root: Path) -> tuple[list[Path], list[str]]:
@@ -36,6 +36,12 @@ def find_series(root: Path) -> tuple[list[Path], list[str]]:
         what = _count(objects, "DICOM file") + (" that are no images" if len(objects) > 1 else " that is no image")
         notes.append(f"{root}: left out {what}, such as {objects[0].relative_to(root)}")
     return sorted(series), notes
+
+
+def label_objects(root: Path) -> list[Path]:
+    """Return the DICOM segmentations and structure sets below a folder, which are not read as masks."""
+    paths = (path for folder in _folders(root) for path in other_objects(folder))
+    return [path for path in paths if role_at_a_glance(path) in CONTOURS]
 
 
 def _folders(root: Path) -> Iterator[Path]:

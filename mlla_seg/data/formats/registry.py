@@ -21,7 +21,8 @@ from mlla_seg.data.formats.arrays import COLOUR_KEYS, IMAGE_KEYS, MASK_KEYS, rea
 from mlla_seg.data.formats.bands import Wanted
 from mlla_seg.data.formats.classes import ClassInfo, stored_values
 from mlla_seg.data.formats.dicom import read_dicom
-from mlla_seg.data.formats.dicom_files import is_series
+from mlla_seg.data.formats.dicom_files import CONTOURS, CONVERT, is_dicom, is_series, role_at_a_glance
+from mlla_seg.data.formats.dicom_files import SUFFIXES as DICOM_SUFFIXES
 from mlla_seg.data.formats.dicom_seg import write_dicom_seg
 from mlla_seg.data.formats.drivers import require_file
 from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES, open_rasters, read_raster, read_scene
@@ -228,6 +229,14 @@ def mask_path(source: Path, folder: Path, format: str | None = None) -> Path:
     return folder / f"{stem}{MASK_SUFFIXES.get(suffix, suffix)}"
 
 
+def _no_series(path: Path) -> str:
+    """Say what to do with a single DICOM file."""
+    role = role_at_a_glance(path)
+    if role in CONTOURS:
+        return f"{path}: is a DICOM {role}, which is not read as a mask. {CONVERT}"
+    return f"{path}: is a single DICOM file ({role or 'a slice'}). Name the folder of its series, {path.parent}."
+
+
 def _without(path: Path, error: ModuleNotFoundError) -> InputError:
     """Return the error for a library that is not installed, as is possible in the runtime."""
     package = {"PIL": "pillow"}.get(str(error.name), error.name)
@@ -236,6 +245,8 @@ def _without(path: Path, error: ModuleNotFoundError) -> InputError:
 
 def _read(path: Path, plane: str, keys: Sequence[str]) -> Picture:
     suffix = suffix_of(path)
+    if suffix in DICOM_SUFFIXES and is_dicom(path):
+        raise InputError(_no_series(path))
     if suffix not in READERS:
         raise InputError(f"{path}: unknown format {suffix or '(no suffix)'}. Known: {', '.join(READERS)}.")
     if suffix != SERIES:
