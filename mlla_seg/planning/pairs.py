@@ -10,40 +10,15 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import product, takewhile
 
-from mlla_seg.data.tree import stem_of
+from mlla_seg.planning.names import ANY, Name, told_by_folders
 from mlla_seg.planning.words import is_split, means_mask, tokens, without_split
 
 ENOUGH = 0.5
 """Fraction of the masks for which an image must be found."""
 Place = tuple[tuple[str, ...], str]
 """Folders, without the one that tells images from masks, and the part of the name that tells cases apart."""
-
-
-@dataclass(frozen=True)
-class Name:
-    """A file, or a folder with a DICOM series, below the root."""
-
-    whole: str
-    series: bool = False
-    joined: int = 1
-    """Number of leading folders that are taken for one, such as ``derivatives/labels``."""
-
-    @cached_property
-    def folders(self) -> tuple[str, ...]:
-        folders = self.whole.split("/")[:-1]
-        return ("/".join(folders[: self.joined]), *folders[self.joined :]) if folders else ()
-
-    @cached_property
-    def stem(self) -> str:
-        last = self.whole.rpartition("/")[2]
-        return last if self.series else stem_of(last)
-
-    @cached_property
-    def suffix(self) -> str:
-        return "" if self.series else self.whole.rpartition("/")[2][len(self.stem) :].lower()
 
 
 @dataclass(frozen=True)
@@ -54,6 +29,8 @@ class Affix:
     """Name of the folder that tells images from masks, without its split; none if a part of the name does."""
     before: str
     after: str
+    below: str = ""
+    """What follows the folder that is named after the case, if one is; see ``Name.below``."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +64,21 @@ def find_naming(
     """
     common = _common_folders(names)
     telling = [name for name in names if named and means_mask(name.whole[len(common) :])]
-    found = list(_namings(names, telling, means_mask))
+    found = list(_namings(names, telling, means_mask)) or _told_above(names, telling, means_mask)
     if not found:
-        found = list(_namings(names, [name for name in names if is_mask(name)], says=None))
+        alike = [name for name in names if is_mask(name)]
+        found = list(_namings(names, alike, says=None)) or _told_above(names, alike, says=None)
     # The most pairs, then the plainest name: 5_Labels_all rather than 5_Labels_all_noBoundary.
     found.sort(key=lambda naming: (-naming.pairs, len(_text(naming.mask))))
     return next(filter(_tells_cases, found), next(iter(found), None))
+
+
+def _told_above(names: Collection[Name], masks: Collection[Name], says: Callable[[str], bool] | None) -> list[Naming]:
+    """Return the namings in which folders tell the cases; see ``told_by_folders``."""
+    known = set(masks)
+    nested = told_by_folders([name for name in names if name not in known], masks)
+    found = (naming for images, labels in nested for naming in _namings([*images, *labels], labels, says))
+    return [naming for naming in found if naming.pairs >= ENOUGH * len(masks) and all(case for _, case in naming.masks)]
 
 
 def _tells_cases(naming: Naming) -> bool:
@@ -121,26 +107,26 @@ def _namings(names: Collection[Name], masks: Collection[Name], says: Callable[[s
     known = set(masks)
     images = [name for name in names if name not in known]
     common = _common_folders(names).count("/")
-    by_folder: dict[tuple[int, str], list[Name]] = defaultdict(list)
-    by_end: dict[tuple[str, str], list[Name]] = defaultdict(list)
+    by_folder: dict[tuple[int, str, str], list[Name]] = defaultdict(list)
+    by_end: dict[tuple[str, str, str], list[Name]] = defaultdict(list)
     for name in masks:
         levels = [k for k, folder in enumerate(name.folders) if k >= common and (says is None or says(folder))]
-        folders = {(k, without_split(name.folders[k])[0]) for k in levels}
+        folders = {(k, without_split(name.folders[k])[0], name.below) for k in levels}
         for place in folders:
             by_folder[place].append(name)
-        if says is None:
-            by_end["", ""].append(name)
+        if says is None or says(name.below):
+            by_end["", "", name.below].append(name)
         if not folders:
             for ends in _ends(name.stem, says or (lambda text: True)):
-                by_end[ends].append(name)
-    for (depth, folder), group in by_folder.items():
+                by_end[(*ends, name.below)].append(name)
+    for (depth, folder, below), group in by_folder.items():
         ends = _common(group)
-        yield from _joined(depth, Affix(folder, *ends), group, images)
+        yield from _joined(depth, Affix(folder, *ends, below), group, images)
         if len({name.folders[: depth + 1] for name in group}) == 1:  # a tree of their own, as derivatives of BIDS
             trees = [replace(name, joined=depth + 1) for name in group]
-            yield from _joined(0, Affix(trees[0].folders[0], *ends), trees, images)
-    for (before, after), group in by_end.items():
-        yield from _joined(None, Affix(None, before, after), group, images)
+            yield from _joined(0, Affix(trees[0].folders[0], *ends, below), trees, images)
+    for ends, group in by_end.items():
+        yield from _joined(None, Affix(None, *ends), group, images)
 
 
 def _ends(stem: str, says: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
@@ -198,7 +184,7 @@ def _joined(depth: int | None, mask: Affix, group: Sequence[Name], images: Seque
             channels[affix] = there
             used.update(there.values())
     if channels:
-        ordered = dict(sorted(channels.items(), key=lambda item: (item[0].folder or "", _text(item[0]))))
+        ordered = dict(sorted(channels.items(), key=lambda item: (item[0].folder or "", _text(item[0]), item[0].below)))
         yield _widened(Naming(depth, mask, masks, ordered))
 
 
@@ -217,7 +203,7 @@ def _around(depth: int | None, masks: Mapping[Place, Name], images: Sequence[Nam
         for (folders, folder), (a, b) in product(places, [*spans, (len(name.stem), len(name.stem))]):
             place = (folders, name.stem[a:b])
             if place in masks:
-                affix = Affix(folder, name.stem[:a], name.stem[b:])
+                affix = Affix(folder, name.stem[:a], name.stem[b:], name.below)
                 if found[affix].setdefault(place, name) is not name:
                     twice.add(affix)
     return {affix: there for affix, there in found.items() if affix not in twice}
@@ -237,7 +223,7 @@ def _widened(naming: Naming) -> Naming:
     a, b = len("".join(before)), len("".join(after))
 
     def moved(affix: Affix, there: Mapping[Place, Name]) -> tuple[Affix, dict[Place, Name]]:
-        wider = Affix(affix.folder, affix.before[: len(affix.before) - a], affix.after[b:])
+        wider = replace(affix, before=affix.before[: len(affix.before) - a], after=affix.after[b:])
         return wider, {(folders, "".join([*before, case, *after])): name for (folders, case), name in there.items()}
 
     mask, masks = moved(naming.mask, naming.masks)
@@ -273,12 +259,16 @@ def layout_of(naming: Naming) -> dict[str, object]:
     def pattern(affix: Affix, names: Mapping[Place, Name]) -> str:
         beside = _unlike(naming.mask, affix) if naming.depth is None else ("", "")
         stem = f"{beside[0]}{re.escape(affix.before)}{case}{re.escape(affix.after)}{beside[1]}"
-        return "/".join([*_filled(folders, naming.depth, affix, re.escape), stem]) + _any_of(names.values())
+        below = re.escape(affix.below).replace(re.escape(ANY), "/[^/]+")
+        if naming.depth is None and affix.below.endswith(ANY):  # beside masks, which are no images
+            below += _no_mask(naming, any(name.series for name in names.values()))
+        return "/".join([*_filled(folders, naming.depth, affix, re.escape), stem]) + below + _any_of(names.values())
 
     def template(affix: Affix, names: Mapping[Place, Name]) -> str:
         suffixes = {name.suffix for name in names.values()}
         ending = suffixes.pop() if len(suffixes) == 1 else ".*"
         stem = f"{_literal(affix.before)}{written}{_literal(affix.after)}"
+        stem += _literal(affix.below)
         return "/".join([*_filled(templates, naming.depth, affix, _literal), stem]) + ending
 
     layout: dict[str, object] = {"patterns": [pattern(*first)], "mask": template(naming.mask, naming.masks)}
@@ -289,7 +279,8 @@ def layout_of(naming: Naming) -> dict[str, object]:
 
 def channel_name(affix: Affix) -> str:
     """Return a name for a channel from what its files are called beside the case."""
-    return "".join(filter(None, (affix.before, affix.after))).strip("_-. ") or affix.folder or "image"
+    below = "" if ANY in affix.below else affix.below.replace("/", "_")
+    return f"{affix.before}{affix.after}{below}".strip("_-. ") or affix.folder or "image"
 
 
 def _literal(text: str) -> str:
@@ -330,6 +321,13 @@ def _unlike(mask: Affix, image: Affix) -> tuple[str, str]:
     before = f"(?!{re.escape(mask.before)})" if mask.before and not image.before else ""
     after = f"(?<!{re.escape(mask.after)})" if mask.after and not image.after else ""
     return before, after
+
+
+def _no_mask(naming: Naming, series: bool) -> str:
+    """Return conditions that no mask fulfils where an image, or a folder with a series, may have any name."""
+    own = naming.mask.below if ANY not in naming.mask.below else naming.mask.after
+    suffixes = sorted({name.suffix for name in naming.masks.values()} if series else {""})
+    return "".join(f"(?<!{re.escape(own + suffix)})" for suffix in suffixes if own + suffix)
 
 
 def _any_of(names: Collection[Name]) -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from mlla_seg.data.formats.arrays import IMAGE_KEYS, MASK_KEYS
+from mlla_seg.data.formats.dicom_files import CONVERT
+from mlla_seg.data.formats.dicom_tree import label_objects
 from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.formats.registry import ARRAY_SUFFIXES, SERIES, read_mask
@@ -17,7 +19,8 @@ from mlla_seg.data.formats.vector_sources import is_vector
 from mlla_seg.data.tree import Tree, is_image, list_tree
 from mlla_seg.errors import InputError
 from mlla_seg.planning.arrays import array_patterns
-from mlla_seg.planning.pairs import Name, Naming, channel_name, find_naming, layout_of
+from mlla_seg.planning.names import Name
+from mlla_seg.planning.pairs import Naming, channel_name, find_naming, layout_of
 
 SHOWN = 5
 MOST_VALUES = 64
@@ -117,6 +120,11 @@ def _polygons(tree: Tree, names: Sequence[Name]) -> Recognised | None:
 def _pairs(tree: Tree, names: Sequence[Name]) -> Recognised:
     naming = find_naming(names, lambda name: _looks_like_mask(tree.root / name.whole))
     if naming is None:
+        if all(name.series for name in names) and (labels := label_objects(tree.root)):
+            raise InputError(
+                f"{tree.root}: finds {len(names)} DICOM series without masks, and {len(labels)} DICOM segmentations or "
+                f"structure sets, such as {labels[0].relative_to(tree.root)}, which are not read as masks. {CONVERT}"
+            )
         raise InputError(
             f"{tree.root}: finds no images with masks of corresponding names among {len(names)} files "
             f"({_shown([name.whole for name in names])}). Give masks the names of their images, with the word mask, "
@@ -133,10 +141,10 @@ def _recognised(tree: Tree, names: Sequence[Name], naming: Naming) -> Recognised
             f"{tree.root}: pairs {naming.pairs} images with masks, but {error}. List the pairs in a CSV: see "
             "docs/datasets.md."
         ) from error
-    used = {name for there in (naming.masks, *naming.images.values()) for name in there.values()}
+    used = {name.whole for there in (naming.masks, *naming.images.values()) for name in there.values()}
     paired = set(next(iter(naming.images.values())))
     lost = [name.whole for place, name in naming.masks.items() if place not in paired]
-    left_out = sorted([*lost, *(name.whole for name in names if name not in used)])
+    left_out = sorted([*lost, *(name.whole for name in names if name.whole not in used)])
     channels = tuple(channel_name(affix) for affix in naming.images) if len(naming.images) > 1 else ()
     return Recognised(_in_words(naming), {"format": "files", **layout}, channels, left_out)
 

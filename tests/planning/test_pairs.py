@@ -3,7 +3,8 @@ import re
 import pytest
 
 from mlla_seg.data.card_sections import Layout
-from mlla_seg.planning.pairs import Name, channel_name, find_naming, layout_of
+from mlla_seg.planning.names import Name
+from mlla_seg.planning.pairs import channel_name, find_naming, layout_of
 
 CASES = range(1, 13)
 
@@ -109,6 +110,29 @@ def test_masks_that_no_name_tells_are_found_by_their_content():
 def test_series_are_folders_with_names_of_their_own():
     found = [Name(f"scans/p.{k}", series=True) for k in CASES] + names("masks/p.{k}.nii.gz")
     assert planned(found)["p.7"] == ("scans/p.7", "masks/p.7.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "pattern", "template"),
+    [
+        ("dicom/PAT{k:02d}/MR", "masks/PAT{k:02d}.nii.gz", r"dicom/(?P<case>[^/]+)/MR", "masks/{case}.nii.gz"),
+        ("ct/P{k}/9.{k}/8.{k}", "seg/P{k}.nii.gz", r"ct/(?P<case>[^/]+)/[^/]+/[^/]+", "seg/{case}.nii.gz"),
+        ("ct/P{k}/9.{k}/8.{k}", "masks/P{k}/x.nrrd", r"ct/(?P<case>[^/]+)/[^/]+/[^/]+", "masks/{case}/x.nrrd"),
+        ("A{k}a/8.{k}", "A{k}a/seg.nii", r"(?P<case>[^/]+)/[^/]+(?<!/seg\.nii)", "{case}/seg.nii"),
+    ],
+)
+def test_series_are_paired_by_the_folder_that_is_named_after_the_case(image, mask, pattern, template):
+    found = [*(Name(image.format(k=k), series=True) for k in CASES), *names(mask)]
+    assert layout_of(find_naming(found)) == {"patterns": [pattern], "mask": template}
+    assert not [name for name in names(mask) if re.fullmatch(pattern, name.whole)]
+
+
+def test_files_in_a_folder_of_each_case_are_its_channels_and_may_have_any_name():
+    found = names("images/P{k:02d}/t1.nii", "images/P{k:02d}/t2.nii", "masks/P{k:02d}.nii")
+    naming = find_naming(found)
+    assert [channel_name(affix) for affix in naming.images] == ["t1", "t2"]
+    assert layout_of(naming)["extra_channels"] == {"t2": "images/{case}/t2.nii"}
+    assert planned(names("images/a{k}b/scan{k}{k}.nii", "masks/a{k}b.nii"))["a7b"][0] == "images/a7b/scan77.nii"
 
 
 def test_unrelated_names_are_not_paired():
