@@ -13,8 +13,8 @@ from mlla_seg.data.formats.volumes import (
     ITK_SUFFIXES,
     NIFTI_SUFFIXES,
     Geometry,
-    geometry_of_itk,
     geometry_of_nibabel,
+    itk_file_geometry,
     itk_geometry,
     itk_reader,
     simple_itk,
@@ -33,7 +33,7 @@ def geometry_of(source: Path) -> Geometry:
         return geometry_of_nibabel(nib.load(source), str(source))
     if source.name.lower().endswith(ITK_SUFFIXES):
         require_sound(source)
-        return geometry_of_itk(itk_reader(source), str(source))
+        return itk_file_geometry(source, itk_reader(source))
     raise InputError(f"{source}: has no voxel geometry, so its mask cannot be a volume. Omit --format.")
 
 
@@ -92,7 +92,8 @@ def _itk_mask(mask: Array, source: Path, plane: str, path: Path, facts: Mapping[
     sitk = simple_itk(path)
     grid = geometry_of(source)
     image = sitk.GetImageFromArray(turn_back(mask, grid, plane).transpose(2, 1, 0))
-    origin, spacing, direction = itk_geometry(grid)
+    alike = source.name.lower().endswith(ITK_SUFFIXES)  # then in the unit of the source
+    origin, spacing, direction = itk_geometry(grid.stored if alike and grid.stored is not None else grid.affine)
     image.SetOrigin(origin)
     image.SetSpacing(spacing)
     image.SetDirection(direction)

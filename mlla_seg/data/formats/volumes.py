@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from mlla_seg.data.formats.claims import ANY, DEFLATE, require_room
 from mlla_seg.data.formats.headers import nifti_affine, require_affine, sheared, steps_of
+from mlla_seg.data.formats.itk_doubts import header_doubts
 from mlla_seg.data.formats.itk_headers import CHUNK, require_whole
 from mlla_seg.data.formats.itk_safety import require_sound
 from mlla_seg.data.formats.picture import Array, Picture, compact
@@ -151,7 +152,7 @@ def read_itk(path: Path, plane: str, keys: Sequence[str]) -> Picture:
     most = {"gzip": DEFLATE, "bzip2": ANY}.get(voxels.compression, TEXT)
     require_room(path, (*reader.GetSize(), components), itemsize, held, most)
     require_whole(path)
-    return picture_of_itk(reader.Execute(), plane, str(path))
+    return _picture_of_itk(reader.Execute(), plane, itk_file_geometry(path, reader))
 
 
 def itk_reader(path: Path) -> Any:
@@ -165,13 +166,27 @@ def itk_reader(path: Path) -> Any:
 
 def picture_of_itk(image: Any, plane: str, name: str) -> Picture:
     """Convert a SimpleITK image to slices of a plane."""
+    return _picture_of_itk(image, plane, geometry_of_itk(image, name))
+
+
+def _picture_of_itk(image: Any, plane: str, grid: Geometry) -> Picture:
     sitk = simple_itk(None)
     array = sitk.GetArrayFromImage(image)  # axes in reverse order, channels last
     if image.GetNumberOfComponentsPerPixel() > 1:
         array = np.moveaxis(array, -1, 0)
     array = array.reshape((-1, 1, *array.shape[-2:]) if image.GetDimension() == 2 else (-1, *array.shape[-3:]))
     array = array.transpose(3, 2, 1, 0)  # (I, J, K, C)
-    return turn_to_plane(array, geometry_of_itk(image, name), plane)
+    return turn_to_plane(array, grid, plane)
+
+
+def itk_file_geometry(path: Path, reader: Any) -> Geometry:
+    """Return the grid of an NRRD or MetaImage in millimetres, whatever the unit of its header, and doubts about it."""
+    grid = geometry_of_itk(reader, str(path))
+    factor, notes = header_doubts(path)
+    if factor == 1:
+        return replace(grid, notes=(*grid.notes, *notes))
+    affine = np.diag([factor, factor, factor, 1.0]) @ grid.affine
+    return Geometry(grid.shape, affine, (*grid.notes, *notes), stored=grid.affine)
 
 
 def geometry_of_nibabel(image: Any, name: str) -> Geometry:
@@ -198,9 +213,9 @@ def geometry_of_itk(image: Any, name: str) -> Geometry:
     return Geometry((i, j, k), LPS @ affine, sheared(affine))
 
 
-def itk_geometry(grid: Geometry) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
-    """Return origin, spacing and direction for SimpleITK."""
-    affine = LPS @ grid.affine
+def itk_geometry(affine: Array) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
+    """Return origin, spacing and direction for SimpleITK of an affine to (right, anterior, superior)."""
+    affine = LPS @ affine
     spacing = steps_of(affine)
     direction = affine[:3, :3] / spacing
     return tuple(affine[:3, 3].tolist()), tuple(spacing.tolist()), tuple(direction.ravel().tolist())
