@@ -125,8 +125,8 @@ def _namings(names: Collection[Name], masks: Collection[Name], says: Callable[[s
         if len({name.folders[: depth + 1] for name in group}) == 1:  # a tree of their own, as derivatives of BIDS
             trees = [replace(name, joined=depth + 1) for name in group]
             yield from _joined(0, Affix(trees[0].folders[0], *ends, below), trees, images)
-    for ends, group in by_end.items():
-        yield from _joined(None, Affix(None, *ends), group, images)
+    for (before, after, below), group in by_end.items():
+        yield from _joined(None, Affix(None, before, after, below), group, images)
 
 
 def _ends(stem: str, says: Callable[[str], bool]) -> Iterator[tuple[str, str]]:

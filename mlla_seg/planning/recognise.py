@@ -14,7 +14,7 @@ from mlla_seg.data.formats.dicom_files import CONVERT
 from mlla_seg.data.formats.dicom_tree import label_objects
 from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES
 from mlla_seg.data.formats.picture import Array
-from mlla_seg.data.formats.registry import ARRAY_SUFFIXES, SERIES, read_mask
+from mlla_seg.data.formats.registry import ARRAY_SUFFIXES, read_mask
 from mlla_seg.data.formats.vector_sources import is_vector
 from mlla_seg.data.tree import Tree, is_image, list_tree
 from mlla_seg.errors import InputError
@@ -151,7 +151,7 @@ def _recognised(tree: Tree, names: Sequence[Name], naming: Naming) -> Recognised
 
 def _in_words(naming: Naming) -> str:
     image = next(iter(next(iter(naming.images.values())).values()))
-    kind = SERIES + " series" if image.series else f"{image.suffix} images"
+    kind = "DICOM series" if image.series else f"{image.suffix} images"
     channels = f" of {len(naming.images)} files each" if len(naming.images) > 1 else ""
     mask = next(iter(naming.masks.values()))
     return f"{naming.pairs} {kind}{channels}, such as {image.whole}, with masks such as {mask.whole}"
