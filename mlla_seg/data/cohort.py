@@ -12,7 +12,7 @@ from pathlib import Path
 from mlla_seg.data.card import Card
 from mlla_seg.data.cases import Case
 from mlla_seg.data.csv_table import Row, Table, read_table
-from mlla_seg.data.patients import patient_in
+from mlla_seg.data.patients import loosely, note_torn, patient_in
 from mlla_seg.data.tree import stem_of
 from mlla_seg.errors import InputError, lookup
 from mlla_seg.progress import note
@@ -129,6 +129,8 @@ def settled(card: Card, table: Table, cases: Sequence[Case]) -> list[Case]:
     if how.split is not None and (without := [case for case in cases if case.split is None]):
         _note(f"{len(without)} cases have no {how.split} in {table.path} and are left out, such as {without[0].name}")
         cases = [case for case in cases if case.split is not None]
+    if how.patient is None:
+        note_torn(cases, table.path)
     if how.fold is None:
         return [*cases]
     folds: dict[str, set[int]] = defaultdict(set)
@@ -269,6 +271,12 @@ def _note_unmatched(
         raise InputError(
             f"{table.path}: none of its {len(rows)} rows is about a case of the data. Its column {key} has names such "
             f"as {rows[0].cells[key] if rows else '(none)'}, the data have cases such as {cases[0].name}."
+        )
+    known = {loosely(name): name for case in cases if case.name in left for name in (case.name, case.patient)}
+    if almost := next(((cell, known[loosely(cell)]) for cell in idle if loosely(cell) in known), None):
+        _note(
+            f"{almost[0]} in {table.path} and {almost[1]} in the data differ only in capitals, blanks, signs or "
+            "leading zeros, so they are not taken for the same"
         )
     if idle:
         _note(f"{len(idle)} of {len(rows)} rows of {table.path} have no case in the data, such as that of {idle[0]}")

@@ -16,7 +16,7 @@ PERSON = re.compile(r"(sub-[a-z0-9]+|(?:patient|subject|subj|pat|pt)[_-]?\d+)(?!
 """A patient at the start of a name, as in BIDS and ACDC."""
 PART = re.compile(
     r"(.*\d.*?)[_.-]?(?<![a-z])(?:frame|visit|ses|session|timepoint|time|tp|phase|scan|slice|echo|run|patch|tile|crop"
-    r"|left|right|ed|es)[_-]?\d*",
+    r"|left|right|ed|es|baseline|follow[_-]?up|bl|fu|v(?=\d))[_-]?\d*",
     re.IGNORECASE,
 )
 """A name that ends in a part of a patient, such as a visit or a slice; what comes before must have a number."""
@@ -25,14 +25,16 @@ MOST = 10
 
 
 def with_patients(card: Card, cases: Sequence[Case]) -> list[Case]:
-    """Return cases with their patients: by the card's expression ``patient``, or for nnU-Net folders by their names.
+    """Return cases with their patients: by the card's expression ``patient``, otherwise by their names.
+
+    Names tell patients where the layout does not, in nnU-Net folders and wherever splits are drawn.
 
     Raises:
         InputError: The expression finds no patient in any name.
     """
     if card.layout.patient is not None:
         return _by_expression(card.layout.patient, cases)
-    if card.layout.format != "nnunet":
+    if card.layout.format != "nnunet" and not _may_be_torn(card, cases):
         return [*cases]
     groups = _grouped({case.name: patient_in(case.name) for case in cases})
     if 3 <= len(groups) < len(cases):
@@ -43,8 +45,35 @@ def with_patients(card: Card, cases: Sequence[Case]) -> list[Case]:
             "name, '.+' for every case by itself."
         )
         return [replace(case, patient=patient_in(case.name)) for case in cases]
-    _note_alike([case.name for case in cases])
+    if card.layout.format == "nnunet":
+        _note_alike([case.name for case in cases])
     return [*cases]
+
+
+def _may_be_torn(card: Card, cases: Sequence[Case]) -> bool:
+    """Return whether splits are drawn from cases of which the layout says no patient."""
+    how = card.splits
+    drawn = how.seed is not None and how.fold is None and how.blocks is None
+    return drawn and all(case.split is None and case.patient == case.name for case in cases)
+
+
+def loosely(name: str) -> str:
+    """Return a name without what spreadsheets and people change: capitals, blanks, signs, and zeros at the front."""
+    return re.sub(r"[\W_]+|(?<!\d)0+(?=\d)", "", name.casefold())
+
+
+def note_torn(cases: Sequence[Case], where: object) -> None:
+    """Note cases that by their names are of one patient, but that a table puts into several splits or folds."""
+    groups: dict[str, dict[object, str]] = defaultdict(dict)
+    for case in cases:
+        groups[patient_in(case.name)].setdefault((case.split, case.fold), case.name)
+    torn = {patient: [*places.values()] for patient, places in groups.items() if len(places) > 1}
+    if torn:
+        first, second, *_ = next(iter(torn.values()))
+        note(
+            f"note: {len(torn)} patients, by the names of their cases, are in several splits or folds of {where}, such "
+            f"as that of {first} and {second}. If so, correct the table, or name its column of patients."
+        )
 
 
 def patient_in(name: str) -> str:

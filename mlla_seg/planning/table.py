@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from mlla_seg.data.cases import Case
 from mlla_seg.data.cohort import FOLD, WORDS
 from mlla_seg.data.csv_table import Table, read_table
+from mlla_seg.data.patients import loosely, patient_in
 from mlla_seg.data.tree import stem_of
 from mlla_seg.errors import InputError
 from mlla_seg.planning.choices import FRACTIONS, Choice
@@ -19,6 +20,12 @@ from mlla_seg.progress import say
 
 MOST_FOLDS = 20
 NAMES_SPLITS = re.compile(r"split|set\b|subset|partition", re.IGNORECASE)
+NAMES_PATIENTS = re.compile(
+    r"(?:(?:study|anon\w*|id)[ _-]?)?"
+    r"(?:patient|subject|proband|participant|person|pseudonym|pat|subj|pid|mrn)(?:en|in|s)?"
+    r"(?:[ _-]?(?:id|no|nr|number|nummer|name|code|key))?",
+    re.IGNORECASE,
+)
 MOSTLY = 0.5
 """Fraction of the rows or cases that must agree with the data."""
 
@@ -54,6 +61,8 @@ def splits_of(table: Table, root: Path, folder: Path, cases: Sequence[Case]) -> 
         InputError: No column names the patients or the cases, or one names splits and something else.
     """
     key = listed_files(table, root) or _key(table, cases)
+    if "patient" not in key and (patient := _patients(table, [*key.values()])):
+        key["patient"] = patient
     split = next((name for name in table.columns if name not in key.values() and _is_split(table, name)), None)
     fold = next((name for name in table.columns if name not in (split, *key.values()) and _is_fold(table, name)), None)
     said: dict[str, object] = {"csv": os.path.relpath(table.path, folder), **key}
@@ -81,7 +90,10 @@ def splits_of(table: Table, root: Path, folder: Path, cases: Sequence[Case]) -> 
 
 
 def _key(table: Table, cases: Sequence[Case]) -> dict[str, str]:
-    """Return the column whose cells name most cases, or most of their patients."""
+    """Return the column whose cells name most cases, or most of their patients.
+
+    One that names each case by itself may name patients too, unless another column does, or its names are of visits.
+    """
     names = {name for case in cases for name in (case.name, *(stem_of(path.name) for path in case.images[0]))}
     starts = {name[: match.start()] for name in names for match in re.finditer(r"[^0-9A-Za-z]", name)}
     patients = {case.patient for case in cases} | starts
@@ -96,9 +108,32 @@ def _key(table: Table, cases: Sequence[Case]) -> dict[str, str]:
         shown = ", ".join(f"{name}: {table.rows[0].cells[name]}" for name in table.columns[:4])
         raise InputError(
             f"{table.path}: no column names the cases of the data, such as {cases[0].name} (its first row: {shown}). "
-            "Give one column the names of the patients, the cases or the image files."
+            "Give one column the names of the patients, the cases or the image files"
+            f"{_nearly(table, names | patients)}."
         )
+    if meaning == "patient" and (most, 0, "case", column) in counts:
+        called = {row.cells[column] for row in table.rows}
+        if len({patient_in(name) for name in called}) < len(called) or _patients(table, [column]):
+            meaning = "case"
     return {meaning: column}
+
+
+def _nearly(table: Table, names: Collection[str]) -> str:
+    """Say if a cell is almost a name; spreadsheets take 007 for the number 7."""
+    known = {loosely(name): name for name in names}
+    for row in table.rows:
+        for cell in row.cells.values():
+            if cell and (name := known.get(loosely(cell))):
+                return f": {cell} is not {name}, which a column of type text keeps as it is"
+    return ""
+
+
+def _patients(table: Table, used: Collection[str]) -> str | None:
+    """Return the column that is named after patients and has one for each row."""
+    for column in table.columns:
+        if column not in used and NAMES_PATIENTS.fullmatch(column) and all(row.cells[column] for row in table.rows):
+            return column
+    return None
 
 
 def _is_split(table: Table, column: str) -> bool:

@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from mlla_seg.data.card import load_card
+from mlla_seg.data.card_sections import Layout
+from mlla_seg.data.card_splits import CardSplits
 from mlla_seg.data.cases import Case
-from mlla_seg.data.patients import patient_in, with_patients
+from mlla_seg.data.patients import loosely, patient_in, with_patients
 from mlla_seg.errors import InputError
 
 CARD = load_card("hippocampus")
@@ -27,6 +29,9 @@ def patients(names, card=CARD):
         ("case12_visit2", "case12"),
         ("liver_7_slice_003", "liver_7"),
         ("017_ED", "017"),
+        ("P12_V2", "P12"),
+        ("P12-follow-up-1", "P12"),
+        ("mav2", "mav2"),
         ("knee9_visit1_slice4", "knee9"),
         ("hippocampus_001", "hippocampus_001"),
         ("scan_3", "scan_3"),
@@ -78,6 +83,22 @@ def test_an_expression_may_mark_the_patient_by_a_group(capsys):
     assert "finds no patient in 1 of 3 names, such as other" in capsys.readouterr().err
     with pytest.raises(InputError, match="is in no name of a case, such as x1"):
         patients(["x1", "x2"], card)
+
+
+def test_visits_stay_together_wherever_splits_are_drawn(capsys):
+    names = [f"P{n:02d}_visit{k}" if k else f"P{n:02d}" for n in range(4) for k in range(2)]
+    drawn = replace(CARD, layout=Layout(format="files", patterns=(r"(?P<case>.+)\.nii",), tree=""))
+    assert drawn.splits.seed is not None
+    assert patients(names, drawn) == {name: name[:3] for name in names}
+    assert "the 8 cases are of 4 patients, such as P00 and P00_visit1" in capsys.readouterr().err
+    for told in ({"split": "Set"}, {"fold": "Fold", "seed": 0}):
+        by_table = replace(drawn, splits=CardSplits(csv="a.csv", case="ID", **told))
+        assert patients(names, by_table) == {name: name for name in names}
+
+
+def test_names_differ_loosely():
+    assert len({loosely(name) for name in ("SUBJ_007", "subj 7", "Subj-0007")}) == 1
+    assert loosely("10") != loosely("1") and loosely("P100") == "p100"
 
 
 def test_other_layouts_name_patients_in_their_patterns():
