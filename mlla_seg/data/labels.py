@@ -54,7 +54,8 @@ def class_indices(
             raise InputError(f"{path}: has {mask.shape[1]} channels; {_advice_on_channels(mask)}")
         values = _whole(mask[:, 0])
         known = {**card.ids} if card.ignore_index is None else {**card.ids, card.ignore_index: IGNORE_INDEX}
-        known |= {int(value): IGNORE_INDEX for value in nodata if np.isfinite(value) and value not in known}
+        tagged = {float(np.float32(v)) if values.dtype.kind == "f" else v for v in nodata}  # as it was read
+        known |= {int(v): IGNORE_INDEX for v in tagged if float(v).is_integer() and v not in known}
     if missing is not None:
         values = np.where(missing, next(iter(known)), values)  # any known value, so that they do not count as unknown
     found, counts = np.unique(values, return_counts=True)

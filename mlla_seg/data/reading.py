@@ -198,7 +198,7 @@ def _open_labels(card: Card, path: Path | None, image: Raster) -> Iterator[_Labe
     with open_rasters([path], like=image, labels=True, colours=card.layout.coloured_masks) as mask:
 
         def read(top: int, left: int, height: int, width: int) -> tuple[Array, Counter[float]]:
-            stored = mask.read(top, left, height, width, raw=True)[None]
+            stored = mask.read_seen(top, left, height, width, raw=True)[None]
             return class_indices(card, stored, path, True, mask.nodata)
 
         yield _Labels(read, note_nodata(card, mask.nodata), mask.warped)

@@ -127,3 +127,10 @@ def test_gaps_hide_no_value_of_their_own():
     assert found.tolist() == [[[0, 1, 255]]]
     assert not unknown
     assert class_indices(card, greys(0, 2, np.nan, dtype=np.float32), PATH, gaps=True)[1] == {0: 1}
+
+
+def test_nodata_is_compared_as_it_was_read():
+    mask = np.array([0, 1, 2**31 - 1], np.int32).astype(np.float32).reshape(1, 1, 1, 3)  # as rasters are
+    found, unknown = class_indices(KAMPALA, mask, PATH, gaps=True, nodata=(2.0**31 - 1,))
+    assert found.tolist() == [[[0, 1, 255]]]
+    assert not unknown

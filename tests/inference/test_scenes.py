@@ -262,9 +262,9 @@ def test_no_more_than_a_stripe_is_read_at_once(tmp_path, monkeypatch):
     largest = [0]
     plain = Raster.read
 
-    def counted(self, top, left, height, width):
+    def counted(self, top, left, height, width, raw=False):
         largest[0] = max(largest[0], height * width)
-        return plain(self, top, left, height, width)
+        return plain(self, top, left, height, width, raw)
 
     monkeypatch.setattr(Raster, "read", counted)
     make_map(Bright(), spec_of(3), source, tmp_path / "map.tif", stripe=100)

@@ -173,6 +173,28 @@ def _by_position(count: int, wanted: Wanted) -> list[int] | None:
     return [listed.index(name) for name in channels] if count == len(listed) else None
 
 
+def colour_order(bands: Sequence[Band]) -> Order | None:
+    """Return the order that puts red, green and blue first, if the names of bands tell another one."""
+    places = [k for name in COLOURS for k, band in enumerate(bands) if name in band.names]
+    if len(places) != 3 or len(set(places)) != 3 or places == [0, 1, 2]:
+        return None
+    places += [k for k in range(len(bands)) if k not in places]
+    return _order(tuple(bands[k].label for k in places), places, bands, True)
+
+
+def scale_note(datasets: Sequence[Any]) -> tuple[str, ...]:
+    """Return a note on scales and offsets that files tag, which are not applied."""
+    pairs = {pair for dataset in datasets for pair in zip(dataset.scales, dataset.offsets, strict=True)} - {(1.0, 0.0)}
+    if not pairs:
+        return ()
+    scale, offset = min(pairs)
+    others = f" (and {len(pairs) - 1} others)" if len(pairs) > 1 else ""
+    return (
+        f"its values are used as stored: the scale {scale:g} and offset {offset:g}{others} that it tags are not "
+        "applied, so the images of training and prediction must have the same",
+    )
+
+
 def alpha_note(hidden: bool, seen: bool) -> tuple[str, ...]:
     """Return a note on an alpha band that only marks where there is data, or that a network sees as a channel."""
     if hidden:

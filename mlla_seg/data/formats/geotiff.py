@@ -18,13 +18,24 @@ from typing import Any
 import numpy as np
 
 from mlla_seg.data.formats.arrays import COLOUR_KEYS, MASK_KEYS
-from mlla_seg.data.formats.bands import Band, Order, Wanted, alpha_note, band_order, bands_of, simple
+from mlla_seg.data.formats.bands import (
+    Band,
+    Order,
+    Wanted,
+    alpha_note,
+    band_order,
+    bands_of,
+    colour_order,
+    scale_note,
+    simple,
+)
 from mlla_seg.data.formats.claims import ANY, require_room
 from mlla_seg.data.formats.drivers import OFFLINE, driver_of
 from mlla_seg.data.formats.gaps import Gaps, Tag, mark_gaps
 from mlla_seg.data.formats.georeference import Ground
 from mlla_seg.data.formats.locations import Location, Remote
 from mlla_seg.data.formats.picture import Array, Picture
+from mlla_seg.data.formats.raster_colours import alpha_band, coloured, is_colour_image, palette_of
 from mlla_seg.data.formats.raster_grids import finest, ground_of, on_grid, pixel_size, place_of, same_grid
 from mlla_seg.data.formats.unreadable import unreadable
 from mlla_seg.data.formats.vrt_sources import require_local
@@ -53,8 +64,8 @@ class Raster:
     """What is known of each band."""
     warped: Mapping[str, float] = field(default_factory=dict)
     """Files on another grid, which are warped while they are read, and the fraction of the grid that each covers."""
-    alpha: bool = False
-    """Whether the last stored band is an alpha band, which only marks where there is data and is not counted."""
+    alpha: int | None = None
+    """Position of a stored alpha band that only marks where there is data and is not counted, if there is one."""
     palette: Array | None = None
     """Colour table ``(n, 4)`` that turns the only stored band into red, green and blue."""
     nodata: tuple[float, ...] = ()
@@ -116,7 +127,11 @@ class Raster:
     def dtype(self) -> Any:
         """Type that holds every band: a small integer type if none has gaps, else float32 with NaN for gaps."""
         found = {dtype for dataset in self.datasets for dtype in dataset.dtypes}
-        gaps = self.alpha or any(tag.value is not None for tag in self.tags) or any(map(_has_mask, self.datasets))
+        gaps = (
+            self.alpha is not None
+            or any(tag.value is not None for tag in self.tags)
+            or any(map(_has_mask, self.datasets))
+        )
         gaps |= self.palette is not None and bool((self.palette[:, 3] == 0).any())
         return np.dtype(found.pop()) if len(found) == 1 and found <= KEPT and not gaps else np.dtype(np.float32)
 
@@ -156,16 +171,18 @@ class Raster:
         for band, tag in zip(bands, self.tags, strict=True):
             if tag.warped and not raw:  # whether it is a gap depends on the other bands
                 band[np.isnan(band)] = tag.value
-        if self.alpha:
-            without = without[:-1] | (bands[-1] == 0)
-            bands = bands[:-1]
-        mark_gaps(bands, [Tag()] * len(bands) if raw else self.tags[: len(bands)])
+        tags = [*self.tags]
+        if self.alpha is not None:
+            without = np.delete(without, self.alpha, axis=0) | (bands[self.alpha] == 0)
+            bands = np.delete(bands, self.alpha, axis=0)
+            del tags[self.alpha]
+        mark_gaps(bands, [Tag()] * len(bands) if raw else tags)
         bands[without] = np.nan
-        return bands if self.palette is None else _coloured(bands[0], self.palette, raw)
+        return bands if self.palette is None else coloured(bands[0], self.palette, raw)
 
-    def read_seen(self, top: int, left: int, height: int, width: int) -> Array:
-        """Read the channels that the network sees, in its order; see :meth:`read`."""
-        bands = self.read(top, left, height, width)
+    def read_seen(self, top: int, left: int, height: int, width: int, raw: bool = False) -> Array:
+        """Read the channels that the network sees, or the colours of a mask, in their order; see :meth:`read`."""
+        bands = self.read(top, left, height, width, raw)
         return bands if self.order is None or self.order.changes_nothing(len(bands)) else bands[[*self.order.positions]]
 
 
@@ -203,20 +220,23 @@ def open_rasters(
             datasets = [stack.enter_context(open_dataset(rasterio, path)) for path in paths]
         except rasterio.errors.RasterioError as error:
             raise _unreadable(paths[0], error) from error
-        total, last = sum(dataset.count for dataset in datasets), datasets[-1].colorinterp[-1].name
+        total, marked = sum(dataset.count for dataset in datasets), alpha_band(datasets)
         # An expected band is never alpha: most programs take four bands of bytes for RGBA.
-        alpha = last == "alpha" and total not in counts and total - 1 in counts
-        palette = _palette(datasets[0]) if total == 1 and 1 not in counts and 3 in counts else None
+        alpha = marked if total not in counts and total - 1 in counts else None
+        palette = palette_of(datasets[0]) if total == 1 and 1 not in counts and 3 in counts else None
         names = [path.name for path in paths]
         bands = bands_of(names, datasets)
-        bands = [Band(name) for name in ("red", "green", "blue")] if palette is not None else bands[: total - alpha]
-        order = band_order(bands, wanted, str(paths[0])) if wanted else None
+        if palette is not None:
+            bands = [Band(name) for name in ("red", "green", "blue")]
+        elif alpha is not None:
+            del bands[alpha]
+        order = band_order(bands, wanted, str(paths[0])) if wanted else colour_order(bands) if colours else None
         grid = like.grid if like else datasets[_grid_file(datasets, bands, wanted)]
         warped: dict[str, float] = {}
         tags: list[Tag] = []
         opened = []
         for path, dataset in zip(paths, datasets, strict=True):
-            own = gaps.tags(dataset.nodatavals, _is_colour(dataset), str(path))
+            own = gaps.tags(dataset.nodatavals, is_colour_image(dataset), str(path))
             if dataset is not grid and not same_grid(grid, dataset):
                 nearest = labels or dataset.colorinterp[0].name == "palette"
                 how: dict[str, Any] = {"src_nodata": None if labels else own[0].value}  # in masks it may be a class
@@ -230,8 +250,8 @@ def open_rasters(
             opened.append(dataset)
             tags += own
         tagged = {float(value) for dataset in datasets for value in dataset.nodatavals if value is not None}
-        seen = order is not None and total - 1 in order.positions and last == "alpha"
-        notes = alpha_note(alpha, seen and not alpha)
+        seen = wanted is not None and order is not None and alpha is None and marked in order.positions
+        notes = alpha_note(alpha is not None, seen) + (() if labels else scale_note(datasets))
         if gaps.nodata is not None and (others := tagged - {gaps.nodata}):
             notes += (f"it tags {min(others):g} as nodata, which is used, and not {gaps.nodata:g}",)
         yield Raster(opened, paths, grid, tags, bands, warped, alpha, palette, tuple(sorted(tagged)), notes, order)
@@ -246,6 +266,7 @@ def open_dataset(rasterio: Any, path: Location) -> Any:
     if isinstance(path, Path):
         files = require_local(path)
         dataset = rasterio.open(path, driver=driver_of(path))
+        _require_real(path, dataset)
         claimed = (dataset.count, dataset.height, dataset.width)
         held = sum(file.stat().st_size for file in files if file.exists())
         itemsize = max(np.dtype(dtype).itemsize for dtype in dataset.dtypes)
@@ -256,6 +277,7 @@ def open_dataset(rasterio: Any, path: Location) -> Any:
             raise
     else:
         dataset = rasterio.open(path.text)
+        _require_real(path, dataset)
     if pages := len(dataset.subdatasets):
         dataset.close()
         raise InputError(
@@ -265,28 +287,10 @@ def open_dataset(rasterio: Any, path: Location) -> Any:
     return dataset
 
 
-def _palette(dataset: Any) -> Array | None:
-    """Return the colour table of a file whose values are indices of colours, ``(n, 4)`` red, green, blue and alpha."""
-    if dataset.colorinterp[0].name != "palette":
-        return None
-    colours = dataset.colormap(1)
-    table = np.zeros((max(colours) + 1, 4), np.float32)
-    table[list(colours)] = list(colours.values())
-    return table
-
-
-def _coloured(indices: Array, table: Array, raw: bool) -> Array:
-    """Turn indices ``(H, W)``, NaN where there is no data, into colours ``(3, H, W)``."""
-    missing = np.isnan(indices) | (indices >= len(table))
-    colours = table[np.where(missing, 0, indices).astype(np.int64)]
-    colours[missing | ((colours[..., 3] == 0) & (not raw))] = np.nan
-    return np.moveaxis(colours[..., :3], 2, 0)
-
-
-def _is_colour(dataset: Any) -> bool:
-    """Return whether a file is a colour image of 8 or 16 bits."""
-    colours = {interpretation.name for interpretation in dataset.colorinterp[:3]}
-    return colours == {"red", "green", "blue"} and set(dataset.dtypes) <= {"uint8", "uint16"}
+def _require_real(path: Location, dataset: Any) -> None:
+    if found := [dtype for dtype in dataset.dtypes if dtype.startswith("complex")]:
+        dataset.close()
+        raise InputError(f"{path}: holds complex numbers ({found[0]}), as of radar. Save their amplitude as float32.")
 
 
 def _grid_file(datasets: Sequence[Any], bands: Sequence[Band], wanted: Wanted | None) -> int:
@@ -313,7 +317,7 @@ def read_raster(path: Path, plane: str, keys: Sequence[str]) -> Picture:
     """Read a whole raster as one slice with its bands as channels, NaN where there is no data; masks raw."""
     with open_rasters([path], colours=keys is COLOUR_KEYS) as raster:
         if keys is MASK_KEYS or keys is COLOUR_KEYS:
-            return Picture(raster.read(0, 0, *raster.shape, raw=True)[None], gaps=True, nodata=raster.nodata)
+            return Picture(raster.read_seen(0, 0, *raster.shape, raw=True)[None], gaps=True, nodata=raster.nodata)
         array = raster.read(0, 0, *raster.shape).astype(raster.dtype)
         return Picture(array[None], gaps=True)
 

@@ -10,6 +10,7 @@ from rasterio.transform import Affine
 from layouts import PLACE, write_scene
 from mlla_seg.data.formats.bands import Wanted, simple
 from mlla_seg.data.formats.geotiff import open_rasters
+from mlla_seg.data.formats.registry import read_mask
 from mlla_seg.errors import InputError
 
 RGB = Wanted(("red", "green", "blue"))
@@ -55,6 +56,39 @@ def test_colours_stored_in_another_order_are_put_right(tmp_path):
     colours = (ColorInterp.blue, ColorInterp.green, ColorInterp.red)
     path = scene(tmp_path / "a.tif", PIXELS, colours=colours, photometric="minisblack")
     np.testing.assert_array_equal(seen([path], RGB)[0], PIXELS[::-1])
+
+
+def test_colours_of_masks_stored_in_another_order_are_put_right(tmp_path):
+    colours = (ColorInterp.blue, ColorInterp.green, ColorInterp.red)
+    path = scene(tmp_path / "mask.tif", PIXELS, colours=colours, photometric="minisblack")
+    with open_rasters([path], labels=True, colours=True) as raster:
+        np.testing.assert_array_equal(raster.read_seen(0, 0, 20, 30, raw=True), PIXELS[::-1])
+    np.testing.assert_array_equal(read_mask(path, "axial", colours=True).array[0], PIXELS[::-1])
+
+
+def test_alpha_is_found_at_any_place_and_a_described_band_is_none(tmp_path):
+    opaque = np.full((1, 20, 30), 255, np.uint8)
+    opaque[0, :5] = 0
+    argb = (ColorInterp.alpha, ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+    first = scene(tmp_path / "argb.tif", np.concatenate([opaque, PIXELS]), colours=argb, photometric="minisblack")
+    found, _ = seen([first], RGB)
+    assert np.isnan(found[:, :5]).all()
+    np.testing.assert_array_equal(found[:, 5:], PIXELS[:, 5:])
+    infrared = scene(tmp_path / "rgbi.tif", np.concatenate([PIXELS, opaque]), ("red", "green", "blue", "nir"))
+    np.testing.assert_array_equal(seen([infrared], RGB)[0], PIXELS)  # GDAL takes any fourth band of bytes for alpha
+    numbered = scene(tmp_path / "4.tif", np.concatenate([PIXELS, opaque]), [f"Band {k}" for k in range(1, 5)])
+    assert np.isnan(seen([numbered], RGB)[0][:, :5]).all()
+
+
+def test_scales_that_are_not_applied_are_said(tmp_path):
+    import rasterio
+
+    path = scene(tmp_path / "a.tif", PIXELS.astype(np.uint16) * 2)
+    with rasterio.open(path, "r+") as file:
+        file.scales, file.offsets = [0.5, 0.5, 1], [-100, -100, 0]
+    with open_rasters([path], RGB) as raster:
+        (said,) = raster.notes
+    assert "the scale 0.5 and offset -100 that it tags are not applied" in said
 
 
 def test_colours_that_any_three_bands_get_say_nothing(tmp_path):

@@ -38,6 +38,13 @@ def test_bands_of_every_type_come_as_they_are(tmp_path, dtype):
     assert (raster.shape, raster.count) == ((40, 30), 5)
 
 
+@pytest.mark.parametrize("dtype", ["complex64", "complex_int16"])
+def test_complex_numbers_are_refused(tmp_path, dtype):
+    path = write_scene(tmp_path / "radar.tif", np.ones((1, 8, 8), np.complex64), dtype=dtype)
+    with pytest.raises(InputError, match=f"radar.tif: holds complex numbers .{dtype}."):
+        read(path)
+
+
 def test_parts_are_parts(tmp_path):
     array = noise(2, 40, 30)
     with open_rasters([write_scene(tmp_path / "a.tif", array)]) as raster:
