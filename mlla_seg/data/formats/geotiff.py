@@ -180,7 +180,7 @@ class Raster:
         bands[without] = np.nan
         return bands if self.palette is None else coloured(bands[0], self.palette, raw)
 
-    def read_seen(self, top: int, left: int, height: int, width: int, raw: bool = False) -> Array:
+    def read_seen(self, top: int, left: int, height: int, width: int, *, raw: bool = False) -> Array:
         """Read the channels that the network sees, or the colours of a mask, in their order; see :meth:`read`."""
         bands = self.read(top, left, height, width, raw)
         return bands if self.order is None or self.order.changes_nothing(len(bands)) else bands[[*self.order.positions]]
