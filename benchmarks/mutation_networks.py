@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from mlla_seg import create_model
 from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.models.checkpoint import CHECKPOINT_KEY, NETWORK, build_network, load_segmenter
-from mlla_seg.models.weights import read_state_dict
+from mlla_seg.models.weight_files import read_state_dict
 from mlla_seg.runtime.engines import open_engine
 
 SPEC = {

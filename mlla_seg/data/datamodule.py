@@ -21,7 +21,7 @@ from mlla_seg.data.overrides import card_of, for_volumes, with_options
 from mlla_seg.data.pairs import require_two_views
 from mlla_seg.data.patch_choice import require_spacing
 from mlla_seg.data.pseudonyms import pseudonyms
-from mlla_seg.data.sample_options import SampleOptions, require_few_channels, require_possible
+from mlla_seg.data.sample_options import SampleOptions, require_counts, require_few_channels, require_possible
 from mlla_seg.data.slice_augment import AUGMENTATIONS
 from mlla_seg.data.training_set import paired, training_set
 from mlla_seg.data.volume_augment import AXES
@@ -118,8 +118,7 @@ class SegmentationDataModule(CardData, LightningDataModule):
         require_possible(sample)
         if unlabelled:
             require_two_views(intensity)
-        if batch_size < 1:
-            raise InputError(f"--data.batch_size must be 1 or more, got {batch_size}.")
+        require_counts({"batch_size": batch_size}, {"num_workers": num_workers, "seed": seed})
         known = self.describe(card, root, channels)
         if sample.axes == 3:
             require_spacing(spacing_mm)

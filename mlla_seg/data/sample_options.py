@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mlla_seg.data.slice_augment import AUGMENTATIONS, MIRRORS, MOST_CHANNELS
@@ -69,7 +70,7 @@ def require_possible(options: SampleOptions) -> None:
     crop, resize = options.crop, options.resize
     lookup(AUGMENTATIONS, options.augment, "augmentation")
     for name, strength in (("intensity", options.intensity), ("elastic", options.elastic)):
-        if strength < 0:
+        if not 0 <= strength < math.inf:
             raise InputError(f"--data.{name} must be 0 or more, got {strength}.")
     if not 0 <= options.balance <= 1:
         raise InputError(f"--data.balance must be a fraction from 0 to 1, got {options.balance}.")
@@ -113,6 +114,18 @@ def _require_possible_for_volumes(options: SampleOptions) -> None:
             f"{' '.join(needed)}. Volumes are resampled by --data.spacing_mm."
         )
     require_for_volumes(options.augment, options.mirror)
+
+
+def require_counts(from_one: Mapping[str, int], from_zero: Mapping[str, int]) -> None:
+    """Check options of the data that count something, by name.
+
+    Raises:
+        InputError: One is too small.
+    """
+    for least, counts in ((1, from_one), (0, from_zero)):
+        for name, count in counts.items():
+            if count < least:
+                raise InputError(f"--data.{name} must be {least} or more, got {count}.")
 
 
 def require_few_channels(options: SampleOptions, channels: int) -> None:

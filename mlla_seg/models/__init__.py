@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from mlla_seg.errors import InputError, lookup
+from mlla_seg.models.arguments import require_numbers
 from mlla_seg.models.decoders import DECODERS, OF_BLOCKS, OUTPUT_STRIDES, UNREAD_STAGES
 from mlla_seg.models.foreign import ForeignEncoder, elsewhere
 from mlla_seg.models.hub import BUILDERS
@@ -67,9 +68,10 @@ def create_model(
             :func:`mlla_seg.data.halving.strides_for`; by default 2.
 
     Raises:
-        InputError: Unknown name, or an option that the encoder or decoder does not have.
+        InputError: Unknown name, a number that is not allowed, or an option that the encoder or decoder does not have.
     """
     arguments = dict(locals())
+    require_numbers("create_model", arguments)
     arguments["strides"] = strides and [list(step) for step in strides]
     build_decoder = NoDecoder if decoder == NO_DECODER else lookup(DECODERS, decoder, "decoder")
     if encoder.startswith("monai/") and decoder != NO_DECODER:

@@ -88,6 +88,16 @@ def require_arguments(build: Any, arguments: Any, where: str) -> None:
         require(arguments["normalisation"], NORMALISE, where, "normalisation of the network")
 
 
+def require_numbers(build: str, arguments: Mapping[str, Any]) -> None:
+    """Check numbers of a network before it is built, so that none is trained whose checkpoint would be refused.
+
+    Raises:
+        InputError: One is not allowed, such as no class or a rate of 1.
+    """
+    names = (*_shared.keys() - {"normalisation"}, "decoder_depths")
+    require({name: arguments[name] for name in names}, RULES[build], build)
+
+
 @contextmanager
 def building(where: str) -> Iterator[None]:
     """Name the file whose network could not be built; the libraries that build one raise errors of many types.

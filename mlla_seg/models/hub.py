@@ -21,7 +21,7 @@ from mlla_seg.data.dataspec import DataSpec, Normalisation
 from mlla_seg.errors import InputError, followed_by
 from mlla_seg.models.arguments import building, require_arguments
 from mlla_seg.models.nearby import did_you_mean
-from mlla_seg.models.weights import read_state_dict
+from mlla_seg.models.weight_files import read_state_dict
 from mlla_seg.texts import read_text
 from mlla_seg.visible import in_markdown
 

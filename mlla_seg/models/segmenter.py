@@ -15,6 +15,7 @@ from mlla_seg.data.framing import at_least, margin, pad
 from mlla_seg.data.halving import STEPS, total_strides
 from mlla_seg.data.normalisation import normalise, window_tensor
 from mlla_seg.errors import InputError
+from mlla_seg.models.arguments import require_numbers
 from mlla_seg.models.axes import CONV, LINEAR_MODE
 from mlla_seg.models.decoders import Decoder, MLLAUNetDecoder
 from mlla_seg.models.hub import HubMixin
@@ -157,6 +158,7 @@ class MLLAUNet(Segmenter):
         normalisation: Mapping[str, Any] | None = None,
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        require_numbers("MLLAUNet", arguments)
         encoder = MLLAEncoder(in_channels, embed_dim, depths, num_heads, mlp_ratio, drop_path_rate, stage_inputs=True)
         decoder = MLLAUNetDecoder(encoder.out_channels, num_heads, decoder_depths, mlp_ratio, drop_path_rate)
         super().__init__(encoder, decoder, num_classes, in_channels, normalisation)

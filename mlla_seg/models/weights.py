@@ -8,19 +8,17 @@ Encoders of other libraries keep their libraries' names, see :func:`mlla_seg.mod
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
-from mlla_seg.checksums import require_intact_archive, require_intact_folder
 from mlla_seg.errors import InputError
 from mlla_seg.models.foreign import find_foreign, library_names
+from mlla_seg.models.weight_files import read_state_dict, require_weights
 
 # From the authors' names to ours; all patterns are applied to every name, in order.
 RENAMES = [
@@ -65,8 +63,6 @@ FIRST_PARAMETER = "stem.conv1.0.weight"
 ENCODER_BLOCK = re.compile(r"^encoder\.stages\.(\d)\.blocks\.(\d+)\.")
 DECODER_BLOCKS = re.compile(r"^decoder\.levels\.(\d)\.stage\.(.+)$")
 DERIVABLE = re.compile(r"(\.rope\.rotations|\.num_batches_tracked)$")
-FILE_KEYS = ("state_dict_ema", "model_ema", "model", "state_dict")
-"""Keys under which files keep weights; the first one present is used, averaged weights before others, as in timm."""
 
 
 @dataclass
@@ -98,51 +94,6 @@ def _first(names: list[str]) -> str:
     return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "") + f" ({len(names)} in all)"
 
 
-def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], str]:
-    """Read a state dict without executing code stored in the file.
-
-    Args:
-        path: A ``.safetensors`` or torch file (including Lightning and timm checkpoints), or a folder of
-            ``save_pretrained``.
-
-    Returns:
-        The state dict and its key in the file, one of ``FILE_KEYS`` or empty.
-
-    Raises:
-        InputError: No such file, not a weights file, or one that cannot be read without executing code.
-    """
-    path = Path(path).expanduser()
-    if path.is_dir():
-        path = path / "model.safetensors"
-    if not path.is_file():
-        raise InputError(
-            f"No weights at {path}. Download the file first and give its path; mlla_seg downloads nothing."
-        )
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            require_intact_folder(path.parent)
-            return load_file(path), ""
-        require_intact_archive(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):  # options in timm checkpoints; plain data
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except InputError:
-        raise
-    except Exception as error:  # its text may be a bare number, or advise executing the code
-        stored = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"its {stored[1]} would execute code" if stored else "it is damaged or not a weights file"
-        raise InputError(
-            f"{path} cannot be read as weights: {reason}. Expected .safetensors, or a torch file of plain tensors."
-        ) from error
-    taken = ""
-    while isinstance(content, dict) and (key := next((k for k in FILE_KEYS if isinstance(content.get(k), dict)), "")):
-        taken, content = taken or key, content[key]
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise InputError(f"{path} holds no state dict. Expected tensors by name, at the top level or under 'model'.")
-    return content, taken
-
-
 def rename(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the authors' parameters to ours (of a classifier or segmenter); our own names are unchanged."""
     renamed = {}
@@ -159,7 +110,7 @@ def rename(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def common_names(names: Iterable[str]) -> dict[str, str]:
     """Return a network's parameter names, keyed by those that :class:`MLLA` or ``Segmenter`` would use."""
     names = [name for name in names if not DERIVABLE.search(name)]
-    places = [name.removesuffix(FIRST_PARAMETER) for name in names if name.endswith(FIRST_PARAMETER)]
+    places = _places(names)
     if len(places) != 1:
         return {name: name for name in names}
     place = places[0]
@@ -168,6 +119,21 @@ def common_names(names: Iterable[str]) -> dict[str, str]:
         "encoder." + name.removeprefix(place) if name.startswith(place) else name.removeprefix(root): name
         for name in names
     }
+
+
+def _places(names: Iterable[str]) -> list[str]:
+    """Return the prefixes of the MLLA encoders among parameter names."""
+    return [name.removesuffix(FIRST_PARAMETER) for name in names if name.endswith(FIRST_PARAMETER)]
+
+
+def _require_one_encoder(names: Iterable[str], where: str, advice: str) -> None:
+    """Check that parameters are those of one network, not of a student and its teacher, for example.
+
+    Raises:
+        InputError: There are several MLLA encoders.
+    """
+    if len(places := _places(names)) > 1:
+        raise InputError(f"{where} has {len(places)} MLLA encoders, {' and '.join(places[:2])}: {advice}.")
 
 
 def count_blocks(names: Iterable[str]) -> Counter[str]:
@@ -222,6 +188,8 @@ def _require_same_depths(weights: Iterable[str], targets: Iterable[str], source:
 
 def _misfit(key: str, value: Tensor, target: Tensor, source: str) -> InputError:
     """Return the error for an encoder weight whose shape is not that of the network's parameter."""
+    if value.ndim == 5 and target.ndim == 4:
+        return InputError(f"{source} holds the weights of a network of volumes, this one is of images.")
     if value.ndim == 4 and target.ndim == 5:
         return InputError(
             f"{source} holds the weights of a network of images, this one is of volumes: load them into the same "
@@ -229,7 +197,7 @@ def _misfit(key: str, value: Tensor, target: Tensor, source: str) -> InputError:
         )
     return InputError(
         f"{key} in {source} has shape {tuple(value.shape)}, this network expects {tuple(target.shape)}: "
-        "the weights are for a network of another size. Create the network in that size."
+        "the weights are for a network of another size or block. Create the same network."
     )
 
 
@@ -245,14 +213,14 @@ def load_pretrained(module: nn.Module, source: str | Path | Mapping[str, Tensor]
 
     Args:
         module: The network; changed in place.
-        source: Path of a file (see :func:`read_state_dict`), or a state dict.
+        source: Path of a file (see :func:`~mlla_seg.models.weight_files.read_state_dict`), or a state dict.
 
     Returns:
         Report of the loaded, adapted, left-out and missing parameters.
 
     Raises:
-        InputError: The file cannot be read, or its weights do not fit the module or are of another size. Later stages
-            may be missing on either side.
+        InputError: The file cannot be read, or its weights do not fit the module, are of another size, quantised, NaN
+            or infinite. Later stages may be missing on either side.
     """
     name = "the state dict" if isinstance(source, Mapping) else str(source)
     state_dict, file_key = (source, "") if isinstance(source, Mapping) else read_state_dict(source)
@@ -264,6 +232,8 @@ def load_pretrained(module: nn.Module, source: str | Path | Mapping[str, Tensor]
         own_names = {own: own for own in state if not DERIVABLE.search(own)}
     else:
         given = rename(state_dict)
+        _require_one_encoder(given, name, "keep the weights that you mean")
+        _require_one_encoder(state, type(module).__name__, "load the weights into one of its parts")
         weights = {common: given[own] for common, own in common_names(given).items()}
         own_names = common_names(state)
     targets = {common: state[own] for common, own in own_names.items()}
@@ -296,6 +266,7 @@ def load_pretrained(module: nn.Module, source: str | Path | Mapping[str, Tensor]
         raise InputError(
             f"No encoder parameter of {name} fits {type(module).__name__}: it holds {_first(list(weights))}."
         )
+    require_weights(name, fitting | adapted)
     values = {own_names[key]: value for key, value in (fitting | adapted).items()}
     module.load_state_dict({**state, **values})
     report.loaded = [own_names[key] for key in fitting]

@@ -32,6 +32,7 @@ LOST_PROCESS = re.compile(
     r"closed by peer|reset by peer|Broken pipe|gloo[/\\]transport|NCCL|ProcessGroup|Gloo .* failed|Connection refused"
     r"|wait timeout|Timed out waiting|failed to recv|monitoredBarrier"
 )
+ONE_VALUE = re.compile("Expected more than 1 value per channel when training")
 NOT_LOGGED = re.compile(r"Early stopping conditioned on metric .* which is not available")
 OPTION = (ValueError, TypeError, MisconfigurationException, ImportError, NotImplementedError)
 """Errors by which Lightning refuses an option."""
@@ -59,6 +60,7 @@ def told_in_a_line(options: Mapping[str, Any]) -> Iterator[None]:
 def in_a_line(error: BaseException, options: Mapping[str, Any]) -> str | None:
     """Return what happened and what to do next, or None for an unknown error."""
     said = f"{type(error).__name__}: {error}"
+    sized = "size" if "size" in options else "crop"  # of pretraining, or of fit
     workers = options.get("num_workers")
     if OUT_OF_FILES.search(said):
         return (
@@ -83,6 +85,11 @@ def in_a_line(error: BaseException, options: Mapping[str, Any]) -> str | None:
         return (
             "Another process of this training ended or cannot be reached, so this one ends too. See its own message; "
             f"if there is none, it was killed, such as for its memory. {RESUME}"
+        )
+    if isinstance(error, ValueError) and ONE_VALUE.search(said):
+        return (
+            "Batch norm needs more than one value per channel, but the coarsest feature map of a batch has one: raise "
+            f"--data.batch_size (now {options.get('batch_size')}) or --data.{sized} (now {options.get(sized)})."
         )
     if isinstance(error, RuntimeError) and NOT_LOGGED.search(said):
         return one_line(error)

@@ -16,6 +16,7 @@ from mlla_seg.data.formats.classes import IGNORE_INDEX
 from mlla_seg.errors import InputError, lookup
 from mlla_seg.models.ops import at_least_float32, full_precision
 from mlla_seg.training.distributed import mean_over_processes, sum_over_processes
+from mlla_seg.training.numbers import require_loss_weights
 
 SMOOTH = 1e-5
 """Added to numerator and denominator of Dice, so that a class absent from truth and prediction adds no loss."""
@@ -148,6 +149,7 @@ class SegmentationLoss(nn.Module):
     ) -> None:
         super().__init__()
         lookup(LOSSES, kind, "--model.loss")
+        require_loss_weights(ce_weight, dice_weight, class_weights)
         if kind == "lovasz" and regions is not None:
             raise InputError("--model.loss lovasz is for classes, not for regions: use dice, focal or tversky.")
         if squared_dice and kind in ("tversky", "lovasz"):

@@ -32,6 +32,7 @@ from mlla_seg.training import optim
 from mlla_seg.training.freezing import FREEZABLE, Freezing
 from mlla_seg.training.losses import LOSSES, SegmentationLoss
 from mlla_seg.training.mean_teacher import consistency_loss, ramped, teacher_callbacks, teacher_logits
+from mlla_seg.training.numbers import MODEL, require_numbers
 from mlla_seg.training.optimised import OptimisedModule
 from mlla_seg.training.scoring import Scoring, case_scores, empty_tables, evaluated, published_size, single_slices
 from mlla_seg.training.starting import note_seen, start_from
@@ -130,13 +131,7 @@ class SegmentationModule(OptimisedModule):
         lookup(optim.SCHEDULES, schedule, "schedule")
         optim.require_optimizer(optimizer)
         self.freezing = Freezing(freeze, freeze_steps)
-        if encoder_lr_factor < 0:
-            raise InputError(f"--model.encoder_lr_factor must be 0 or more, got {encoder_lr_factor}.")
-        if consistency < 0 or not 0 <= consistency_rampup <= 1:
-            raise InputError(
-                "--model.consistency must be 0 or more and --model.consistency_rampup a fraction from 0 to 1, got "
-                f"{consistency} and {consistency_rampup}."
-            )
+        require_numbers(locals(), MODEL)
         self.spec = DataSpec.of(spec)
         if dims not in (None, self.spec.axes):
             raise InputError(f"dims is {dims}, but the data have {self.spec.axes} axes: pass the same dims to both.")

@@ -17,6 +17,7 @@ from mlla_seg.models.foreign import find_foreign, published_moments
 from mlla_seg.models.segmenter import Segmenter
 from mlla_seg.models.weights import load_pretrained
 from mlla_seg.progress import note
+from mlla_seg.texts import read_json
 
 IMAGENET = Normalisation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 """How torchvision, most of timm, and the authors of MLLA normalise ImageNet, in 0..255."""
@@ -57,11 +58,19 @@ def note_seen(path: str, cases: Sequence[Case]) -> None:
     """Note how many of the cases to be scored the pretrained weights were trained on, with or without labels.
 
     Args:
-        path: File of the weights; only files of ``fit`` and ``pretrain`` record what they were trained on.
+        path: File of the weights; only files of ``fit`` and ``pretrain`` record what they were trained on. A folder
+            does not, with a note.
         cases: Cases of validation and test.
     """
+    file = Path(path).expanduser()
+    if file.is_dir():
+        note(
+            f"note: {path} does not say on which patients it was trained. If some are in validation or test, their "
+            "scores will be too good; the .ckpt of fit would tell."
+        )
+        return
     try:
-        content = read_content(Path(path).expanduser())
+        content = read_content(file)
     except InputError:
         return
     known = [state for state in content.values() if isinstance(state, Mapping) and {"salt", "patients"} <= state.keys()]
@@ -74,9 +83,10 @@ def note_seen(path: str, cases: Sequence[Case]) -> None:
 
 def normalisation_of(path: str, network: Segmenter) -> Normalisation | None:
     """Return how the images were normalised that weights were trained on; none if neither file nor library says."""
+    file = Path(path).expanduser()
     try:
-        content: Mapping[str, Any] = read_content(Path(path).expanduser())
-    except InputError:  # of another program, or a folder
+        content: Mapping[str, Any] = _said_in_folder(file) if file.is_dir() else read_content(file)
+    except InputError:  # of another program
         content = {}
     if isinstance(said := content.get(PRETRAINING_KEY), Mapping):
         return Normalisation.from_dict({key: value for key, value in said.items() if key != "kind"}, path)
@@ -86,6 +96,13 @@ def normalisation_of(path: str, network: Segmenter) -> Normalisation | None:
     foreign = find_foreign(network)
     moments = published_moments(foreign[1].name) if foreign else None
     return Normalisation(*moments) if moments else None
+
+
+def _said_in_folder(folder: Path) -> dict[str, Any]:
+    """Return the spec that ``save_pretrained`` wrote, as a checkpoint holds it; smp's folders have none."""
+    path = folder / "config.json"
+    said = read_json(path) if path.is_file() else None
+    return {"hyper_parameters": {"spec": said.get("spec")}} if isinstance(said, Mapping) else {}
 
 
 def alike(one: Normalisation, other: Normalisation) -> bool:

@@ -15,7 +15,7 @@ import torch
 from mlla_seg.errors import InputError
 from mlla_seg.models.checkpoint import read_checkpoint
 from mlla_seg.models.segmenter import Segmenter
-from mlla_seg.models.weights import read_state_dict
+from mlla_seg.models.weight_files import read_state_dict
 
 FORMATS = {"zip": True, "legacy": False}
 

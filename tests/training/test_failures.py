@@ -32,6 +32,10 @@ IN_USE = {"batch_size": 24, "crop": [64, 64], "num_workers": 3, "eval_batch_size
         (RuntimeError("received 0 items of ancdata"), "Too many files are open. Allow more with ulimit -n"),
         (OSError(24, "Too many open files"), "Too many files are open"),
         (RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:7"), "Another process"),
+        (
+            ValueError("Expected more than 1 value per channel when training, got input size torch.Size([1, 8, 1, 1])"),
+            r"more than one value per channel.* raise --data\.batch_size \(now 24\) or --data\.crop \(now \[64, 64\]\)",
+        ),
         (MemoryError("Unable to allocate 8 EiB"), r"--data\.batch_size 24 and --data\.crop \[64, 64\]\. Lower one"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), r"--model\.checkpoint_stages all"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"), "Out of memory in"),

@@ -64,12 +64,6 @@ def test_another_average_of_weights_is_refused():
         teacher_callbacks(Trainer(**PLAIN, callbacks=[EMAWeightAveraging()]))
 
 
-@pytest.mark.parametrize("options", [{"consistency": -1.0}, {"consistency_rampup": 1.5}])
-def test_impossible_weights_are_refused(options):
-    with pytest.raises(InputError, match=r"--model.consistency must be 0 or more and --model.consistency_rampup"):
-        SegmentationModule("mlla_test", spec={"channels": ["a"], "classes": ["b", "c"]}, **options)
-
-
 def plain_loop(network, data):
     """Train as a script would, and return the weights and the averaged ones."""
     average, optimizer = deepcopy(network).eval(), torch.optim.SGD(network.parameters(), lr=RATE)

@@ -12,7 +12,7 @@ from mlla_seg.data.dataspec import DataSpec, Normalisation
 from mlla_seg.models import create_model
 from mlla_seg.models.checkpoint import CHECKPOINT_KEY, PRETRAINING_KEY
 from mlla_seg.models.mlla import MLLA, SIZES
-from mlla_seg.training.starting import IMAGENET, alike, start_from
+from mlla_seg.training.starting import IMAGENET, alike, note_seen, start_from
 
 SPEC = DataSpec.of(
     {
@@ -64,6 +64,18 @@ def test_a_file_that_does_not_say_is_compared_with_imagenet(classifier):
     assert f"note: {path} does not say how its images were normalised. ImageNet classifiers: mean" in said(
         path, per_image
     )[1]  # fmt: skip
+
+
+def test_a_folder_says_its_numbers_but_not_its_patients(tmp_path, capfd):
+    network = create_model("mlla_test", num_classes=2)
+    network.spec = replace(SPEC, normalisation=Normalisation(100.0, 50.0))
+    network.save_pretrained(tmp_path / "roofs")
+    path = str(tmp_path / "roofs")
+    assert said(path)[1].startswith(f"note: the images of {path} were normalised by mean 100, standard deviation 50;")
+    note_seen(path, [])
+    assert f"note: {path} does not say on which patients it was trained" in "".join(capfd.readouterr())
+    (tmp_path / "roofs/config.json").unlink()  # as folders of other libraries
+    assert len(said(path)) == 1
 
 
 def test_timm_knows_the_numbers_of_its_networks(tmp_path):
