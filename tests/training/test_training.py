@@ -237,7 +237,6 @@ def test_mistakes_are_answered_in_a_line(cli, capsys, options, checkpoint, tmp_p
     assert "fewer than one batch" in fit("--data.batch_size=999")
     assert "1 or more, got 0" in fit("--data.batch_size=0")
     assert "--data.seed must be 0 or more, got -1" in fit("--data.seed=-1")
-    assert "--data.intensity must be 0 or more, got nan" in fit("--data.intensity=nan")
     assert "--data.crop takes two numbers" in fit("--data.crop=[32]")
     assert "set --data.crop or --data.resize" in fit("--data.crop=null")
     assert "crops must be square" in fit("--data.crop=[32,64]", "--data.augment=aerial")
