@@ -50,6 +50,7 @@ def write_nifti(path: Path, mask: Array, classes: Sequence[ClassInfo], source: P
         array = array.reshape(header.get_data_shape()[:3])  # keeps an image with two axes
         header.set_data_dtype(mask.dtype)
         header["cal_min"], header["cal_max"] = 0, 0
+        header.set_intent("none")
     image = nib.Nifti1Image(array, affine, header)
     if header is None:
         image.set_qform(grid.affine, code="scanner")

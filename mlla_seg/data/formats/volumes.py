@@ -110,7 +110,7 @@ def coarsest_axis(steps: Iterable[float], shape: Sequence[int]) -> int | None:
 
 
 def read_nifti(path: Path, plane: str, keys: Sequence[str]) -> Picture:
-    """Read a NIfTI with 2 or 3 axes, or 4 with channels last; integers without scaling keep their type."""
+    """Read a NIfTI with 2 or 3 axes, or 4 or 5 with channels last; integers without scaling keep their type."""
     import nibabel as nib
 
     image = nib.load(path)
@@ -137,6 +137,8 @@ def picture_of_nibabel(image: Any, plane: str, name: str) -> Picture:
         array = np.stack([array[name] for name in array.dtype.names], axis=-1)
     if array.ndim == 2:
         array = array[:, :, None]
+    if array.ndim == 5 and array.shape[3] == 1:  # ITK stores several values of a voxel along a fifth axis
+        array = array[:, :, :, 0]
     if array.ndim not in (3, 4):
         raise InputError(f"{name}: expected a volume with 3 axes, or 4 with channels last, found shape {array.shape}.")
     return turn_to_plane(array, geometry_of_nibabel(image, name), plane)

@@ -249,7 +249,7 @@ def test_file_that_is_no_image_is_named(tmp_path, name, problem):
 
 
 def test_volume_of_five_axes_is_refused(tmp_path):
-    assert "found shape (2, 2, 2, 1, 2)" in refused(write_nifti(tmp_path / "a.nii", np.zeros((2, 2, 2, 1, 2))))
+    assert "found shape (2, 2, 2, 2, 2)" in refused(write_nifti(tmp_path / "a.nii", np.zeros((2, 2, 2, 2, 2))))
 
 
 @pytest.mark.parametrize("name", ["ct.nii.gz", "ct.npz", "ct.h5", "photo.png"])

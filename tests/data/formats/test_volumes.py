@@ -112,6 +112,19 @@ def test_several_numbers_per_voxel_are_channels(tmp_path, channels):
     np.testing.assert_array_equal(picture.array, np.stack([seen + k for k in range(channels)], axis=1))
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_several_numbers_per_voxel_of_a_nifti_are_channels_of_which_its_mask_knows_nothing(tmp_path, channels):
+    stored = np.arange(60 * channels, dtype=np.int16).reshape(5, 4, 3, 1, channels)
+    image = nib.Nifti1Image(stored, np.eye(4))
+    image.header.set_intent("vector")
+    image.to_filename(tmp_path / "mr.nii")
+    picture = read_image(tmp_path / "mr.nii")
+    assert picture.array.shape == (3, channels, 4, 5)
+    write_mask(tmp_path / "mask.nii", np.zeros((3, 4, 5), np.uint8), CLASSES, tmp_path / "mr.nii")
+    mask = nib.load(tmp_path / "mask.nii")
+    assert mask.shape == (5, 4, 3) and mask.header.get_intent()[0] == "none"
+
+
 def test_fourth_axis_is_channels_and_two_axes_are_one_slice(tmp_path):
     image = sitk.GetImageFromArray(np.arange(120, dtype=np.int16).reshape(2, 3, 4, 5), isVector=False)
     sitk.WriteImage(image, str(tmp_path / "four.nrrd"))
