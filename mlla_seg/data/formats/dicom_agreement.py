@@ -66,13 +66,13 @@ def doubts_of(frames: Sequence[Frame]) -> tuple[str, ...]:
         if 0 < absent < len(frames):  # with more, the numbers count other images too
             one = next(number for number in range(first, last) if number not in numbers)
             notes.append(
-                f"{absent} of the numbers {first} to {last} ({NUMBER}) have no slice, such as {one}: is the series "
-                "complete?"
+                f"{absent} of the numbers {first} to {last} ({NUMBER}) have no slice, such as {one}; the series may "
+                "be incomplete"
             )
             return tuple(notes)
     counts = {_whole(frame.tags.get(COUNT)) for frame in frames}
     if len(counts) == 1 and (count := counts.pop()) is not None and count > len(frames):
-        notes.append(f"{len(frames)} of {count} images ({COUNT}) are there: is the series complete?")
+        notes.append(f"{len(frames)} of {count} images ({COUNT}) are there; the series may be incomplete")
     return tuple(notes)
 
 
