@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from mlla_seg.data.card import Card
 from mlla_seg.data.cases import Case
 from mlla_seg.data.formats.burning import PIXELS, Canvas
 from mlla_seg.data.formats.georeference import Ground
+from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.formats.raster_grids import extent_of
 from mlla_seg.data.formats.vector_sources import Layer, is_vector, open_layer
 from mlla_seg.data.polygon_labels import Survey, classes_by_value, listed, survey
@@ -38,7 +39,7 @@ def check_polygons(card: Card, cases: Sequence[Case], stored: Sequence[StoredCas
                 scenes.setdefault(path, []).append(kept)
     layers = {path: open_layer(path, card.layout.layer, card.layout.attribute) for path in scenes}
     surveys = {path: survey(layer) for path, layer in layers.items()}
-    for said in [*_noted(surveys), *_unnamed(card, layers, surveys), *_placed(layers, surveys, scenes)]:
+    for said in [*_noted(surveys), *_unnamed(card, layers, surveys), *_placed(card, layers, surveys, scenes)]:
         note(f"note: {said}.")
 
 
@@ -60,12 +61,11 @@ def _noted(surveys: Mapping[Path, Survey]) -> list[str]:
     empty = {path: found.empty for path, found in surveys.items() if found.empty}
     if empty:
         said.append(f"{_sum(empty)} features have no geometry and label nothing")
+    if unread := {path: sum(found.unread.values()) for path, found in surveys.items() if found.unread}:
+        which = _listed([surveys[path].unread for path in unread])
+        said.append(f"{_sum(unread)} features have geometries that are not read and label nothing ({which})")
     if others := {path: found.others for path, found in surveys.items() if found.others}:
-        kinds: Counter[str] = Counter()
-        for counts in others.values():
-            kinds.update(counts)
-        which = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-        said.append(f"only polygons are labels, so {which} in {_files(others)} are left out")
+        said.append(f"only polygons are labels, so {_listed(others.values())} in {_files(others)} are left out")
     if invalid := {path: found.invalid for path, found in surveys.items() if found.invalid}:
         said.append(
             f"{_sum(invalid)} polygons cross or touch their own outline; what it surrounds twice is outside, as for "
@@ -88,21 +88,31 @@ def _unnamed(card: Card, layers: Mapping[Path, Layer], surveys: Mapping[Path, Su
 
 
 def _placed(
-    layers: Mapping[Path, Layer], surveys: Mapping[Path, Survey], scenes: Mapping[Path, Sequence[StoredCase]]
+    card: Card,
+    layers: Mapping[Path, Layer],
+    surveys: Mapping[Path, Survey],
+    scenes: Mapping[Path, Sequence[StoredCase]],
 ) -> list[str]:
-    """Return notes on polygons outside all images and on images without a polygon."""
+    """Return notes on polygons outside all images or between their pixels, and on images without a polygon."""
     outside: dict[Path, int] = {}
+    between: dict[Path, int] = {}
     without: list[str] = []
     for path, layer in layers.items():
-        touched = np.zeros(0, np.int64)
+        touched = burned = np.zeros(0, np.int64)
         for scene in scenes[path]:
-            found = _touching(layer, scene)
+            found, holding = _touching(layer, scene)
             without += [scene.name] if not len(found) else []
-            touched = np.union1d(touched, found)
+            touched, burned = np.union1d(touched, found), np.union1d(burned, found[holding])
         if surveys[path].polygons and not len(touched):
             raise InputError(_elsewhere(layer, scenes[path]))
         outside[path] = max(0, layer.count - len(touched) - surveys[path].empty)
+        between[path] = 0 if surveys[path].others else len(touched) - len(burned)  # not of points and lines
     said = []
+    if not card.layout.all_touched and (small := {path: count for path, count in between.items() if count}):
+        said.append(
+            f"{_sum(small)} polygons are so small that they hold no pixel's centre and label nothing; all_touched: "
+            "true in the card's layout labels each pixel that a polygon touches"
+        )
     if lost := {path: count for path, count in outside.items() if count}:
         total = sum(layer.count for layer in layers.values())
         said.append(f"{_sum(lost)} of {total} polygons lie outside the images in use")
@@ -112,10 +122,17 @@ def _placed(
     return said
 
 
-def _touching(layer: Layer, scene: StoredCase) -> np.ndarray:
+def _touching(layer: Layer, scene: StoredCase) -> tuple[Array, Array]:
+    """Return the ids of the features that touch a scene, and whether the bounds of each hold the centre of a pixel."""
     height, width = scene.shape[2:]
     canvas = Canvas.of(scene.ground, layer, scene.name)
-    return np.unique(np.concatenate([layer.touching(box) for box in canvas.boxes(0, 0, height, width)]))
+    found = [layer.touching(box) for box in canvas.boxes(0, 0, height, width)]
+    ids, (left, bottom, right, top) = (np.concatenate(parts, axis=-1) for parts in zip(*found, strict=True))
+    corners = np.array([(left, bottom), (left, top), (right, bottom), (right, top)])
+    pixels = canvas.pixels(np.moveaxis(corners, 1, 2).reshape(-1, 2)).reshape(4, -1, 2)
+    first, last = np.ceil(pixels.min(axis=0) - 0.5), np.floor(pixels.max(axis=0) - 0.5)
+    ids, places = np.unique(ids, return_index=True)
+    return ids, (first <= last).all(axis=1)[places]
 
 
 def _elsewhere(layer: Layer, scenes: Sequence[StoredCase]) -> str:
@@ -130,6 +147,14 @@ def _elsewhere(layer: Layer, scenes: Sequence[StoredCase]) -> str:
         f"{layer.path}: none of its {layer.count} polygons touches {scenes[0].name}{more}: they lie at {own}, "
         f"the image at {place}. Pair the right files, or correct the CRS or the order of the coordinates of one."
     )
+
+
+def _listed(counts: Iterable[Mapping[str, int]]) -> str:
+    """Return numbers by type: ``2 Point, 1 LineString``."""
+    total: Counter[str] = Counter()
+    for own in counts:
+        total.update(own)
+    return ", ".join(f"{count} {kind}" for kind, count in total.items())
 
 
 def _sum(counts: Mapping[Path, int]) -> str:

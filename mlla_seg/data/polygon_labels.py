@@ -38,6 +38,8 @@ class Survey:
     """Features without a geometry, or with an empty one."""
     others: Mapping[str, int]
     """Number of points and lines, also in collections, by type."""
+    unread: Mapping[str, int]
+    """Number of features whose geometry cannot be read, by type."""
     invalid: int
     """Polygons with an outline that crosses or touches itself."""
 
@@ -177,10 +179,12 @@ def _survey(layer: Layer) -> Survey:
 
     values: Counter[str] = Counter()
     others: Counter[str] = Counter()
+    unread: Counter[str] = Counter()
     empty = invalid = 0
     for batch in layer.batches():
         shapes = batch.geometries()
-        empty += int((shapely.is_missing(shapes) | shapely.is_empty(shapes)).sum())
+        unread.update(lost := batch.unread(shapes))
+        empty += int((shapely.is_missing(shapes) | shapely.is_empty(shapes)).sum()) - len(lost)
         with np.errstate(invalid="ignore"):
             parts, owners = exploded(shapes)
         area = shapely.get_type_id(parts) == POLYGON
@@ -193,7 +197,7 @@ def _survey(layer: Layer) -> Survey:
         values.update(as_text(batch.values[k]) for k in np.unique(owners[area]).tolist())
         others.update(part.geom_type for part in parts[~area])
         invalid += int((~shapely.is_valid(parts[area])).sum())
-    return Survey(sum(values.values()), dict(values), empty, dict(others), invalid)
+    return Survey(sum(values.values()), dict(values), empty, dict(others), dict(unread), invalid)
 
 
 def fingerprint_of_polygons(card: Card) -> list[Any]:

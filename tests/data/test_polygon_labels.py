@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -272,3 +273,29 @@ def test_polygons_without_a_class_in_a_folder_without_a_card(tmp_path):
     root = folder_of(tmp_path, {"class": [""]})
     with pytest.raises(InputError, match="the attribute class names the classes, but 2 polygons have none"):
         card_of_folder(None, root)
+
+
+def test_small_polygons_and_unread_geometries_are_said(tmp_path, capsys):
+    import pyogrio
+
+    scene(tmp_path)
+    corner = shapely.to_wkb(shapely.Polygon([(0, 0), (1, 0), (0, 1)]))
+    triangle = corner[:1] + (17).to_bytes(4, "little") + corner[5:]  # stored like a polygon
+    shapes = shapely.to_wkb([box(2, 2, 6, 6), box(8.6, 3, 9.4, 3.4), box(8.4, 3, 9.4, 5)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # triangles are an extension of GeoPackage
+        pyogrio.raw.write(
+            tmp_path / "labels.gpkg",
+            np.array([*shapes, triangle], object),
+            [],
+            [],
+            geometry_type="Unknown",
+            crs=CRS,
+            driver="GPKG",
+        )
+    for touched in (False, True):
+        card = card_of(tmp_path / str(touched), {"all_touched": touched}, CLASSES[:1] + CLASSES[2:])
+        check_polygons(card, *stored_cases(card, tmp_path))
+        said = capsys.readouterr().err
+        assert "in labels.gpkg, 1 features have geometries that are not read and label nothing (1 Triangle)." in said
+        assert ("in labels.gpkg, 1 polygons are so small that they hold no pixel's centre" in said) == (not touched)

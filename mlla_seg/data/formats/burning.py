@@ -100,9 +100,9 @@ class Canvas:
             box, longest = self._reach
             polygons = _cut(polygons, box)
             polygons = shapely.segmentize(polygons, longest)
-        return shapely.transform(polygons, self._pixels)
+        return shapely.transform(polygons, self.pixels)
 
-    def _pixels(self, points: Array) -> Array:
+    def pixels(self, points: Array) -> Array:
         """Convert coordinates ``(n, 2)`` to columns and rows by the arithmetic of GDAL, so that ties fall alike."""
         x, y = points.T
         if self.crs is not None:

@@ -29,6 +29,8 @@ VECTOR_SUFFIXES = (".gpkg", ".geojson", ".shp")
 DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".shp": "ESRI Shapefile"}
 SIBLINGS = (".shx", ".dbf", ".prj", ".cpg", ".qpj")
 """Suffixes of the other files of a shapefile."""
+SURFACES = {15: "PolyhedralSurface", 16: "TIN", 17: "Triangle"}
+"""Types of geometries in WKB that shapely does not know."""
 BATCH = 2**16
 """Features that are read at once."""
 HEAD = 6000
@@ -58,6 +60,12 @@ class Features:
         with np.errstate(invalid="ignore"):  # coordinates may be NaN
             return shapely.from_wkb(self.shapes, on_invalid="ignore")
 
+    def unread(self, shapes: Array) -> list[str]:
+        """Return the type of each geometry that is missing among the shapes, but not in the file."""
+        lost = [wkb for wkb, shape in zip(self.shapes, shapes, strict=True) if wkb and shape is None]
+        codes = [int.from_bytes(wkb[1:5], "little" if wkb[0] else "big") % 1000 for wkb in lost]
+        return [SURFACES.get(code, "damaged geometry") for code in codes]
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -83,9 +91,12 @@ class Layer:
         _, ids, shapes, values = _raw(self, columns=columns, return_fids=True, **part)
         return Features(ids, shapes, values[0].tolist() if columns else [None] * len(ids))
 
-    def touching(self, box: Box) -> Array:
-        """Return the ids of the features whose bounds touch a box."""
-        return _raw(self, columns=[], read_geometry=False, return_fids=True, bbox=box)[1]
+    def touching(self, box: Box) -> tuple[Array, Array]:
+        """Return the ids of the features whose bounds touch a box, and these bounds ``(4, n)``."""
+        import pyogrio
+
+        with _readable(self.path):
+            return pyogrio.read_bounds(self.source.absolute(), layer=self.name, bbox=box)
 
     def bounds(self) -> Box:
         """Return the lowest and highest coordinates."""
