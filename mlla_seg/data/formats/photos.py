@@ -21,6 +21,10 @@ from mlla_seg.errors import InputError
 
 FORMATS = ("PNG", "JPEG", "BMP")
 """Formats that are tried; some others of PIL start programs, or read other files."""
+UNPLACED = (
+    "a world file tells its place on the ground, which is not used for photos and which masks of them lack; convert it "
+    "to GeoTIFF with gdal_translate to keep it"
+)
 DEEP = (";16", ";12")
 """Marks of PIL's decoders for colours of more than 8 bits, which it would round to 8."""
 
@@ -56,9 +60,17 @@ def read_photo(path: Path, plane: str, keys: Sequence[str]) -> Picture:
             "read by windows."
         ) from error
     array = array.astype(np.uint8) if array.dtype == bool else array
+    notes = (UNPLACED,) if keys is IMAGE_KEYS and _has_world_file(path) else ()
     if array.ndim == 2:
-        return Picture(compact(array[None, None]))
-    return Picture(compact(np.moveaxis(array, 2, 0)[None]), alpha=alpha)
+        return Picture(compact(array[None, None]), notes=notes)
+    return Picture(compact(np.moveaxis(array, 2, 0)[None]), alpha=alpha, notes=notes)
+
+
+def _has_world_file(path: Path) -> bool:
+    """Return whether a world file, such as ``a.jgw`` or ``a.jpgw`` for ``a.jpg``, places an image on the ground."""
+    suffix = path.suffix.lower()
+    endings = (f"{suffix[:2]}{suffix[-1:]}w", f"{suffix}w", ".wld")
+    return any(path.with_suffix(case).is_file() for ending in endings for case in (ending, ending.upper()))
 
 
 def _transparent(image: Any) -> bool:

@@ -57,3 +57,13 @@ def test_too_large_a_photo_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(InputError, match=r"a\.png: has too many pixels for a photo .*Save it as a GeoTIFF"):
         read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("world", ["ortho.jgw", "ortho.jpgw", "ortho.WLD"])
+def test_world_files_that_are_not_used_are_said(tmp_path, world):
+    path = tmp_path / "ortho.jpg"
+    Image.new("RGB", (4, 4)).save(path)
+    assert read_image(path).notes == ()
+    (tmp_path / world).write_text("1\n0\n0\n-1\n0\n0\n")
+    (said,) = read_image(path).notes
+    assert said.startswith("a world file tells its place on the ground")
