@@ -6,6 +6,7 @@ This module does not import torch.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -112,9 +113,10 @@ def _require_below(source: Path, files: Sequence[Location]) -> None:
 
 
 def _counted(problems: Sequence[str], images: Sequence[tuple[Location, ...]], what: str) -> list[str]:
-    """Return problems below their number, if there are several images."""
+    """Return problems below their number, if there are several images; equal ones once."""
+    equal = Counter(problems)
     count = [f"{len(problems)} of {len(images)} images {what}:"] if problems and len(images) > 1 else []
-    return [*count, *problems]
+    return [*count, *(f"{text} ({n} images)" if n > 1 else text for text, n in equal.items())]
 
 
 def images_at(source: Path | str, channels: int) -> Sequence[tuple[Location, ...]]:

@@ -275,7 +275,8 @@ def _splits(plan: Plan, layout: dict[str, Any], found: Survey) -> None:
         reason = f"{found.cases} scenes are too few to divide: blocks of each, apart by a gap, drawn once from the seed"
         plan.card["splits"] = Choice({"seed": 0, **BLOCKS}, reason)
         return
-    plan.card["splits"] = Choice(FRACTIONS, "drawn once from the seed, by patient")
+    unit = "scene" if found.kind == "scene" else "patient"
+    plan.card["splits"] = Choice(FRACTIONS, f"drawn once from the seed, by {unit}")
     if found.cases < FEW:
         plan.unsure.append(f"There are {found.cases} cases: scores of so few say little. Think of a cross-validation.")
 

@@ -85,7 +85,8 @@ def plan(
     if table:
         chosen.card["splits"], unsure = splits_of(table, root, folder, cases)
         chosen.unsure.extend(unsure)
-    read = f"{found.images} images and {found.masks} masks of {found.cases} cases"
+    labels = "polygons" if found.polygons else f"{found.masks} masks"
+    read = f"{found.images} images and {labels} of {found.cases} cases"
     write_yaml(folder / CARD, f"Planned from {read} of {root}.", chosen.card)
     options = {"card": Choice(str(folder / CARD)), "root": Choice(str(root)), **chosen.data}
     rate = RATES[device] / (2 if found.is_flat and device == "cpu" else 1)

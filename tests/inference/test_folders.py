@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from jobs import Pixelwise, spec_of
+from layouts import write_scene
 from mlla_seg import Predictor
 from mlla_seg.data.formats.registry import read_image
 from mlla_seg.data.image_files import find_images
@@ -58,6 +59,17 @@ def test_a_damaged_channel_stops_no_other_image(tmp_path, capsys):
     with pytest.raises(InputError, match=r"(?s)1 of 2 images have no mask.*a_0000\.png: cannot be read"):
         segment_files(Predictor(Pixelwise(2), spec_of(2)), tmp_path, tmp_path / "out", MapOptions())
     assert [path.name for path in (tmp_path / "out").glob("[!.]*")] == ["b_0000.png"]
+
+
+def test_what_is_wrong_with_all_images_is_said_once(tmp_path):
+    for name in ("a.tif", "b.tif"):
+        write_scene(tmp_path / name, np.ones((2, 70, 70), np.uint8))
+    spec = spec_of(2, patch_size=[64, 64])
+    with pytest.raises(InputError) as caught:
+        segment_files(Predictor(Pixelwise(2), spec), tmp_path, tmp_path / "out", MapOptions(window=8))
+    assert "2 of 2 images have no mask" in str(caught.value)
+    assert str(caught.value).count("--window 8") == 1
+    assert "(2 images)" in str(caught.value)
 
 
 def test_pages_of_a_tiff_are_refused_with_their_number(tmp_path):
