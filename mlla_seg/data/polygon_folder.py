@@ -11,6 +11,7 @@ from mlla_seg.data.card_sections import CardClass, CardNormalisation, Layout
 from mlla_seg.data.card_splits import CardSplits
 from mlla_seg.data.dataspec import class_colour
 from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES, open_rasters
+from mlla_seg.data.formats.raster_colours import alpha_band
 from mlla_seg.data.formats.registry import suffix_in
 from mlla_seg.data.formats.vector_sources import VECTOR_SUFFIXES, Layer, is_vector, open_layer
 from mlla_seg.data.polygon_labels import survey
@@ -113,7 +114,8 @@ def channels_of(image: Path) -> list[str]:
     with open_rasters([image]) as raster:
         dataset = raster.datasets[0]
         colours = [colour.name for colour in dataset.colorinterp]
-        count = dataset.count - (colours[-1] == "alpha" and dataset.count > 1)
-        described = [dataset.descriptions[k] or colours[k] for k in range(count)]
+        alpha = alpha_band(raster.datasets)
+        described = [dataset.descriptions[k] or colours[k] for k in range(dataset.count) if k != alpha]
+    count = len(described)
     plain = len(set(described)) == count and not {"gray", "undefined", "palette"} & set(described)
     return described if plain else [f"band {k + 1}" for k in range(count)]

@@ -16,6 +16,7 @@ from mlla_seg.data.cases import Case
 from mlla_seg.data.formats.bands import COLOURS
 from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES, Raster, open_rasters
 from mlla_seg.data.formats.picture import Array
+from mlla_seg.data.formats.raster_colours import alpha_band
 from mlla_seg.data.formats.registry import ARRAY_SUFFIXES, PHOTO_SUFFIXES, read_image, read_mask, suffix_of
 from mlla_seg.data.formats.vector_sources import is_vector
 from mlla_seg.errors import InputError
@@ -158,8 +159,8 @@ def _band_names(raster: Raster, file: int) -> tuple[str, ...]:
     colours = [interpretation.name for interpretation in dataset.colorinterp]
     if len(set(described)) < len(described) or not all(described):
         described = [name if name in COLOURS else "" for name in colours]
-    count = dataset.count - (colours[-1] == "alpha")
-    return tuple(described[:count])
+    alpha = alpha_band([dataset])
+    return tuple(name for k, name in enumerate(described) if k != alpha)
 
 
 def _windows(raster: Raster) -> Iterator[tuple[int, int, int, int]]:

@@ -11,6 +11,7 @@ from layouts import PLACE, write_scene
 from mlla_seg.data.formats.bands import Wanted, simple
 from mlla_seg.data.formats.geotiff import open_rasters
 from mlla_seg.data.formats.registry import read_mask
+from mlla_seg.data.polygon_folder import channels_of
 from mlla_seg.errors import InputError
 
 RGB = Wanted(("red", "green", "blue"))
@@ -76,6 +77,7 @@ def test_alpha_is_found_at_any_place_and_a_described_band_is_none(tmp_path):
     np.testing.assert_array_equal(found[:, 5:], PIXELS[:, 5:])
     infrared = scene(tmp_path / "rgbi.tif", np.concatenate([PIXELS, opaque]), ("red", "green", "blue", "nir"))
     np.testing.assert_array_equal(seen([infrared], RGB)[0], PIXELS)  # GDAL takes any fourth band of bytes for alpha
+    assert channels_of(infrared) == ["red", "green", "blue", "nir"]
     numbered = scene(tmp_path / "4.tif", np.concatenate([PIXELS, opaque]), [f"Band {k}" for k in range(1, 5)])
     assert np.isnan(seen([numbered], RGB)[0][:, :5]).all()
 
