@@ -1,6 +1,7 @@
 """LightningModule of a segmenter: network, loss and metrics; :mod:`mlla_seg.training.optimised` steps it."""
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -30,6 +31,7 @@ from mlla_seg.models.whole import NO_DECODER
 from mlla_seg.progress import note
 from mlla_seg.training import optim
 from mlla_seg.training.freezing import FREEZABLE, Freezing
+from mlla_seg.training.ineffective import ineffective
 from mlla_seg.training.losses import LOSSES, SegmentationLoss
 from mlla_seg.training.mean_teacher import consistency_loss, ramped, teacher_callbacks, teacher_logits
 from mlla_seg.training.numbers import MODEL, require_numbers
@@ -165,6 +167,10 @@ class SegmentationModule(OptimisedModule):
                 rank_zero_only(note_seen)(self.starts_from, [*data.splits.val, *data.splits.test])
         if stage == "fit" and not (self.starts_from or getattr(self._trainer, "ckpt_path", None)):
             rank_zero_only(self.freezing.note_random_weights)()
+        if stage == "fit":
+            defaults = {name: option.default for name, option in signature(SegmentationModule).parameters.items()}
+            for line in ineffective(self.hparams, defaults, getattr(self._trainer, "datamodule", None)):
+                rank_zero_only(note)(f"note: {line}")
 
     def teardown(self, stage: str) -> None:
         set_checkpointing(self.network, "none")
