@@ -150,7 +150,14 @@ def nnunet(root: Path, channel: str = "CT") -> None:
     (root / "labelsTr/scan_4.nii.gz").unlink()
     labels = {"background": 0, "cyst": 2, "stone": 7}
     content = {"channel_names": {"0": channel}, "labels": labels, "numTraining": 9, "file_ending": ".nii.gz"}
-    (root / "dataset.json").write_text(json.dumps({"name": "Kidney Stones", **content}))
+    describe(root, name="Kidney Stones", **content)
+
+
+def describe(root: Path, **content: object) -> Path:
+    """Write the ``dataset.json`` of a folder, and return the folder."""
+    root.mkdir(exist_ok=True)
+    (root / "dataset.json").write_text(json.dumps(content))
+    return root
 
 
 def kampala(root: Path) -> None:

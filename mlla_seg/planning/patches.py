@@ -59,7 +59,9 @@ def config_of_volumes(
     model = {
         **config["model"],
         "decoder": Choice("mlla_unet_fine", "with skips at full and half resolution"),
-        "deep_supervision": Choice(True, "coarser levels learn the classes, too; without it, some are learned late"),
+        "deep_supervision": Choice(
+            True, "coarser levels learn the classes, too; on the hippocampus one was learned late without"
+        ),
         "dims": Choice(3, WHY_SLICES),
     }
     module = SegmentationModule(**{key: choice.value for key, choice in model.items()}, spec=spec)
