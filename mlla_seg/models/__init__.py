@@ -74,39 +74,22 @@ def create_model(
     require_numbers("create_model", arguments)
     arguments["strides"] = strides and [list(step) for step in strides]
     build_decoder = NoDecoder if decoder == NO_DECODER else lookup(DECODERS, decoder, "decoder")
-    if encoder.startswith("monai/") and decoder != NO_DECODER:
-        raise InputError(f"{encoder} is a whole network: set --model.decoder {NO_DECODER}, got {decoder}.")
-    shape = {"in_channels": in_channels, "output_stride": OUTPUT_STRIDES.get(decoder, 32)}
-    blocks: dict[str, Any] = {"drop_path_rate": drop_path_rate, "mixer": mixer, "block": block}
+    of_blocks = decoder in OF_BLOCKS
+    if drop_path_rate is None:
+        drop_path_rate = SIZES[encoder]["drop_path_rate"] if encoder in SIZES else 0.0
+    blocks = {"drop_path_rate": drop_path_rate, "mixer": mixer, "block": block}
     network: Encoder
-    own = ENCODERS.get(encoder) if encoder not in SIZES else None
-    if is_class_path(encoder):
-        own = class_of(encoder)
-    if "/" in encoder or own:
-        if decoder not in OF_BLOCKS:
-            _refuse_options_of_blocks(f"{encoder} with {decoder}", blocks)
-        blocks["drop_path_rate"] = drop_path_rate or 0.0
-        if encoder.startswith("monai/"):
-            network = WholeNetwork(encoder, in_channels, frame, dims, strides)
-        elif dims != 2 or strides:
-            raise InputError(f"{encoder} takes images with default strides only: for dims and strides, use mlla_tiny.")
-        else:
-            network = OwnEncoder(encoder, own, **shape) if own else ForeignEncoder(encoder, **shape)
+    if encoder in SIZES:
+        maps = {"norm_outputs": norm_outputs and not of_blocks, "stage_inputs": of_blocks}
+        network = _mlla_encoder(
+            encoder, decoder, {"in_channels": in_channels, "dims": dims, "strides": strides, **blocks, **maps}
+        )
     else:
-        if encoder not in ENCODERS and (places := elsewhere(encoder)):
-            raise InputError(f"Unknown encoder {encoder!r}; use {' or '.join(places)}.")
-        build_encoder = lookup(ENCODERS, encoder, "encoder")
-        if drop_path_rate is None:
-            blocks["drop_path_rate"] = SIZES[encoder]["drop_path_rate"]
-        own_norms = decoder in OF_BLOCKS
-        maps = {"norm_outputs": norm_outputs and not own_norms, "stage_inputs": own_norms}
-        mlla = build_encoder(**shape, **blocks, **maps, dims=dims, strides=strides)
-        assert isinstance(mlla, MLLAEncoder)
-        network = mlla
-        for stage in UNREAD_STAGES.get(decoder, ()):
-            mlla.norms[stage] = nn.Identity()  # DDP fails on parameters without a gradient
+        network = _other_encoder(encoder, decoder, in_channels, frame, dims, strides)
+        if not of_blocks:
+            _refuse_options_of_blocks(f"{encoder} with {decoder}", blocks)
     options: dict[str, Any] = {}
-    if decoder in OF_BLOCKS:
+    if of_blocks:
         options = {**blocks, "depths": decoder_depths or (2, 2, 2)}
     elif decoder_depths is not None:
         raise InputError(
@@ -115,6 +98,47 @@ def create_model(
     segmenter = Segmenter(network, build_decoder(network, **options), num_classes, in_channels, normalisation, frame)
     segmenter.built_by = ("create_model", arguments)
     return segmenter
+
+
+def _mlla_encoder(encoder: str, decoder: str, options: Mapping[str, Any]) -> MLLAEncoder:
+    """Build an MLLA encoder with the output stride that the decoder reads, and norms only of maps that it reads."""
+    network = ENCODERS[encoder](output_stride=OUTPUT_STRIDES.get(decoder, 32), **options)
+    assert isinstance(network, MLLAEncoder)
+    for stage in UNREAD_STAGES.get(decoder, ()):
+        network.norms[stage] = nn.Identity()  # DDP fails on parameters without a gradient
+    return network
+
+
+def _other_encoder(
+    encoder: str,
+    decoder: str,
+    in_channels: int,
+    frame: Sequence[int] | None,
+    dims: int,
+    strides: Sequence[Sequence[int]] | None,
+) -> Encoder:
+    """Build an encoder of another library or of the user, or a whole network.
+
+    Raises:
+        InputError: Unknown name, or an option that it does not have.
+    """
+    if encoder.startswith("monai/"):
+        if decoder != NO_DECODER:
+            raise InputError(f"{encoder} is a whole network: set --model.decoder {NO_DECODER}, got {decoder}.")
+        return WholeNetwork(encoder, in_channels, frame, dims, strides)
+    own = None
+    if is_class_path(encoder):
+        own = class_of(encoder)
+    elif "/" not in encoder:
+        if encoder not in ENCODERS and (places := elsewhere(encoder)):
+            raise InputError(f"Unknown encoder {encoder!r}; use {' or '.join(places)}.")
+        own = lookup(ENCODERS, encoder, "encoder")
+    if dims != 2 or strides:
+        raise InputError(f"{encoder} takes images with default strides only: for dims and strides, use mlla_tiny.")
+    output_stride = OUTPUT_STRIDES.get(decoder, 32)
+    if own:
+        return OwnEncoder(encoder, own, in_channels, output_stride)
+    return ForeignEncoder(encoder, in_channels, output_stride)
 
 
 def _refuse_options_of_blocks(network: str, options: Mapping[str, Any]) -> None:

@@ -225,40 +225,22 @@ def load_pretrained(module: nn.Module, source: str | Path | Mapping[str, Tensor]
     name = "the state dict" if isinstance(source, Mapping) else str(source)
     state_dict, file_key = (source, "") if isinstance(source, Mapping) else read_state_dict(source)
     state = module.state_dict()
-    foreign = find_foreign(module)
-    if foreign:
-        state_dict, places = library_names(*foreign, state_dict, name)
-        weights = {places[own]: value for own, value in state_dict.items() if not DERIVABLE.search(own)}
-        own_names = {own: own for own in state if not DERIVABLE.search(own)}
-    else:
-        given = rename(state_dict)
-        _require_one_encoder(given, name, "keep the weights that you mean")
-        _require_one_encoder(state, type(module).__name__, "load the weights into one of its parts")
-        weights = {common: given[own] for common, own in common_names(given).items()}
-        own_names = common_names(state)
+    weights, own_names = _under_common_names(module, state, state_dict, name)
     targets = {common: state[own] for common, own in own_names.items()}
-    report = LoadReport(file_key=file_key)
     _require_same_depths(weights, targets, name)
+    adapted = _take_decoder(weights, targets)
     fitting: dict[str, Tensor] = {}
-    adapted: dict[str, Tensor] = {}
-    if not any(DECODER_BLOCKS.match(key) for key in weights) and (copies := copy_encoder_blocks(targets, weights)):
-        adapted = copies
-        for kind in ("weight", "bias"):  # the classifier's final norm follows the same stage
-            if f"norm.{kind}" in weights:
-                adapted[f"decoder.norm.{kind}"] = weights.pop(f"norm.{kind}")
+    left_out: list[str] = []
+    first = _first_convolutions(module, targets)
     for key, value in weights.items():
         target = targets.get(key)
         if target is None or key.startswith("normalise."):
-            report.left_out.append(key)
+            left_out.append(key)
         elif target.shape == value.shape:
             fitting[key] = value
         elif not key.startswith("encoder."):  # a head for other classes, a decoder of another kind
-            report.left_out.append(key)
-        elif (
-            value.ndim in (4, 5)
-            and _but_channels(value) == _but_channels(target)
-            and (target.shape[1] == foreign[1].in_channels if foreign else key == "encoder." + FIRST_PARAMETER)
-        ):
+            left_out.append(key)
+        elif key in first and value.ndim == target.ndim and _but_channels(value) == _but_channels(target):
             adapted[key] = adapt_channels(value, target.shape[1])
         else:
             raise _misfit(key, value, target, name)
@@ -269,7 +251,49 @@ def load_pretrained(module: nn.Module, source: str | Path | Mapping[str, Tensor]
     require_weights(name, fitting | adapted)
     values = {own_names[key]: value for key, value in (fitting | adapted).items()}
     module.load_state_dict({**state, **values})
-    report.loaded = [own_names[key] for key in fitting]
-    report.adapted = [own_names[key] for key in adapted]
-    report.missing = [own for key, own in own_names.items() if own not in values and not key.startswith("normalise.")]
-    return report
+    return LoadReport(
+        loaded=[own_names[key] for key in fitting],
+        adapted=[own_names[key] for key in adapted],
+        left_out=left_out,
+        missing=[own for key, own in own_names.items() if own not in values and not key.startswith("normalise.")],
+        file_key=file_key,
+    )
+
+
+def _under_common_names(
+    module: nn.Module, state: Mapping[str, Tensor], state_dict: Mapping[str, Tensor], source: str
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return weights by the names of :func:`common_names`, and the module's own names by the same.
+
+    With an encoder of another library, common names are the module's own.
+
+    Raises:
+        InputError: Weights or module have several MLLA encoders, or no weight belongs to the library's encoder.
+    """
+    if foreign := find_foreign(module):
+        state_dict, places = library_names(*foreign, state_dict, source)
+        weights = {places[own]: value for own, value in state_dict.items() if not DERIVABLE.search(own)}
+        return weights, {own: own for own in state if not DERIVABLE.search(own)}
+    given = rename(state_dict)
+    _require_one_encoder(given, source, "keep the weights that you mean")
+    _require_one_encoder(state, type(module).__name__, "load the weights into one of its parts")
+    return {common: given[own] for common, own in common_names(given).items()}, common_names(state)
+
+
+def _take_decoder(weights: dict[str, Tensor], targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a classifier's weights for the blocks of an MLLA-UNet decoder, and move its final norm to them."""
+    if any(DECODER_BLOCKS.match(key) for key in weights):
+        return {}
+    taken = copy_encoder_blocks(targets, weights)
+    for kind in ("weight", "bias"):  # the final norm follows the same stage in both
+        if taken and f"norm.{kind}" in weights:
+            taken[f"decoder.norm.{kind}"] = weights.pop(f"norm.{kind}")
+    return taken
+
+
+def _first_convolutions(module: nn.Module, targets: Mapping[str, Tensor]) -> set[str]:
+    """Return the common names of the weights that see the channels of the image."""
+    if foreign := find_foreign(module):
+        channels = foreign[1].in_channels
+        return {key for key, target in targets.items() if target.ndim in (4, 5) and target.shape[1] == channels}
+    return {"encoder." + FIRST_PARAMETER}
