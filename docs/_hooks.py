@@ -1,9 +1,9 @@
-"""Pages that are parts of files outside docs/: ``{{ FILE }}``, or ``{{ section "TITLE" of FILE }}``."""
+"""Pages that are files outside docs/: ``{{ FILE }}``."""
 
 import re
 from pathlib import Path
 
-INCLUDE = re.compile(r'\{\{ (?:section "(?P<title>.+?)" of )?(?P<file>\S+\.md) \}\}')
+INCLUDE = re.compile(r"\{\{ (\S+\.md) \}\}")
 ROLE = re.compile(r":(?:func|mod|class|data|meth|attr):<code>~?([\w.]+)</code>")
 
 
@@ -12,11 +12,7 @@ def on_page_markdown(markdown, page, config, files):
     root = Path(config.config_file_path).parent
 
     def text(match):
-        content = (root / match["file"]).read_text()
-        if match["title"]:
-            found = re.search(rf"^## {match['title']}\n(.*?)(?=^## |\Z)", content, flags=re.DOTALL | re.MULTILINE)
-            content = found[1]
-        return content.replace("](docs/", "](")
+        return (root / match[1]).read_text().replace("](docs/", "](")
 
     return INCLUDE.sub(text, markdown)
 
