@@ -11,8 +11,7 @@ from __future__ import annotations
 import codecs
 import json
 import math
-from collections.abc import Iterable
-from functools import cache
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,6 @@ from mlla_seg.errors import InputError
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 LARGEST = {"YAML": 2**20, "JSON": 2**26, "text": 2**26}
 """Largest sizes in bytes: PyYAML reads about 100 kB per second; a JSON of folds has a line per case and fold."""
-DEEPEST = 100
-"""Most lists and mappings within each other."""
-MOST_VALUES = 100_000
-"""Most values of a YAML file, those of an alias counted each time."""
 
 
 def read_text(path: Path, errors: str = "strict", line_feeds: bool = True) -> str:
@@ -77,9 +72,11 @@ def read_yaml(path: Path) -> Any:
     """
     import yaml
 
+    from mlla_seg.bounded_yaml import BoundedLoader
+
     text = _decoded(path, _bytes(path, "YAML"))
     try:
-        return yaml.load(text, _loader())
+        return yaml.load(text, BoundedLoader)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except (yaml.YAMLError, ValueError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
@@ -91,8 +88,10 @@ def require_bounded(text: str) -> None:
     """Raise if a text that another library is going to read as YAML goes beyond the bounds of :func:`read_yaml`."""
     import yaml
 
+    from mlla_seg.bounded_yaml import BoundedLoader
+
     try:
-        yaml.compose(text, _loader())
+        yaml.compose(text, BoundedLoader)
     except InputError:
         raise
     except (yaml.YAMLError, ValueError, ArithmeticError):  # such as a character with too large a number
@@ -130,20 +129,10 @@ def _decoded(path: Path, content: bytes, errors: str = "strict") -> str:
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError(f"the key {_repeated(key for key, _ in pairs)!r} is given twice")
-    return found
-
-
-def _repeated(keys: Iterable[Any]) -> Any:
-    """Return the first key that has occurred before."""
-    seen: set[Any] = set()
-    for key in keys:
-        if key in seen:
-            return key
-        seen.add(key)
-    raise ValueError("no key is repeated")
+    for key, count in Counter(key for key, _ in pairs).items():
+        if count > 1:
+            raise ValueError(f"the key {key!r} is given twice")
+    return dict(pairs)
 
 
 def _finite(digits: str) -> float:
@@ -157,57 +146,3 @@ def _refuse_constant(name: str) -> Any:
 def _short(error: Exception) -> str:
     words = " ".join(str(error).split()) or type(error).__name__
     return (words if len(words) <= 300 else f"{words[:300]} ...").rstrip(".")
-
-
-@cache
-def _loader() -> Any:
-    """Return the class of PyYAML's safe loader with bounds; the package is imported where it is used."""
-    import yaml
-
-    class BoundedLoader(yaml.SafeLoader):
-        """Safe loader that counts depth and values before it builds anything, and refuses repeated keys."""
-
-        def __init__(self, stream: str) -> None:
-            super().__init__(stream)
-            self.depth = 0
-            self.values = 0
-            self.sizes: dict[str, int | None] = {}  # values below each anchor, None while it is read
-
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):
-                self._count(self.peek_event())
-                return super().compose_node(parent, index)
-            anchor, before = self.peek_event().anchor, self.values
-            self.depth += 1
-            if self.depth > DEEPEST:
-                raise InputError(f"has more than {DEEPEST} lists or mappings within each other.")
-            self._add(1)
-            if anchor is not None:
-                self.sizes[anchor] = None
-            node = super().compose_node(parent, index)
-            self.sizes[anchor] = self.values - before
-            self.depth -= 1
-            return node
-
-        def _count(self, alias: Any) -> None:
-            size = self.sizes.get(alias.anchor, 1)  # PyYAML refuses unknown ones
-            if size is None:
-                raise InputError(f"line {alias.start_mark.line + 1}: *{alias.anchor} stands within what it names.")
-            self._add(size)
-
-        def _add(self, count: int) -> None:
-            self.values += count
-            if self.values > MOST_VALUES:
-                raise InputError(f"has more than {MOST_VALUES:,} values, those of aliases (*name) counted each time.")
-
-        def compose_mapping_node(self, anchor: Any) -> Any:
-            node = super().compose_mapping_node(anchor)
-            keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            if len(set(keys)) < len(keys):
-                _, name = _repeated(keys)
-                raise InputError(
-                    f"the key {name!r} is given twice in the mapping from line {node.start_mark.line + 1}."
-                )
-            return node
-
-    return BoundedLoader

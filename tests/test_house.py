@@ -18,7 +18,8 @@ from mlla_seg.cli import COMMANDS
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     {"errors", "visible", "places", "_version"},
-    {"disk_space", "progress", "texts"},
+    {"bounded_yaml", "disk_space", "progress"},
+    {"texts"},
     {"locks", "checksums"},
     {"atomic", "finite"},
     {"data"},

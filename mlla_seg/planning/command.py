@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,42 +89,62 @@ def plan(
     labels = "polygons" if found.polygons else f"{found.masks} masks"
     read = f"{found.images} images and {labels} of {found.cases} cases"
     write_yaml(folder / CARD, f"Planned from {read} of {root}.", chosen.card)
-    options = {"card": Choice(str(folder / CARD)), "root": Choice(str(root)), **chosen.data}
-    rate = RATES[device] / (2 if found.is_flat and device == "cpu" else 1)
-    model: Section = {"encoder": Choice(ENCODERS[device]), "decoder": Choice("mlla_unet"), "lr": Choice(rate)}
-    trainer: Section = {
+    places = {"card": Choice(str(folder / CARD)), "root": Choice(str(root))}
+    config = _config(called, {**places, **chosen.data}, found.is_flat, device, minutes)
+    title = f"Planned for {root}: {seen.what}."
+    try:
+        data = _prepared(config.data)
+    except InputError as error:
+        write_yaml(folder / CONFIG, title, config.sections())
+        raise InputError(
+            f"{error}\n{folder / CARD} and {folder / CONFIG} are written, but nothing is measured. List all problems: "
+            f"{program()} check --config {folder / CONFIG}"
+        ) from error
+    budget = _measured(_values(config.model), data, device)
+    config.data["batch_size"] = Choice(budget.batch_size, budget.in_words)
+    config.trainer.update(pace(budget, len(data.train_set), minutes))
+    chosen.unsure.extend(busy(budget, device))
+    _draw(data, folder / PREVIEW)
+    write_yaml(folder / CONFIG, title, config.sections())
+    written = [CARD, CONFIG]
+    if not found.is_flat and has_volumes(data):
+        volumes = config_of_volumes(config.sections(), data, _logger(f"{called}3d"), device, minutes)
+        write_yaml(folder / CONFIG3D, title, volumes)
+        written.append(CONFIG3D)
+    _report(folder, [*written, PREVIEW], chosen.unsure)
+
+
+@dataclass
+class Config:
+    """Sections of a config of ``fit``."""
+
+    model: Section
+    data: Section
+    trainer: Section
+    others: Section
+
+    def sections(self) -> dict[str, Choice | Section]:
+        """Return the content of the file."""
+        return {**self.others, "model": self.model, "data": self.data, "trainer": self.trainer}
+
+
+def _config(called: str, data: Section, is_flat: bool, device: str, minutes: float) -> Config:
+    """Return the config for slices, scenes or photos, before batch and validations are measured."""
+    model = {
+        "encoder": Choice(ENCODERS[device]),
+        "decoder": Choice("mlla_unet"),
+        "lr": Choice(RATES[device] / (2 if is_flat and device == "cpu" else 1)),
+    }
+    trainer = {
         "max_time": Choice(duration(minutes), "the learning rate ends with the time"),
         "gradient_clip_val": Choice(1.0),
         "callbacks": Choice(AVERAGE),
         "logger": Choice(_logger(called)),
     }
-    config: dict[str, Choice | Section] = {
-        "seed_everything": Choice(0),
-        **({"distances": Choice(False, "no surface distances for maps and photos")} if found.is_flat else {}),
-        "model": model,
-        "data": options,
-        "trainer": trainer,
-    }
-    title = f"Planned for {root}: {seen.what}."
-    try:
-        data = _prepared(options)
-    except InputError as error:
-        write_yaml(folder / CONFIG, title, config)
-        raise InputError(
-            f"{error}\n{folder / CARD} and {folder / CONFIG} are written, but nothing is measured. List all problems: "
-            f"{program()} check --config {folder / CONFIG}"
-        ) from error
-    budget = _measured(_values(model), data, device)
-    options["batch_size"] = Choice(budget.batch_size, budget.in_words)
-    trainer |= pace(budget, len(data.train_set), minutes)
-    chosen.unsure.extend(busy(budget, device))
-    _draw(data, folder / PREVIEW)
-    write_yaml(folder / CONFIG, title, config)
-    written = [CARD, CONFIG]
-    if not found.is_flat and has_volumes(data):
-        write_yaml(folder / CONFIG3D, title, config_of_volumes(config, data, _logger(f"{called}3d"), device, minutes))
-        written.append(CONFIG3D)
-    _report(folder, [*written, PREVIEW], chosen.unsure)
+    others = {"seed_everything": Choice(0)}
+    if is_flat:
+        others["distances"] = Choice(False, "no surface distances for maps and photos")
+    return Config(model, data, trainer, others)
 
 
 def _values(section: Section) -> dict[str, Any]:

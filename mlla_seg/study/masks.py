@@ -113,46 +113,28 @@ def score_masks(folder: Path, truth: Truth, output: Path) -> Path:
     Raises:
         InputError: No mask belongs to a case, or one cannot be read as a mask of its case.
     """
-    data, spec = truth.data, truth.data.spec
-    files = {path.name: path for path in sorted(folder.iterdir()) if organ_files(path)}
-    files |= {_stem(path): path for path in sorted(folder.iterdir()) if path.is_file() and is_readable(path)}
-    organs = OrganMasks(data.card, folder) if any(path.is_dir() for path in files.values()) else None
-    found = {case.name: next((files[name] for name in _names(case) if name in files), None) for case in truth.cases}
-    cases = [case for case in truth.cases if found[case.name] is not None]
-    if not cases:
-        raise InputError(
-            f"{folder}: none of its {len(files)} masks, such as {next(iter(files.values())).name}, has the name of a "
-            f"case, such as {truth.cases[0].name}. Name masks as the cases or their images."
-        )
-    if missing := [case.name for case in truth.cases if found[case.name] is None]:
-        note(
-            f"note: {folder} has no mask of {len(missing)} of {len(truth.cases)} cases, such as {missing[0]}; they are "
-            "left out of the whole comparison."
-        )
-    used = {path for path in found.values() if path is not None}
-    if extra := [path.name for path in files.values() if path not in used]:
-        note(f"note: {len(extra)} masks in {folder} belong to no case of the split, such as {extra[0]}; ignored.")
-    measures: dict[str, list[Any]] = {}
-    wanted = {"surfaces"} if truth.scoring.distances else set()
-    wanted |= {"surface_areas"} if truth.scoring.surface_area else set()
+    spec = truth.data.spec
+    found, organs = _masks_of_cases(folder, truth)
+    cases = [case for case in truth.cases if case.name in found]
     read = []
     with progress(len(cases), f"Scoring {folder.name}", "case", show=sys.stderr.isatty()) as bar:
         for case in cases:
             path = found[case.name]
-            assert path is not None
             with organs.joined(path) if organs is not None and path.is_dir() else nullcontext(path) as joined:
-                read.append(_read(data, case, joined, path))
+                read.append(_read(truth.data, case, joined, path))
             bar.update()
     if organs is not None:
         organs.note_all(len(cases))
     spacings = [spacing for _, _, spacing in read]
     unit = "mm" if all(spacings) else "voxel"
-    single = all(mask.shape[0] == 1 for _, mask, _ in read)
-    wanted |= {"boundaries"} if single else set()
+    wanted = {"surfaces"} if truth.scoring.distances else set()
+    wanted |= {"surface_areas"} if truth.scoring.surface_area else set()
+    wanted |= {"boundaries"} if all(mask.shape[0] == 1 for _, mask, _ in read) else set()
+    measures: dict[str, list[Any]] = {}
     for prediction, mask, spacing in read:
         at = spacing if unit == "mm" and spacing else (1.0, 1.0, 1.0)
-        found_labels, true = (torch.from_numpy(packed.labels().copy()) for packed in (prediction, mask))
-        for name, values in case_scores(found_labels, true, at, truth.scoring, spec, wanted):
+        labels, true = (torch.from_numpy(packed.labels().copy()) for packed in (prediction, mask))
+        for name, values in case_scores(labels, true, at, truth.scoring, spec, wanted):
             measures.setdefault(name, []).append(values.float() if values.is_floating_point() else values)
     tables: dict[str, Any] = {name: torch.stack(values) for name, values in measures.items()}
     named = {case.name: spacing for case, spacing in zip(cases, spacings, strict=True)}
@@ -162,6 +144,35 @@ def score_masks(folder: Path, truth: Truth, output: Path) -> Path:
     about = {**truth.about, "checkpoint": str(folder), "version": __version__}
     write_json(output / "summary.json", summary(evaluation, truth.split, about))
     return output
+
+
+def _masks_of_cases(folder: Path, truth: Truth) -> tuple[dict[str, Path], OrganMasks | None]:
+    """Return the mask of each case by the case's name, and what joins folders of one file per organ, if there are any.
+
+    Raises:
+        InputError: No mask belongs to a case.
+    """
+    files = {path.name: path for path in sorted(folder.iterdir()) if organ_files(path)}
+    files |= {_stem(path): path for path in sorted(folder.iterdir()) if path.is_file() and is_readable(path)}
+    found: dict[str, Path] = {}
+    for case in truth.cases:
+        if named := [files[name] for name in _names(case) if name in files]:
+            found[case.name] = named[0]
+    if not found:
+        raise InputError(
+            f"{folder}: none of its {len(files)} masks, such as {next(iter(files.values())).name}, has the name of a "
+            f"case, such as {truth.cases[0].name}. Name masks as the cases or their images."
+        )
+    if missing := [case.name for case in truth.cases if case.name not in found]:
+        note(
+            f"note: {folder} has no mask of {len(missing)} of {len(truth.cases)} cases, such as {missing[0]}; they are "
+            "left out of the whole comparison."
+        )
+    used = set(found.values())
+    if extra := [path.name for path in files.values() if path not in used]:
+        note(f"note: {len(extra)} masks in {folder} belong to no case of the split, such as {extra[0]}; ignored.")
+    organs = OrganMasks(truth.data.card, folder) if any(path.is_dir() for path in files.values()) else None
+    return found, organs
 
 
 def _read(data: SegmentationDataModule, case: Case, mask: Path, shown: Path) -> tuple[PackedMask, PackedMask, Any]:
