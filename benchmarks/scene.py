@@ -1,11 +1,14 @@
 """Memory and speed of segmenting a scene: python benchmarks/scene.py [SIDE ...] (default 4000 and 20000).
 
 Writes scenes of SIDE x SIDE pixels with four uint8 bands and a small network with six classes to a temporary folder,
-runs the command line in a subprocess for each, and prints its maximum resident set size and pixels per second.
+runs the command line in a subprocess for each, and prints its maximum resident set size and pixels per second. With
+``--devices 1 2`` each scene is segmented by one process and by two, each process with one thread, and the two maps must
+be the same bytes; the memory is then that of the largest process.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import subprocess
@@ -24,7 +27,10 @@ BANDS, CLASSES = 4, 6
 
 
 def main() -> None:
-    sides = [int(side) for side in sys.argv[1:]] or [4000, 20000]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sides", type=int, nargs="*", default=[4000, 20000], help="sides of the scenes in pixels")
+    parser.add_argument("--devices", type=int, nargs="+", help="processes, each with one thread")
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         network = create_model("mlla_test", "unet", num_classes=CLASSES, in_channels=BANDS)
@@ -38,19 +44,32 @@ def main() -> None:
         )
         network.save_pretrained(folder / "network")
         print(f"{BANDS} bands uint8, windows of 512 overlapping by a quarter, {platform.processor()}")
-        for side in sides:
+        for side in given.sides:
             _write_scene(folder / "scene.tif", side)
-            command = [sys.executable, Path(__file__).parents[1] / "cli.py", "predict", "--overlap=0.25"]
-            command += ["--ckpt_path", folder / "network", "--input", folder / "scene.tif"]
-            command += ["--output", folder / "map.tif"]
-            started = time.perf_counter()
-            process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)
-            _, status, usage = os.wait4(process.pid, 0)
-            seconds = time.perf_counter() - started
-            assert status == 0
-            print(
-                f"{side:>6}: peak {usage.ru_maxrss / 2**20:.2f} GiB, {side**2 / seconds / 1e6:.3f} Mpixel/s", flush=True
-            )
+            maps = set()
+            for count in given.devices or [None]:
+                output = folder / f"map_{count}.tif"
+                seconds, gigabytes = _segment(folder, output, count)
+                maps.add(output.read_bytes())
+                processes = f"{count} processes, " if count else ""
+                speed = side**2 / seconds / 1e6
+                print(
+                    f"{side:>6}: {processes}peak {gigabytes:.2f} GiB, {seconds:.0f} s, {speed:.3f} Mpixel/s", flush=True
+                )
+            assert len(maps) == 1, "the maps differ"
+
+
+def _segment(folder: Path, output: Path, devices: int | None) -> tuple[float, float]:
+    """Segment the scene in a folder, and return the seconds and the GiB that it took."""
+    command = [sys.executable, Path(__file__).parents[1] / "cli.py", "predict", "--overlap=0.25"]
+    command += ["--ckpt_path", folder / "network", "--input", folder / "scene.tif", "--output", output]
+    command += ["--devices", devices] if devices else []
+    threads = {"OMP_NUM_THREADS": "1"} if devices else {}
+    started = time.perf_counter()
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, env={**os.environ, **threads})
+    _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0
+    return time.perf_counter() - started, usage.ru_maxrss / 2**20
 
 
 def _write_scene(path: Path, side: int) -> None:
