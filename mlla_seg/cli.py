@@ -76,7 +76,7 @@ def _tool(path: str) -> Callable[[Sequence[str]], None]:
         for option, parameter in parameters.items():
             if str(parameter.annotation).startswith("list["):
                 argv = gather(option, argv)
-        flags = [k for k in parameters if parameters[k].annotation in ("bool", "bool | None")]
+        flags = [k for k in parameters if str(parameters[k].annotation).startswith("bool")]
         words = _with_files(_with_true(flags, argv[1:]))
         try:
             auto_cli(function, args=words, as_positional=False, prog=f"{program()} {argv[0]}", exit_on_error=False)
@@ -253,7 +253,8 @@ def _explain(error: ArgumentError, command: str) -> str:
             return said
     if option and value:
         if choices := re.search(r"Expected a typing\.Literal\[(.*?)\]", message):
-            return unknown(re.findall(r"'([^']*)'", choices[1]), value[1], f"--{option[1]}")
+            known = ["true", "false"] if "<class 'bool'>" in message else []
+            return unknown([*known, *re.findall(r"'([^']*)'", choices[1])], value[1], f"--{option[1]}")
         if expected := re.search(r"Expected a <class '(\w+)'>", message):
             return f"--{option[1]} takes {KINDS.get(expected[1], expected[1])}, got {value[1]}."
     wrong = re.match(r"unrecognized arguments: --([\w.]+)", message)

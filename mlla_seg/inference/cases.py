@@ -14,6 +14,7 @@ from mlla_seg.data import outputs, resampling
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.slices import View, seen_by_network, slices_at, standardised
 from mlla_seg.finite import require_finite_logits
+from mlla_seg.inference.compile_auto import expect
 from mlla_seg.inference.optimize import need_less_memory
 from mlla_seg.inference.steps import OVERLAP, Engine, case_logits, reader, window_logits
 
@@ -82,6 +83,9 @@ class TorchEngine(Engine):
         if torch.device(self.device).type == "cuda":
             torch.cuda.empty_cache()
         return change and self.own and need_less_memory(self.network)
+
+    def expect(self, left: float) -> None:
+        expect(self.network, left)
 
     def labels(self, logits: Tensor, axis: int) -> Array:
         return labels_of(logits, axis, self.writes).cpu().numpy()

@@ -54,7 +54,7 @@ def default_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "mlla_seg" / "compiled"
 
 
-def kept_code(network: nn.Module, x: Tensor, check: Code, folder: Path) -> Code:
+def kept_code(network: nn.Module, x: Tensor, check: Code, folder: Path, wait: float = math.inf) -> Code:
     """Return the compiled code of a network for images like ``x`` on CPUs, made now or by an earlier process.
 
     Args:
@@ -62,18 +62,18 @@ def kept_code(network: nn.Module, x: Tensor, check: Code, folder: Path) -> Code:
         x: The first images; autocast is as it will be for all of them.
         check: The network uncompiled, whose logits for ``x`` the code must give.
         folder: Folder of packages; created if absent.
+        wait: Seconds to wait for another process that compiles the same network.
 
     Raises:
+        Held: Another process still compiles it.
         InputError: Others can write to the folder, or the network cannot be compiled.
     """
     require_private(folder)
     path = folder / package_name(network, x)
     images = in_words(x)
-    with locks.held(path, str, math.inf, lambda holder: f"Waiting for {holder}, which compiles the same network."):
+    with locks.held(path, str, wait, lambda holder: f"Waiting for {holder}, which compiles the same network."):
         if path.exists():
-            if (code := loaded(path)) is not None and agrees(code, check, x):
-                note(f"Using code that was compiled before for {images}: {path}")
-                os.utime(path)
+            if (code := found_code(path, check, x)) is not None:
                 return code
             note(f"note: {path} is damaged, or not made for this network, so it is compiled again.")
         note(f"Compiling for {images}, which takes one to two minutes; the code is kept in {folder}.")
@@ -84,6 +84,16 @@ def kept_code(network: nn.Module, x: Tensor, check: Code, folder: Path) -> Code:
             path.unlink()
             raise InputError("This network gives other logits when it is compiled here; run without --compile.")
         return code
+
+
+def found_code(path: Path, check: Code, x: Tensor) -> Code | None:
+    """Return the code of a package, with a note, or None if it is damaged or not that of the network; see above."""
+    if (code := loaded(path)) is None or not agrees(code, check, x):
+        return None
+    note(f"Using code that was compiled before for {in_words(x)}: {path}")
+    with suppress(OSError):  # another process may be replacing it
+        os.utime(path)
+    return code
 
 
 def in_words(x: Tensor) -> str:

@@ -81,6 +81,10 @@ class MaskMaker:
         self.last: tuple[Task, Ended] | None = None
         self.last_size = 0
         """Size in bytes of the image that was read last."""
+        self.computed = 0
+        """Images that went through the network."""
+        self.following = 0
+        """Images after the present one."""
 
     def run(self, tasks: Sequence[Task]) -> Outcome:
         """Make the masks, and wait for those that other processes make.
@@ -95,7 +99,8 @@ class MaskMaker:
             progress(len(tasks), "Predicting", "image") as self.bar,
         ):
             try:
-                for task, begin in self._ahead(tasks):
+                for i, (task, begin) in enumerate(self._ahead(tasks), 1):
+                    self.following = len(tasks) - i
                     if not self._make(task, begin):
                         busy.append(task)  # masks that another process is making come last
                     if self.ranks.size > 1:
@@ -222,6 +227,8 @@ class MaskMaker:
                 write = self._compute(task, begun.job, record=begun.record)
             else:
                 write = self._segment(task, begun)
+            self.computed += 1
+            self._expect()
             held = stack.pop_all()
 
         def finish() -> tuple[Record, bool]:
@@ -246,10 +253,14 @@ class MaskMaker:
 
     def _compute(self, task: Task, job: Job, joining: bool = False, record: Record | None = None) -> Callable[[], None]:
         where = self.segmenter.engine, self.segmenter.spec, task.files, task.mask
-        computed = compute_scene(*where, self.options, job, self.said, self.ranks, joining)
+        computed = compute_scene(*where, self.options, job, self.said, self.ranks, joining, self._expect)
         if record is not None:
             record.notes = computed.notes
         return computed.write
+
+    def _expect(self, done: float = 0, left: float = 0) -> None:
+        """Tell the engine how much work is left, also of a scene that is being computed, if all images are alike."""
+        self.segmenter.engine.expect((self.following / self.ranks.size + left) / (self.computed + done))
 
     def _settle(self) -> None:
         """Wait until the last mask is written."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from mlla_seg.errors import InputError, lookup
+from mlla_seg.inference.compile_auto import compile_if_worthwhile
 from mlla_seg.inference.optimize_compile import compile_segmenters, run_uncompiled
 from mlla_seg.inference.optimize_strips import in_strips
 
@@ -41,7 +42,7 @@ def for_inference(
     network: nn.Module,
     device: torch.device | str = "cpu",
     precision: str = "fp32",
-    compile: bool = False,
+    compile: bool | str = False,
     compile_cache: str | Path | None = None,
 ) -> nn.Module:
     """Return a copy for inference, with batch norms folded into convolutions and, on CPUs, strip-wise computation.
@@ -50,19 +51,24 @@ def for_inference(
         network: Maps ``(B, C, H, W)`` to logits ``(B, K, H, W)``.
         device: Device of the copy.
         precision: A key of ``PRECISIONS``.
-        compile: Compile at the first image, for images of that size: faster, but uses more memory than strips.
+        compile: Compile at the first image, for images of that size: faster, but uses more memory than strips; or
+            ``auto``, see :mod:`mlla_seg.inference.compile_auto`.
         compile_cache: Folder where compiled code is kept, see :mod:`mlla_seg.inference.compile_cache`.
 
     Raises:
-        InputError: Unknown precision, no compiler, or a folder that others can write to.
+        InputError: Unknown precision or ``compile``, no compiler, or a folder that others can write to.
     """
     dtype = lookup(PRECISIONS, precision, "precision")
+    if not isinstance(compile, bool) and compile != "auto":
+        raise InputError(f'compile must be True, False or "auto", got {compile!r}.')
     network = copy.deepcopy(network).to(device).eval().requires_grad_(False)
     fold_batch_norms(network)
     for module in network.modules():
         if dtype is not None and isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)):
             module.to(dtype)  # cast once, not for every image
-    if compile:
+    if compile == "auto":
+        compile_if_worthwhile(network, device, compile_cache)
+    elif compile:
         compile_segmenters(network, compile_cache)
     if torch.device(device).type == "cpu":
         in_strips(network)

@@ -1,4 +1,5 @@
-"""Compilation of networks for one image size: ``predict --compile true``.
+"""Compilation of networks for one image size: ``predict --compile true``; see
+:mod:`mlla_seg.inference.compile_auto` for ``--compile auto``.
 
 On CPUs the code is made once and kept, see :mod:`mlla_seg.inference.compile_cache`; on GPUs torch.compile makes it at
 each start, with torch's own cache in the same folder.
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlla_seg.errors import InputError
-from mlla_seg.inference.compile_cache import default_folder, in_words, kept_code, require_private
+from mlla_seg.inference.compile_cache import Code, default_folder, in_words, kept_code, require_private
 from mlla_seg.models.blocks import Block
 from mlla_seg.models.decoders import Upsample
 from mlla_seg.models.mixers import DepthwiseConv, scanning
@@ -46,13 +47,28 @@ def compile_segmenters(network: nn.Module, cache: str | Path | None = None) -> N
         InputError: No C++ compiler was found, a mixer visits pixels in turn, or others can write to the folder.
     """
     require_compiler("--compile")
+    folder = private_folder(cache)
+    require_few_steps(network)
+    for part in segmenters(network):
+        part.forward = CompiledForward(copy.deepcopy(part), part.forward, folder)
+
+
+def segmenters(network: nn.Module) -> list[Any]:
+    """Return the parts of a network that are compiled, each by itself."""
+    return [module for module in network.modules() if isinstance(module, Segmenter)] or [network]
+
+
+def private_folder(cache: str | Path | None) -> Path:
+    """Return the folder of code that is kept, by default that of the user, after :func:`require_private`."""
     folder = default_folder() if cache is None else Path(cache).expanduser().absolute()
     require_private(folder)
+    return folder
+
+
+def require_few_steps(network: nn.Module) -> None:
+    """Raise an InputError if a mixer visits pixels in turn, which the compiler would write out one by one."""
     if found := scanning(network):
         raise InputError(f"Token mixer {found[0]} visits pixels in turn, which takes too long to compile: run without.")
-    parts: list[Any] = [module for module in network.modules() if isinstance(module, Segmenter)] or [network]
-    for part in parts:
-        part.forward = CompiledForward(copy.deepcopy(part), part.forward, folder)
 
 
 def run_uncompiled(network: nn.Module) -> bool:
@@ -91,15 +107,17 @@ class CompiledForward:
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.network is not None:
-            first = equal_part(x)
-            self.code = self._compiled(self.network, _contiguous(first))
-            self.shape, self.network = tuple(first.shape), None
+            first = contiguous(equal_part(x))
+            self._use(self._compiled(self.network, first), first)
         pieces = x.split(self.shape[0])
         return torch.cat([self._run(piece) for piece in pieces]) if len(pieces) > 1 else self._run(x)
 
+    def _use(self, code: Code, first: Tensor) -> None:
+        self.code, self.shape, self.network = code, tuple(first.shape), None
+
     def _run(self, x: Tensor) -> Tensor:
         if tuple(x.shape) == self.shape:
-            return self.code(_contiguous(x))
+            return self.code(contiguous(x))
         if x.shape[1:] != self.shape[1:] and not self.told:
             self.told = True
             note("note: images of other sizes run uncompiled.")
@@ -141,7 +159,7 @@ def compiled_now(network: nn.Module, x: Tensor, folder: Path) -> Callable[[Tenso
     return run
 
 
-def _contiguous(x: Tensor) -> Tensor:
+def contiguous(x: Tensor) -> Tensor:
     """Return a copy with the strides that the code was compiled for."""
     return x.clone(memory_format=torch.contiguous_format)
 

@@ -37,7 +37,8 @@ class Predictor(CaseSegmenter):
         device: ``cpu``, ``cuda``, ... or ``auto`` for a GPU if available.
         precision: A key of :data:`mlla_seg.inference.optimize.PRECISIONS`.
         compile: Compile the network for the size of the first image, see
-            :mod:`mlla_seg.inference.optimize_compile`.
+            :mod:`mlla_seg.inference.optimize_compile`; ``auto`` uses code that is kept, and where the amount of work is
+            known, as in :func:`predict`, compiles if that saves time.
         compile_cache: Folder where compiled code is kept for the next time; by default ``~/.cache/mlla_seg/compiled``.
 
     Raises:
@@ -50,7 +51,7 @@ class Predictor(CaseSegmenter):
         spec: DataSpec | Mapping[str, Any] | None = None,
         device: str = "cpu",
         precision: str = "fp32",
-        compile: bool = False,
+        compile: bool | Literal["auto"] = False,
         compile_cache: str | Path | None = None,
     ) -> None:
         spec = spec or getattr(network, "spec", None)
@@ -83,7 +84,7 @@ class Predictor(CaseSegmenter):
         device: str = "auto",
         tta: bool = False,
         precision: str = "fp32",
-        compile: bool = False,
+        compile: bool | Literal["auto"] = False,
         compile_cache: str | Path | None = None,
     ) -> Predictor:
         """Load checkpoints written by training, or folders written by ``save_pretrained``.
@@ -94,7 +95,7 @@ class Predictor(CaseSegmenter):
             device: ``cpu``, ``cuda``, ... or ``auto`` for a GPU if available.
             tta: Test-time augmentation: averages over four flips.
             precision: A key of :data:`mlla_seg.inference.optimize.PRECISIONS`.
-            compile: Compile the network for the size of the first image.
+            compile: Compile the network for the size of the first image, or ``auto``.
             compile_cache: Folder where compiled code is kept; by default ``~/.cache/mlla_seg/compiled``.
 
         Raises:
@@ -127,7 +128,7 @@ def predict(
     device: str = "auto",
     devices: int = 1,
     precision: PrecisionName = "fp32",
-    compile: bool = False,
+    compile: bool | Literal["auto"] = False,
     compile_cache: str | None = None,
     batch_size: int = 4,
     tta: bool = False,
@@ -165,7 +166,8 @@ def predict(
             of the cores. torchrun and srun start them on several machines, without this option.
         precision: fp32, bf16 or fp16; the last two are faster only on a CPU or GPU that supports them, else slower.
         compile: Compile the network for the size of the first image or window. This takes one to two minutes the first
-            time, then seconds, and saves up to a third of the time on CPUs; other sizes run uncompiled.
+            time, then seconds, and saves up to a third of the time on CPUs; other sizes run uncompiled. auto does so if
+            the code is there from an earlier time, or if at least 20 minutes of work are left after the first images.
         compile_cache: Folder where compiled code is kept; by default ~/.cache/mlla_seg/compiled.
         batch_size: Slices, or windows of a raster, per forward pass; determines memory use.
         tta: Test-time augmentation: averages over four flips.
@@ -185,7 +187,7 @@ def predict(
     paths = [ckpt_path] if isinstance(ckpt_path, str) else ckpt_path
     options = MapOptions(window, overlap, blend, batch_size, cog, probabilities, polygons, min_area_m2, simplify)
     if compile_cache is not None and not compile:
-        raise InputError("--compile_cache is where --compile true keeps its code: add it, or leave this out.")
+        raise InputError("--compile_cache is where --compile true, or auto, keeps its code: add it, or leave this out.")
     how: dict[str, Any] = {"precision": precision, "compile": compile, "compile_cache": compile_cache}
     with several(devices, device, predict, arguments) as ranks, ranks.speaking():
         device = device_named(device, ranks.local if ranks.size > 1 else None)

@@ -155,6 +155,7 @@ def compute_scene(
     said: set[Hashable],
     ranks: Ranks = ALONE,
     joining: bool = False,
+    watch: Callable[[float, float], None] | None = None,
 ) -> Computed:
     """Compute a scene up to its partial results.
 
@@ -168,6 +169,7 @@ def compute_scene(
         said: Notes that have been printed for other scenes, to which those for this scene are added.
         ranks: This process among those of the command.
         joining: Whether another process makes the map, and this one only takes part in the computation.
+        watch: Called after row bands with the fractions of the scene that were computed since the start, and are left.
 
     Raises:
         Gone: The map that another process makes is finished, or not begun.
@@ -217,16 +219,19 @@ def compute_scene(
 
             return write
 
-        shown = partial.finished()
-        with progress(len(layout.stripes) * len(layout.bands), sources[0].name, "row", initial=shown) as bar:
+        first = shown = partial.finished()
+        total = len(layout.stripes) * len(layout.bands)
+        with progress(total, sources[0].name, "row", initial=first) as bar:
 
-            def watch() -> None:
+            def show() -> None:
                 nonlocal shown
                 if (now := partial.finished()) > shown:
                     bar.update(now - shown)
                     shown = now
+                    if watch is not None:
+                        watch((now - first) / total, (total - now) / total)
 
-            worker = PartWorker(partial, bands, store, disk, watch)
+            worker = PartWorker(partial, bands, store, disk, show)
             worker.run(ranks, str(output) if ranks.size == 1 else "")
     if job.sources.changed():
         raise InputError(f"{sources[0]}: was changed while it was segmented. Run the same command again.")

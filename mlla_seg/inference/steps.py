@@ -67,6 +67,10 @@ class Engine(ABC):
         """Free what is cached; if asked, change the network to need less memory, and return whether it was changed."""
 
     @abstractmethod
+    def expect(self, left: float) -> None:
+        """Take how much work is left, as a multiple of the work done, by which an engine may choose how it computes."""
+
+    @abstractmethod
     def labels(self, logits: Any, axis: int) -> Array:
         """Return class indices (uint8) from logits; ``axis`` is that of the network's outputs, classes or regions.
 
