@@ -148,7 +148,7 @@ class CompiledIfWorthwhile(CompiledForward):
             self._give_up(reason)
 
     def _make(self, network: nn.Module, first: Tensor) -> None:
-        note_once(f"note: --compile auto: about {_in_words(self.left)} of work are left, so compiling saves time.")
+        note_once(f"note: --compile auto compiles, as about {_in_words(self.left)} of work are left.")
         as_convolutions(network)
         try:
             self._use(kept_code(network, first, self.otherwise, self.folder, wait=0), first)
@@ -188,7 +188,7 @@ def obstacle(x: Tensor) -> str | None:
 
 
 def _not_compiled(reason: str) -> None:
-    note_once(f"note: --compile auto: not compiled: {reason.removesuffix('.')}.")
+    note_once(f"note: --compile auto does not compile: {reason.removesuffix('.')}.")
 
 
 def _in_words(seconds: float) -> str:

@@ -76,6 +76,7 @@ def kept_code(network: nn.Module, x: Tensor, check: Code, folder: Path, wait: fl
             if (code := found_code(path, check, x)) is not None:
                 return code
             note(f"note: {path} is damaged, or not made for this network, so it is compiled again.")
+            path.unlink(missing_ok=True)  # others that wait for the code shall not take this for it
         note(f"Compiling for {images}, which takes one to two minutes; the code is kept in {folder}.")
         compile_to(path, network, x)
         remove_unused(folder)

@@ -18,6 +18,7 @@ from mlla_seg.inference.compile_auto import MEASURED, WORTH, CompiledIfWorthwhil
 from mlla_seg.inference.compile_cache import package_name
 from mlla_seg.inference.files import segment_files
 from mlla_seg.inference.optimize import for_inference
+from mlla_seg.inference.ranks import Ranks
 from mlla_seg.inference.scenes import MapOptions
 from mlla_seg.models import create_model
 from mlla_seg.progress import note_once
@@ -109,7 +110,7 @@ def test_a_long_job_is_compiled_once_its_pace_is_known(folder, compiler, capsys)
     assert auto.runs_code()
     assert compiler == [tuple(IMAGE.shape)]
     said = capsys.readouterr().err
-    assert said.startswith("note: --compile auto: about 40 minutes of work are left, so compiling saves time.\n")
+    assert said.startswith("note: --compile auto compiles, as about 40 minutes of work are left.\n")
     assert "Compiling for images of 32 x 32 pixels, 2 at a time" in said
     assert not list(folder.glob(".*"))  # no locks
 
@@ -121,7 +122,7 @@ def test_a_short_job_is_not_and_says_so_once(folder, compiler, capsys):
         auto.works(seconds, WORTH)
         assert not auto.runs_code()
     assert capsys.readouterr().err == (
-        "note: --compile auto: not compiled: the job takes about 20 minutes, and compiling saves time from 20 "
+        "note: --compile auto does not compile: the job takes about 20 minutes, and compiling saves time from 20 "
         "minutes on.\n"
     )
     assert compiler == []
@@ -154,7 +155,7 @@ def test_the_code_of_another_process_is_taken_up_when_it_is_there(folder, packag
     assert compiler == []
     said = capsys.readouterr().err
     assert " compiles the same network; going on uncompiled until its code is there.\n" in said
-    assert "not compiled" not in said
+    assert "does not compile" not in said
 
 
 def test_wrong_code_of_another_process_is_not_used(folder, package, compiler, capsys):
@@ -165,7 +166,7 @@ def test_wrong_code_of_another_process_is_not_used(folder, package, compiler, ca
         auto.runs_code()
     (folder / package.name).write_bytes(b"")
     assert not auto.runs_code()
-    assert "not compiled: the code of another process gives other logits." in capsys.readouterr().err
+    assert "does not compile: the code of another process gives other logits." in capsys.readouterr().err
     assert compiler == []
 
 
@@ -202,7 +203,7 @@ def test_a_compiler_that_fails_ends_nothing(folder, fault, monkeypatch, capsys):
     assert not auto.runs_code()
     assert not auto.runs_code()
     assert tried == [1]
-    assert f"note: --compile auto: not compiled: {fault}.\n" in capsys.readouterr().err
+    assert f"note: --compile auto does not compile: {fault}.\n" in capsys.readouterr().err
     assert not list(folder.iterdir())
 
 
@@ -216,7 +217,7 @@ def test_code_with_other_logits_is_not_used(folder, package, monkeypatch, capsys
         vars(network)["forward"].spent = MEASURED
         compile_auto.expect(network, WORTH)
         assert (network(IMAGE) == plain(IMAGE)).all()
-    assert "not compiled: This network gives other logits when it is compiled here" in capsys.readouterr().err
+    assert "does not compile: This network gives other logits when it is compiled here" in capsys.readouterr().err
     assert not list(folder.iterdir())
 
 
@@ -225,7 +226,7 @@ def test_what_stands_in_the_way_is_said(folder, tmp_path, monkeypatch, capsys):
         compile_if_worthwhile(network := network or Pixelwise(), device, cache)
         return capsys.readouterr().err, "forward" in vars(network)
 
-    start = "note: --compile auto: not compiled: "
+    start = "note: --compile auto does not compile: "
     assert said() == ("", True)
     assert said(device="cuda:0") == (
         f"{start}it keeps code for CPUs only; --compile true compiles at each start.\n",
@@ -250,7 +251,7 @@ def test_images_that_are_not_compiled_for(folder, compiler, monkeypatch, capsys)
     auto.works(MEASURED, 2 * WORTH)
     assert not auto.runs_code()
     assert capsys.readouterr().err == (
-        "note: --compile auto: not compiled: it needs a C++ compiler; no-such-compiler was not found. Install one, "
+        "note: --compile auto does not compile: it needs a C++ compiler; no-such-compiler was not found. Install one, "
         "or set CXX=....\n"
     )
     assert compiler == []
@@ -260,6 +261,23 @@ def test_images_that_are_not_compiled_for(folder, compiler, monkeypatch, capsys)
 def test_other_values_are_refused(value):
     with pytest.raises(InputError, match=r'^compile must be True, False or "auto", got '):
         for_inference(nn.Identity(), compile=value)
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [([], False), (["--compile"], True), (["--compile=auto"], "auto"), (["--compile", "false"], False)],
+)
+def test_the_option_reaches_the_network(cli, monkeypatch, words, value):
+    seen = []
+
+    def from_checkpoint(*_, **how):
+        seen.append(how["compile"])
+        raise InputError("enough")
+
+    monkeypatch.setattr(Predictor, "from_checkpoint", from_checkpoint)
+    with pytest.raises(SystemExit):
+        cli("predict", "--ckpt_path=a", "--input=b", "--output=c", *words)
+    assert seen == [value]
 
 
 class Told(Predictor):
@@ -287,7 +305,10 @@ def test_a_folder_is_compiled_for_when_it_is_long(tmp_path, folder, compiler, mo
     )
     assert auto.told == [3, 1, 1 / 3, 0]
     assert compiler == []
-    assert "not compiled: the job takes about 0 seconds, and" in capsys.readouterr().err
+    assert "does not compile: the job takes about 0 seconds, and" in capsys.readouterr().err
+    auto.told.clear()
+    segment_files(auto, tmp_path / "in", tmp_path / "shared", MapOptions(), ranks=Ranks(0, 2))
+    assert auto.told == [3 / 2, 1 / 2, 1 / 6, 0]  # the other process takes half of those that are left
     monkeypatch.setattr(compile_auto, "MEASURED", 0)
     monkeypatch.setattr(compile_auto, "WORTH", 0)
     auto = Told(Pixelwise(), spec_of(), compile="auto", compile_cache=folder)
