@@ -252,7 +252,7 @@ def test_images_that_are_not_compiled_for(folder, compiler, monkeypatch, capsys)
     assert not auto.runs_code()
     assert capsys.readouterr().err == (
         "note: --compile auto does not compile: it needs a C++ compiler; no-such-compiler was not found. Install one, "
-        "or set CXX=....\n"
+        "or set CXX=...\n"
     )
     assert compiler == []
 
