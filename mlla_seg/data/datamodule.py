@@ -57,8 +57,8 @@ class SegmentationDataModule(CardData, LightningDataModule):
             ``patient001_frame01``.
         augment: ``none``, ``transunet``, ``anatomy`` or ``aerial``.
         intensity: Strength of random changes of contrast, brightness, gamma and noise; 0 disables them.
-        mirror: Axes, ``rows`` and ``columns``, along which half of the samples are mirrored in addition; with both,
-            ``--tta`` can be used. Patches of volumes have ``slices`` too.
+        mirror: Axes, ``rows`` and ``columns``, and ``slices`` for patches of volumes, along which half of the samples
+            are mirrored in addition; ``--tta`` then averages over these flips.
         elastic: Standard deviation in pixels of elastic deformations of a third of the samples, usually 2; 0 for none.
         balance: Fraction of the training crops drawn around a pixel of a class, with all classes of a case equally
             likely, for small objects and rare classes; true for all of them. nnU-Net uses a third.

@@ -15,7 +15,7 @@ from mlla_seg.data.formats.classes import ClassInfo, Code, class_colour
 from mlla_seg.data.formats.gaps import Gaps
 from mlla_seg.data.postprocessing import Step, read_steps
 from mlla_seg.data.regions import Region, plain_regions, read_regions
-from mlla_seg.data.slices import RESCALE, View
+from mlla_seg.data.slices import AXES, RESCALE, View
 from mlla_seg.data.spec_rules import VERSION, require_normalisation, require_same_shape, require_valid
 from mlla_seg.errors import InputError
 
@@ -114,7 +114,8 @@ class DataSpec:
         resize: Size or factor.
         patch_size: Height and width of the training samples; slices, height and width for networks of three axes.
         context: Neighbouring slices on each side.
-        mirrored: Whether the training samples were mirrored along both axes.
+        mirrored: Axes along which the training samples were mirrored, in the order of
+            :data:`~mlla_seg.data.slices.AXES`.
         nodata: Value of pixels without data in rasters and photos that tag none themselves.
         nodata_rule: ``any`` or ``all`` bands must have it, see :mod:`mlla_seg.data.formats.gaps`.
         grid: Channel whose pixel grid is used where files of a scene differ in resolution; by default the finest.
@@ -136,7 +137,7 @@ class DataSpec:
     resize: tuple[int, int] | float | None = None
     patch_size: tuple[int, ...] | None = None
     context: int = 0
-    mirrored: bool = False
+    mirrored: tuple[str, ...] = ()
     nodata: float | None = None
     nodata_rule: str | None = None
     grid: str | None = None
@@ -223,6 +224,7 @@ class DataSpec:
             "classes": classes,
             "regions": _regions(content, classes, values["background"], where),
             "normalisation": Normalisation.from_dict(content.get("normalisation") or {}, where),
+            "mirrored": _mirrored(content.get("mirrored", False)),
             "postprocessing": read_steps(
                 content.get("postprocessing"), [entry.name for entry in classes], values["background"], where
             ),
@@ -255,6 +257,13 @@ def _regions(
 
 def _background(classes: Sequence[ClassInfo]) -> int | None:
     return 0 if classes[0].name == "background" else None
+
+
+def _mirrored(value: bool | Sequence[str]) -> tuple[str, ...]:
+    """Return the axes in order; version 0.1 wrote whether there were both, rows and columns."""
+    if isinstance(value, bool):
+        return AXES[1:] if value else ()
+    return tuple(axis for axis in AXES if axis in value)
 
 
 def _tuple(value: Any) -> Any:

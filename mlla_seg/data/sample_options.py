@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mlla_seg.data.slice_augment import AUGMENTATIONS, MIRRORS, MOST_CHANNELS
+from mlla_seg.data.slices import AXES
 from mlla_seg.data.volume_augment import VOLUME_AUGMENTATIONS, require_for_volumes
 from mlla_seg.errors import InputError, lookup
 
@@ -31,9 +32,10 @@ class SampleOptions:
         return axes_of(self.dims, self.crop)
 
     @property
-    def mirrored(self) -> bool:
-        """Whether samples are mirrored along rows and along columns, as test-time augmentation needs."""
-        return AUGMENTATIONS[self.augment].mirrored or set(self.mirror) >= set(MIRRORS)
+    def mirrored(self) -> tuple[str, ...]:
+        """Axes along which samples are mirrored, over which test-time augmentation averages."""
+        chosen = {*self.mirror, *(MIRRORS if AUGMENTATIONS[self.augment].mirrored else ())}
+        return tuple(axis for axis in AXES if axis in chosen)
 
 
 def axes_of(dims: int | None, crop: Sequence[int] | None) -> int:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 Volume = TypeVar("Volume", np.ndarray[Any, Any], "Tensor")
 Grid = tuple[int, int, int]
 """Slices, height, width."""
+AXES = ("slices", "rows", "columns")
+"""Axes of volumes; images have the last two."""
 ZSCORE, RESCALE = "zscore", "rescale_to_0_1"
 """Normalisation of a channel over a whole case: by its mean and standard deviation, or from its minimum to maximum."""
 PART = 2**22

@@ -26,7 +26,7 @@ from mlla_seg.data.rules import (
     text,
     whole,
 )
-from mlla_seg.data.slices import RESCALE, ZSCORE
+from mlla_seg.data.slices import AXES, RESCALE, ZSCORE
 from mlla_seg.errors import InputError, about, lookup
 
 VERSION = 2
@@ -70,7 +70,7 @@ SPEC = {
     ),
     "patch_size": _patch,
     "context": Rule(whole(0, MOST_NEIGHBOURS), f"a whole number of slices from 0 to {MOST_NEIGHBOURS}"),
-    "mirrored": Rule(flag, "true or false"),
+    "mirrored": Rule(either(flag, list_of(one_of(AXES))), f"a list of axes: {', '.join(AXES)}"),
     "nodata": Rule(optional(any_number), "a number or null"),
     "nodata_rule": Rule(optional(one_of(RULES)), f"{' or '.join(RULES)}, or null", tuple(RULES)),
     "grid": Rule(optional(text), "the name of a channel, or null"),
@@ -121,6 +121,11 @@ def require_valid(content: Any, where: str) -> None:
             f"{BY_HAND}."
         )
     require(content, SPEC, where, "spec" if not isinstance(content, Mapping) else "")
+    patch_size, mirrored = content.get("patch_size", content.get("window")), content.get("mirrored")
+    if isinstance(mirrored, (list, tuple)) and AXES[0] in mirrored and len(patch_size or ()) != len(AXES):
+        raise InputError(
+            f"{where}: mirrored is {shown(mirrored)}, but {AXES[0]} are an axis of patches of volumes only."
+        )
     _require_classes(content, where)
     _require_channels(content, where)
 

@@ -13,12 +13,11 @@ from torch.nn import functional as F
 from mlla_seg.data.augment import Augment
 from mlla_seg.data.boxes import Box
 from mlla_seg.data.formats.picture import Array
+from mlla_seg.data.slices import AXES
 from mlla_seg.errors import InputError, lookup
 
 VOLUME_AUGMENTATIONS = ("none", "anatomy")
 """Names of augmentations that work on volumes."""
-AXES = ("slices", "rows", "columns")
-"""Axes of volumes, along which samples can be mirrored."""
 ROTATION = 20.0
 """Maximum rotation in degrees about each axis, in either direction."""
 SCALE = (0.7, 1.4)

@@ -109,7 +109,7 @@ def export(
         calibration: Image, folder or list of images, as for predict, to calibrate int8 quantisation.
         tile: Side of the square windows of deepness in pixels; by default that of the training patches.
         pixel_size_m: Ground sample distance of the training images in metres, for deepness.
-        tta: Include test-time augmentation: the file averages over four flips.
+        tta: Include test-time augmentation: the file averages over flips along the axes that training mirrored.
     """
     how = lookup(FORMATS, format, "format")
     given = {"opset": opset, "calibration": calibration, "tile": tile, "pixel_size_m": pixel_size_m}

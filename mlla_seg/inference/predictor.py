@@ -93,7 +93,7 @@ class Predictor(CaseSegmenter):
             path: The ``.ckpt`` file or the folder; code stored in it is not executed.
             members: Further checkpoints of an ensemble, whose probabilities are averaged.
             device: ``cpu``, ``cuda``, ... or ``auto`` for a GPU if available.
-            tta: Test-time augmentation: averages over four flips.
+            tta: Test-time augmentation: averages over flips along the axes that training mirrored.
             precision: A key of :data:`mlla_seg.inference.optimize.PRECISIONS`.
             compile: Compile the network for the size of the first image, or ``auto``.
             compile_cache: Folder where compiled code is kept; by default ``~/.cache/mlla_seg/compiled``.
@@ -170,7 +170,7 @@ def predict(
             the code is there from an earlier time, or if at least 20 minutes of work are left after the first images.
         compile_cache: Folder where compiled code is kept; by default ~/.cache/mlla_seg/compiled.
         batch_size: Slices, or windows of a raster, per forward pass; determines memory use.
-        tta: Test-time augmentation: averages over four flips.
+        tta: Test-time augmentation: averages over flips along the axes that training mirrored.
         probabilities: Also write the probabilities of every class, or region, beside the mask, as h5, or for rasters as
             GeoTIFF with one band for each.
         overwrite: true makes existing masks anew, by default only those that this program has made; false keeps them,

@@ -13,11 +13,12 @@ from mlla_seg._version import __version__
 from mlla_seg.checksums import require_intact_archive
 from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.halving import known_spacing, strides_for
+from mlla_seg.data.slices import AXES
 from mlla_seg.errors import InputError, followed_by
 from mlla_seg.finite import LOWER_RATE, require_finite_weights
 from mlla_seg.models import create_model
 from mlla_seg.models.arguments import building, require_arguments
-from mlla_seg.models.ensemble import Ensemble, Flips
+from mlla_seg.models.ensemble import combined
 from mlla_seg.models.hub import BEFORE_0_2
 from mlla_seg.models.nearby import did_you_mean
 from mlla_seg.models.segmenter import Segmenter
@@ -173,35 +174,48 @@ def load_network(paths: Sequence[str | Path], tta: bool = False) -> tuple[nn.Mod
 
     Args:
         paths: Checkpoints, or folders of ``save_pretrained``.
-        tta: Test-time augmentation: averages over four flips.
+        tta: Test-time augmentation: averages over the flips of the training.
 
     Raises:
         InputError: A checkpoint cannot be loaded, or members were trained for different tasks; or ``tta`` without
-            flips in training.
+            flips in training, or with others for each member.
     """
     networks = load_members(paths)
-    if tta:
-        for path, member in zip(paths, networks, strict=True):
-            require_mirrored(path, member.spec)
+    flips = flips_of(paths, [member.spec for member in networks]) if tta else ()
     spec = networks[0].spec
     if spec is None:
         raise InputError(f"{paths[0]}: has no spec of its classes and channels. Train it with mlla_seg first.")
-    network: nn.Module = Ensemble(networks, spec.writes) if len(networks) > 1 else networks[0]
-    return Flips(network) if tta else network, spec
+    return combined(networks[0], networks[1:], spec.writes, flips), spec
 
 
-def require_mirrored(path: str | Path, spec: DataSpec | None) -> None:
-    """Check that a network was trained with flips; otherwise test-time augmentation degrades its results.
+def flips_of(paths: Sequence[str | Path], specs: Sequence[DataSpec | None]) -> tuple[str, ...]:
+    """Return the axes along which networks were trained with flips, over which test-time augmentation averages.
+
+    Args:
+        paths: Where the networks are from, for messages.
+        specs: What they remember of their data.
 
     Raises:
-        InputError: It was not; the message names the augmentations that include flips.
+        InputError: One was trained without flips, which would degrade its results; the message names the augmentations
+            that include flips. Or two were trained with flips along other axes.
     """
-    if spec is None or not spec.mirrored:
-        of_slices = "" if spec and spec.axes == 3 else "--data.augment transunet or aerial, or with "
-        raise InputError(
-            f"{path}: was trained without flips, so --tta would degrade its results. To use it, train with {of_slices}"
-            "--data.mirror [rows,columns]."
-        )
+    found: list[tuple[str, ...]] = []
+    for path, spec in zip(paths, specs, strict=True):
+        if spec is None or not spec.mirrored:
+            volumes = spec is not None and spec.axes == 3
+            how = "" if volumes else "--data.augment transunet or aerial, or with "
+            axes = ",".join(AXES if volumes else AXES[1:])
+            raise InputError(
+                f"{path}: was trained without flips, so --tta would degrade its results. To use it, train with "
+                f"{how}--data.mirror [{axes}] or some of these."
+            )
+        found.append(spec.mirrored)
+        if found[0] != spec.mirrored:
+            raise InputError(
+                f"{path}: was trained with flips along {', '.join(spec.mirrored)}, {paths[0]} along "
+                f"{', '.join(found[0])}. --tta needs the same axes for all checkpoints of an ensemble: leave it out."
+            )
+    return found[0]
 
 
 def fitting_weights(path: str | Path, content: Mapping[str, Any], network: nn.Module) -> dict[str, Tensor]:

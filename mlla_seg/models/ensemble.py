@@ -1,23 +1,31 @@
 """Test-time augmentation and ensembles, wrapped as a single network."""
 
 from collections.abc import Sequence
+from itertools import combinations
 
 import torch
 from torch import Tensor, nn
 
 from mlla_seg.data.outputs import probabilities
+from mlla_seg.data.slices import AXES
 
 
 class Flips(nn.Module):
-    """Test-time augmentation: averages a network's logits over four flips (none, horizontal, vertical, both).
+    """Test-time augmentation: averages a network's logits over all mirror images along some axes.
 
-    Slices of volumes keep their order.
+    Two axes give four: the image itself, mirrored along one, along the other, and along both; three axes give eight.
+
+    Args:
+        network: The network.
+        axes: Names in :data:`mlla_seg.data.slices.AXES`; those along which its training samples were mirrored.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, axes: Sequence[str]) -> None:
         super().__init__()
         self.network = network
-        self.mirrored = [[-1], [-2], [-2, -1]]  # axes; an attribute, as TorchScript cannot read globals
+        places = [-1 - place for place, axis in enumerate(reversed(AXES)) if axis in axes]
+        # An attribute, as TorchScript cannot read globals.
+        self.mirrored = [list(some) for k in range(len(places)) for some in combinations(places, k + 1)]
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(B, C, H, W)``, or volumes ``(B, C, D, H, W)``, to logits ``(B, K, H, W)`` likewise."""
@@ -28,11 +36,11 @@ class Flips(nn.Module):
 
 
 def combined(
-    network: nn.Module, others: Sequence[nn.Module] = (), writes: list[int] | None = None, tta: bool = False
+    network: nn.Module, others: Sequence[nn.Module] = (), writes: list[int] | None = None, flips: Sequence[str] = ()
 ) -> nn.Module:
-    """Return the network, as an ensemble with others and with test-time augmentation if there are any."""
+    """Return the network, as an ensemble with others and averaged over flips along some axes, if there are any."""
     together = Ensemble([network, *others], writes) if others else network
-    return Flips(together) if tta else together
+    return Flips(together, flips) if flips else together
 
 
 class Ensemble(nn.Module):

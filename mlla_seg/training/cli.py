@@ -19,7 +19,7 @@ from mlla_seg.data.formats.headers import note_headers
 from mlla_seg.data.postprocessing import in_words
 from mlla_seg.errors import InputError
 from mlla_seg.evaluation.report import Scored, score_table, write_results
-from mlla_seg.models.checkpoint import fitting_weights, load_members, read_checkpoint, require_mirrored
+from mlla_seg.models.checkpoint import fitting_weights, flips_of, load_members, read_checkpoint
 from mlla_seg.models.nearby import RUNS
 from mlla_seg.models.own import import_encoder, is_class_path
 from mlla_seg.places import path_id, shareable, shareable_lines
@@ -105,6 +105,7 @@ class SegmentationCLI(RunCLI):
         if config.evaluation == "transunet" and self.model.spec.axes == 3:
             raise InputError("--evaluation transunet scores slices, one by one: it has no meaning for volumes.")
         self.model.scoring = Scoring(**{field.name: config[field.name] for field in fields(Scoring)})
+        trained = self.model.spec
         if path := config.get("ckpt_path"):
             content = read_checkpoint(path)
             fitting_weights(path, content, self.model.network)
@@ -112,6 +113,7 @@ class SegmentationCLI(RunCLI):
             if self.subcommand == "fit":
                 self._prepare_resuming(path, content)
             else:
+                trained = DataSpec.from_dict(content["hyper_parameters"]["spec"], path)
                 self._prepare_scoring(path, content)
         if self.model.spec.axes == 3:  # what was chosen is saved with the config
             config.data.crop = list(self.model.spec.patch_size or ())
@@ -119,6 +121,9 @@ class SegmentationCLI(RunCLI):
         self.model.options = options_of(config)
         if config.members:
             self.model.members = load_members([path, *config.members])[1:]
+        if config.tta:
+            specs = [trained, *(member.spec for member in self.model.members)]
+            self.model.flips = flips_of([path or "this run", *config.members], specs)
         if is_first_process():
             self._check_data()
 
@@ -144,8 +149,6 @@ class SegmentationCLI(RunCLI):
         """Check that a checkpoint is scored on data like those of its training, and prepare its post-processing."""
         spec = content["hyper_parameters"]["spec"]
         require_same_view(path, spec, self.datamodule.spec)
-        if self.given.tta:
-            require_mirrored(path, DataSpec.from_dict(spec, str(path)))
         prepare_postprocessing(content, self.model, self.datamodule, str(self.subcommand), self.trainer)
 
     def _check_data(self) -> None:

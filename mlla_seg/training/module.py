@@ -156,6 +156,7 @@ class SegmentationModule(OptimisedModule):
         self.postprocessing: tuple[Step, ...] = ()  # of scored masks
         self.candidates: list[Candidate] | None = None  # if post-processing is chosen
         self.members: list[Segmenter] = []  # further members of an ensemble, for scoring
+        self.flips: Sequence[str] = ()  # axes of test-time augmentation, for scoring
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -269,7 +270,7 @@ class SegmentationModule(OptimisedModule):
 
     def _scorer(self) -> torch.nn.Module:
         others = [member.to(self.device).eval() for member in self.members]
-        return combined(self.network, others, self.spec.writes, self.scoring.tta)
+        return combined(self.network, others, self.spec.writes, self.flips)
 
     def _begin(self, loader: Any) -> None:
         """Create a table per measure; during training only the confusion matrices are collected."""

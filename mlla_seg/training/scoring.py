@@ -39,7 +39,7 @@ class Scoring:
         calibration: Compare the probabilities with how often they are right; on CPUs it takes a tenth of the time of
             ``mlla_tiny``.
         boundary_width: Width in pixels of the boundaries compared by boundary IoU (single-slice images only).
-        tta: Test-time augmentation: average over the four flips of each slice.
+        tta: Test-time augmentation: average over flips along the axes of ``--data.mirror``.
         members: Further checkpoints of an ensemble; ``--ckpt_path a.ckpt b.ckpt`` is the short form.
         postprocessing: Apply the post-processing that is stored in the checkpoint, if any; never to rasters.
         choose_postprocessing: New .ckpt for a copy of the checkpoint with the post-processing that raises the mean Dice

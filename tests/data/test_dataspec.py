@@ -32,7 +32,7 @@ FULL = DataSpec(
     resize=(224, 192),
     patch_size=(96, 64),
     context=1,
-    mirrored=True,
+    mirrored=("rows", "columns"),
     nodata=-1024,
     nodata_rule="all",
     grid="PET",
@@ -85,7 +85,7 @@ def test_the_dict_says_all_there_is():
         "resize": [224, 192],
         "patch_size": [96, 64],
         "context": 1,
-        "mirrored": True,
+        "mirrored": ["rows", "columns"],
         "nodata": -1024,
         "nodata_rule": "all",
         "grid": "PET",
@@ -98,7 +98,8 @@ def test_what_version_0_1_wrote_is_read():
     content = FULL.to_dict()
     del content["spec_version"]
     old = {"window": content.pop("patch_size"), "ignore_index": 255, **content}
-    assert DataSpec.from_dict(old) == FULL
+    assert DataSpec.from_dict(old) == DataSpec.from_dict({**old, "mirrored": True}) == FULL
+    assert DataSpec.from_dict({**old, "mirrored": False}).mirrored == ()
     assert DataSpec.from_dict({**old, "window": None}).patch_size is None
 
 
@@ -107,7 +108,7 @@ def test_channels_and_classes_by_name_are_enough():
     assert spec.classes == tuple(classes_of(["background", "liver"], [(0, 0, 0), class_colour(1)], [0, 1]))
     assert (spec.class_names, spec.background) == (["background", "liver"], 0)
     assert spec.channels == spec.bands == ("CT",)
-    assert (spec.name, spec.modality, spec.plane, spec.mirrored) == ("unnamed", "", "axial", False)
+    assert (spec.name, spec.modality, spec.plane, spec.mirrored) == ("unnamed", "", "axial", ())
     assert (spec.normalisation, spec.array_units, spec.view) == (Normalisation(), None, View())
     assert spec.in_channels == 1
 
@@ -213,6 +214,11 @@ def test_nothing_of_a_spec_can_be_changed(part):
         ({"normalisation": {"meen": 1}}, "Unknown key of normalisation in here: 'meen'. Did you mean mean?"),
         ({"plane": "axal"}, "Unknown plane in here: 'axal'. Did you mean axial?"),
         ({"patch_size": 64}, "patch_size is 64, expected [height, width]"),
+        ({"mirrored": ["row"]}, "mirrored is ['row'], expected a list of axes: slices, rows, columns"),
+        (
+            {"mirrored": ["slices"], "patch_size": [8, 8]},
+            "mirrored is ['slices'], but slices are an axis of patches of",
+        ),
     ],
 )
 def test_mistakes_of_a_spec_by_hand_are_named(change, problem):

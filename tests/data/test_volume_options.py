@@ -60,8 +60,8 @@ def test_volumes_are_seen_at_their_median_spacing_and_standardised_as_a_whole(ro
     batch = next(iter(data.train_dataloader()))
     assert batch["image"].shape == (2, 1, 8, 16, 16)
     assert batch["mask"].shape == (2, 8, 16, 16)
-    assert not spec.mirrored
-    assert module(root, mirror=["rows", "columns"]).spec.mirrored
+    assert spec.mirrored == ("slices",)
+    assert module(root, mirror=["columns", "rows"]).spec.mirrored == ("rows", "columns")
 
 
 def test_a_spacing_that_is_given_stays(root):

@@ -73,7 +73,7 @@ def test_ensembles_and_mirror_images_are_networks_too():
     mean = torch.stack([member(image).softmax(dim=1) for member in members]).mean(dim=0)
     ensemble = Ensemble(members)
     torch.testing.assert_close(ensemble(image).softmax(dim=1), mean)
-    flips = Flips(members[0])
+    flips = Flips(members[0], ["rows", "columns"])
     axes = ((), (-1,), (-2,), (-2, -1))
     expected = torch.stack([members[0](image.flip(a)).flip(a) for a in axes]).mean(dim=0)
     torch.testing.assert_close(flips(image), expected)

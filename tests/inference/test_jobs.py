@@ -192,9 +192,9 @@ def test_a_network_is_known_by_all_it_computes_with():
     networks[2].conv.padding_mode = "circular"
     first, *others = map(network_digest, networks)
     assert first == network_digest(Pixelwise().double().float().train())
-    pairs = [Ensemble(networks[:2]), Ensemble(networks[1:]), Flips(networks[0])]
+    pairs = [Ensemble(networks[:2]), Ensemble(networks[1:]), Flips(networks[0], ["rows"])]
     assert len({first, *others, *map(network_digest, pairs)}) == 6
-    identity = Predictor(Flips(networks[0]), spec_of()).identity
+    identity = Predictor(Flips(networks[0], ["rows"]), spec_of()).identity
     assert identity == {**Predictor(networks[0], spec_of()).identity, "tta": True}
 
 

@@ -123,7 +123,7 @@ def test_half_precision_gives_float32_near_the_exact_logits(precision):
 
 
 def test_it_is_the_segmenters_that_are_compiled():
-    whole = for_inference(Flips(Ensemble([segmenter(), segmenter("unet")])), compile=True)
+    whole = for_inference(Flips(Ensemble([segmenter(), segmenter("unet")]), ["rows", "columns"]), compile=True)
     names = [name for name, module in whole.named_modules() if isinstance(module.forward, CompiledForward)]
     assert names == ["network.members.0", "network.members.1"]
     assert isinstance(for_inference(Pixelwise(), compile=True).forward, CompiledForward)

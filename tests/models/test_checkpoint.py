@@ -7,8 +7,10 @@ import torch
 from lightning.pytorch import Trainer
 
 from conftest import ROOT, TINY
+from jobs import spec_of
 from mlla_seg import SegmentationDataModule, SegmentationModule
-from mlla_seg.models.checkpoint import CHECKPOINT_KEY, load_segmenter
+from mlla_seg.errors import InputError
+from mlla_seg.models.checkpoint import CHECKPOINT_KEY, flips_of, load_segmenter
 
 
 def save(module, path, version, without=()):
@@ -51,3 +53,19 @@ def test_norms_stay_as_the_checkpoint_has_them(data, phantom_root, tmp_path, cli
     options += ["--data.crop=[32,32]", "--model.decoder=unet", "--model.norm_outputs=false", f"--ckpt_path={path}"]
     cli("validate", "--config", ROOT / "configs/demo.yaml", *options, "--distances=false")
     assert f"note: norm_outputs is True, as in {path}" in capsys.readouterr().err
+
+
+def test_flips_are_those_of_the_training_of_all_members():
+    volumes = {"patch_size": [4, 8, 8]}
+    both, other, none = (spec_of(mirrored=axes, **volumes) for axes in (["columns", "slices"], ["rows", "columns"], []))
+    assert flips_of(["a.ckpt", "b.ckpt"], [both, both]) == ("slices", "columns")
+    with pytest.raises(
+        InputError, match=r"b\.ckpt: .* flips along rows, columns, a\.ckpt along slices, columns\. --tta"
+    ):
+        flips_of(["a.ckpt", "b.ckpt"], [both, other])
+    for spec, advice in (
+        (none, r"--data\.mirror \[slices,rows,columns\] or"),
+        (spec_of(), r"aerial, .*\[rows,columns\]"),
+    ):
+        with pytest.raises(InputError, match=rf"b\.ckpt: was trained without flips, .* train with .*{advice}"):
+            flips_of(["a.ckpt", "b.ckpt"], [both, spec])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mlla_seg.models.ensemble import Ensemble, Flips
+from mlla_seg.models.ensemble import Ensemble, Flips, combined
 
 
 @pytest.fixture
@@ -22,15 +22,32 @@ def linear(seed, channels=1):
 def test_flips_average_the_four_mirror_images(volume):
     network = linear(0)
     expected = sum(network(volume.flip(axes)).flip(axes) for axes in ([], [2], [3], [2, 3])) / 4
-    torch.testing.assert_close(Flips(network)(volume), expected)
-    mirrored = Flips(network)(volume.flip(3)).flip(3)
+    flips = Flips(network, ["rows", "columns"])
+    torch.testing.assert_close(flips(volume), expected)
+    mirrored = flips(volume.flip(3)).flip(3)
     torch.testing.assert_close(mirrored, expected)  # so the result does not depend on left and right
 
 
-def test_flips_of_volumes_keep_the_order_of_slices():
+@pytest.mark.parametrize(
+    ("axes", "mirrored"),
+    [
+        (("rows", "columns"), [[3], [4], [3, 4]]),
+        (("slices",), [[2]]),
+        (("columns", "slices"), [[2], [4], [2, 4]]),
+        (("slices", "rows", "columns"), [[2], [3], [4], [2, 3], [2, 4], [3, 4], [2, 3, 4]]),
+    ],
+)
+def test_volumes_are_flipped_along_the_axes_that_are_named_and_no_others(axes, mirrored):
     volume, network = torch.randn(2, 1, 5, 6, 7), nn.Conv3d(1, 3, 3, padding=1)
-    expected = sum(network(volume.flip(axes)).flip(axes) for axes in ([], [3], [4], [3, 4])) / 4
-    torch.testing.assert_close(Flips(network)(volume), expected)
+    expected = sum(network(volume.flip(some)).flip(some) for some in ([], *mirrored)) / (1 + len(mirrored))
+    torch.testing.assert_close(Flips(network, axes)(volume), expected)
+    assert not torch.allclose(expected, network(volume), atol=1e-3)
+
+
+def test_without_axes_nothing_is_flipped():
+    network = linear(0)
+    assert combined(network, flips=()) is network
+    assert isinstance(combined(network, flips=["rows"]), Flips)
 
 
 def test_ensemble_averages_probabilities(volume):

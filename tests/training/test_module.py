@@ -68,7 +68,7 @@ def test_checkpoint_stages_train_to_the_same_weights(phantom_root, tmp_path, wha
 
 
 def test_hyperparameters_hold_the_whole_spec(data):
-    spec = replace(data.spec, mirrored=True, context=1, resize=1.5, spacing_mm=(None, 1.0, 1.0), array_units=None)
+    spec = replace(data.spec, mirrored=("rows",), context=1, resize=1.5, spacing_mm=(None, 1.0, 1.0), array_units=None)
     module = SegmentationModule("mlla_test", spec=spec)
     saved = json.loads(json.dumps(module.hparams["spec"]))  # plain types, as in a checkpoint
     assert DataSpec.from_dict(saved) == spec == module.network.spec

@@ -54,11 +54,39 @@ def test_predictions_are_those_of_the_module(cli, folder, checkpoint, phantom_ro
     cli("predict", "--ckpt_path", checkpoint, "--input", folder / "case.nii.gz", "--output", folder / "masks")
     found = np.asarray(nib.load(folder / "masks/case.nii.gz").dataobj)
     network = load_segmenter(checkpoint)
-    axial = torch.from_numpy(image.transpose(2, 1, 0)[::1, ::-1, ::-1].copy())[
-        :, None
-    ]  # rows to posterior, columns left
-    expected = predict_case(network, axial, network.spec.view, (5.0, 2.0, 2.0)).numpy()
-    np.testing.assert_array_equal(found, expected[:, ::-1, ::-1].transpose(2, 1, 0))
+    np.testing.assert_array_equal(found, expected_mask(network, network.spec, image))
+
+
+def expected_mask(network, spec, image):
+    """The mask of an image as written, columns first."""
+    axial = torch.from_numpy(image.transpose(2, 1, 0)[:, ::-1, ::-1].copy())  # rows to posterior, columns left
+    labels = predict_case(network, axial[:, None], spec.view, (5.0, 2.0, 2.0)).numpy()
+    return labels[:, ::-1, ::-1].transpose(2, 1, 0)
+
+
+def test_flips_are_those_of_the_training_also_of_slices(cli, folder, checkpoint, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    image = np.random.default_rng(1).normal(0, 300, (24, 24, 4)).astype(np.float32)
+    nib.Nifti1Image(image, np.diag([2.0, 2.0, 5.0, 1.0])).to_filename("flipped.nii.gz")
+    content = torch.load(checkpoint, weights_only=True)
+    content["hyper_parameters"]["spec"]["mirrored"] = ["slices", "columns"]
+    torch.save(content, "mirrored.ckpt")
+    run = ("predict", "--tta=true", "--input=flipped.nii.gz", "--output=flipped")
+    cli(*run, "--ckpt_path=mirrored.ckpt")
+    found = np.asarray(nib.load("flipped/flipped.nii.gz").dataobj)
+    network = load_segmenter(checkpoint)
+
+    def averaged(x):
+        return sum(network(x.flip(axes)).flip(axes) for axes in ([], [2], [4], [2, 4])) / 4
+
+    np.testing.assert_array_equal(found, expected_mask(averaged, network.spec, image))
+    assert (found != expected_mask(network, network.spec, image)).any()
+    with pytest.raises(SystemExit):
+        cli(*run, "--ckpt_path", checkpoint)
+    assert (
+        "without flips, so --tta would degrade its results. To use it, train with --data.mirror [slices,rows,columns]"
+        in (capsys.readouterr().err)
+    )
 
 
 def test_strides_may_be_given_and_are_used(cli, phantom_root):
