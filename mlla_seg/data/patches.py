@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from mlla_seg.data.boxes import Box, draw_box
 from mlla_seg.data.dataset import draw_place, located, read_slices
 from mlla_seg.data.formats.picture import Array
+from mlla_seg.data.resampling import nearest_pixels, resize_part, stored_part
 from mlla_seg.data.slices import Grid, View, slices_at
 from mlla_seg.data.store.case import StoredCase
 from mlla_seg.data.volume_augment import VolumeAugment
@@ -69,7 +70,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
 def read_patch(case: StoredCase, grid: Grid, box: Box) -> tuple[Array, Array]:
     """Return the image ``(C, D, H, W)`` float32 of a part of a volume, and its class indices ``(D, H, W)``.
 
-    Where rows and columns are not resampled, only the part is read, and whole slices otherwise.
+    Only the voxels on which the part depends are read, but whole slices if some of these have no data.
 
     Args:
         case: The volume.
@@ -77,11 +78,16 @@ def read_patch(case: StoredCase, grid: Grid, box: Box) -> tuple[Array, Array]:
         box: Part inside the grid.
     """
     slices = range(*box.parts[0].indices(grid[0]))
-    within = Box(box.corner[1:], box.sides[1:])
-    if tuple(grid[1:]) == tuple(case.shape[2:]) and not _has_gaps(case, slices, grid[0], within):
-        images, masks = read_slices(case, slices, grid[0], (within.sides[0], within.sides[1]), box=within)
-    else:  # gaps are filled by the mean of their slice
-        images, masks = (part[..., box.rows, box.columns] for part in read_slices(case, slices, grid[0], grid[1:]))
+    stored, size, wanted = (case.shape[2], case.shape[3]), (grid[1], grid[2]), box.parts[1:]
+    parts = [stored_part(*of_axis) for of_axis in zip(wanted, size, stored, strict=True)]
+    read = Box(tuple(part.start for part in parts), tuple(part.stop - part.start for part in parts))
+    if box.sides[-1] == 1 or _has_gaps(case, slices, grid[0], read):  # gaps are filled by the mean of their slice
+        images, masks = (part[..., box.rows, box.columns] for part in read_slices(case, slices, grid[0], size))
+    else:
+        images, masks = read_slices(case, slices, grid[0], (read.sides[0], read.sides[1]), box=read)
+        images = resize_part(images, parts, stored, size, wanted)
+        rows, columns = (nearest_pixels(*of_axis) for of_axis in zip(wanted, size, stored, strict=True))
+        masks = masks[:, (rows - parts[0].start)[:, None], columns - parts[1].start]
     return images.swapaxes(0, 1).numpy(), masks.numpy()
 
 

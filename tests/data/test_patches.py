@@ -71,6 +71,21 @@ def test_parts_that_are_read_alone_are_those_of_whole_slices(case, spacing, gaps
         np.testing.assert_array_equal(labels, masks.numpy()[box.parts])
 
 
+def test_of_resampled_slices_only_what_a_part_depends_on_is_read(tmp_path):
+    rng = np.random.default_rng(0)
+    image, mask = rng.normal(40, 9, (5, 1, 90, 70)).astype(np.float32), rng.integers(0, 3, (5, 90, 70), dtype=np.uint8)
+    case, spacing = StoredCase("case", tmp_path / "case", image.shape, (0, 0, 0), (2.0, 1.0, 1.0)), (1.5, 1.2, 0.7)
+    np.save(tmp_path / "case.image.npy", image)
+    np.save(tmp_path / "case.mask.npy", mask)
+    grid, box = View(spacing, patch_size=(3, 9, 12)).grid((5, 90, 70), case.spacing_mm), Box((2, 33, 50), (3, 9, 12))
+    images, masks = read_slices(case, range(grid[0]), grid[0], grid[1:])
+    expected = images.swapaxes(0, 1).numpy()[(slice(None), *box.parts)], masks.numpy()[box.parts]
+    image[:, :, :30] = image[:, :, 60:] = np.nan  # far away: gaps there would change the means that fill gaps
+    np.save(tmp_path / "case.image.npy", image)
+    for found, of_whole in zip(read_patch(case, grid, box), expected, strict=True):
+        np.testing.assert_array_equal(found, of_whole)
+
+
 def test_samples_depend_only_on_seed_epoch_and_index(case):
     view = View(patch_size=(6, 8, 8))
     dataset, again, other = (
