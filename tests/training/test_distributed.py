@@ -56,9 +56,10 @@ def test_two_processes_equal_one(tmp_path, phantom_root, options):
 
 
 @pytest.mark.slow
-def test_sharded_weights_train_as_whole_ones(tmp_path, phantom_root):
+@pytest.mark.parametrize("options", [[], VOLUMES], ids=["slices", "volumes"])
+def test_sharded_weights_train_as_whole_ones(tmp_path, phantom_root, options):
     """With weight decay for the same tensors, and gradients clipped by the norm over all processes."""
-    how = ["--trainer.precision=32-true", "--trainer.gradient_clip_val=0.1", "--model.weight_decay=0.5"]
+    how = [*options, "--trainer.precision=32-true", "--trainer.gradient_clip_val=0.1", "--model.weight_decay=0.5"]
     whole = fit(tmp_path / "whole", phantom_root, 1, *how)
     fsdp = "--trainer.strategy={class_path: fsdp_on_cpu.CpuFSDP}"
     sharded = fit(tmp_path / "sharded", phantom_root, 2, *how, fsdp)
