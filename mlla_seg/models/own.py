@@ -1,4 +1,4 @@
-"""Encoders written by users, by class path or as an entry of ``ENCODERS``, and the rule for class paths in checkpoints.
+"""Encoders written by users, by class path or as an entry of ``ENCODERS``, and the rule for class paths in files.
 
 A class path, such as ``my_package.my_module.MyEncoder``, names code. Commands of training import it, because the user
 wrote it; a checkpoint or a ``config.json`` never makes this program import a module. There the class is used only if
@@ -24,44 +24,52 @@ SIZE = (64, 96)
 """Height and width of the image with which an encoder is tried."""
 
 
-def is_class_path(encoder: str) -> bool:
-    """Return whether an encoder's name is a class path."""
-    return "." in encoder and "/" not in encoder
+def is_class_path(name: str) -> bool:
+    """Return whether the name of an encoder or a loss is a class path."""
+    return "." in name and "/" not in name
 
 
-def import_encoder(encoder: str) -> None:
+def import_own(name: str, what: str = "encoder") -> None:
     """Import the module of a class path that the user wrote.
+
+    Args:
+        name: Class path.
+        what: What the class is, for messages.
 
     Raises:
         InputError: It cannot be imported.
     """
-    module = encoder.rpartition(".")[0]
+    module = name.rpartition(".")[0]
     try:
         importlib.import_module(module)
     except Exception as error:  # importing runs the user's code
         raise InputError(
-            f"Encoder {encoder}: {module} cannot be imported: {type(error).__name__}: {error}. PYTHONPATH must list "
-            "the folder of the package."
+            f"{what.capitalize()} {name}: {module} cannot be imported: {type(error).__name__}: {error}. PYTHONPATH "
+            "must list the folder of the package."
         ) from error
 
 
-def class_of(encoder: str) -> Callable[..., nn.Module]:
+def class_of(path: str, what: str = "encoder") -> Callable[..., nn.Module]:
     """Return the class of a class path whose module is imported or allowed.
 
+    Args:
+        path: Class path.
+        what: What the class is, for messages.
+
     Raises:
-        InputError: It is neither, or no such class of encoders is in it.
+        InputError: It is neither, or no such class is in it.
     """
-    module, _, name = encoder.rpartition(".")
+    module, _, name = path.rpartition(".")
     if module not in sys.modules:
         if module not in os.environ.get(ALLOWED, "").split(","):
             raise InputError(
-                f"The network's encoder is {encoder}, code that is not imported because a file names it. If you trust "
+                f"The network's {what} is {path}, code that is not imported because a file names it. If you trust "
                 f"{module}, import it first in Python, or set the environment variable {ALLOWED}={module}."
             )
-        import_encoder(encoder)
+        import_own(path, what)
     found = getattr(sys.modules[module], name, None)
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise InputError(f"{encoder}: {module} has no class {name} that is a torch.nn.Module.")
+        raise InputError(f"{path}: {module} has no class {name} that is a torch.nn.Module.")
     return found
 
 

@@ -12,7 +12,7 @@ from mlla_seg.models import create_model
 from mlla_seg.models.blocks import BLOCKS
 from mlla_seg.models.masking import visible_at
 from mlla_seg.models.mlla import MLLAEncoder
-from mlla_seg.models.own import import_encoder, is_class_path
+from mlla_seg.models.own import import_own, is_class_path
 from mlla_seg.pretraining.autoencoder import MaskedAutoencoder, padded_size, reconstruction_loss, targets
 from mlla_seg.pretraining.parts import PretrainingModule
 from mlla_seg.pretraining.pictures import ReconstructionPictures
@@ -73,7 +73,7 @@ class MaskedModule(PretrainingModule):
         if encoder.startswith("monai/"):
             raise InputError(f"{encoder} is a whole network: pretrain an encoder, such as mlla_tiny or smp/resnet34.")
         if is_class_path(encoder):
-            import_encoder(encoder)
+            import_own(encoder)
         built = create_model(
             encoder,
             in_channels=self.spec.in_channels,

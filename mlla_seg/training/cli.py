@@ -21,7 +21,7 @@ from mlla_seg.errors import InputError
 from mlla_seg.evaluation.report import Scored, score_table, write_results
 from mlla_seg.models.checkpoint import fitting_weights, flips_of, load_members, read_checkpoint
 from mlla_seg.models.nearby import RUNS
-from mlla_seg.models.own import import_encoder, is_class_path
+from mlla_seg.models.own import import_own, is_class_path
 from mlla_seg.places import path_id, shareable, shareable_lines
 from mlla_seg.progress import note, say
 from mlla_seg.texts import read_text
@@ -79,8 +79,9 @@ class SegmentationCLI(RunCLI):
             )
         super().before_instantiate_classes()
         share_dims(config.model, config.data)
-        if is_class_path(config.model.encoder):
-            import_encoder(config.model.encoder)
+        for what in ("encoder", "loss"):
+            if is_class_path(config.model[what]):
+                import_own(config.model[what], what)
         if self.subcommand == "fit":
             if config.data.scribbles:
                 use_cross_entropy_alone(config, is_first_process())

@@ -9,6 +9,7 @@ from typing import Any
 from mlla_seg.data.datamodule import SegmentationDataModule
 from mlla_seg.models.decoders import OF_BLOCKS
 from mlla_seg.models.mlla import SIZES
+from mlla_seg.models.own import is_class_path
 
 
 def ineffective(
@@ -25,6 +26,9 @@ def ineffective(
     if data is not None and data.unlabelled is None:
         for name in sorted({"consistency", "consistency_rampup"} & given):
             yield f"--model.{name} has no effect without --data.unlabelled."
+    if is_class_path(hparams["loss"]):
+        for name in sorted({"ce_weight", "dice_weight", "class_weights", "squared_dice"} & given):
+            yield f"--model.{name} has no effect on a loss of your own."
     if "encoder_lr_factor" in given and hparams["freeze"] == "encoder" and hparams["freeze_steps"] is None:
         yield "--model.encoder_lr_factor has no effect, as the encoder is frozen."
     if "norm_outputs" in given and (hparams["decoder"] in OF_BLOCKS or hparams["encoder"] not in SIZES):

@@ -24,6 +24,7 @@ from mlla_seg.models.blocks import BLOCKS
 from mlla_seg.models.checkpoint import build_network, network_axes
 from mlla_seg.models.decoders import DECODERS
 from mlla_seg.models.ensemble import combined
+from mlla_seg.models.own import is_class_path
 from mlla_seg.models.recompute import CHECKPOINTING, set_checkpointing
 from mlla_seg.models.segmenter import Segmenter
 from mlla_seg.models.supervision import AuxiliaryHeads, supervision_weights
@@ -32,17 +33,17 @@ from mlla_seg.progress import note
 from mlla_seg.training import optim
 from mlla_seg.training.freezing import FREEZABLE, Freezing
 from mlla_seg.training.ineffective import ineffective
-from mlla_seg.training.losses import LOSSES, SegmentationLoss
+from mlla_seg.training.losses import SegmentationLoss
 from mlla_seg.training.mean_teacher import consistency_loss, ramped, teacher_callbacks, teacher_logits
 from mlla_seg.training.numbers import MODEL, require_numbers
 from mlla_seg.training.optimised import OptimisedModule
+from mlla_seg.training.own_loss import OwnLoss
 from mlla_seg.training.scoring import Scoring, case_scores, empty_tables, evaluated, published_size, single_slices
 from mlla_seg.training.starting import note_seen, start_from
 
 # Literals built from the registries, so that --help lists the choices.
 DecoderName: TypeAlias = Literal[(*DECODERS, NO_DECODER)]  # type: ignore[valid-type]
 BlockName: TypeAlias = Literal[tuple(BLOCKS)]  # type: ignore[valid-type]
-LossName: TypeAlias = Literal[tuple(LOSSES)]  # type: ignore[valid-type]
 Part: TypeAlias = Literal[FREEZABLE]  # type: ignore[valid-type]
 ScheduleName: TypeAlias = Literal[tuple(optim.SCHEDULES)]  # type: ignore[valid-type]
 Checkpointing: TypeAlias = Literal[CHECKPOINTING]  # type: ignore[valid-type]
@@ -78,7 +79,7 @@ class SegmentationModule(OptimisedModule):
         schedule: Learning-rate schedule: ``cosine``, ``poly`` or ``constant``.
         warmup: Fraction of the training, in steps or time, with linear warm-up of the learning rate.
         loss: ``dice`` (cross-entropy + Dice), ``focal`` (focal + Dice), ``tversky`` (cross-entropy + Tversky) or
-            ``lovasz`` (cross-entropy + Lovász).
+            ``lovasz`` (cross-entropy + Lovász); or a class of your own, such as ``my_package.my_module.MyLoss``.
         ce_weight: Weight of the cross-entropy or focal loss, which is binary for regions.
         dice_weight: Weight of the Dice, Tversky or Lovász loss.
         class_weights: One weight per class, or per region, used in both losses but Lovász's.
@@ -115,7 +116,7 @@ class SegmentationModule(OptimisedModule):
         weight_decay: float = 0.05,
         schedule: ScheduleName = "cosine",
         warmup: float = 0.05,
-        loss: LossName = "dice",
+        loss: str = "dice",
         ce_weight: float = 1.0,
         dice_weight: float = 1.0,
         class_weights: list[float] | None = None,
@@ -148,7 +149,11 @@ class SegmentationModule(OptimisedModule):
         self.network = build_network(dict(self.hparams))
         regions = membership(self.spec.regions, len(self.spec.classes))
         self.freezing.prepare(self.network)
-        self.loss = SegmentationLoss(ce_weight, dice_weight, class_weights, squared_dice, regions=regions, kind=loss)
+        self.loss = (
+            OwnLoss(loss, len(self.spec.classes), self.spec.axes, of_regions=regions is not None)
+            if is_class_path(loss)
+            else SegmentationLoss(ce_weight, dice_weight, class_weights, squared_dice, regions=regions, kind=loss)
+        )
         self.heads = AuxiliaryHeads(self.network) if deep_supervision else None
         self.scoring = Scoring()
         self.starts_from = pretrained

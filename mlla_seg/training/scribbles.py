@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mlla_seg.errors import InputError
+from mlla_seg.models.own import is_class_path
 from mlla_seg.progress import note
 from mlla_seg.training.losses import LOSSES
 
@@ -20,6 +21,10 @@ def use_cross_entropy_alone(config: Any, say_so: bool) -> None:
         InputError: No loss would be left.
     """
     model = config.model
+    if is_class_path(model.loss):
+        if say_so:
+            note(f"note: labels are scribbles: all pixels outside them are unknown (255) to {model.loss}.")
+        return
     if not model.ce_weight:
         raise InputError("--data.scribbles trains with cross-entropy alone, but --model.ce_weight is 0.")
     if not model.dice_weight:
