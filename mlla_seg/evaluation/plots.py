@@ -213,7 +213,7 @@ def plot_samples(
         tinted = known & (mask != background)
         picture = np.where(tinted[..., None], 0.6 * picture + 0.4 * colours[np.where(known, mask, 0)], picture)
         axis.imshow(np.where(known[..., None], picture, DARKENED * picture).clip(0, 1), interpolation="nearest")
-        axis.set_title(f"{plain(sample['name'])}\n{image.min():.1f} to {image.max():.1f}", fontsize=7)
+        axis.set_title(f"{plain(sample['name'])}\nvalues {image.min():.1f} to {image.max():.1f}", fontsize=7)
         present |= set(np.unique(mask[tinted]).tolist())
     handles = [_square(classes[k]) for k in sorted(present)]
     figure.suptitle(plain(title), fontsize=10)

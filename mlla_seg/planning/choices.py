@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from mlla_seg.data.formats.classes import class_colour
 from mlla_seg.errors import InputError
 from mlla_seg.planning.attributes import kinds
+from mlla_seg.planning.colours import colours_of
 from mlla_seg.planning.recognise import Recognised
 from mlla_seg.planning.survey import Survey
 
@@ -159,17 +159,19 @@ def _classes(plan: Plan, found: Survey, given: int | None) -> dict[str, Any]:
         return {"coloured_masks": True}
     values = dict(sorted(found.values.items()))
     if found.lossy and values:
-        plan.card["classes"] = Choice([_entry("background", 0, None), _entry("class_1", 1, None)])
+        plan.card["classes"] = Choice(coloured([_entry("background"), _entry("class_1")]))
         plan.unsure.append("Masks are JPEG files, whose values are not exact: values above 127 are class_1.")
         return {"mask_threshold": 127}
     ignored = given if given is not None else _far(values)
     ids = [value for value in values if value != ignored]
     entries = []
-    for k, value in enumerate(ids):
+    for value in ids:
         name = found.names.get(value) or ("background" if value == 0 else f"class_{value}")
-        entries.append(_entry(name, k, value if ids != list(range(len(ids))) else None))
+        entries.append(_entry(name, value if ids != list(range(len(ids))) else None))
     shares = ", ".join(f"{value}: {count / sum(values.values()):.2%}" for value, count in values.items())
-    plan.card["classes"] = Choice(entries, f"pixels by mask value in {found.masks} of {found.cases} masks: {shares}")
+    plan.card["classes"] = Choice(
+        coloured(entries), f"pixels by mask value in {found.masks} of {found.cases} masks: {shares}"
+    )
     if given is not None:
         reason = "as --ignore says"
     else:
@@ -197,15 +199,21 @@ def _far(values: Mapping[int, int]) -> int | None:
     return IGNORED if far else None
 
 
-def _entry(name: str, index: int, value: int | None) -> dict[str, Any]:
-    return {"name": name, "colour": list(class_colour(index)), **({} if value is None else {"id": value})}
+def _entry(name: str, value: int | None = None) -> dict[str, Any]:
+    return {"name": name, "colour": [], **({} if value is None else {"id": value})}
+
+
+def coloured(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return classes with the colours of their names."""
+    colours = colours_of([entry["name"] for entry in entries])
+    return [{**entry, "colour": list(colour)} for entry, colour in zip(entries, colours, strict=True)]
 
 
 def _polygon_classes(plan: Plan, found: Survey) -> dict[str, Any]:
     """Choose a class for every value of the polygons' attribute; return what they add to the layout."""
-    background = _entry("background", 0, None)
+    background = _entry("background")
     if found.attribute is None:
-        plan.card["classes"] = Choice([background, _entry("object", 1, None)], "no attribute tells kinds of polygons")
+        plan.card["classes"] = Choice(coloured([background, _entry("object")]), "no attribute tells kinds of polygons")
         plan.unsure.append(
             "All polygons are of one class, object, as no attribute tells more: rename it in the card, or plan again "
             "with --classes NAME; or set layout.attribute."
@@ -214,10 +222,11 @@ def _polygon_classes(plan: Plan, found: Survey) -> dict[str, Any]:
     names = [name for name in kinds(found.polygons) if name != "background"]
     told = ", ".join(f"{name}: {found.polygons[name]}" for name in names)
     entries = [background]
-    for k, name in enumerate(names, start=1):
+    for name in names:
         number = {"name": f"class_{name}", "values": int(name)} if name.lstrip("-").isdecimal() else {}
-        entries.append({**_entry(name, k, None), **number})
-    plan.card["classes"] = Choice(entries, f"polygons by {found.attribute}: {told}; where they overlap, the later wins")
+        entries.append({**_entry(name), **number})
+    reason = f"polygons by {found.attribute}: {told}; where they overlap, the later wins"
+    plan.card["classes"] = Choice(coloured(entries), reason)
     plan.unsure.append(f"Is {found.attribute} the attribute that tells the class of a polygon? It has {told}.")
     if not found.polygons[""]:
         return {"attribute": found.attribute}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlla_seg.errors import InputError
-from mlla_seg.planning.choices import Choice, Plan
+from mlla_seg.planning.choices import Choice, Plan, coloured
 
 
 def rename(plan: Plan, names: Sequence[str]) -> None:
@@ -38,7 +38,8 @@ def rename(plan: Plan, names: Sequence[str]) -> None:
         {**entry, "name": name, **({"values": entry["name"]} if _by_name(plan, entry, name) else {})}
         for entry, name in zip(entries, names, strict=True)
     ]
-    plan.card["classes"] = Choice(renamed, chosen.reason)
+    in_masks = plan.card["layout"].value.get("coloured_masks")
+    plan.card["classes"] = Choice(renamed if in_masks else coloured(renamed), chosen.reason)
     plan.unsure[:] = [text for text in plan.unsure if "--classes" not in text]
 
 

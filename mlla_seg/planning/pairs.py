@@ -32,6 +32,11 @@ class Affix:
     below: str = ""
     """What follows the folder that is named after the case, if one is; see ``Name.below``."""
 
+    @property
+    def starts_freely(self) -> bool:
+        """Whether names below that folder share their end alone."""
+        return ANY in self.below and not self.below.endswith(ANY)
+
 
 @dataclass(frozen=True)
 class Naming:
@@ -259,7 +264,8 @@ def layout_of(naming: Naming) -> dict[str, object]:
     def pattern(affix: Affix, names: Mapping[Place, Name]) -> str:
         beside = _unlike(naming.mask, affix) if naming.depth is None else ("", "")
         stem = f"{beside[0]}{re.escape(affix.before)}{case}{re.escape(affix.after)}{beside[1]}"
-        below = re.escape(affix.below).replace(re.escape(ANY), "/[^/]+")
+        free = "/(?P<start>[^/]+)" if affix.starts_freely else "/[^/]+"
+        below = re.escape(affix.below).replace(re.escape(ANY), free)
         if naming.depth is None and affix.below.endswith(ANY):  # beside masks, which are no images
             below += _no_mask(naming, any(name.series for name in names.values()))
         return "/".join([*_filled(folders, naming.depth, affix, re.escape), stem]) + below + _any_of(names.values())
@@ -268,7 +274,7 @@ def layout_of(naming: Naming) -> dict[str, object]:
         suffixes = {name.suffix for name in names.values()}
         ending = suffixes.pop() if len(suffixes) == 1 else ".*"
         stem = f"{_literal(affix.before)}{written}{_literal(affix.after)}"
-        stem += _literal(affix.below)
+        stem += _literal(affix.below).replace(ANY, "/{start}") if affix.starts_freely else _literal(affix.below)
         return "/".join([*_filled(templates, naming.depth, affix, _literal), stem]) + ending
 
     layout: dict[str, object] = {"patterns": [pattern(*first)], "mask": template(naming.mask, naming.masks)}
@@ -279,7 +285,7 @@ def layout_of(naming: Naming) -> dict[str, object]:
 
 def channel_name(affix: Affix) -> str:
     """Return a name for a channel from what its files are called beside the case."""
-    below = "" if ANY in affix.below else affix.below.replace("/", "_")
+    below = affix.below.replace(ANY, "").replace("/", "_")
     return f"{affix.before}{affix.after}{below}".strip("_-. ") or affix.folder or "image"
 
 

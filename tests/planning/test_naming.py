@@ -25,6 +25,7 @@ def test_names_follow_the_mask_values_and_background_may_be_left_out():
     assert any("--classes NAME NAME" in text for text in plan.unsure)
     rename(plan, ["water", "roof"])
     assert names(plan) == ["background", "water", "roof"]
+    assert [entry["colour"] for entry in plan.card["classes"].value] == [[0, 0, 0], [80, 124, 230], [230, 80, 80]]
     assert not any("class_1" in text for text in plan.unsure)
     assert "background" not in plan.card
 

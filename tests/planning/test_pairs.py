@@ -135,6 +135,29 @@ def test_files_in_a_folder_of_each_case_are_its_channels_and_may_have_any_name()
     assert planned(names("images/a{k}b/scan{k}{k}.nii", "masks/a{k}b.nii"))["a7b"][0] == "images/a7b/scan77.nii"
 
 
+@pytest.mark.parametrize(
+    ("folder", "mask"),
+    [
+        ("images/S{k}/", "masks/S{k}.tif"),
+        ("S{k}/", "S{k}/mask.tif"),
+        ("images/S{k}/R10m/", "masks/S{k}.tif"),
+    ],
+)
+def test_bands_in_a_folder_of_each_scene_may_start_with_its_own_tile_and_date(folder, mask):
+    bands = [f"{folder}T{{k}}3TQM_2022{{k:02d}}12_{band}_10m.jp2" for band in ("B02", "B03", "B8A")]
+    naming = find_naming(names(*bands, mask))
+    assert [channel_name(affix).removeprefix("R10m_") for affix in naming.images] == ["B02_10m", "B03_10m", "B8A_10m"]
+    layout = layout_of(naming)
+    (pattern,) = layout["patterns"]
+    matches = [match for name in names(*bands, mask) if (match := re.fullmatch(pattern, name.whole))]
+    assert len(matches) == len(CASES)
+    seventh = next(match for match in matches if match["case"] == "S7")
+    assert seventh[0] == bands[0].format(k=7)
+    others = [place.format(**seventh.groupdict()) for place in layout["extra_channels"].values()]
+    assert others == [band.format(k=7) for band in bands[1:]]
+    assert layout["mask"].format(case="S7") == mask.format(k=7)
+
+
 def test_unrelated_names_are_not_paired():
     assert (
         find_naming([Name(f"images/a{k}.png") for k in CASES] + [Name(f"masks/b{k + 50}.png") for k in CASES]) is None
