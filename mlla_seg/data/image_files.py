@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from mlla_seg.data.channel_folders import channel_folders
 from mlla_seg.data.formats.dicom_files import is_dicom
 from mlla_seg.data.formats.dicom_tree import find_series
 from mlla_seg.data.formats.drivers import require_file
@@ -23,12 +24,17 @@ LIST = ".txt"
 """Suffix of image lists."""
 
 
-def find_images(source: Path, channels: int) -> list[tuple[Path, ...]]:
+def find_images(source: Path, channels: int, names: Sequence[str] = ()) -> list[tuple[Path, ...]]:
     """Return the images of a folder, a list, a file or a DICOM series, each as a tuple of its files.
 
-    In folders, files numbered from 0000 as by nnU-Net are channels of one image, with a note, and DICOM series are
-    found at any depth. A list (``.txt``) has one image per line, relative to its own folder, with commas between the
-    files of one image.
+    In folders, files numbered from 0000 as by nnU-Net are channels of one image, and so are files with the names of the
+    channels in a folder of their own, both with a note, and DICOM series are found at any depth. A list (``.txt``) has
+    one image per line, relative to its own folder, with commas between the files of one image.
+
+    Args:
+        source: The folder, list or file.
+        channels: Number of channels of an image.
+        names: Their names, if files may be told by them.
 
     Raises:
         InputError: Nothing was found, or a listed file does not exist.
@@ -49,19 +55,28 @@ def find_images(source: Path, channels: int) -> list[tuple[Path, ...]]:
             ignored = f"{len(files)} other image{'s' if len(files) > 1 else ''}, such as {files[0].name}"
             note(f"note: {source} is read as a DICOM series; ignored: {ignored}")
         return [(path,) for path in series] if channels == 1 else _grouped(series, channels)
+    told = channel_folders(source, names)
+    if source in told:
+        return [told[source]]
     found = sorted([*files, *series])
-    left = _left_out(source, found)
-    if not found:
+    left = _left_out(source, [*found, *told])
+    if not found and not told:
         seen = ", ".join(path.name + "/" * path.is_dir() for path in left[:3])
         raise InputError(
             f"{source}: contains no image of a supported format ({', '.join(READERS)}), but {seen or 'no file at all'}."
-            + (" Folders inside are only searched for DICOM." if any(path.is_dir() for path in left) else "")
+            + (_searched(names) if any(path.is_dir() for path in left) else "")
         )
     for kind, what in ((False, "have no known format"), (True, "are folders without DICOM, which are not searched,")):
         note_files([path.name for path in left if path.is_dir() is kind], str(source), f"{what} and are skipped")
     if channels == 1:
         return [(path,) for path in found]
-    return _grouped(found, channels)
+    return sorted([*_grouped(found, channels), *told.values()])
+
+
+def _searched(names: Sequence[str]) -> str:
+    """Say what folders inside are searched for."""
+    channels = f" or for files with the names of all channels ({', '.join(names)})" if len(names) > 1 else ""
+    return f" Folders inside are only searched for DICOM{channels}."
 
 
 def _left_out(source: Path, found: Sequence[Path]) -> list[Path]:

@@ -59,7 +59,7 @@ def segment_files(
             could not be segmented, or maps have no polygons, or masks of other jobs are kept; the last three are raised
             after all others have been written.
     """
-    images = images_at(source, len(segmenter.spec.channels))
+    images = images_at(source, segmenter.spec.channels)
     targets, folder = targets_of(images, source, output, format)
     written_by = [files_written(files, target, options) for files, target in zip(images, targets, strict=True)]
     drawn = [preview_path(target) for target in targets] if summaries is not None and summaries.preview else []
@@ -119,17 +119,17 @@ def _counted(problems: Sequence[str], images: Sequence[tuple[Location, ...]], wh
     return [*count, *(f"{text} ({n} images)" if n > 1 else text for text, n in equal.items())]
 
 
-def images_at(source: Path | str, channels: int) -> Sequence[tuple[Location, ...]]:
+def images_at(source: Path | str, channels: Sequence[str]) -> Sequence[tuple[Location, ...]]:
     """Return the images at a place that the user has typed.
 
     Other than in :func:`find_images`, a text may also be a place that GDAL opens, or files of one scene with commas
     between them.
     """
     if not isinstance(source, str):
-        return find_images(source, channels)
+        return find_images(source, len(channels), channels)
     typed = _typed(source)
     if len(typed) == 1 and isinstance(typed[0], Path):
-        return find_images(typed[0], channels)
+        return find_images(typed[0], len(channels), channels)
     return [typed]
 
 

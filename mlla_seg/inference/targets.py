@@ -19,6 +19,7 @@ from mlla_seg.data.formats.locations import Location, Remote
 from mlla_seg.data.formats.probabilities import probabilities_path
 from mlla_seg.data.formats.registry import FORMATS, mask_path, suffix_of
 from mlla_seg.data.formats.source_files import files_of
+from mlla_seg.data.image_files import CHANNEL_SUFFIX
 from mlla_seg.errors import InputError
 from mlla_seg.inference.records import Record
 from mlla_seg.inference.scenes import MapOptions, map_files
@@ -54,7 +55,8 @@ def targets_of(images: Images, source: Path | str, output: Path, format: str | N
             f"{output}: is the folder of the images, where masks would overwrite images, or be taken for images by the "
             "next run. Choose another folder for --output."
         )
-    return [_target(files[0], output / _place_below(source, files[0]), format) for files in images], output
+    named = [_named_after(files, source) for files in images]
+    return [_target(path, output / _place_below(source, path), format) for path in named], output
 
 
 def files_written(files: Sequence[Location], target: Path, options: MapOptions) -> list[Path]:
@@ -159,6 +161,15 @@ def _folds_names(folder: Path) -> bool:
         return any(
             path.with_name(name).exists() for name in (path.name.swapcase(), unicodedata.normalize("NFD", path.name))
         )
+
+
+def _named_after(files: Sequence[Location], source: Path | str) -> Location:
+    """Return the path that names a mask: the first file, or the folder of an image with a file for each channel."""
+    first = files[0]
+    if not isinstance(first, Path) or len(files) == 1 or first.is_dir() or not Path(source).is_dir():
+        return first
+    numbered = CHANNEL_SUFFIX.fullmatch(first.name[: -len(suffix_of(first))])
+    return first if numbered else first.with_name(f"{first.absolute().parent.name}{suffix_of(first)}")
 
 
 def _place_below(source: Path | str, path: Location) -> Path:

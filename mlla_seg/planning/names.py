@@ -90,7 +90,7 @@ def _ends(names: Collection[Name]) -> dict[Name, str]:
     for name in names:
         if not name.series:
             folders[name.whole.rpartition("/")[0]].append(name)
-    found = {}
+    found: dict[Name, str] = {}
     for there in folders.values():
         stems = [stem_of(name.whole.rpartition("/")[2]) for name in there]
         columns = takewhile(lambda letters: len({*letters}) == 1, zip(*stems, strict=False))

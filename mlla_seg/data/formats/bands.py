@@ -106,13 +106,13 @@ def bands_of(files: Sequence[str], datasets: Sequence[Any]) -> list[Band]:
             if not names and told and colours[k] in COLOURS:
                 names = frozenset([colours[k]])
             if not names and dataset.count == 1:
-                names = _parts(name)
+                names = name_parts(name)
             place = f"band {k + 1}" if len(files) == 1 else name if dataset.count == 1 else f"band {k + 1} of {name}"
             found.append(Band(description or place, names, bool(description)))
     return found
 
 
-def _parts(name: str) -> frozenset[str]:
+def name_parts(name: str) -> frozenset[str]:
     """Return the parts of a file name, and neighbouring ones together, such as red, edge and rededge."""
     words = re.split(r"[^A-Za-z0-9]+", name.rsplit(".", 1)[0])
     runs = ("".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, min(i + 3, len(words)) + 1))
