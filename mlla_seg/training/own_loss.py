@@ -1,7 +1,5 @@
 """Losses written by users, named by class path as their encoders are; see :mod:`mlla_seg.models.own`."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
