@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -83,13 +84,29 @@ def busy(budget: Budget, device: str) -> list[str]:
 
 def pace(budget: Budget, samples: int, minutes: float) -> Section:
     """Return the length of the training and how often it is validated."""
-    seconds = 60 * minutes
-    epochs = seconds / max(1.0, samples / budget.batch_size) / budget.seconds
-    told = f"about {seconds / budget.seconds:,.0f} steps, {epochs:,.1f} times all {samples:,} samples"
+    epochs = _epochs(budget, samples, minutes)
+    told = f"about {60 * minutes / budget.seconds:,.0f} steps, {epochs:,.1f} times all {samples:,} samples"
+    every = max(1, round(epochs / VALIDATIONS))
+    count = int(epochs / every)
     return {
         "max_time": Choice(duration(minutes), f"{told}; the learning rate ends with the time"),
-        "check_val_every_n_epoch": Choice(max(1, round(epochs / VALIDATIONS)), f"about {VALIDATIONS} validations"),
+        "check_val_every_n_epoch": Choice(every, f"about {count} validations" if count else "too short to validate"),
     }
+
+
+def too_short(budget: Budget, samples: int, minutes: float) -> list[str]:
+    """Return a sentence if a training ends before it has seen all samples once, after which it is validated."""
+    if (epochs := _epochs(budget, samples, minutes)) >= 1:
+        return []
+    return [
+        f"In {minutes:g} min only {epochs:.1f} of all samples are seen: the training ends before its first validation, "
+        f"without a best.ckpt. Plan again with --minutes {math.ceil(VALIDATIONS * minutes / epochs)} for {VALIDATIONS} "
+        "validations, or test --ckpt_path last."
+    ]
+
+
+def _epochs(budget: Budget, samples: int, minutes: float) -> float:
+    return 60 * minutes / max(1.0, samples / budget.batch_size) / budget.seconds
 
 
 def duration(minutes: float) -> str:

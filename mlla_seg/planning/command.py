@@ -18,7 +18,7 @@ from mlla_seg.data.layouts import find_cases
 from mlla_seg.data.nnunet import nnunet_card
 from mlla_seg.errors import InputError, program
 from mlla_seg.evaluation.plots import plot_samples
-from mlla_seg.planning.budget import LARGEST_BATCH, PIXELS, Budget, busy, duration, measure, pace
+from mlla_seg.planning.budget import LARGEST_BATCH, PIXELS, Budget, busy, duration, measure, pace, too_short
 from mlla_seg.planning.choices import FRACTIONS, Choice, Plan, Section, choose
 from mlla_seg.planning.naming import rename
 from mlla_seg.planning.patches import config_of_volumes, has_volumes
@@ -103,7 +103,7 @@ def plan(
     budget = _measured(_values(config.model), data, device)
     config.data["batch_size"] = Choice(budget.batch_size, budget.in_words)
     config.trainer.update(pace(budget, len(data.train_set), minutes))
-    chosen.unsure.extend(busy(budget, device))
+    chosen.unsure.extend([*too_short(budget, len(data.train_set), minutes), *busy(budget, device)])
     _draw(data, folder / PREVIEW)
     write_yaml(folder / CONFIG, title, config.sections())
     written = [CARD, CONFIG]

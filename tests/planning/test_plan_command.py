@@ -12,7 +12,7 @@ from mlla_seg.cli import main
 from mlla_seg.data.card import load_card
 from mlla_seg.errors import InputError
 from mlla_seg.planning import budget
-from mlla_seg.planning.budget import busy, pace
+from mlla_seg.planning.budget import busy, pace, too_short
 from mlla_seg.planning.command import ENCODERS, plan
 from mlla_seg.training.module import SegmentationModule
 
@@ -174,3 +174,13 @@ def test_training_is_validated_about_twelve_times(minutes, time, epochs):
     assert chosen["check_val_every_n_epoch"].value == epochs
     assert f"{minutes * 120:,} steps" in chosen["max_time"].reason
     assert np.isclose(minutes * 60 / 200 / 12, epochs, atol=0.8)
+    assert chosen["check_val_every_n_epoch"].reason == f"about {int(minutes * 60 / 200 / epochs)} validations"
+    assert not too_short(budget.Budget(10, 0.5, 1.0), 4000, minutes)
+
+
+def test_training_that_ends_before_its_first_validation_is_said():
+    chosen = pace(budget.Budget(10, 0.5, 1.0), 4000, 1)
+    assert chosen["check_val_every_n_epoch"].reason == "too short to validate"
+    (text,) = too_short(budget.Budget(10, 0.5, 1.0), 4000, 1)
+    assert "In 1 min only 0.3 of all samples are seen" in text
+    assert "--minutes 40 for 12 validations" in text
