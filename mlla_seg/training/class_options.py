@@ -74,7 +74,8 @@ class Refusals:
         except Exception as error:
             name = kind.__name__
             if isinstance(error, ModuleNotFoundError):
-                self.reason = f"{name} needs another package. {one_line(error)}"
+                said = one_line(error).partition(" Requirement '")[0]  # Lightning repeats it for every package
+                self.reason = f"{name} needs another package. {said}"
             elif kind.__module__.startswith("lightning."):
                 self.reason = f"{name}: {one_line(error)}"
             raise
