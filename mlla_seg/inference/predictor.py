@@ -148,8 +148,9 @@ def predict(
     Args:
         ckpt_path: Checkpoint written by fit, or a folder written by save_pretrained; several form an ensemble, whose
             probabilities are averaged: `--ckpt_path a.ckpt b.ckpt`.
-        input: Image file, folder of images, or list of images (.txt, one path per line); files with the bands of one
-            raster with commas between them; or a raster that GDAL opens elsewhere, such as /vsizip/..., /vsis3/..., https://.
+        input: Image file, folder of images, or list of images (.txt, one path per line); a folder, or folders in it,
+            with a file for each channel, named as the channels; files with the bands of one raster with commas between
+            them; or a raster that GDAL opens elsewhere, such as /vsizip/..., /vsis3/..., https://.
         output: Folder for the masks; for a single image also the path of its mask, such as liver.nii.gz.
         format: Format of volume masks: nii.gz, nii, nrrd, mha, seg.nrrd (3D Slicer, with names and colours) or
             dicom-seg; defaults to that of the source.
