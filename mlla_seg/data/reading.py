@@ -130,7 +130,8 @@ def _read_entry(card: Card, files: tuple[Path, ...], mask_path: Path | None) -> 
         require_finite(files[0], image)
     labels, unknown = class_indices(card, mask.array, mask_path, mask.gaps, mask.nodata)
     refuse_unknown(card, unknown, mask_path)
-    image = replace(image, notes=(*image.notes, *note_nodata(card, mask.nodata)))
+    of_mask = mask.notes if suffix_of(mask_path) in PHOTO_SUFFIXES else ()
+    image = replace(image, notes=(*image.notes, *of_mask, *note_nodata(card, mask.nodata)))
     if image.gaps and array.dtype.kind == "f":
         labels[np.isnan(array).any(axis=1)] = IGNORE_INDEX
     return image, labels

@@ -23,6 +23,23 @@ from mlla_seg.plugins.dense import DenseEncoder
 from mlla_seg.plugins.names import accept_other_names
 
 
+class NoDownloads(dict[str, Any]):
+    """Empty table of an encoder's downloads, which answers every look-up of smp with what to do instead.
+
+    smp looks in the table and in its ``keys()``, and would say only that it has no such name.
+    """
+
+    def __contains__(self, name: object) -> bool:
+        raise ValueError(
+            "MLLA encoders download nothing, neither weights nor numbers of preprocessing: set encoder_weights=None "
+            "(smp's default is 'imagenet'; in torchgeo, weights=None), then load a file of released weights with "
+            'mlla_seg.load_pretrained(model, "mlla_t.pth").'
+        )
+
+    def keys(self) -> Any:
+        return self
+
+
 class SmpEncoder(nn.Module, EncoderMixin):
     """MLLA encoder with smp's interface: ``forward`` returns the image followed by ``depth`` feature maps.
 
@@ -71,7 +88,7 @@ def register() -> None:
     """Add every size to smp's registry; idempotent."""
     for name, size in SIZES.items():
         params: dict[str, Any] = {**size, "depths": tuple(size["depths"])}
-        smp.encoders.encoders[name] = {"encoder": SmpEncoder, "pretrained_settings": {}, "params": params}
+        smp.encoders.encoders[name] = {"encoder": SmpEncoder, "pretrained_settings": NoDownloads(), "params": params}
 
 
 register()

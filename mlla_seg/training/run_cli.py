@@ -100,6 +100,7 @@ class RunCLI(LightningCLI):
         parser.add_argument(
             "--checkpoint_minutes", type=float, default=10.0, help="minutes between checkpoints within an epoch"
         )
+        keep_whole_numbers(parser)
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would let the checkpoint's settings override the command line."""
@@ -189,6 +190,17 @@ class RunCLI(LightningCLI):
         if metrics.is_file():
             plots.plot_training(metrics, folder / "training.png")
             say(f"Metrics:        {metrics}\nTraining curve: {folder / 'training.png'}")
+
+
+def keep_whole_numbers(parser: LightningArgumentParser) -> None:
+    """Let ``--trainer.limit_val_batches 1`` be one batch; 1.0 are all of them.
+
+    Lightning's types put int before float, but typing returns the first of all unions that it takes for equal, and some
+    other package has made one in which float comes first.
+    """
+    for action in parser._actions:
+        if getattr(action, "_typehint", None) == int | float | None:
+            action._typehint = int | float | None  # type: ignore[attr-defined]
 
 
 def listed(given: Any) -> list[Any]:

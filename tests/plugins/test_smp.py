@@ -195,7 +195,20 @@ def test_networks_saved_with_version_0_1_compute_what_they_did(tmp_path, capsys)
     assert not capsys.readouterr().err
 
 
-def test_registering_again_is_harmless_and_weights_are_not_downloaded():
+def test_registering_again_is_harmless():
     mlla_seg.plugins.smp.register()
-    with pytest.raises(KeyError, match="Wrong pretrained weights"):
-        smp.Unet("mlla_tiny", encoder_weights="imagenet")
+    assert smp.Unet("mlla_test", encoder_weights=None)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda: smp.Unet("mlla_test"),
+        lambda: smp.create_model("fpn", "mlla_test"),
+        lambda: smp.encoders.get_preprocessing_fn("mlla_test"),
+    ],
+)
+def test_weights_that_smp_would_download_are_refused_with_what_to_do_instead(ask):
+    advice = r"set encoder_weights=None \(smp's default is 'imagenet'; .*load_pretrained\(model, \"mlla_t.pth\"\)"
+    with pytest.raises(ValueError, match=advice):
+        ask()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 
 import pytest
+from lightning.pytorch.cli import LightningArgumentParser
 
+from conftest import ROOT
 from mlla_seg.errors import InputError
 from mlla_seg.training.losses import SegmentationLoss
 from mlla_seg.training.module import SegmentationModule
+from mlla_seg.training.run_cli import keep_whole_numbers
 
 SPEC = {"channels": ["a"], "classes": ["b", "c"]}
 
@@ -46,3 +49,16 @@ def test_numbers_at_the_limits_are_possible():
 def test_a_loss_alone_is_checked_too():
     with pytest.raises(InputError, match="no loss to learn from"):
         SegmentationLoss(0, 0)
+
+
+def test_one_batch_is_not_read_as_all_batches(cli, capsys):
+    parser = LightningArgumentParser()
+    parser.add_argument("--limit", type=float | int | None)
+    assert isinstance(parser.parse_args(["--limit=1"]).limit, float), "the parser has no such fault any more"
+    keep_whole_numbers(parser)
+    for text, value in {"1": 1, "1.0": 1.0, "0.5": 0.5, "null": None}.items():
+        limit = parser.parse_args([f"--limit={text}"]).limit
+        assert limit == value and type(limit) is type(value)
+    with pytest.raises(SystemExit):
+        cli("fit", "--config", ROOT / "configs/demo.yaml", "--trainer.limit_val_batches=1", "--print_config")
+    assert "limit_val_batches: 1\n" in capsys.readouterr().out

@@ -7,7 +7,7 @@ used, and every decision in doubt adds a note for the user.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,10 @@ SHEAR = 0.01
 """Cosine between two axes above which they are not orthogonal: half a degree."""
 MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
 """Millimetres per unit of length of a NIfTI; any other unit is taken for millimetres."""
+
+SMALLEST_MM, LARGEST_MM = 0.01, 20.0
+"""Voxels smaller or larger than these along all axes are rather measured in metres or micrometres."""
+KEPT = "they are taken for millimetres, in which distances and volumes are scored"
 
 
 def nifti_affine(name: str, header: Any) -> tuple[Array, tuple[str, ...]]:
@@ -64,6 +68,8 @@ def nifti_affine(name: str, header: Any) -> tuple[Array, tuple[str, ...]]:
     if unit in MILLIMETRES:
         affine = np.diag([*[MILLIMETRES[unit]] * 3, 1.0]) @ affine
         notes.append(f"lengths are in {unit}s and are converted to millimetres")
+    else:
+        notes += odd_size(affine, header["dim"][1:4])
     return affine, (*notes, *sheared(affine))
 
 
@@ -134,6 +140,16 @@ def sheared(affine: Array) -> tuple[str, ...]:
     if cosine <= SHEAR:
         return ()
     return ("axes are not orthogonal; spacing is measured along them, and surface distances assume orthogonal axes",)
+
+
+def odd_size(affine: Array, shape: Sequence[int]) -> tuple[str, ...]:
+    """Return a note if voxels are too small or large for lengths in millimetres; axes of one voxel do not count."""
+    steps = [step for step, count in zip(steps_of(affine), shape, strict=True) if count > 1]
+    if steps and max(steps) < SMALLEST_MM:
+        return (f"voxels are smaller than {SMALLEST_MM:g} mm, as if lengths were in metres; {KEPT}",)
+    if steps and min(steps) > LARGEST_MM:
+        return (f"voxels are larger than {LARGEST_MM:g} mm, as if lengths were in micrometres; {KEPT}",)
+    return ()
 
 
 def steps_of(affine: Array) -> Array:

@@ -25,6 +25,13 @@ UNPLACED = (
     "a world file tells its place on the ground, which is not used for photos and which masks of them lack; convert it "
     "to GeoTIFF with gdal_translate to keep it"
 )
+TURNED = (
+    "its EXIF orientation turns it, as viewers and labelling tools do; its mask is of the photo as shown, not of the "
+    "pixels as stored"
+)
+TURNED_MASK = "the EXIF orientation of its mask turns that, as viewers do; the mask of pixels as stored has no such tag"
+ORIENTATION = 0x0112
+"""EXIF tag that is 1 where pixels are stored as they are shown, and up to 8 where they are not."""
 DEEP = (";16", ";12")
 """Marks of PIL's decoders for colours of more than 8 bits, which it would round to 8."""
 
@@ -48,6 +55,7 @@ def read_photo(path: Path, plane: str, keys: Sequence[str]) -> Picture:
             require_room(path, claimed, 4 if image.mode in "IF" else 1, path.stat().st_size, 8 * DEFLATE)
             if image.mode in ("RGB", "RGBA") and any(mark in str(image.tile) for mark in DEEP):
                 return _read_deep(path)
+            sideways = image.getexif().get(ORIENTATION) in range(2, 9)
             turned = ImageOps.exif_transpose(image)
             if turned.mode in ("P", "PA") and keys is not MASK_KEYS:
                 turned = turned.convert("RGBA" if keys is IMAGE_KEYS and _transparent(turned) else "RGB")
@@ -61,6 +69,8 @@ def read_photo(path: Path, plane: str, keys: Sequence[str]) -> Picture:
         ) from error
     array = array.astype(np.uint8) if array.dtype == bool else array
     notes = (UNPLACED,) if keys is IMAGE_KEYS and _has_world_file(path) else ()
+    if sideways:
+        notes += (TURNED if keys is IMAGE_KEYS else TURNED_MASK,)
     if array.ndim == 2:
         return Picture(compact(array[None, None]), notes=notes)
     return Picture(compact(np.moveaxis(array, 2, 0)[None]), alpha=alpha, notes=notes)

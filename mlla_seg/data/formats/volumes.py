@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mlla_seg.data.formats.claims import ANY, DEFLATE, require_room
-from mlla_seg.data.formats.headers import nifti_affine, require_affine, sheared, steps_of
+from mlla_seg.data.formats.headers import nifti_affine, odd_size, require_affine, sheared, steps_of
 from mlla_seg.data.formats.itk_doubts import header_doubts
 from mlla_seg.data.formats.itk_headers import CHUNK, require_whole
 from mlla_seg.data.formats.itk_safety import require_sound
@@ -186,7 +186,7 @@ def itk_file_geometry(path: Path, reader: Any) -> Geometry:
     grid = geometry_of_itk(reader, str(path))
     factor, notes = header_doubts(path)
     if factor == 1:
-        return replace(grid, notes=(*grid.notes, *notes))
+        return replace(grid, notes=(*grid.notes, *notes, *odd_size(grid.affine, grid.shape)))
     affine = np.diag([factor, factor, factor, 1.0]) @ grid.affine
     return Geometry(grid.shape, affine, (*grid.notes, *notes), stored=grid.affine)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mlla_seg.data.formats.photos import TURNED, TURNED_MASK
 from mlla_seg.data.formats.picture import Array, Picture
 from mlla_seg.errors import InputError
 
@@ -28,7 +29,7 @@ def require_same_grid(path: Path, picture: Picture, other_path: Path, other: Pic
     if shape != other_shape:
         raise InputError(
             f"{other_path}: shape {other_shape} differs from {path.name} with {shape} (slices, height, width)."
-            f"{_permuted(shape, other_shape, other.affine is not None)}"
+            f"{_turned(picture, other) or _permuted(shape, other_shape, other.affine is not None)}"
         )
     if picture.affine is None or other.affine is None:
         return
@@ -48,6 +49,17 @@ def require_same_grid(path: Path, picture: Picture, other_path: Path, other: Pic
             f"{other_path}: its affine differs from {path.name} by up to {distance:.3g} mm"
             f"{_difference(picture, other, places, other_places, tolerance)}"
         )
+
+
+def _turned(picture: Picture, other: Picture) -> str:
+    """Say if an EXIF orientation turns a photo but not its mask, or the reverse."""
+    if (TURNED in picture.notes) == (TURNED_MASK in other.notes):
+        return ""
+    which, lacks = ("the image", "mask") if TURNED in picture.notes else ("the mask", "image")
+    return (
+        f" The EXIF orientation of {which} turns it, as viewers do, and the {lacks} has no such tag: draw the mask on "
+        "the image as shown, or remove the tag."
+    )
 
 
 def _permuted(shape: Sequence[int], other: Sequence[int], placed: bool) -> str:

@@ -20,8 +20,8 @@ from mlla_seg.data.blocks import Part
 from mlla_seg.data.formats.georeference import Ground
 from mlla_seg.data.store.case import KINDS, Kind, Stamp, StoredCase, stamp_of
 
-Version: TypeAlias = Literal[10]
-VERSION: Version = 10
+Version: TypeAlias = Literal[11]
+VERSION: Version = 11
 """Increased when the meaning of the stored arrays or of the entry changes, so that older ones are rebuilt."""
 CHUNK = 2**24
 """Bytes of an array that are read at once."""

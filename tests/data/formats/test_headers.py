@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import nibabel as nib
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from mlla_seg.data.datamodule import SegmentationDataModule
-from mlla_seg.data.formats.headers import note_headers
+from mlla_seg.data.formats.headers import note_headers, odd_size
 from mlla_seg.data.formats.registry import read_image, read_mask, write_mask
 from mlla_seg.data.formats.voxel_grids import require_same_grid
 from mlla_seg.errors import InputError
@@ -96,6 +97,28 @@ def test_spacing_is_found_and_what_is_odd_is_said(tmp_path, header):
     assert picture.spacing_mm == pytest.approx((10, 1.5, 1.5), rel=1e-3)
     assert len(picture.notes) == bool(note)
     assert note in "".join(picture.notes)
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"), [(1e-3, "smaller .* in metres"), (1e3, "larger .* in micrometres"), (1, "")]
+)
+@pytest.mark.parametrize("unit", ["unknown", "mm"])
+def test_lengths_that_can_hardly_be_millimetres_are_noted(tmp_path, factor, said, unit):
+    affine = SCAN * [[factor], [factor], [factor], [1]]
+    nii = write(tmp_path / "ct.nii", affine, affine, unit=unit)
+    sitk.WriteImage(sitk.ReadImage(nii), tmp_path / "ct.nrrd")
+    sitk.WriteImage(sitk.ReadImage(nii), tmp_path / "ct.mha")
+    for path in (nii, tmp_path / "ct.nrrd", tmp_path / "ct.mha"):
+        picture = read_image(path)
+        assert picture.spacing_mm == pytest.approx((10 * factor, 1.5 * factor, 1.5 * factor), rel=1e-3)
+        assert len(picture.notes) == bool(said)
+        assert re.search(said, "".join(picture.notes))
+
+
+def test_a_single_slice_may_be_of_any_thickness():
+    assert not odd_size(np.diag([1.0, 1, 0.001, 1]), (4, 4, 1))
+    assert odd_size(np.diag([0.001, 0.001, 1.0, 1]), (4, 4, 1))
+    assert not odd_size(np.eye(4) / 1000, (1, 1, 1))
 
 
 @pytest.mark.parametrize("header", HEADERS)

@@ -7,7 +7,9 @@ import pytest
 import rasterio
 from PIL import Image
 
+from mlla_seg.data.formats.photos import ORIENTATION, TURNED, TURNED_MASK
 from mlla_seg.data.formats.registry import read_image, read_mask
+from mlla_seg.data.formats.voxel_grids import require_same_grid
 from mlla_seg.errors import InputError
 
 PIXELS = np.arange(6 * 4 * 3, dtype=np.uint8).reshape(6, 4, 3)
@@ -20,6 +22,33 @@ def test_the_camera_s_orientation_is_obeyed(tmp_path):
     array = read_image(tmp_path / "a.png").array
     assert array.shape == (1, 3, 4, 6)
     np.testing.assert_array_equal(np.moveaxis(array[0], 0, 2), np.rot90(PIXELS, -1))
+
+
+def pair(folder, of_image, of_mask, side=6):
+    """Write a photo and its mask as PNG, with an EXIF orientation each, and read them."""
+    for name, pixels, orientation in (("a", PIXELS[:side], of_image), ("b", PIXELS[:side, :, 0], of_mask)):
+        exif = Image.Exif()
+        exif[ORIENTATION] = orientation
+        Image.fromarray(pixels).save(folder / f"{name}.png", exif=exif)
+    return folder / "a.png", read_image(folder / "a.png"), folder / "b.png", read_mask(folder / "b.png")
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_photos_and_masks_that_are_turned_are_noted(orientation, tmp_path):
+    _, image, _, mask = pair(tmp_path, orientation, orientation)
+    turned = 2 <= orientation <= 8
+    assert (image.notes, mask.notes) == (((TURNED,), (TURNED_MASK,)) if turned else ((), ()))
+
+
+def test_a_mask_of_the_pixels_as_stored_is_refused_with_the_reason(tmp_path):
+    reason = (
+        "b.png: shape .* The EXIF orientation of the {} turns it, as viewers do, and the {} has no such tag: draw the"
+    )
+    for of_image, of_mask, which, lacks in ((6, 1, "image", "mask"), (1, 8, "mask", "image")):
+        with pytest.raises(InputError, match=reason.format(which, lacks)):
+            require_same_grid(*pair(tmp_path, of_image, of_mask))
+    require_same_grid(*pair(tmp_path, 6, 8))
+    require_same_grid(*pair(tmp_path, 6, 1, side=4))  # cannot be told apart, but is noted
 
 
 @pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
