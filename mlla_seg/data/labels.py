@@ -43,16 +43,18 @@ def class_indices(
     if card.layout.coloured_masks:
         values, known = _codes_of_colours(mask, card, path), _known_colours(card)
     elif (threshold := card.layout.mask_threshold) is not None:
-        if not (mask == mask[:, :1]).all():
+        mask = without_colour(mask)
+        if mask.shape[1] != 1:
             raise InputError(
                 f"{path}: has {mask.shape[1]} different channels; with mask_threshold a mask must have "
                 "one value per pixel."
             )
         values, known = (mask[:, 0] > threshold).astype(np.uint8), {0: 0, 1: 1}
     else:
+        mask = without_colour(mask)
         if mask.shape[1] != 1:
-            raise InputError(f"{path}: has {mask.shape[1]} channels; {_advice_on_channels(mask)}")
-        values = _whole(mask[:, 0])
+            raise InputError(f"{path}: has {mask.shape[1]} channels; {advice_on_channels(mask)}")
+        values = whole_ids(mask[:, 0])
         known = {**card.ids} if card.ignore_index is None else {**card.ids, card.ignore_index: IGNORE_INDEX}
         tagged = {float(np.float32(v)) if values.dtype.kind == "f" else v for v in nodata}  # as it was read
         known |= {int(v): IGNORE_INDEX for v in tagged if float(v).is_integer() and v not in known}
@@ -67,7 +69,14 @@ def class_indices(
     return stored, unknown
 
 
-def _whole(values: Array) -> Array:
+def without_colour(mask: Array) -> Array:
+    """Return a mask ``(S, C, H, W)`` with one channel if its channels are equal, as of greys saved as opaque RGB."""
+    opaque = mask.shape[1] in (2, 4) and bool((mask[:, -1] == 255).all())
+    greys = mask[:, :-1] if opaque else mask
+    return greys[:, :1] if (greys == greys[:, :1]).all() else mask
+
+
+def whole_ids(values: Array) -> Array:
     """Return stored ids without the errors of rounding; other values stay as they are."""
     if values.dtype.kind != "f":
         return values
@@ -76,7 +85,7 @@ def _whole(values: Array) -> Array:
         return np.where(np.abs(values - near) <= ROUNDING, near, values)
 
 
-def _advice_on_channels(mask: Array) -> str:
+def advice_on_channels(mask: Array) -> str:
     """Return what to do about a mask ``(S, C, H, W)`` with several channels that are no colours."""
     expected = "a mask must have one class index per pixel. "
     if mask.min() >= 0 and mask.max() <= 1:

@@ -71,7 +71,7 @@ def choose(name: str, seen: Recognised, found: Survey, device: str, ignored: int
         ignored: Mask value of unlabelled pixels, if the user gave it.
 
     Raises:
-        InputError: No mask holds ``ignored``.
+        InputError: No mask holds ``ignored``, or masks hold another negative value.
     """
     plan = Plan({}, {})
     card = plan.card
@@ -164,6 +164,11 @@ def _classes(plan: Plan, found: Survey, given: int | None) -> dict[str, Any]:
         return {"mask_threshold": 127}
     ignored = given if given is not None else _far(values)
     ids = [value for value in values if value != ignored]
+    if ids and ids[0] < 0:
+        raise InputError(
+            f"Masks hold the value {ids[0]}, and the ids of classes are 0 to 65535. Plan again with --ignore={ids[0]} "
+            "if it marks unlabelled pixels; otherwise change the masks."
+        )
     entries = []
     for value in ids:
         name = found.names.get(value) or ("background" if value == 0 else f"class_{value}")

@@ -19,6 +19,7 @@ from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.formats.raster_colours import alpha_band
 from mlla_seg.data.formats.registry import ARRAY_SUFFIXES, PHOTO_SUFFIXES, read_image, read_mask, suffix_of
 from mlla_seg.data.formats.vector_sources import is_vector
+from mlla_seg.data.labels import advice_on_channels, whole_ids, without_colour
 from mlla_seg.errors import InputError
 from mlla_seg.planning.attributes import survey_polygons
 from mlla_seg.progress import note, progress
@@ -229,13 +230,16 @@ def segment_names(path: Path) -> dict[int, str]:
 def _count(found: Survey, path: Path, mask: Array) -> None:
     """Count the pixels of each value, or of each colour."""
     present = np.isfinite(mask).all(axis=1)
-    if mask.shape[1] == 1 or (mask[:, :1] == mask[:, :3]).all():
-        values = mask[:, 0][present]
+    mask = without_colour(mask)
+    if mask.shape[1] == 1:
+        values = whole_ids(mask[:, 0][present])
         if not np.array_equal(values, np.rint(values)):
             raise InputError(f"{path}: has values that are no whole numbers, so it is no mask of classes.")
         numbers, counts = np.unique(values.astype(np.int64), return_counts=True)
         found.values.update(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
         return
+    if mask.shape[1] not in (3, 4):
+        raise InputError(f"{path}: has {mask.shape[1]} channels; {advice_on_channels(mask)}")
     colours = np.moveaxis(mask[:, :3], 1, -1)[present].astype(np.int64)
     codes, counts = np.unique(colours @ np.array([65536, 256, 1]), return_counts=True)
     for code, count in zip(codes.tolist(), counts.tolist(), strict=True):

@@ -107,7 +107,19 @@ def test_several_channels_are_told_by_their_values():
     with pytest.raises(InputError, match=r"has 2 channels; .* store the number of the class instead"):
         class_indices(KAMPALA, one_hot, PATH)
     with pytest.raises(InputError, match=r"has 3 channels; .* Set coloured_masks"):
-        class_indices(KAMPALA, greys(0, 255, channels=3), PATH)
+        class_indices(KAMPALA, greys(0, 255, channels=3) * np.array([1, 0, 0], np.uint8)[:, None, None], PATH)
+
+
+@pytest.mark.parametrize("alpha", [None, 255, 7])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_greys_that_were_saved_as_opaque_colours_are_ids(channels, alpha):
+    ids = greys(0, 1, 1, channels=channels)
+    mask = ids if alpha is None else np.concatenate([ids, np.full_like(ids[:, :1], alpha)], axis=1)
+    if alpha == 7:
+        with pytest.raises(InputError, match=f"has {channels + 1} channels"):
+            class_indices(KAMPALA, mask, PATH)
+    else:
+        assert class_indices(KAMPALA, mask, PATH)[0].tolist() == [[[0, 1, 1]]]
 
 
 @pytest.mark.parametrize("gaps", [False, True])

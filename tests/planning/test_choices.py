@@ -145,3 +145,11 @@ def test_every_choice_that_is_not_obvious_has_a_reason():
         assert plan.card[key].reason, key
     for key in ("context", "crop", "augment"):
         assert plan.data[key].reason, key
+
+
+def test_a_negative_value_is_unlabelled_or_refused():
+    found = surveyed(values=Counter({-1: 5, 0: 900, 1: 100}))
+    with pytest.raises(InputError, match=r"Masks hold the value -1, .* Plan again with --ignore=-1 if"):
+        choose("mine", PAIRS, found, "cpu")
+    plan = choose("mine", PAIRS, found, "cpu", ignored=-1)
+    assert plan.card["ignore_index"].value == -1 and len(plan.card["classes"].value) == 2

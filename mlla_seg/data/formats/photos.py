@@ -43,7 +43,7 @@ def read_photo(path: Path, plane: str, keys: Sequence[str]) -> Picture:
     Transparency of an image is an alpha channel; masks of indices or colours are read without that of their palette.
 
     Raises:
-        InputError: The image is so large that PIL takes it for an attack.
+        InputError: The image is so large that PIL takes it for an attack, or it is an animation.
     """
     from PIL import Image, ImageOps
 
@@ -52,6 +52,11 @@ def read_photo(path: Path, plane: str, keys: Sequence[str]) -> Picture:
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
         with Image.open(path, formats=FORMATS) as image:
             claimed = (len(image.getbands()), image.height, image.width)
+            if image.format == "PNG" and (frames := getattr(image, "n_frames", 1)) > 1:  # of JPEG, previews
+                raise InputError(
+                    f"{path}: is an animation of {frames} images, and only single ones are read. Save each as a file "
+                    "of its own."
+                )
             require_room(path, claimed, 4 if image.mode in "IF" else 1, path.stat().st_size, 8 * DEFLATE)
             if image.mode in ("RGB", "RGBA") and any(mark in str(image.tile) for mark in DEEP):
                 return _read_deep(path)
@@ -68,7 +73,7 @@ def read_photo(path: Path, plane: str, keys: Sequence[str]) -> Picture:
             "read by windows."
         ) from error
     array = array.astype(np.uint8) if array.dtype == bool else array
-    notes = (UNPLACED,) if keys is IMAGE_KEYS and _has_world_file(path) else ()
+    notes: tuple[str, ...] = (UNPLACED,) if keys is IMAGE_KEYS and _has_world_file(path) else ()
     if sideways:
         notes += (TURNED if keys is IMAGE_KEYS else TURNED_MASK,)
     if array.ndim == 2:

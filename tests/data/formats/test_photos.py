@@ -96,3 +96,10 @@ def test_world_files_that_are_not_used_are_said(tmp_path, world):
     (tmp_path / world).write_text("1\n0\n0\n-1\n0\n0\n")
     (said,) = read_image(path).notes
     assert said.startswith("a world file tells its place on the ground")
+
+
+def test_an_animation_is_refused(tmp_path):
+    first, second = Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)
+    first.save(tmp_path / "a.png", save_all=True, append_images=[second])
+    with pytest.raises(InputError, match=r"a\.png: is an animation of 2 images, and only single ones are read"):
+        read_image(tmp_path / "a.png")
