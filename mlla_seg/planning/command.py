@@ -213,7 +213,7 @@ def _measured(network: dict[str, Any], data: SegmentationDataModule, device: str
     module = SegmentationModule(**network, spec=data.spec)
     sample = data.train_set[0, 0]["image"]
     most = PIXELS // (sample.shape[-1] * sample.shape[-2]) if device == "cpu" else LARGEST_BATCH
-    largest = max(2, min(LARGEST_BATCH, most))
+    largest = min(len(data.train_set), max(2, min(LARGEST_BATCH, most)))
     return measure(module, sample, largest, torch.device(device))
 
 

@@ -65,7 +65,7 @@ def config_of_volumes(
         "dims": Choice(3, WHY_SLICES),
     }
     module = SegmentationModule(**{key: choice.value for key, choice in model.items()}, spec=spec)
-    largest = max(LEAST_BATCH, min(LARGEST_BATCH, voxels // math.prod(patch)))
+    largest = min(samples, max(LEAST_BATCH, min(LARGEST_BATCH, voxels // math.prod(patch))))
     budget = measure(module, torch.randn(spec.in_channels, *patch), largest, torch.device(device))
     seen = f"{shape[0]} x {shape[1]} x {shape[2]} voxels"
     where = f" at {' x '.join(f'{step:.3g}' for step in spacing)} mm" if spacing else ""

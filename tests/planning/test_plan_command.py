@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import layouts
 from mlla_seg.cli import main
@@ -72,6 +73,17 @@ def test_config_of_volumes_is_written_for_stacks_of_many_slices(tmp_path, monkey
     main(["fit", "--config", "project/config3d.yaml", *few, "--trainer.limit_val_batches=0"])
     saved = torch.load("runs/study3d/version_0/checkpoints/last.ckpt", weights_only=True)["hyper_parameters"]
     assert (saved["dims"], saved["strides"][0]) == (3, [1, 2, 2])  # slices are far apart
+
+
+def test_a_batch_is_no_larger_than_the_training_split(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(ENCODERS, "cpu", "mlla_test")
+    for n in range(6):
+        for kind, values in (("images", np.full((32, 32, 3), 9 * n, np.uint8)), ("masks", np.eye(32, dtype=np.uint8))):
+            (tmp_path / "study" / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(tmp_path / "study" / kind / f"t{n}.png")
+    plan("study", "project", minutes=5)
+    assert yaml.safe_load(Path("project/config.yaml").read_text())["data"]["batch_size"] == 4  # of 6 cases
 
 
 def test_every_comment_is_kept_in_valid_yaml(radiology):
