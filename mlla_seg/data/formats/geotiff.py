@@ -37,6 +37,7 @@ from mlla_seg.data.formats.locations import Location, Remote
 from mlla_seg.data.formats.picture import Array, Picture
 from mlla_seg.data.formats.raster_colours import alpha_band, coloured, is_colour_image, palette_of
 from mlla_seg.data.formats.raster_grids import finest, ground_of, on_grid, pixel_size, place_of, same_grid
+from mlla_seg.data.formats.tiff_orientation import unturned_note
 from mlla_seg.data.formats.unreadable import unreadable
 from mlla_seg.data.formats.vrt_sources import require_local
 from mlla_seg.errors import InputError
@@ -251,7 +252,7 @@ def open_rasters(
             tags += own
         tagged = {float(value) for dataset in datasets for value in dataset.nodatavals if value is not None}
         seen = wanted is not None and order is not None and alpha is None and marked in order.positions
-        notes = alpha_note(alpha is not None, seen) + (() if labels else scale_note(datasets))
+        notes = alpha_note(alpha is not None, seen) + (() if labels else scale_note(datasets) + unturned_note(paths))
         if gaps.nodata is not None and (others := tagged - {gaps.nodata}):
             notes += (f"it tags {min(others):g} as nodata, which is used, and not {gaps.nodata:g}",)
         yield Raster(opened, paths, grid, tags, bands, warped, alpha, palette, tuple(sorted(tagged)), notes, order)
