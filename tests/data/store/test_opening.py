@@ -172,7 +172,7 @@ def test_build_that_was_cut_off_is_repaired(root, damage):
         (with_value(0.5, np.float32), "mask value 0.5 in 3 voxels; expected 0 to 2"),
         (with_value(np.nan, np.float32), "mask value nan in 3 voxels; expected 0 to 2"),
         (lambda mask: mask[:, 1:], "shape (6, 13, 20) differs from hippocampus_001.nii.gz with (6, 14, 20)"),
-        (lambda mask: np.stack([mask, mask, mask], axis=3), "channels"),
+        (lambda mask: np.stack([mask, mask, 0 * mask], axis=3), "channels"),
     ],
     ids=["value", "values", "negative", "fraction", "nan", "shape", "colours"],
 )
