@@ -44,12 +44,17 @@ def compile_segmenters(network: nn.Module, cache: str | Path | None = None) -> N
         cache: Folder of code that is kept; by default that of the user.
 
     Raises:
-        InputError: No C++ compiler was found, a mixer visits pixels in turn, or others can write to the folder.
+        InputError: No C++ compiler was found, a mixer visits pixels in turn, others can write to the folder, or the
+            network sees volumes, on a CPU.
     """
     require_compiler("--compile")
     folder = private_folder(cache)
     require_few_steps(network)
     for part in segmenters(network):
+        if len(getattr(part, "strides", ())) == 3 and next(part.parameters()).device.type == "cpu":
+            raise InputError(
+                "--compile on CPUs is for networks of slices and images, but this one sees volumes: run without."
+            )
         part.forward = CompiledForward(copy.deepcopy(part), part.forward, folder)
 
 

@@ -63,6 +63,14 @@ def test_convolutions_of_every_mixer_change_nothing(mixer):
     torch.testing.assert_close(as_code(network)(x), network(x), atol=1e-9, rtol=1e-9)
 
 
+def test_networks_of_volumes_are_refused_before_an_image_is_read(tmp_path):
+    network = create_model("mlla_test", "mlla_unet", 2, dims=3, decoder_depths=(1, 1, 1))
+    with pytest.raises(
+        InputError, match=r"--compile on CPUs is for networks of slices and images, .* volumes: run without"
+    ):
+        for_inference(network, compile=True, compile_cache=tmp_path / "cache")
+
+
 def test_mixers_that_visit_pixels_in_turn_are_not_compiled():
     network = create_model("mlla_test", mixer="selective_ssm")
     with pytest.raises(InputError, match=r"^Token mixer selective_ssm visits pixels in turn, .* run without\.$"):
