@@ -179,7 +179,7 @@ def plot_overlay(
 
 def plot_samples(
     samples: Sequence[Mapping[str, Any]],
-    channel: int,
+    shown: Sequence[int],
     classes: Sequence[ClassInfo],
     background: int | None,
     output: Path,
@@ -189,7 +189,7 @@ def plot_samples(
 
     Args:
         samples: ``{"image": (C, H, W) normalised, "mask": (H, W), "name": str}``.
-        channel: First channel of the central slice, if neighbouring slices are stacked as channels.
+        shown: Channels drawn as red, green and blue.
         classes: Names and colours.
         background: Class index that is not drawn, if any.
         output: PNG file to write.
@@ -206,9 +206,9 @@ def plot_samples(
         axis.axis("off")
     for axis, sample in zip(axes.flat, samples, strict=False):
         image, mask = np.asarray(sample["image"]), np.asarray(sample["mask"])
-        shown = image[channel : channel + 3] if len(image) >= channel + 3 and channel == 0 else image[[channel] * 3]
-        low, high = np.percentile(shown, (1, 99))
-        picture = np.moveaxis(np.clip((shown - low) / max(high - low, 1e-6), 0, 1), 0, 2)
+        drawn = image[[*shown]]
+        low, high = np.percentile(drawn, (1, 99))
+        picture = np.moveaxis(np.clip((drawn - low) / max(high - low, 1e-6), 0, 1), 0, 2)
         known = mask < len(classes)
         tinted = known & (mask != background)
         picture = np.where(tinted[..., None], 0.6 * picture + 0.4 * colours[np.where(known, mask, 0)], picture)

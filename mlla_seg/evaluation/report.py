@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mlla_seg.data.dataset import CaseDataset
 from mlla_seg.data.dataspec import DataSpec
+from mlla_seg.data.formats.bands import shown_channels
 from mlla_seg.data.formats.classes import IGNORE_INDEX
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.data.resampling import fill_gaps
@@ -211,7 +212,8 @@ def overlay(scored: Scored, case: Mapping[str, Any]) -> Any:
 
 def _draw(image: Array, masks: Mapping[str, Array], spec: DataSpec, title: str, aspect: float, to: Any) -> None:
     window = spec.normalisation.windows[0] if len(image) < 3 else None  # that of the channel drawn in grey
-    plots.plot_overlay(image, masks, spec.classes, to, title, window, aspect, spec.background)
+    shown = image[shown_channels(spec.channels)]
+    plots.plot_overlay(shown, masks, spec.classes, to, title, window, aspect, spec.background)
 
 
 def richest_slice(mask: Array, background: int | None) -> int:

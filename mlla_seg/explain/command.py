@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mlla_seg.data.formats.bands import shown_channels
 from mlla_seg.data.formats.headers import note_headers
 from mlla_seg.data.formats.picture import Array, require_finite
 from mlla_seg.data.formats.registry import read_channels
@@ -112,6 +113,8 @@ def _write(network: Segmenter, part: ImagePart, title: str, folder: Path) -> Non
     channels = len(network.spec.channels) if network.spec else len(part.image[0])
     middle = (part.image.shape[1] // channels) // 2 * channels  # past the channels of neighbouring slices
     shown = part.image[0, middle : middle + channels].cpu().numpy()
+    if network.spec:
+        shown = shown[shown_channels(network.spec.channels)]
     maps = {entry.name: on_image(network, entry, image, part) for entry in by_stage(seen)}
     attention = {name: values for name, values in maps.items() if values is not None}
     field = receptive_field(network, image, part.row, part.column)

@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 
 from mlla_seg.data.dataspec import DataSpec
+from mlla_seg.data.formats.bands import shown_channels
 from mlla_seg.data.formats.geotiff import RASTER_SUFFIXES, Raster, open_rasters
 from mlla_seg.data.formats.locations import Location
 from mlla_seg.data.formats.picture import Array
@@ -169,13 +170,14 @@ def draw_preview(files: tuple[Location, ...], mask: Path, spec: DataSpec) -> Non
             aspect = picture.spacing_mm[1] / picture.spacing_mm[2]
         if len(found) > 1:
             title += f", slice {chosen + 1} of {len(found)}"
+    image = image[shown_channels(spec.channels)]
     plot_overlay(
         _without_gaps(image),
         {"prediction": labels},
         spec.classes,
         preview_path(mask),
         title,
-        _window(image[:3], spec),
+        _window(image, spec),
         aspect,
         spec.background,
     )
@@ -185,7 +187,7 @@ def _overview(files: Sequence[Location], mask: Path, spec: DataSpec) -> tuple[Ar
     """Return every n-th pixel of a scene ``(C, h, w)`` and of its map ``(h, w)``, read in strips."""
     with open_rasters(files, spec.wanted) as raster, open_rasters([mask], labels=True) as labels:
         step = -(-max(raster.shape) // SIDE)
-        image = [part[:3] for part in _every(raster, step, seen=True)]
+        image = _every(raster, step, seen=True)
         found = [_indices(part[0], spec) for part in _every(labels, step, seen=False)]
     return np.concatenate(image, axis=1), np.concatenate(found)
 

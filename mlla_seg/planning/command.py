@@ -14,6 +14,7 @@ from mlla_seg.data.card import Card
 from mlla_seg.data.card_sections import CardClass, CardNormalisation, Layout
 from mlla_seg.data.card_splits import CardSplits
 from mlla_seg.data.datamodule import SegmentationDataModule
+from mlla_seg.data.formats.bands import shown_channels
 from mlla_seg.data.layouts import find_cases
 from mlla_seg.data.nnunet import nnunet_card
 from mlla_seg.errors import InputError, program
@@ -226,7 +227,7 @@ def _draw(data: SegmentationDataModule, path: Path) -> None:
     shown = min(SAMPLES, count)
     plot_samples(
         [data.train_set[0, k * count // shown] for k in range(shown)],
-        channel=data.sample.context * len(data.spec.channels),
+        shown=shown_channels(data.spec.channels, data.sample.context),
         classes=data.spec.classes,
         background=data.spec.background,
         output=path,

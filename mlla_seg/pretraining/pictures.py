@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from mlla_seg.data.formats.bands import shown_channels
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.evaluation.plots import new_figure, plain, save_figure
 from mlla_seg.models.masking import visible_at
@@ -56,21 +57,23 @@ class ReconstructionPictures(Callback):
             count = min(SAMPLES, len(samples))
             self.shown = default_collate([samples[0, k * len(samples) // count] for k in range(count)])
         drawn = pl_module.reconstruct(self.shown).cpu()
-        channel = pl_module.spec.context * len(pl_module.spec.channels)
+        colours = shown_channels(pl_module.spec.channels, pl_module.spec.context)
         self.folder.mkdir(parents=True, exist_ok=True)
         output = self.folder / f"epoch_{self.epoch:04d}.png"
-        plot_reconstructions(self.shown, drawn, channel, output, f"epoch {self.epoch}, step {trainer.global_step}")
+        plot_reconstructions(self.shown, drawn, colours, output, f"epoch {self.epoch}, step {trainer.global_step}")
         now = time.monotonic()
         self.ready = now + (now - began) / SHARE
 
 
-def plot_reconstructions(samples: Mapping[str, Any], drawn: Tensor, channel: int, output: Path, title: str) -> None:
+def plot_reconstructions(
+    samples: Mapping[str, Any], drawn: Tensor, colours: Sequence[int], output: Path, title: str
+) -> None:
     """Draw a row for each sample: the image, what is seen of it, and the image with drawings at masked patches.
 
     Args:
         samples: ``{"image": (B, C, H, W), "visible": (B, h, w), "valid": (B, H, W), "name": [str, ...]}``.
         drawn: Images with drawings at masked patches, ``(B, C, H, W)``.
-        channel: First channel of the central slice, if neighbouring slices are stacked as channels.
+        colours: Channels drawn as red, green and blue.
         output: PNG file to write.
         title: Title of the figure.
     """
@@ -79,7 +82,7 @@ def plot_reconstructions(samples: Mapping[str, Any], drawn: Tensor, channel: int
     figure, axes = new_figure(count, 3, (3 * 2.4, count * 2.4 * height / width + 0.8))
     places = visible_at(samples["visible"], *padded_size((height, width)))[:, :height, :width]
     for k, row in enumerate(axes):
-        original, result = as_picture(images[k], images[k], channel), as_picture(drawn[k], images[k], channel)
+        original, result = as_picture(images[k], images[k], colours), as_picture(drawn[k], images[k], colours)
         hidden = np.asarray(~places[k])[..., None]
         seen = np.where(hidden, np.array((0.35, 0.35, 0.45), np.float32), original)
         panels = [(samples["name"][k], original), ("seen", seen), ("drawn", result)]
@@ -91,11 +94,7 @@ def plot_reconstructions(samples: Mapping[str, Any], drawn: Tensor, channel: int
     save_figure(figure, output)
 
 
-def as_picture(image: Tensor, scale: Tensor, channel: int) -> Array:
-    """Return an image ``(C, H, W)`` as ``(H, W, 3)`` in 0..1, black and white at percentiles of ``scale``.
-
-    Three or more channels of a slice are shown as red, green and blue, fewer in grey.
-    """
-    colours = [0, 1, 2] if channel == 0 and len(image) >= 3 else [channel] * 3
-    low, high = np.percentile(scale[colours].float().numpy(), (1, 99))
-    return np.moveaxis(np.clip((image[colours].float().numpy() - low) / max(high - low, 1e-6), 0, 1), 0, 2)
+def as_picture(image: Tensor, scale: Tensor, colours: Sequence[int]) -> Array:
+    """Return an image ``(C, H, W)`` as ``(H, W, 3)`` in 0..1, black and white at percentiles of ``scale``."""
+    low, high = np.percentile(scale[[*colours]].float().numpy(), (1, 99))
+    return np.moveaxis(np.clip((image[[*colours]].float().numpy() - low) / max(high - low, 1e-6), 0, 1), 0, 2)

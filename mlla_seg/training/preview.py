@@ -10,6 +10,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from mlla_seg.data.datamodule import SegmentationDataModule
+from mlla_seg.data.formats.bands import shown_channels
 from mlla_seg.data.formats.classes import IGNORE_INDEX
 from mlla_seg.errors import InputError, program
 from mlla_seg.evaluation.plots import plot_samples
@@ -33,7 +34,7 @@ def preview(argv: Sequence[str]) -> None:
     thickness = max(1, round((steps[0] or 1) / (steps[2] or 1)))
     plot_samples(
         [sections(sample, data.spec.background, thickness) for sample in samples] if data.spec.axes == 3 else samples,
-        channel=data.sample.context * len(data.spec.channels),
+        shown=shown_channels(data.spec.channels, data.sample.context),
         classes=data.spec.classes,
         background=data.spec.background,
         output=Path(options.output),

@@ -30,7 +30,7 @@ def test_titles_of_samples_lie_on_no_picture(tmp_path, figures, shape):
         {"image": np.random.default_rng(k).random((3, *shape)), "mask": np.ones(shape, int), "name": f"scene {k}"}
         for k in range(9)
     ]
-    plots.plot_samples(samples, 0, CLASSES, 0, tmp_path / "a.png", "samples")
+    plots.plot_samples(samples, [0, 0, 0], CLASSES, 0, tmp_path / "a.png", "samples")
     axes = figures[0].axes
     pictures = [axis.get_window_extent() for axis in axes]
     for axis in axes:
@@ -41,7 +41,7 @@ def test_titles_of_samples_lie_on_no_picture(tmp_path, figures, shape):
 
 def test_samples_without_a_class_need_no_legend(tmp_path, figures):
     sample = {"image": np.zeros((1, 8, 8)), "mask": np.zeros((8, 8), int), "name": "empty"}
-    plots.plot_samples([sample], 0, CLASSES, 0, tmp_path / "a.png", "samples")
+    plots.plot_samples([sample], [0, 0, 0], CLASSES, 0, tmp_path / "a.png", "samples")
     assert not figures[0].legends
 
 

@@ -11,13 +11,15 @@ import pytest
 import rasterio
 from PIL import Image
 
+from layouts import write_scene
 from maps import Bright, noise, spec_of
 from mlla_seg import Predictor
+from mlla_seg.data.dataspec import DataSpec
 from mlla_seg.data.formats.picture import Array
 from mlla_seg.errors import InputError
 from mlla_seg.inference.files import segment_files
 from mlla_seg.inference.scenes import MapOptions
-from mlla_seg.inference.summaries import Summaries
+from mlla_seg.inference.summaries import Summaries, draw_preview, preview_path
 
 
 def predicted(tmp_path, source, options=None, count=1, **spec):
@@ -76,3 +78,15 @@ def test_images_that_fail_have_no_row(tmp_path):
         predicted(tmp_path, tmp_path / "in")
     with (tmp_path / "out/statistics.csv").open() as file:
         assert [row["mask"] for row in csv.DictReader(file)] == ["a.nii.gz"]
+
+
+def test_bands_are_drawn_in_their_colours(tmp_path):
+    bands = np.zeros((4, 32, 32), np.uint16)
+    bands[2, 8:24, 8:24] = 3000
+    scene = write_scene(tmp_path / "scene.tif", bands)
+    mask = write_scene(tmp_path / "map.tif", np.zeros((1, 32, 32), np.uint8))
+    spec = DataSpec.from_dict({"channels": ["B02", "B03", "B04", "B08"], "classes": ["background", "roof"]})
+    draw_preview((scene,), mask, spec)
+    red, green, blue = np.moveaxis(np.asarray(Image.open(preview_path(mask)).convert("RGB")).astype(int), -1, 0)
+    assert ((red > 200) & (green < 50) & (blue < 50)).sum() > 1000
+    assert not ((blue > 200) & (red < 50)).any()

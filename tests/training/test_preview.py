@@ -29,7 +29,7 @@ def test_samples_are_drawn_as_the_network_gets_them(cli, config, capsys, monkeyp
     (samples,), options = drawn[0]
     assert len(samples) == 5
     assert {sample["image"].shape for sample in samples} == {(3, 48, 48)}
-    assert options["channel"] == 1
+    assert options["shown"] == [1, 1, 1]  # the slice between its neighbours, in grey
     assert "augment none, intensity 0.5" in options["title"]
     assert abs(float(samples[0]["image"].mean())) < 3  # normalised: in HU it would be far away
     assert len({sample["name"] for sample in samples}) > 3

@@ -17,6 +17,9 @@ from mlla_seg.errors import InputError
 
 SYNONYMS = {"nir": "nearinfrared", "infrared": "nearinfrared", "grey": "gray"}
 COLOURS = ["red", "green", "blue"]
+CODE = re.compile(r"b\d\d")
+SHOWN = ({"red", "b04"}, {"green", "b03"}, {"blue", "b02"})
+"""Names of the bands that are drawn as red, green and blue; the numbers are those of Sentinel-2 and Landsat 8."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,28 @@ def simple(name: str) -> str:
     return SYNONYMS.get(plain, plain)
 
 
+def shown_channels(names: Sequence[str], context: int = 0) -> list[int]:
+    """Return which channels of an image are drawn as red, green and blue: by their names, or else the first three.
+
+    Fewer than three channels are drawn in grey, by the first one.
+
+    Args:
+        names: Names of the channels.
+        context: Neighbouring slices on each side, whose channels are stacked around those of the slice that is drawn.
+    """
+    codes = [{part for part in name_parts(name) if CODE.fullmatch(part)} for name in names]  # of B04_10m
+    known = [_described(name) | {simple(name)} | own for name, own in zip(names, codes, strict=True)]
+    found = [[k for k, own in enumerate(known) if own & colour] for colour in SHOWN]
+    told = [places[0] for places in found if len(places) == 1]
+    shown = told if len(told) == 3 else [0, 1, 2] if len(names) > 2 else [0, 0, 0]
+    return [context * len(names) + place for place in shown]
+
+
+def _described(description: str) -> frozenset[str]:
+    """Return the names in a description such as ``B04 - red`` or ``red (B04)``, simplified."""
+    return frozenset(map(simple, re.split(r"[,;:()/|]| - ", description))) - {""}
+
+
 def bands_of(files: Sequence[str], datasets: Sequence[Any]) -> list[Band]:
     """Return the bands of open rasters, in the order of the files.
 
@@ -102,7 +127,7 @@ def bands_of(files: Sequence[str], datasets: Sequence[Any]) -> list[Band]:
         colours = [interpretation.name for interpretation in dataset.colorinterp]
         told = colours[:3] != COLOURS and set(COLOURS) <= set(colours)
         for k, description in enumerate(dataset.descriptions):
-            names = frozenset(map(simple, re.split(r"[,;:()/|]| - ", description or ""))) - {""}
+            names = _described(description or "")
             if not names and told and colours[k] in COLOURS:
                 names = frozenset([colours[k]])
             if not names and dataset.count == 1:

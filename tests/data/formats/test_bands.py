@@ -8,7 +8,7 @@ from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 
 from layouts import PLACE, write_scene
-from mlla_seg.data.formats.bands import Wanted, simple
+from mlla_seg.data.formats.bands import Wanted, shown_channels, simple
 from mlla_seg.data.formats.geotiff import open_rasters
 from mlla_seg.data.formats.registry import read_mask
 from mlla_seg.data.polygon_folder import channels_of
@@ -142,3 +142,25 @@ def test_bands_go_to_the_finest_grid_or_the_one_that_is_wanted(tmp_path):
 )
 def test_names_are_compared_simplified(name, expected):
     assert simple(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("B02", "B03", "B04", "B08"), [2, 1, 0]),
+        (("B02_10m", "B03_10m", "B04_10m"), [2, 1, 0]),
+        (("B8A", "B4 - red", "green (B03)", "Blue"), [1, 2, 3]),
+        (("red edge", "nir", "red", "green", "blue"), [2, 3, 4]),
+        (("near infrared", "red", "green"), [0, 1, 2]),  # false colours, as stored
+        (("T1", "T2", "FLAIR", "T1c"), [0, 1, 2]),
+        (("MR",), [0, 0, 0]),
+        (("red", "green"), [0, 0, 0]),
+    ],
+)
+def test_colours_are_drawn_as_colours(names, expected):
+    assert shown_channels(names) == expected
+
+
+def test_of_stacked_slices_the_middle_one_is_drawn():
+    assert shown_channels(("MR",), context=1) == [1, 1, 1]
+    assert shown_channels(("blue", "green", "red"), context=2) == [8, 7, 6]
