@@ -16,9 +16,11 @@ from collections.abc import Callable
 from functools import partial
 from itertools import count
 from pathlib import Path
+from threading import RLock
 
 import numpy as np
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from tqdm import tqdm
 
 from conftest import ROOT, run_main
 
@@ -35,6 +37,7 @@ def begin(action: Callable[[], object]) -> int:
     if process:
         return process
     status = 70
+    tqdm.set_lock(RLock())  # the parent would wait for ever for one that it shares with a child that is killed
     signal.alarm(HANGS)
     try:
         action()
