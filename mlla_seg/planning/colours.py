@@ -12,7 +12,7 @@ from mlla_seg.planning.words import tokens
 
 Colour: TypeAlias = tuple[int, int, int]
 USUAL: dict[Colour, frozenset[str]] = {
-    (230, 80, 80): frozenset(("building", "house", "roof", "footprint")),
+    (230, 80, 80): frozenset(("building", "built", "house", "roof", "footprint")),
     (240, 210, 60): frozenset(("road", "street", "highway")),
     (80, 124, 230): frozenset(("water", "river", "lake", "sea", "pond")),
     (50, 160, 70): frozenset(("forest", "tree", "wood", "woodland")),
@@ -25,7 +25,10 @@ APART = 90.0
 
 
 def colours_of(names: Sequence[str]) -> list[Colour]:
-    """Return a colour for each class: a usual one by its name, unless an earlier class has it, or else a hue."""
+    """Return a colour for each class: a usual one by its name, unless an earlier class has it, or else a hue.
+
+    Only the background is black.
+    """
     chosen: dict[int, Colour] = {}
     for k, name in enumerate(names):
         words = {form for word in tokens(name.lower()) for form in (word, word.removesuffix("s"))}
@@ -35,7 +38,7 @@ def colours_of(names: Sequence[str]) -> list[Colour]:
     taken = list(chosen.values())
     for k in range(len(names)):
         if k not in chosen:
-            hues = (class_colour(n) for n in count(k))
+            hues = (class_colour(n) for n in count(k if names[k] == "background" else max(k, 1)))
             chosen[k] = next(
                 hue for hue in hues if hue not in chosen.values() and all(dist(hue, other) >= APART for other in taken)
             )

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import shared
+from compiled import IMAGE, make_package
 from jobs import Pixelwise, spec_of
 from layouts import write_scene
 from maps import noise
@@ -15,15 +15,12 @@ from mlla_seg import Predictor, locks
 from mlla_seg.errors import InputError
 from mlla_seg.inference import compile_auto, compile_cache
 from mlla_seg.inference.compile_auto import MEASURED, WORTH, CompiledIfWorthwhile, compile_if_worthwhile, obstacle
-from mlla_seg.inference.compile_cache import package_name
 from mlla_seg.inference.files import segment_files
 from mlla_seg.inference.optimize import for_inference
 from mlla_seg.inference.ranks import Ranks
 from mlla_seg.inference.scenes import MapOptions
 from mlla_seg.models import create_model
 from mlla_seg.progress import note_once
-
-IMAGE = 20 * torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0)) + 40
 
 
 @pytest.fixture(autouse=True)
@@ -33,12 +30,7 @@ def notes():
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
-    """Package of :class:`Pixelwise` for two images, as another process has left it."""
-    with shared(tmp_path_factory, "cache") as (folder, _), torch.inference_mode():
-        network = Pixelwise().eval()
-        cache = folder / "mlla_seg/compiled"  # which tests/inference/test_compile_cache.py fills too
-        for_inference(network, compile=True, compile_cache=cache)(IMAGE)
-        return cache / package_name(for_inference(network), IMAGE)
+    return make_package(tmp_path_factory)
 
 
 @pytest.fixture

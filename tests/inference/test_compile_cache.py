@@ -8,24 +8,17 @@ import time
 import pytest
 import torch
 
-from conftest import shared
+from compiled import IMAGE, make_package
 from jobs import Pixelwise
 from mlla_seg.errors import InputError
 from mlla_seg.inference import compile_cache
 from mlla_seg.inference.compile_cache import default_folder, package_name, remove_unused, require_private
 from mlla_seg.inference.optimize import for_inference
 
-IMAGE = 20 * torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0)) + 40
-
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
-    """Package of :class:`Pixelwise`, as another process has left it."""
-    with shared(tmp_path_factory, "cache") as (folder, _), torch.inference_mode():
-        network = Pixelwise().eval()
-        cache = folder / "mlla_seg/compiled"  # which tests/inference/test_optimize_compile.py fills too
-        for_inference(network, compile=True, compile_cache=cache)(IMAGE)
-        return cache / package_name(for_inference(network), IMAGE)
+    return make_package(tmp_path_factory)
 
 
 @pytest.fixture

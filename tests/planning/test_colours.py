@@ -14,6 +14,13 @@ def test_land_cover_has_the_colours_of_maps():
     assert "grass" in USUAL[colours_of(["background", "grass"])[1]]
 
 
+def test_without_a_background_no_class_is_black():
+    built, other = colours_of(["built-up", "class_2"])
+    assert "built" in USUAL[built]
+    assert max(other) > 200
+    assert colours_of(["liver", "kidney"]) == [class_colour(1), class_colour(2)]
+
+
 def test_other_names_have_the_hues_of_their_places():
     names = ["background", "liver", "kidney", "class_7"]
     assert colours_of(names) == [class_colour(k) for k in range(4)]
